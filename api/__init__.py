@@ -1,0 +1,1 @@
+"""HTTP and nothing else: endpoints, schemas, errors, streaming. Knows no engine."""

@@ -1,0 +1,1 @@
+"""Model files: reading, checking, finding and converting them. Knows no prompts, no engines, no HTTP."""
