@@ -1,0 +1,105 @@
+"""What every request gets: an id, a size limit, and a line in the log when it ends."""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import APIError
+from engine.base import Delta
+
+log = logging.getLogger("ggserve.main")
+
+MAX_BODY = 32 << 20  # bytes
+CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
+
+class RequestRecord:
+    """What the log says about one request."""
+
+    def __init__(self, request_id: str, method: str, path: str) -> None:
+        self.id = request_id
+        self._what = f"{method} {path}"
+        self._started = time.perf_counter()
+        self._first: float | None = None
+        self._tokens_in = self._tokens_cached = self._tokens_out = 0
+        self.status = 499  # as nginx says it: the client left before an answer
+
+    async def watch(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        """The same deltas, counted. A request may have several answers."""
+        last: Delta | None = None
+        try:
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    if self._first is None:
+                        self._first = time.perf_counter()
+                    last = delta
+                    yield delta
+        finally:
+            if last:
+                self._tokens_in += last.prompt_tokens
+                self._tokens_cached += last.cached_tokens
+                self._tokens_out += last.completion_tokens
+
+    def line(self) -> str:
+        now = time.perf_counter()
+        line = f"{self.id} {self._what} {self.status} {now - self._started:.3f} s"
+        if self._first is not None:
+            line += (
+                f", {self._tokens_in} tokens in ({self._tokens_cached} cached), {self._tokens_out} out, "
+                f"first after {self._first - self._started:.3f} s"
+            )
+            if self._tokens_out > 1:
+                line += f", {(self._tokens_out - 1) / max(now - self._first, 1e-9):.1f} tokens/s"
+        return line
+
+
+class AccessMiddleware:
+    """Gives each request its record (`request.state.record`), the response its `x-request-id`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        # The path is the client's text: quoted, so that it cannot write log lines of its own.
+        record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1])
+        scope.setdefault("state", {})["record"] = record
+        received = 0
+
+        async def limited_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY:
+                raise APIError(413, f"The request is larger than {MAX_BODY >> 20} MiB.", code="request_too_large")
+            return message
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self.app(_as_json(scope), limited_receive, send_with_id)
+        finally:
+            log.info(record.line())
+
+
+def _as_json(scope: Scope) -> Scope:
+    """The API takes JSON only, so a body is JSON whatever its type says: curl -d calls it a form."""
+    if scope["method"] != "POST":
+        return scope
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}

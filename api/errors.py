@@ -1,0 +1,102 @@
+"""Every error as OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from engine.base import ContextOverflow, EngineClosed, EngineError, InvalidToken, QueueFull
+from prompt.template import TemplateError
+
+log = logging.getLogger("ggserve.main")
+
+
+class APIError(Exception):
+    """An error with its HTTP status, as OpenAI words it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body, self.status, headers=dict(self.headers or {}))
+
+
+def api_error(error: Exception) -> APIError:
+    """The API's word for an error from below."""
+    message = str(error)
+    match error:
+        case APIError():
+            return error
+        case ContextOverflow():
+            return APIError(400, message, code="context_length_exceeded")
+        case InvalidToken():
+            return APIError(400, message, code="invalid_token")
+        case TemplateError():
+            return APIError(400, message, param="messages", code="chat_template_error")
+        case QueueFull():
+            return APIError(
+                429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": "1"}
+            )
+        case EngineClosed():
+            return APIError(503, message, type="server_error", code="shutting_down")
+        case EngineError():
+            return APIError(500, message, type="server_error", code="generation_failed")
+        case _:
+            return APIError(500, f"{type(error).__name__}: {error}", type="server_error", code="internal_error")
+
+
+def _validation_error(error: RequestValidationError) -> APIError:
+    first: dict[str, Any] = error.errors()[0]
+    location = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return APIError(400, f"The request's body is not JSON: {first['ctx']['error']}.", code="invalid_json")
+    if first["type"] == "unsupported_parameter":
+        return APIError(400, first["msg"], param=first["ctx"]["param"], code=first["type"])
+    param = ".".join(location) or None
+    message = first["msg"].removeprefix("Value error, ")
+    return APIError(400, f"{param}: {message}" if param else message, param=param, code=first["type"])
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Turns every exception into an error object."""
+
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _validation_error(error).response()
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = {
+            404: f"Unknown path: {request.method} {request.url.path}",
+            405: f"{request.url.path} does not take {request.method}.",
+        }.get(error.status_code, str(error.detail))
+        return APIError(
+            error.status_code, message, code={404: "unknown_url"}.get(error.status_code), headers=error.headers
+        ).response()
+
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        answer = api_error(error)
+        if answer.status == 500 and not isinstance(error, EngineError):
+            log.error("%s failed", request.scope.get("request_id", "request"), exc_info=error)
+        return answer.response()
+
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    for kind in (APIError, EngineError, TemplateError, Exception):
+        app.add_exception_handler(kind, on_error)

@@ -1,0 +1,139 @@
+"""Deltas to HTTP: server-sent events, errors on the way, and clients that leave."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Send
+
+from api.errors import api_error
+from engine.base import Delta
+
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(payload: dict[str, Any], name: str | None = None) -> bytes:
+    """One server-sent event (WHATWG HTML, section 9.2) with a JSON payload."""
+    head = b"event: %s\n" % name.encode() if name else b""
+    return b"%sdata: %s\n\n" % (head, orjson.dumps(payload))
+
+
+class EventStream(StreamingResponse):
+    """Sends the events of a generator, and closes it whatever happens."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], media_type: str | None = None) -> None:
+        super().__init__(
+            events, media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        )
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().stream_response(send)
+
+
+async def guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The events, then `[DONE]`; an error on the way becomes an `error` event first."""
+    async with aclosing(events):
+        try:
+            async for item in events:
+                yield item
+        except Exception as error:
+            yield event(api_error(error).body, "error")
+        yield DONE
+
+
+async def started(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
+    """The same items, once the first has come: what fails before it still gets its own HTTP status."""
+    try:
+        first = await anext(items)
+    except BaseException:
+        await items.aclose()
+        raise
+
+    async def all_items() -> AsyncGenerator[Item, None]:
+        async with aclosing(items):
+            yield first
+            async for item in items:
+                yield item
+
+    return all_items()
+
+
+async def merged(
+    streams: Sequence[AsyncGenerator[Delta, None]], at_once: int
+) -> AsyncGenerator[tuple[int, Delta], None]:
+    """The deltas of several answers as they come, with the index of each; at most `at_once` answers run."""
+    items: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
+    free = asyncio.Semaphore(at_once)
+
+    async def pump(index: int, deltas: AsyncGenerator[Delta, None]) -> None:
+        async with free, aclosing(deltas):
+            try:
+                async for delta in deltas:
+                    items.put_nowait((index, delta))
+                items.put_nowait(None)
+            except Exception as error:
+                items.put_nowait(error)
+
+    tasks = [asyncio.ensure_future(pump(index, deltas)) for index, deltas in enumerate(streams)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await items.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the client leaves (ClientDisconnect)."""
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+def usage(lasts: Iterable[Delta]) -> dict[str, Any]:
+    """OpenAI's usage object, from the last delta of each choice."""
+    lasts = list(lasts)
+    prompt_tokens = sum(last.prompt_tokens for last in lasts)
+    completion_tokens = sum(last.completion_tokens for last in lasts)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(last.cached_tokens for last in lasts)},
+    }
+
+
+def json_response(payload: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(payload), media_type="application/json")

@@ -1,0 +1,230 @@
+"""The ctransformers engine: a pool of contexts, each evaluated by one worker thread at a time.
+
+Never calls LLM.generate, LLM.tokenize or LLM.sample: they overrun buffers, guess tokens and reseed at every
+token. The file must have been checked before: the C++ loader trusts it.
+"""
+
+import ctypes
+import importlib
+import importlib.util
+import logging
+import platform
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.base import ContextOverflow, Delta, EngineClosed, EngineError, GenerationError, InvalidToken, SamplingParams
+from engine.generation import Generation
+from engine.pool import Pool, common_prefix
+from engine.threads import ThreadBudget
+
+log = logging.getLogger("ggserve.model")
+
+PREFILL_CHUNK = 64  # tokens; between chunks a request can be cancelled and threads shared anew
+
+
+def _import_llm() -> ModuleType:
+    """ctransformers.llm without the package's __init__, which imports a hub client: 0.4 s that nobody needs."""
+    if "ctransformers" in sys.modules:
+        return importlib.import_module("ctransformers.llm")
+    spec = importlib.util.find_spec("ctransformers")
+    if spec is None or spec.submodule_search_locations is None:
+        raise EngineError("ctransformers is not installed: pip install -r requirements.txt")
+    package = ModuleType("ctransformers")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules["ctransformers"] = package
+    try:
+        return importlib.import_module("ctransformers.llm")
+    finally:
+        del sys.modules["ctransformers"]
+
+
+def _library() -> str | None:
+    """The build of the C library for this processor; None leaves the choice to ctransformers (1.3 s slower)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    return "avx2" if platform.machine() == "x86_64" and " avx2 " in flags and " fma " in flags else None
+
+
+class Context:
+    """One ctransformers context and the tokens in its KV cache."""
+
+    def __init__(self, path: Path, model_type: str, context_length: int, gpu_layers: int) -> None:
+        self._path = path
+        self._model_type = model_type
+        self._context_length = context_length
+        self._gpu_layers = gpu_layers
+        self._llm: Any = None
+        self.tokens: list[int] = []
+
+    @property
+    def opened(self) -> bool:
+        return self._llm is not None
+
+    def open(self) -> None:
+        """Maps the weights and allocates the KV cache. Raises EngineError."""
+        module = _import_llm()
+        config = module.Config(context_length=self._context_length, gpu_layers=self._gpu_layers)
+        library = None if self._gpu_layers > 0 else _library()
+        try:
+            self._llm = module.LLM(str(self._path), self._model_type, config=config, lib=library)
+        except (OSError, RuntimeError) as error:
+            if self._gpu_layers > 0:
+                raise EngineError(
+                    f"GPU_LAYERS={self._gpu_layers} needs ctransformers' CUDA library, which cannot be loaded "
+                    f"({error}): pip install 'ctransformers[cuda]', or set GPU_LAYERS=0"
+                ) from error
+            raise EngineError(f"ctransformers cannot load {self._path.name}: {error}") from error
+        library_functions = self._llm._lib
+        self._handle = self._llm._llm
+        self._eval = library_functions.ctransformers_llm_batch_eval
+        self._logits_data = library_functions.ctransformers_llm_logits_data
+        self.vocab_size: int = self._llm.vocab_size
+
+    def eval(self, tokens: Sequence[int], threads: int) -> None:
+        """Appends `tokens` to the KV cache and computes the logits after the last one. The caller checks ids."""
+        count = len(tokens)
+        if len(self.tokens) + count > self._context_length:
+            raise GenerationError("The context is full.")  # past its end the library computes nonsense
+        ids = (ctypes.c_int * count)(*tokens)
+        if not self._eval(self._handle, ids, count, len(self.tokens), count, threads):
+            self.tokens.clear()
+            raise GenerationError("ctransformers could not evaluate the tokens.")
+        self.tokens.extend(tokens)
+
+    def logits(self) -> NDArray[np.float32]:
+        """float32[n_vocab], a view that the next eval overwrites."""
+        return np.ctypeslib.as_array(self._logits_data(self._handle), (self.vocab_size,))
+
+    def close(self) -> None:
+        self._llm = None
+        self.tokens.clear()
+
+
+class CTransformersEngine:
+    """Runs one checked model file in up to `parallel` contexts; the rest wait in line."""
+
+    name = "ctransformers"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        model_type: str,
+        pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
+        end_ids: frozenset[int],  # tokens that end an answer
+        context_length: int,  # tokens
+        threads: int,
+        gpu_layers: int = 0,
+        parallel: int = 1,
+        queue_size: int = 64,
+    ) -> None:
+        """Opens the first context. Raises EngineError."""
+        self.context_length = context_length
+        self._pieces = pieces
+        self._end_ids = end_ids
+        self._contexts = [Context(path, model_type, context_length, gpu_layers) for _ in range(parallel)]
+        self._contexts[0].open()
+        if self._contexts[0].vocab_size != len(pieces):
+            raise EngineError(
+                f"ctransformers sees {self._contexts[0].vocab_size} tokens in {path.name}, its tokenizer {len(pieces)}"
+            )
+        self._pool = Pool(self._contexts, queue_size)
+        self._threads = ThreadBudget(threads)
+        self._workers = ThreadPoolExecutor(parallel, thread_name_prefix="eval")
+        self._running: set[Generation] = set()
+
+    @property
+    def idle(self) -> int:
+        """The number of contexts without a request."""
+        return self._pool.idle
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a context."""
+        return self._pool.waiting
+
+    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """See Engine.generate."""
+        self._check(prompt, params)
+        context = await self._pool.acquire(prompt)
+        generation = Generation(
+            prompt,
+            params,
+            pieces=self._pieces,
+            end_ids=self._end_ids,
+            context_length=self.context_length,
+        )
+        self._running.add(generation)
+        self._workers.submit(self._run, context, generation)
+        try:
+            while True:
+                delta = await generation.deltas.get()
+                if isinstance(delta, EngineError):
+                    raise delta
+                yield delta
+                if delta.finish_reason:
+                    return
+        finally:
+            generation.cancelled = True
+
+    def close(self) -> None:
+        """See Engine.close."""
+        self._pool.close()
+        for generation in list(self._running):
+            generation.cancelled = True
+        self._workers.shutdown()
+        for context in self._contexts:
+            context.close()
+
+    def _check(self, prompt: Sequence[int], params: SamplingParams) -> None:
+        if len(prompt) >= self.context_length:
+            raise ContextOverflow(len(prompt), self.context_length)
+        for token in (*prompt, *params.logit_bias):
+            if not 0 <= token < len(self._pieces):
+                raise InvalidToken(token, len(self._pieces))
+
+    def _run(self, context: Context, generation: Generation) -> None:
+        """Produces an answer, in a worker thread, and gives the context back before it sends the end."""
+        end: Delta | EngineError | None = None
+        try:
+            if not context.opened:
+                context.open()
+            with self._threads.request():
+                self._produce(context, generation)
+            end = generation.last
+        except EngineError as error:
+            log.error("generation failed: %s", error)
+            end = error
+        except Exception as error:
+            log.exception("generation failed")
+            end = GenerationError(f"{type(error).__name__}: {error}")
+        finally:
+            self._running.discard(generation)
+            self._pool.release(context)
+            generation.deltas.put(end or EngineClosed())  # no end: cancelled
+
+    def _produce(self, context: Context, generation: Generation) -> None:
+        prompt = generation.prompt
+        # The last token is always evaluated, for its logits.
+        generation.cached_tokens = min(common_prefix(context.tokens, prompt), len(prompt) - 1)
+        del context.tokens[generation.cached_tokens :]
+        while (done := len(context.tokens)) < len(prompt):
+            if generation.cancelled:
+                return
+            with self._threads.eval() as threads:
+                context.eval(prompt[done : done + PREFILL_CHUNK], threads)
+        if not generation.wants_tokens:
+            generation.finish("length")
+            return
+        while not generation.cancelled and (token := generation.step(context.logits())) is not None:
+            with self._threads.eval() as threads:
+                context.eval((token,), threads)

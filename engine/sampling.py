@@ -1,0 +1,96 @@
+"""Logits to a token, in numpy. Knows nothing about text."""
+
+import random
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.base import GenerationError, SamplingParams
+
+# Tokens whose probability is below exp(-25) of the most likely one's are dropped before anything is sorted: in a
+# vocabulary of 250,000 they weigh less than 4e-6 together, and what is left is a few hundred tokens.
+NEGLIGIBLE = 25.0
+
+
+class Sampler:
+    """Chooses the tokens of one answer. The same seed and logits give the same tokens."""
+
+    def __init__(self, params: SamplingParams, prompt: Sequence[int], end_ids: Iterable[int]) -> None:
+        self._params = params
+        # Only the generator's reproducibility matters here, not its secrecy.
+        self._random = random.Random(params.seed)
+        self._bias_ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
+        self._bias = np.fromiter(params.logit_bias.values(), dtype=np.float32)
+        self._banned = np.fromiter(end_ids if params.ignore_eos else (), dtype=np.intp)
+        self._seen = np.unique(np.asarray(prompt, dtype=np.intp)) if params.repetition_penalty != 1 else None
+        self._counts: dict[int, int] | None = {} if params.presence_penalty or params.frequency_penalty else None
+        self._adjusts = bool(
+            len(self._bias_ids) or len(self._banned) or self._seen is not None or self._counts is not None
+        )
+
+    def sample(self, logits: NDArray[np.float32]) -> int:
+        """The next token's id, from `logits` float32[n_vocab], which stay as they are.
+
+        Raises GenerationError when the logits are not numbers.
+        """
+        if self._adjusts:
+            logits = self._adjusted(logits)
+        if self._params.temperature == 0:
+            token = int(logits.argmax())
+            self._check(logits[token])
+        else:
+            token = self._draw(logits)
+        self._count(token)
+        return token
+
+    def _draw(self, logits: NDArray[np.float32]) -> int:
+        params = self._params
+        peak = logits.max()
+        self._check(peak)
+        ids = (logits >= peak - NEGLIGIBLE * params.temperature).nonzero()[0]
+        weights = logits[ids].astype(np.float64)
+        if 0 < params.top_k < len(ids):
+            top = np.argpartition(weights, -params.top_k)[-params.top_k :]
+            ids, weights = ids[top], weights[top]
+        order = np.argsort(-weights, kind="stable")
+        ids = ids[order]
+        probabilities = np.exp((weights[order] - float(peak)) / params.temperature)
+        cumulative = probabilities.cumsum()
+        count = len(ids)
+        if params.top_p < 1:  # the smallest set whose probability reaches top_p
+            count = int(cumulative.searchsorted(params.top_p * cumulative[-1])) + 1
+        if params.min_p > 0:  # relative to the most likely token
+            count = min(count, int((probabilities >= params.min_p).sum()))
+        count = max(1, min(count, len(ids)))
+        drawn = self._random.random() * cumulative[count - 1]
+        return int(ids[min(int(cumulative.searchsorted(drawn, side="right")), count - 1)])
+
+    def _adjusted(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        params = self._params
+        logits = logits.copy()
+        if self._seen is not None:
+            seen = logits[self._seen]
+            logits[self._seen] = np.where(
+                seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty
+            )
+        if self._counts:
+            ids = np.fromiter(self._counts.keys(), dtype=np.intp)
+            counts = np.fromiter(self._counts.values(), dtype=np.float32)
+            logits[ids] -= params.presence_penalty + params.frequency_penalty * counts
+        if len(self._bias_ids):
+            logits[self._bias_ids] += self._bias
+        if len(self._banned):
+            logits[self._banned] = -np.inf
+        return logits
+
+    def _count(self, token: int) -> None:
+        if self._counts is not None:
+            self._counts[token] = self._counts.get(token, 0) + 1
+        if self._seen is not None and token not in self._seen:
+            self._seen = np.append(self._seen, token)
+
+    @staticmethod
+    def _check(logit: np.float32) -> None:
+        if not np.isfinite(logit):
+            raise GenerationError("The model computed values that are not numbers: the file may be damaged.")

@@ -1,0 +1,56 @@
+"""Tokens' bytes to text that may be shown: whole characters, and nothing of a stop string."""
+
+import codecs
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Finds stop strings in a text that arrives in pieces, and holds back what may be the start of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._longest = max(map(len, self._stops), default=0)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Takes the next piece; returns the text that may be shown and whether a stop string was met."""
+        if not self._stops:
+            return text, False
+        text = self._held + text
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        for start in range(max(0, len(text) - self._longest + 1), len(text)):
+            tail = text[start:]
+            if any(stop.startswith(tail) for stop in self._stops):
+                self._held = tail
+                return text[:start], False
+        self._held = ""
+        return text, False
+
+    def finish(self) -> str:
+        """What was held back, when no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+class TextStream:
+    """The text of one answer, token by token.
+
+    A character split over tokens is held until it is whole; bytes that are not UTF-8 become U+FFFD.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], stops: Sequence[str]) -> None:
+        self._pieces = pieces  # by token id, the bytes that the token adds
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = StopStrings(stops)
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """Takes the next token; returns the text that may be shown and whether a stop string was met."""
+        return self._stops.push(self._decoder.decode(self._pieces[token]))
+
+    def finish(self) -> tuple[str, bool]:
+        """The rest, when no more tokens come; a half character that is left counts as one that is not UTF-8."""
+        text, stopped = self._stops.push(self._decoder.decode(b"", final=True))
+        return text + ("" if stopped else self._stops.finish()), stopped

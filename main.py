@@ -1,0 +1,127 @@
+"""The app: settings, the model's lifespan, routes. `python main.py` or `uvicorn main:app` starts it."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from api import chat, completions, info
+from api.access import AccessMiddleware
+from api.errors import install_error_handlers
+from engine.base import EngineError
+from logs import configure_logs
+from model import GGUFModel
+from modelfile.default import default_model
+from modelfile.errors import ModelFileError
+from modelfile.find import find_model_file
+from settings import Settings, SettingsError, load_settings
+
+# The model file to serve, for those who prefer editing this line to setting MODEL_PATH (which goes before it).
+model_path = ""
+
+MODELS_DIR = Path("models")
+DRAIN_SECONDS = 10.0  # that running answers get to end when the server stops
+
+log = logging.getLogger("ggserve.main")
+
+
+def load_model(settings: Settings) -> GGUFModel:
+    """Finds, checks and loads the configured model, or the default one. Raises ModelFileError or EngineError."""
+    name = settings.model_path or settings.model_name or model_path
+    if name:
+        path = find_model_file(name, None if settings.model_path else settings.model_file)
+    elif (default := default_model(MODELS_DIR)) is not None:
+        path = default
+    else:
+        raise SettingsError(
+            "no model: set MODEL_PATH to a model file, or install the default one with `make serve`"
+        )
+    return GGUFModel(
+        path,
+        engine=settings.engine,
+        context_length=settings.context_length,
+        gpu_layers=settings.gpu_layers,
+        threads=settings.threads,
+        parallel=settings.parallel,
+        queue_size=settings.queue_size,
+    )
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the process with one line: the way out of uvicorn's lifespan without a traceback."""
+    print(f"ggserve: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Loads the model once, serves, closes it."""
+    try:
+        settings = getattr(app.state, "settings", None) or load_settings()
+        configure_logs(settings.log_dir, settings.log_level)
+        app.state.model = model = load_model(settings)
+    except (SettingsError, ModelFileError, EngineError, OSError) as error:
+        fail(error)
+    with graceful_stop(model):
+        log.info("ready: %s on %s", model.name, model.engine.name)
+        yield
+    model.close()
+    log.info("stopped")
+
+
+@contextmanager
+def graceful_stop(model: GGUFModel) -> Iterator[None]:
+    """On SIGINT or SIGTERM uvicorn takes no new requests; here running answers get DRAIN_SECONDS to end.
+
+    Also keeps uvicorn from raising the signal again once all is done, so that the exit code is 0.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if not isinstance(server, uvicorn.Server):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if server.should_exit:
+            server.force_exit = True
+        server.should_exit = True
+        loop.call_soon_threadsafe(lambda: timers.append(loop.call_later(DRAIN_SECONDS, model.close)))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    yield
+    for timer in timers:
+        timer.cancel()
+
+
+app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
+app.add_middleware(AccessMiddleware)
+for routes in (completions.router, chat.router, info.router):
+    app.include_router(routes)
+install_error_handlers(app)
+
+
+def main() -> None:
+    """Serves with the settings of the command line, the environment and `.env`."""
+    try:
+        settings = load_settings(command_line=True)
+    except SettingsError as error:
+        fail(error)
+    app.state.settings = settings
+    uvicorn.run(
+        app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""GGUFModel: one model file, loaded once. Checks it, picks the engine, renders prompts, generates.
+
+Usable without HTTP; the API talks to nothing else.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from engine.base import Delta, EngineError, SamplingParams
+from engine.ctransformers import CTransformersEngine
+from engine.threads import usable_cores
+from modelfile.check import ctransformers_objection
+from modelfile.errors import ModelFileError
+from modelfile.gguf import GGUFFile, read_gguf
+from prompt.template import ChatTemplate, encode_chat
+from prompt.tokenizer import Tokenizer
+
+log = logging.getLogger("ggserve.model")
+
+DEFAULT_CONTEXT_LENGTH = 4096  # tokens, where the model's own is longer
+DEFAULT_PARALLEL = 4
+LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
+
+
+class GGUFModel:
+    """A loaded model. `chat` and `complete` are async generators of deltas; closing one stops it."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        engine: Literal["auto", "ctransformers"] = "auto",
+        context_length: int | None = None,  # tokens; None: the model's own, at most 4096
+        gpu_layers: int = 0,
+        threads: int | None = None,  # None: the usable cores
+        parallel: int | None = None,  # answers at the same time; None: 4, on a GPU 1
+        queue_size: int = 64,  # requests that may wait for their turn
+    ) -> None:
+        """Checks and loads the file. Raises ModelFileError or EngineError, with one line that says what to do."""
+        started = time.perf_counter()
+        self.path = Path(path)
+        self.name = self.path.name.removesuffix(".gguf")
+        file = read_gguf(self.path)
+        if objection := ctransformers_objection(file):
+            raise ModelFileError(self.path, f"ctransformers cannot run this file: {objection}")
+        self.engine_reason = "the file is one that ctransformers runs exactly as it is"
+        self._tokenizer = Tokenizer.from_metadata(file)
+        self._template = ChatTemplate.from_metadata(file, self._tokenizer)
+        self.parallel = parallel or (1 if gpu_layers else DEFAULT_PARALLEL)
+        context_length = _context_length(file, context_length)
+        self.engine: CTransformersEngine = CTransformersEngine(
+            self.path,
+            model_type="gguf",
+            pieces=self._tokenizer.pieces,
+            end_ids=self._tokenizer.end_ids,
+            context_length=context_length,
+            threads=threads or usable_cores(),
+            gpu_layers=gpu_layers,
+            parallel=self.parallel,
+            queue_size=queue_size,
+        )
+        log.info(
+            "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots, %d threads, %d layers on the GPU",
+            self.path,
+            time.perf_counter() - started,
+            self.engine.name,
+            self.engine_reason,
+            context_length,
+            self.parallel,
+            threads or usable_cores(),
+            gpu_layers,
+        )
+
+    async def complete(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Continues a text, or token ids as they are. An empty prompt starts a text of the model's own."""
+        if isinstance(prompt, str):
+            prompt = await _off_loop(len(prompt), self.tokenize, prompt)
+        if not prompt:
+            start = self._tokenizer.bos_id if self._tokenizer.bos_id is not None else self._tokenizer.eos_id
+            prompt = [start] if start is not None else [0]
+        async with aclosing(self.engine.generate(prompt, params or SamplingParams())) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def chat(
+        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """The assistant's answer to `messages` (dicts with role and content). Raises TemplateError too."""
+        params = params or SamplingParams()
+        params = dataclasses.replace(params, stop=(*params.stop, *self._template.stop))
+        length = sum(len(str(message.get("content"))) for message in messages)
+        prompt = await _off_loop(length, encode_chat, self._template, self._tokenizer, messages)
+        async with aclosing(self.engine.generate(prompt, params)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a prompt's text, with the beginning-of-sequence token if the model wants one."""
+        return self._tokenizer.encode(text)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without control tokens."""
+        return self._tokenizer.decode(ids)
+
+    def close(self) -> None:
+        """Ends every answer and frees the model."""
+        self.engine.close()
+
+
+async def _off_loop(length: int, function: Any, *args: Any) -> Any:
+    """Calls `function` in a thread if its work is long."""
+    return await asyncio.to_thread(function, *args) if length > LONG_TEXT else function(*args)
+
+
+def _context_length(file: GGUFFile, wanted: int | None) -> int:
+    """Tokens. Raises EngineError when the KV cache would not fit into memory."""
+    architecture = file.architecture
+    trained = int(file.get(f"{architecture}.context_length"))
+    length = wanted or min(trained, DEFAULT_CONTEXT_LENGTH)
+    if length > trained:
+        log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
+    heads = int(file.get(f"{architecture}.attention.head_count"))
+    kv_heads = int(file.get(f"{architecture}.attention.head_count_kv", heads))
+    width = int(file.get(f"{architecture}.embedding_length")) // heads * kv_heads
+    # Keys and values, in 2 bytes each, for every layer and position.
+    cache = 2 * 2 * int(file.get(f"{architecture}.block_count")) * width * length
+    memory = psutil.virtual_memory().total
+    if cache > memory:
+        raise EngineError(
+            f"a context of {length} tokens needs {cache / 1e9:.1f} GB for its KV cache, and this machine has "
+            f"{memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
+        )
+    return length

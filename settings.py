@@ -1,0 +1,58 @@
+"""Every setting, from the environment, `.env` and the command line; one line of help each."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """A setting makes no sense; str() is one line for the user."""
+
+
+class Settings(BaseSettings):
+    """ggserve: one GGML or GGUF model file, served over the OpenAI API."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        protected_namespaces=(),
+        cli_prog_name="python main.py",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    model_path: Path | None = Field(None, description="the model file")
+    model_name: str | None = Field(None, description="a folder with model files (or one model file)")
+    model_file: str | None = Field(None, description="a file in the folder MODEL_NAME")
+    model_type: str | None = Field(None, description="the model family, where the file does not tell")
+    engine: Literal["auto", "ctransformers"] = Field("auto", description="what runs the file")
+    context_length: int | None = Field(
+        None, ge=8, description="tokens of prompt and answer together (default: the model's own, at most 4096)"
+    )
+    gpu_layers: int = Field(0, ge=0, description="layers to run on the GPU")
+    threads: int | None = Field(None, ge=1, description="threads to compute with (default: usable cores)")
+    parallel: int | None = Field(None, ge=1, le=256, description="answers at the same time (default: 4; GPU: 1)")
+    queue_size: int = Field(64, ge=0, description="requests that may wait; more get a 429")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
+    log_dir: Path = Field(Path("applogs"), description="folder of main.log and model.log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much to log")
+    log_prompts: bool = Field(False, description="log prompts and answers too")
+
+
+def load_settings(*, command_line: bool = False) -> Settings:
+    """Reads the settings. Raises SettingsError that names each setting that is wrong."""
+    try:
+        return Settings(_cli_parse_args=command_line)
+    except ValidationError as error:
+        raise SettingsError(
+            "; ".join(
+                f"{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg'][0].lower()}{e['msg'][1:]}"
+                for e in error.errors()
+            )
+        ) from None
