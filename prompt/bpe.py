@@ -1,0 +1,123 @@
+"""Byte-level BPE (GPT-2, Falcon, Llama 3, SmolLM, ...): the tokenizer model that GGUF calls `gpt2`.
+
+Merges work on the "byte alphabet" of GPT-2: one printable character for each of the 256 bytes. Files spell their
+ordinary tokens in that alphabet or as the raw bytes; both give the same ids here.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+from tokenizers import Regex
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+from modelfile.errors import ModelFileError
+from prompt.pretokenizers import find_pretokenizer
+from prompt.vocabulary import Metadata, TokenType, Vocabulary
+
+
+def _byte_alphabet() -> str:
+    """Character b stands for byte b: itself where it prints, else the next of U+0100, U+0101, ..."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    stand_ins = iter(range(0x100, 0x200))
+    return "".join(chr(byte if byte in printable else next(stand_ins)) for byte in range(256))
+
+
+BYTE_ALPHABET = _byte_alphabet()
+_TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)
+
+
+class BytePairEncoder:
+    """Plain text to ids, and `pieces`: the bytes of each id."""
+
+    def __init__(self, metadata: Metadata, architecture: str | None) -> None:
+        pretokenizer = find_pretokenizer(metadata.get("tokenizer.ggml.pre"), architecture)
+        self.vocabulary = Vocabulary.from_metadata(
+            metadata, default_ids={}, add_bos=pretokenizer.add_bos, end_of_text=b"<|endoftext|>"
+        )
+        words = self._words()
+        self.pieces = self._pieces(words)
+        ids = dict(zip(words, range(len(words)), strict=True))
+        for text, token_id in self.vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN).items():
+            if ids.get(text) == token_id:
+                del ids[text]  # never the result of merging ordinary text
+        # Some vocabularies lack rare bytes. A stand-in keeps its neighbours apart while they merge, then is dropped.
+        for byte in set(BYTE_ALPHABET) - ids.keys():
+            ids[byte] = len(words)
+        self._bpe = HFTokenizer(_build_bpe(ids, _merges(metadata), pretokenizer.ignore_merges))
+        self._bpe.pre_tokenizer = Sequence(
+            [Split(Regex(pattern), "isolated") for pattern in pretokenizer.patterns]
+            + [ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+
+    def encode(self, text: str, *, starts: bool) -> list[int]:
+        """`starts` (nothing, or a special token, stands before) makes no difference to byte-level BPE."""
+        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        n_tokens = len(self.pieces)
+        return ids if max(ids, default=0) < n_tokens else [i for i in ids if i < n_tokens]
+
+    def decode_start(self, text: str) -> str:
+        return text
+
+    def _words(self) -> list[str]:
+        """Every token's text, ordinary ones in the byte alphabet."""
+        texts, types = self.vocabulary.texts, self.vocabulary.types
+        ordinary = b"".join(text for text, kind in zip(texts, types, strict=True) if kind == TokenType.NORMAL)
+        # One spelling has the space as itself, the other has it as U+0120; only a few odd tokens hold the other's.
+        if ordinary.count(b" ") <= ordinary.count("\u0120".encode()):
+            return [text.decode("utf-8", "replace") for text in texts]
+        return [
+            codecs.charmap_decode(text, "strict", BYTE_ALPHABET)[0]
+            if kind == TokenType.NORMAL
+            else text.decode("utf-8", "replace")
+            for text, kind in zip(texts, types, strict=True)
+        ]
+
+    def _pieces(self, words: list[str]) -> list[bytes]:
+        return [
+            _word_bytes(word) if kind == TokenType.NORMAL else _special_bytes(word, kind)
+            for word, kind in zip(words, self.vocabulary.types, strict=True)
+        ]
+
+
+def _word_bytes(word: str) -> bytes:
+    try:
+        piece: bytes = codecs.charmap_encode(word, "strict", _TO_BYTE)[0]
+    except UnicodeEncodeError:
+        return word.encode()  # not in the alphabet: a literal that the file marks as an ordinary token
+    return piece
+
+
+def _special_bytes(word: str, kind: int) -> bytes:
+    if kind == TokenType.BYTE:
+        return byte_token_value(word)
+    return word.encode() if kind == TokenType.USER_DEFINED else b""
+
+
+def byte_token_value(text: str) -> bytes:
+    """The byte of a token spelled `<0x0A>`."""
+    try:
+        return bytes([int(text[3:5], 16)])
+    except ValueError:
+        raise ModelFileError(f"{text!r} is marked as a byte token, but names no byte") from None
+
+
+def _merges(metadata: Metadata) -> list[tuple[str, str]]:
+    merges = metadata.get("tokenizer.ggml.merges")
+    if not isinstance(merges, list) or not merges:
+        raise ModelFileError("the file has a BPE vocabulary without merges (tokenizer.ggml.merges)")
+    halves = b" ".join(merges).decode("utf-8", "replace").split(" ")
+    if len(halves) != 2 * len(merges):
+        raise ModelFileError("tokenizer.ggml.merges holds something other than pairs of tokens")
+    return list(zip(halves[::2], halves[1::2], strict=True))
+
+
+def _build_bpe(ids: dict[str, int], merges: list[tuple[str, str]], ignore_merges: bool) -> Any:
+    try:
+        return BPE(ids, merges, ignore_merges=ignore_merges)
+    except Exception:  # the library's only exception type: a merge names no token
+        known = [(a, b) for a, b in merges if a in ids and b in ids and a + b in ids]
+        return BPE(ids, known, ignore_merges=ignore_merges)
