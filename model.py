@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,8 @@ from engine.threads import usable_cores
 from modelfile.check import ctransformers_objection
 from modelfile.errors import ModelFileError
 from modelfile.gguf import GGUFFile, read_gguf
-from prompt.template import ChatTemplate, encode_chat
+from prompt.chat import encode_chat
+from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
 
 log = logging.getLogger("ggserve.model")
@@ -47,13 +48,17 @@ class GGUFModel:
         """Checks and loads the file. Raises ModelFileError or EngineError, with one line that says what to do."""
         started = time.perf_counter()
         self.path = Path(path)
-        self.name = self.path.name.removesuffix(".gguf")
+        self.name = self.path.name.removesuffix(".gguf").removesuffix(".ctransformers")
         file = read_gguf(self.path)
         if objection := ctransformers_objection(file):
-            raise ModelFileError(self.path, f"ctransformers cannot run this file: {objection}")
+            raise ModelFileError(f"{self.path.name}: ctransformers cannot run this file: {objection}")
         self.engine_reason = "the file is one that ctransformers runs exactly as it is"
         self._tokenizer = Tokenizer.from_metadata(file)
-        self._template = ChatTemplate.from_metadata(file, self._tokenizer)
+        self._template = ChatTemplate(
+            file.get("tokenizer.chat_template"),
+            bos_token=self._tokenizer.token_text(self._tokenizer.bos_id),
+            eos_token=self._tokenizer.token_text(self._tokenizer.eos_id),
+        )
         self.parallel = parallel or (1 if gpu_layers else DEFAULT_PARALLEL)
         context_length = _context_length(file, context_length)
         self.engine: CTransformersEngine = CTransformersEngine(
@@ -93,7 +98,7 @@ class GGUFModel:
                 yield delta
 
     async def chat(
-        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams | None = None
+        self, messages: list[dict[str, Any]], params: SamplingParams | None = None
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content). Raises TemplateError too."""
         params = params or SamplingParams()
@@ -105,8 +110,8 @@ class GGUFModel:
                 yield delta
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of a prompt's text, with the beginning-of-sequence token if the model wants one."""
-        return self._tokenizer.encode(text)
+        """The ids of a prompt: special tokens by their text, the beginning-of-sequence token if the model wants one."""
+        return self._tokenizer.encode_prompt(text)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids, without control tokens."""
