@@ -88,12 +88,11 @@ class GGUFModel:
         self, prompt: str | Sequence[int], params: SamplingParams | None = None
     ) -> AsyncGenerator[Delta, None]:
         """Continues a text, or token ids as they are. An empty prompt starts a text of the model's own."""
-        if isinstance(prompt, str):
-            prompt = await _off_loop(len(prompt), self.tokenize, prompt)
-        if not prompt:
+        ids = await _off_loop(len(prompt), self.tokenize, prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
             start = self._tokenizer.bos_id if self._tokenizer.bos_id is not None else self._tokenizer.eos_id
-            prompt = [start] if start is not None else [0]
-        async with aclosing(self.engine.generate(prompt, params or SamplingParams())) as deltas:
+            ids = [start or 0]
+        async with aclosing(self.engine.generate(ids, params or SamplingParams())) as deltas:
             async for delta in deltas:
                 yield delta
 
