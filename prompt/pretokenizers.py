@@ -1,9 +1,9 @@
 """Pre-tokenizers: how text is cut into words before byte-level BPE merges inside each word.
 
-A GGUF names the cut in `tokenizer.ggml.pre`. A cut is a sequence of regular expressions (Oniguruma syntax): each one
-splits what the ones before it left, and both its matches and the text between them become words. The expressions are
-those of the models' own tokenizer.json files; where a model has rules that are not regular expressions (digits one by
-one, punctuation apart), they are written as the equal expression.
+A GGUF names the cut in `tokenizer.ggml.pre`. A cut is a sequence of regular expressions (Oniguruma syntax):
+each one splits what the ones before it left, and both its matches and the text between them become words. The
+expressions are those of the models' own tokenizer.json files; where a model has rules that are not regular
+expressions (digits one by one, punctuation apart), they are written as the equal expression.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
 _QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}"
-_QWEN35 = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_MARKED_WORD = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
+_QWEN35 = rf"{_CONTRACTION}|{_MARKED_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s"
 _CASED_SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
@@ -31,7 +32,7 @@ _DEEPSEEK_V3 = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _BAILING = (
-    rf"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{{L}}\p{{N}}]?+\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]++[\r\n]*"
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
     r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 _SEED = rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
@@ -79,8 +80,8 @@ _GROUPS: list[tuple[str, PreTokenizer]] = [
 ]
 PRETOKENIZERS = {name: pretokenizer for names, pretokenizer in _GROUPS for name in names.split()}
 
-# Files from before `tokenizer.ggml.pre` existed (spring 2024). Architectures whose models all share one cut get it;
-# the rest get GPT-2's, which the loaders of that time applied to every BPE vocabulary.
+# Files from before `tokenizer.ggml.pre` existed (spring 2024). Architectures whose models all share one cut
+# get it; the rest get GPT-2's, which the loaders of that time applied to every BPE vocabulary.
 _UNNAMED = {
     "falcon": "falcon",
     "starcoder": "starcoder",

@@ -1,7 +1,7 @@
 """SentencePiece BPE (Llama 1 and 2, Mistral, ...): the tokenizer model that GGUF calls `llama`.
 
-Characters merge pairwise into tokens, the pair with the best score first, the leftmost of equals; a character that no
-token holds becomes its UTF-8 bytes. A space is written `▁`.
+Characters merge pairwise into tokens, the pair with the best score first, the leftmost of equals; a character
+that no token holds becomes its UTF-8 bytes. A space is written `▁`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class SentencePieceEncoder:
         while queue:
             _, left, merged = heappop(queue)
             right = following[left]
-            # Stale: one of the two has merged with another since. Equal text at the same place is the same merge.
+            # Stale if one of the two has merged with another since. Equal text here is the same merge.
             if not symbols[left] or right >= len(word) or symbols[left] + symbols[right] != merged:
                 continue
             symbols[left] = merged

@@ -1,7 +1,7 @@
 """Text to token ids and back, exactly as the model was trained to see it.
 
-The one entry is `Tokenizer.from_metadata`. What a special token is and when text may become one is decided here; the
-algorithms on plain text are in `bpe` and `sentencepiece`.
+The one entry is `Tokenizer.from_metadata`. What a special token is and when text may become one is decided
+here; the algorithms on plain text are in `bpe` and `sentencepiece`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ class PlainTextEncoder(Protocol):
 
 
 class Tokenizer:
-    """`pieces[id]` is the bytes that a token adds to a generated text: b"" for control tokens, which are never shown.
-    `end_ids` are the tokens that end a model's turn. `control_tokens` maps the text of each control token to its id."""
+    """`pieces[id]` is the bytes that a token adds to a generated text: b"" for control tokens, never shown.
+    `end_ids` are the tokens that end a model's turn. `control_tokens` maps their texts to the ids of all that
+    text becomes only when asked to."""
 
     def __init__(self, encoder: PlainTextEncoder) -> None:
         vocabulary = encoder.vocabulary
@@ -65,7 +66,7 @@ class Tokenizer:
         return "" if token_id is None else self._texts[token_id].decode("utf-8", "replace")
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Ids of a text. `add_special` adds BOS and EOS where the model wants them and they are not there yet;
+        """Ids of a text. `add_special` adds BOS and EOS where the model wants them and they are not there;
         `parse_special` lets the text of a control token become that token."""
         ids = self.encode_prompt(text, parse_special=parse_special, add_bos=add_special)
         if add_special and self.add_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
@@ -80,8 +81,9 @@ class Tokenizer:
         add_bos: bool = True,
         stand_ins: Mapping[int, str] | None = None,
     ) -> list[int]:
-        """Ids of a text that the model shall continue: no EOS. `stand_ins` (as for `str.translate`) are characters
-        that hold a place until control tokens are found, so that what they stand for can't be part of one."""
+        """Ids of a text that the model shall continue: no EOS. `stand_ins` (as for `str.translate`) are
+        characters that hold a place until control tokens are found, so that what they stand for can't be part
+        of one."""
         ids: list[int] = []
         starts = True
         for part in self._parts(_SURROGATE.sub("\ufffd", text), parse_special, stand_ins):
@@ -95,8 +97,8 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of a whole sequence; for generated text, which goes on from a prompt, join `pieces` instead (a
-        SentencePiece prompt has a space in front that is not text)."""
+        """The text of a whole sequence; for generated text, which goes on from a prompt, join `pieces`
+        instead (a SentencePiece prompt has a space in front that is not text)."""
         pieces = [self._shown(i, skip_special) for i in ids]
         return self._encoder.decode_start(b"".join(pieces).decode("utf-8", "replace"))
 

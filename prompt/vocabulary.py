@@ -33,18 +33,41 @@ class TokenType(IntEnum):
 
 # Control tokens that end a model's turn, whatever the file names as EOS.
 _END_TEXTS = frozenset(
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s>"
-    " <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>"
-    " <｜end▁of▁sentence｜> [e~[".split()
+    [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",
+        "[e~[",
+    ]
 )
 
 
 @dataclass
 class Vocabulary:
-    """`texts[id]` is the token as the file spells it, `types[id]` a TokenType; an id with no token is None."""
+    """`texts[id]` is the token as the file spells it, `types[id]` a TokenType, `special_ids` all that are not
+    ordinary tokens. A role that no token has is None."""
 
     texts: list[bytes]
     types: list[int]
+    special_ids: list[int]
     bos_id: int | None
     eos_id: int | None
     unk_id: int | None
@@ -62,14 +85,15 @@ class Vocabulary:
         add_bos: bool,
         end_of_text: bytes | None = None,
     ) -> Vocabulary:
-        """Reads `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` hold where the file says
-        nothing; so does the token spelled `end_of_text`, for BOS and EOS."""
+        """Reads `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` hold where the file
+        says nothing; so does the token spelled `end_of_text`, for BOS and EOS."""
         texts = metadata.get("tokenizer.ggml.tokens")
         if not isinstance(texts, list) or not texts:
             raise ModelFileError("the file has no vocabulary (tokenizer.ggml.tokens)")
         types = token_array(metadata, "token_type", len(texts))
-        known_types = [TokenType.NORMAL] * len(texts) if types is None else types.astype(int).tolist()
-        special = {texts[i]: i for i, kind in enumerate(known_types) if kind in _SPECIAL_TYPES}
+        if types is None:
+            types = np.full(len(texts), TokenType.NORMAL)
+        special = {texts[i]: i for i in np.flatnonzero(np.isin(types, _SPECIAL_TYPES)).tolist()}
         if end_of_text in special:
             default_ids = {"bos": special[end_of_text], "eos": special[end_of_text], **default_ids}
 
@@ -82,15 +106,15 @@ class Vocabulary:
         # In vocabularies with these pairs, <|end|> closes a message part, not the turn.
         if {b"<|return|>", b"<|call|>"} <= special.keys() or {b"<|flush|>", b"<|calls|>"} <= special.keys():
             end_ids.discard(special.get(b"<|end|>", -1))
-        named = {role_id("eos"), role_id("eot"), role_id("eom")} - {None}
-        end_ids |= {i for i in named if i is not None}
-        # A token with such a role must never come from a user's text, even where the file calls it an ordinary one.
-        for special_id in end_ids | ({bos} if bos is not None else set()):
-            if known_types[special_id] in (TokenType.NORMAL, TokenType.USER_DEFINED):
-                known_types[special_id] = TokenType.CONTROL
+        end_ids |= {i for i in (eos, role_id("eot"), role_id("eom")) if i is not None}
+        # Such a token must never come from a user's text, even where the file calls it an ordinary one.
+        control = [*end_ids, *(i for i in [bos] if i is not None)]
+        types = types.astype(np.int64)  # a copy
+        types[[i for i in control if types[i] != TokenType.UNKNOWN]] = TokenType.CONTROL
         return cls(
             texts=texts,
-            types=known_types,
+            types=types.tolist(),
+            special_ids=np.flatnonzero(types != TokenType.NORMAL).tolist(),
             bos_id=bos,
             eos_id=eos,
             unk_id=role_id("unknown"),
@@ -101,15 +125,15 @@ class Vocabulary:
         )
 
     def of_type(self, *types: TokenType) -> dict[str, int]:
-        """Text to id of all tokens of these types; tokens without text can't be met in any text and are left out."""
+        """Text to id of all special tokens of these types, but for those without a text."""
         return {
             self.texts[i].decode("utf-8", "replace"): i
-            for i, kind in enumerate(self.types)
-            if kind in types and self.texts[i]
+            for i in self.special_ids
+            if self.types[i] in types and self.texts[i]
         }
 
 
-_SPECIAL_TYPES = frozenset({TokenType.CONTROL, TokenType.USER_DEFINED})
+_SPECIAL_TYPES = (TokenType.CONTROL, TokenType.USER_DEFINED)
 
 
 def token_array(metadata: Metadata, name: str, n_tokens: int) -> np.ndarray[Any, np.dtype[Any]] | None:

@@ -1,0 +1,81 @@
+"""A chat becomes token ids: the template's special tokens are tokens, a user's look-alikes stay text.
+
+Before rendering, the first character of each look-alike in the messages and tools is replaced by a stand-in that occurs
+nowhere else. After rendering, special tokens are found, and only then are the stand-ins turned back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prompt.template import ChatTemplate
+from prompt.tokenizer import Tokenizer
+
+# Code points that no text can mean anything by: Unicode's noncharacters first, then private use.
+_STAND_INS = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF1000)]
+
+
+def encode_chat(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: list[dict[str, Any]],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    **variables: Any,
+) -> list[int]:
+    """Ids of a prompt. BOS is added where the model wants it and the template did not write it. TemplateError as
+    `ChatTemplate.render`."""
+    used = set().union(*map(set, _strings([messages, tools, variables])), *tokenizer.control_tokens)
+    first_characters = sorted({text[0] for text in tokenizer.control_tokens})
+    free = (code for code in _STAND_INS if chr(code) not in used)
+    stand_ins = dict(zip(first_characters, free, strict=False))
+    guard = _guard(list(tokenizer.control_tokens), stand_ins)
+    text = template.render(
+        _map_strings(messages, guard), tools=_map_strings(tools, guard), **_map_strings(variables, guard)
+    )
+    return tokenizer.encode_prompt(text, stand_ins={code: char for char, code in stand_ins.items()})
+
+
+def _guard(control_texts: list[str], stand_ins: dict[str, int]) -> Callable[[str], str]:
+    """Replaces the first character of each control token's text, and of a beginning of one at the string's end (or
+    before its trailing space, which templates strip): what follows in the prompt could complete it."""
+    if not control_texts:
+        return str
+    whole = "|".join(map(re.escape, control_texts))
+    beginnings = {text[:length] for text in control_texts for length in range(1, len(text))}
+    longest = max(map(len, control_texts))
+    looks_alike = re.compile(f"(?={whole}).", re.DOTALL)
+
+    def replaced(text: str) -> str:
+        text = looks_alike.sub(lambda match: chr(stand_ins[match[0]]), text)
+        end = len(text.rstrip())
+        for start in range(max(0, end - longest), len(text)):
+            if text[start:] in beginnings or text[start:end] in beginnings:
+                text = text[:start] + chr(stand_ins[text[start]]) + text[start + 1 :]
+        return text
+
+    return replaced
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {_map_strings(key, change): _map_strings(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_map_strings(item, change) for item in value]
+    return value

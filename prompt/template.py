@@ -1,0 +1,82 @@
+"""Chat templates: a list of messages becomes the text of a prompt.
+
+The template comes from the model file, in Jinja2; a file without one gets a plain default. Which characters of the
+text become special tokens is decided in `chat`.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+from prompt.sandbox import ChatSandbox, TemplateError
+
+__all__ = ["ChatTemplate", "TemplateError"]
+
+# Turns as lines with a label, for models that were not trained on chats or whose file does not say how.
+_DEFAULT = """\
+{%- for message in messages -%}
+{{ message['role'] | capitalize }}: {{ message['content'] or '' }}
+{% endfor -%}
+{%- if add_generation_prompt %}Assistant:{% endif -%}
+"""
+_DEFAULT_STOP = ("\nUser:", "\nSystem:", "\nTool:")
+_MAX_SOURCE = 1_000_000
+_MAX_OUTPUT = 16_000_000
+
+
+class ChatTemplate:
+    """`stop` holds the texts that end an answer; empty with a template from a file, whose models end by a token."""
+
+    def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "") -> None:
+        """`source` None means the default. TemplateError where it does not compile."""
+        self.is_default = source is None
+        self.stop: list[str] = list(_DEFAULT_STOP) if source is None else []
+        self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        self._sandbox = ChatSandbox()
+        self._lock = Lock()
+        if source is None:
+            source = _DEFAULT
+        if len(source) > _MAX_SOURCE:
+            raise TemplateError(f"the chat template has {len(source)} characters; {_MAX_SOURCE} are the most")
+        try:
+            self._template = self._sandbox.compile_guarded(source)
+        except Exception as error:  # whatever a hostile source makes the compiler raise
+            raise _as_template_error(error) from None
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        documents: list[dict[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """The prompt's text. `variables` (as `enable_thinking`) are for the template. TemplateError where the
+        template refuses the messages, fails, or builds too much."""
+        known = {
+            "messages": messages,
+            "tools": tools,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        with self._lock:
+            self._sandbox.refill()
+            try:
+                parts = []
+                room = _MAX_OUTPUT
+                for part in self._template.generate({**self._special, **variables, **known}):
+                    room -= len(part)
+                    if room < 0:
+                        raise TemplateError("the chat template builds too much text")
+                    parts.append(part)
+                return "".join(parts)
+            except Exception as error:  # a template can raise anything
+                raise _as_template_error(error) from None
+
+
+def _as_template_error(error: Exception) -> TemplateError:
+    if isinstance(error, TemplateError):
+        return error
+    return TemplateError(f"the chat template fails: {type(error).__name__}: {error}")
