@@ -42,9 +42,7 @@ def load_model(settings: Settings) -> GGUFModel:
     elif (default := default_model(MODELS_DIR)) is not None:
         path = default
     else:
-        raise SettingsError(
-            "no model: set MODEL_PATH to a model file, or install the default one with `make serve`"
-        )
+        raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
     return GGUFModel(
         path,
         engine=settings.engine,
@@ -118,9 +116,7 @@ def main() -> None:
     except SettingsError as error:
         fail(error)
     app.state.settings = settings
-    uvicorn.run(
-        app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False
-    )
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,7 @@ async def _collected(deltas: IndexedDeltas) -> tuple[dict[int, str], dict[int, D
     return {index: "".join(texts) for index, texts in parts.items()}, lasts
 
 
-async def _events(
-    deltas: IndexedDeltas, head: dict[str, Any], *, include_usage: bool
-) -> AsyncGenerator[bytes, None]:
+async def _events(deltas: IndexedDeltas, head: dict[str, Any], *, include_usage: bool) -> AsyncGenerator[bytes, None]:
     usage_field = {"usage": None} if include_usage else {}
     lasts: dict[int, Delta] = {}
     async with aclosing(deltas):

@@ -50,9 +50,7 @@ def api_error(error: Exception) -> APIError:
         case TemplateError():
             return APIError(400, message, param="messages", code="chat_template_error")
         case QueueFull():
-            return APIError(
-                429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": "1"}
-            )
+            return APIError(429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": "1"})
         case EngineClosed():
             return APIError(503, message, type="server_error", code="shutting_down")
         case EngineError():

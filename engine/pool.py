@@ -104,8 +104,9 @@ class Pool(Generic[AnySlot]):
         opened = [slot for slot in self._idle if slot.opened]
         if not opened:
             return self._idle[0]
-        best: AnySlot = max(opened, key=lambda slot: common_prefix(slot.tokens, prompt))
-        return best if common_prefix(best.tokens, prompt) * 2 >= len(prompt) else opened[0]
+        prefixes = [common_prefix(slot.tokens, prompt) for slot in opened]
+        longest = max(prefixes)
+        return opened[prefixes.index(longest)] if longest * 2 >= len(prompt) else opened[0]
 
     def _hand(self, future: "asyncio.Future[AnySlot]", slot: AnySlot) -> None:
         if future.done():  # its caller left meanwhile

@@ -71,9 +71,7 @@ class Sampler:
         logits = logits.copy()
         if self._seen is not None:
             seen = logits[self._seen]
-            logits[self._seen] = np.where(
-                seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty
-            )
+            logits[self._seen] = np.where(seen > 0, seen / params.repetition_penalty, seen * params.repetition_penalty)
         if self._counts:
             ids = np.fromiter(self._counts.keys(), dtype=np.intp)
             counts = np.fromiter(self._counts.values(), dtype=np.float32)
