@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from engine.base import EngineClosed, QueueFull
@@ -64,16 +65,15 @@ class Pool(Generic[AnySlot]):
             if len(self._waiting) >= self._queue_size:
                 raise QueueFull(len(self._waiting))
             loop = asyncio.get_running_loop()
-            place = (loop, loop.create_future())
-            self._waiting.append(place)
+            turn: asyncio.Future[AnySlot] = loop.create_future()
+            self._waiting.append((loop, turn))
         try:
-            return await place[1]
+            return await turn
         except asyncio.CancelledError:
-            with self._lock:
-                if place in self._waiting:
-                    self._waiting.remove(place)
-            if place[1].done() and not place[1].cancelled():
-                self.release(place[1].result())
+            with self._lock, suppress(ValueError):
+                self._waiting.remove((loop, turn))
+            if turn.done() and not turn.cancelled():
+                self.release(turn.result())
             raise
 
     def release(self, slot: AnySlot) -> None:
