@@ -1,0 +1,105 @@
+"""The default model, loaded once for all tests that need it, and a real server in a process of its own."""
+
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model import GGUFModel
+from modelfile.default import default_model
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def default_path() -> Path:
+    path = default_model(ROOT / "models")
+    assert path is not None, "the default model's package is not installed: use `make test`"
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(default_path: Path) -> Iterator[GGUFModel]:
+    model = GGUFModel(default_path, context_length=512, parallel=2)
+    yield model
+    model.close()
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log_dir: Path
+    output: list[str] = field(default_factory=list)
+
+    def log(self, name: str = "main.log") -> str:
+        return (self.log_dir / name).read_text()
+
+
+@contextmanager
+def serve(log_dir: Path, *arguments: str, command: tuple[str, ...] = ("main.py",), **environment: str) -> Iterator[Server]:
+    """Starts `python main.py` (or `python -m ...`) on a free port, waits until it is ready, and ends it."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, *command, "--port", str(port), *arguments],
+        cwd=ROOT,
+        env={**clean_environment(), "LOG_DIR": str(log_dir), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    server = Server(process, f"http://127.0.0.1:{port}", log_dir)
+    try:
+        wait_until_ready(server)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            server.output.append(process.communicate(timeout=20)[0])
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def wait_until_ready(server: Server, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise AssertionError(f"the server ended at once: {server.process.communicate()[0]}")
+        try:
+            if httpx.get(f"{server.url}/health", timeout=1).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError("the server did not become ready")
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without this project's own settings."""
+    settings = re.compile("MODEL_|ENGINE$|CONTEXT_LENGTH$|GPU_LAYERS$|THREADS$|PARALLEL$|QUEUE_SIZE$|HOST$|PORT$|LOG_")
+    return {name: value for name, value in os.environ.items() if not settings.match(name)}
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="1024") as server:
+        yield server
