@@ -1,8 +1,8 @@
 """Rewrites a llama GGUF file into one that ctransformers loads: the same model, in the form of autumn 2023.
 
-Byte-level BPE tokens become raw bytes, scores and token types are added where missing, linear rope scaling gets
-the key that ctransformers reads, and a tied output gets its own copy of the embedding. All else, every weight
-included, is kept byte for byte.
+Byte-level BPE tokens become raw bytes, scores and token types are added where missing, linear rope scaling
+gets the key that ctransformers reads, and a tied output gets its own copy of the embedding. All else, every
+weight included, is kept byte for byte.
 """
 
 import argparse
@@ -36,8 +36,8 @@ _TYPES = "tokenizer.ggml.token_type"
 def convert(source: Path, target: Path, progress: bool = True) -> None:
     """Writes `source`, a GGUF file, to `target` in the form that ctransformers runs.
 
-    `target` appears whole or not at all, and replaces a file of that name. ModelFileError if the model would not
-    run faithfully, or needs no conversion, or cannot be written. `progress` shows a bar on stderr.
+    `target` appears whole or not at all, and replaces a file of that name. ModelFileError if the model would
+    not run faithfully, or needs no conversion, or cannot be written. `progress` shows a bar on stderr.
     """
     gguf = read_gguf(source)
     if target.exists() and source.samefile(target):
