@@ -20,6 +20,7 @@ MATRIX_TYPES = frozenset({0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14})
 
 _F32 = 0
 _MAX_CONTEXT = 2**31 - 1
+_MAX_ALIGNMENT = 1 << 16
 
 # Its pool for the graph holds some 4096 tensors: with one layer more than these it dies (measured).
 _MAX_LAYERS = {"llama": 113, "falcon": 116, "falcon with attn_norm_2": 107}
@@ -122,8 +123,8 @@ def _containers(gguf: GGUFFile) -> Iterator[str]:
         yield f"general.architecture: {gguf.architecture!r} is neither 'llama' nor 'falcon'"
     if "split.count" in gguf.fields:
         yield "split.count: the file is one part of several"
-    if gguf.alignment % 8:
-        yield f"general.alignment: {gguf.alignment} is not a multiple of 8"
+    if gguf.alignment % 8 or gguf.alignment > _MAX_ALIGNMENT:
+        yield f"general.alignment: {gguf.alignment} is not a multiple of 8 up to {_MAX_ALIGNMENT}"
 
 
 def _types(gguf: GGUFFile) -> Iterator[str]:

@@ -40,12 +40,12 @@ def convert(source: Path, target: Path, progress: bool = True) -> None:
     not run faithfully, or needs no conversion, or cannot be written. `progress` shows a bar on stderr.
     """
     gguf = read_gguf(source)
-    if target.exists() and source.samefile(target):
-        raise ModelFileError(f"{source.name}: cannot be converted onto itself")
     if ctransformers_objection(gguf) is None:
         raise ModelFileError(f"{source.name}: needs no conversion, ctransformers runs it as it is")
     plan = _plan(gguf)
     try:
+        if target.exists() and source.samefile(target):
+            raise ModelFileError(f"{source.name}: cannot be converted onto itself")
         free = shutil.disk_usage(target.parent).free
         if free < plan.size:
             raise ModelFileError(
@@ -206,7 +206,7 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, or 2 after one line on stderr."""
+    """The command line; returns the exit code: 0, 2 after one line on stderr, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         "python -m modelfile.convert", description="Make a llama GGUF run in ctransformers."
     )
@@ -215,12 +215,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     options = parser.parse_args(arguments)
     try:
-        if options.target.exists() and not options.force:
+        if os.path.lexists(options.target) and not options.force:
             raise ModelFileError(f"{options.target.name}: exists already; --force replaces it")
         convert(options.source, options.target)
     except ModelFileError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

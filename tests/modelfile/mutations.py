@@ -9,6 +9,9 @@ import tiny_gguf as tiny
 NUMBERS = [0, 1, 2, 3, 5, 15, 16, 31, 33, 64, 255, 256, 280, 65535, 2**31 - 1, 2**31, 2**32 - 1]
 FLOATS = [0.0, -1.0, 1.0, 1e-30, 1e30, float("inf"), float("nan"), 2.0]
 STRINGS = [b"", b"llama", b"gpt2", b"falcon", b"none", b"yarn", b"linear", b"\0", b"<0x0A>", b"\n", b"\xff"]
+SETTINGS = ["rope.freq_base", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor"]
+SETTINGS += ["attention.key_length", "attention.head_count_kv", "rope.dimension_count", "logit_scale"]
+SPECIAL = [f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "unknown", "seperator", "padding")]
 
 
 def bases() -> list[tiny.Spec]:
@@ -36,38 +39,15 @@ def mutant(base: tiny.Spec, chance: random.Random) -> bytes:
     for _ in range(chance.choice([1, 1, 1, 2, 4])):
         # The long token lists would take nearly all hits: aim at both ends of the header.
         header = len(content) - weights
-        where = chance.choice(
-            [chance.randrange(header), chance.randrange(900), header - chance.randrange(1, 700)]
-        )
+        ends = chance.randrange(900), header - chance.randrange(1, 700)
+        where = chance.choice([chance.randrange(header), *ends])
         damaged[where] = chance.choice([0, 1, 2, 255, damaged[where] ^ 1 << chance.randrange(8)])
     return bytes(damaged)
 
 
 def _field(spec: tiny.Spec, chance: random.Random) -> None:
     arch = spec.fields["general.architecture"][1]
-    extra = [
-        "rope.freq_base",
-        "rope.scale_linear",
-        "rope.scaling.type",
-        "rope.scaling.factor",
-        "expert_count",
-    ]
-    extra += [
-        "attention.key_length",
-        "attention.head_count_kv",
-        "rope.dimension_count",
-        "attention.sliding_window",
-    ]
-    special = [
-        f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos", "unknown", "seperator", "padding")
-    ]
-    names = [
-        *spec.fields,
-        *(f"{arch}.{name}" for name in extra),
-        *special,
-        "general.file_type",
-        "split.count",
-    ]
+    names = [*spec.fields, *(f"{arch}.{name}" for name in SETTINGS), *SPECIAL, "general.file_type"]
     key = chance.choice(names)
     kind, content = spec.fields.get(key, (chance.choice([tiny.U32, tiny.F32, tiny.STRING]), 1))
     if chance.random() < 0.15:
@@ -120,8 +100,7 @@ def _tensor(spec: tiny.Spec, chance: random.Random) -> None:
         shape[chance.randrange(len(shape))] += chance.choice([-32, -1, 1, 32])
         tensor.shape = tuple(max(length, 0) for length in shape)
     else:
-        tensor.shape = chance.choice(
-            [(*tensor.shape, 1), tensor.shape[::-1], (*tensor.shape, 2), tensor.shape[:1]]
-        )
+        shape = tensor.shape
+        tensor.shape = chance.choice([(*shape, 1), shape[::-1], (*shape, 2), shape[:1]])
     tensor.content += bytes(4096)
     spec.tensors[name] = tensor

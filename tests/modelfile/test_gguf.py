@@ -1,6 +1,7 @@
 """The GGUF reader: agrees with the gguf package on sound files, says what is wrong with the others."""
 
 import importlib.util
+import itertools
 import os
 import random
 import struct
@@ -89,7 +90,7 @@ def test_a_fields_span_is_its_entry(tmp_path: Path) -> None:
     for key, field in read_gguf(path).fields.items():
         assert content[field.start :].startswith(tiny.string(key))
     spans = [(field.start, field.end) for field in read_gguf(path).fields.values()]
-    assert all(end == start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end == start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 def test_version_2_and_other_alignments_are_read(tmp_path: Path) -> None:
@@ -100,7 +101,11 @@ def test_version_2_and_other_alignments_are_read(tmp_path: Path) -> None:
     assert (gguf.version, gguf.alignment, gguf.data_offset % 64) == (2, 64, 0)
 
 
-@pytest.mark.parametrize("path", [*packaged_model(), *VOCABULARIES], ids=lambda path: path.name)
+# The package takes seconds for each of these; more of them would show nothing new.
+REAL = [*packaged_model(), *(path for path in VOCABULARIES if path.stem == "llama-spm")]
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)
 def test_agrees_with_the_gguf_package(path: Path) -> None:
     mine, theirs = read_gguf(path), GGUFReader(path)
     assert [key for key in theirs.fields if not key.startswith("GGUF.")] == list(mine.fields)
@@ -128,10 +133,10 @@ def test_agrees_with_the_gguf_package(path: Path) -> None:
 def test_the_type_table_is_the_gguf_packages() -> None:
     theirs = {int(kind): (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
     mine = {number: (kind.name, kind.block, kind.nbytes) for number, kind in TENSOR_TYPES.items()}
-    assert {number: mine[number] for number in theirs if number in mine} == {
-        n: theirs[n] for n in theirs if n in mine
-    }
-    assert len(mine) >= 31
+    # Each gguf release knows a few types more or fewer at the end of the list.
+    both = theirs.keys() & mine.keys()
+    assert {number: mine[number] for number in both} == {number: theirs[number] for number in both}
+    assert set(range(31)) - {4, 5} <= both
 
 
 @pytest.mark.parametrize(
