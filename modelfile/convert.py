@@ -119,6 +119,8 @@ def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
         if _TYPES not in gguf.fields:
             types = np.full(count, TokenType.NORMAL, "<i4")
             changed[_TYPES] = Field(ValueType.ARRAY, ValueType.INT32, types, 0, 0)
+        elif gguf.fields[_TYPES].item_type not in (ValueType.INT32, ValueType.UINT32):
+            raise ModelFileError(f"{gguf.path.name}: {_TYPES}: not an array of INT32")
         elif len(gguf.get(_TYPES)) != count:
             raise ModelFileError(
                 f"{gguf.path.name}: {_TYPES}: {len(gguf.get(_TYPES))} entries for {count} tokens"
@@ -129,7 +131,7 @@ def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
         if not has_raw_tokens(gguf):
             changed[_TOKENS] = replace(tokens, value=_raw_tokens(gguf))
     scale = rope_scale(gguf)
-    if scale is not None and scale != gguf.get("llama.rope.scale_linear", 1.0):
+    if scale not in (None, 1.0) and "llama.rope.scale_linear" not in gguf.fields:
         changed["llama.rope.scale_linear"] = Field(ValueType.FLOAT32, None, scale, 0, 0)
     return changed
 

@@ -1,6 +1,8 @@
 """Conversion keeps the model bit for bit, refuses what would run differently, writes a whole file or none."""
 
+import contextlib
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mutations
 import numpy as np
 import pytest
 import tiny_gguf as tiny
@@ -126,6 +129,7 @@ def test_conversions_run(tmp_path: Path) -> None:
         (retype("blk.0.ffn_up.weight", 20), "IQ4_NL"),
         (lose("token_embd.weight"), "token_embd.weight: missing"),
         (items(TYPES, lambda types: types[:-1]), TYPES),
+        (put(TYPES, tiny.U32, 1), f"{TYPES}: not an array"),
         (
             items(TOKENS, lambda tokens: ["a b", *tokens[1:]]),
             r"token 0, b'a b': ' ' is not in the byte alphabet",
@@ -141,6 +145,18 @@ def test_what_would_not_run_faithfully_is_refused(tmp_path: Path, change: Change
     with pytest.raises(ModelFileError, match=says):
         convert(source, tmp_path / "out.gguf", progress=False)
     assert os.listdir(tmp_path) == ["in.gguf"]
+
+
+def test_damaged_files_convert_or_are_refused(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    bases = [bpe(), tied_spm()]
+    for number in range(400):
+        source = tmp_path / "in.gguf"
+        source.write_bytes(mutations.mutant(bases[number % 2], chance))
+        with contextlib.suppress(ModelFileError):
+            convert(source, tmp_path / "out.gguf", progress=False)
+            assert ctransformers_objection(read_gguf(tmp_path / "out.gguf")) is None
+    assert (tmp_path / "out.gguf").exists()
 
 
 def test_what_runs_already_is_refused(tmp_path: Path) -> None:
