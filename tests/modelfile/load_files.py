@@ -1,5 +1,6 @@
 """Loads and runs GGUF files in ctransformers, in a process that may die: paths in, a line each out."""
 
+import ctypes
 import sys
 
 import numpy as np
@@ -19,7 +20,9 @@ def main() -> None:
         for token in range(llm.vocab_size):
             llm.ctransformers_llm_detokenize(token)
         if llm.vocab_size == 280:  # the SentencePiece vocabulary of tiny_gguf
-            llm.tokenize("ab a é \x01 你")
+            text = "ab a é \x01 你".encode()
+            # Not LLM.tokenize: its buffer has an entry per character, and this text has more tokens.
+            llm.ctransformers_llm_tokenize(text, True, (ctypes.c_int * (len(text) + 2))())
         print("finite" if np.isfinite(list(llm.logits)).all() else "ran", flush=True)
         del llm
 
