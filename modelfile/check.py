@@ -1,8 +1,8 @@
 """Says whether ctransformers 0.2.27 runs a GGUF file exactly as it is.
 
-Its loader (llama.cpp of September 2023) checks little: a wrong array length, a missing token or one layer too many
-kills the process, and settings it has never heard of are ignored. Every rule here is one of its requirements, or keeps
-away a file that it would load and run differently from what the file says.
+Its loader (llama.cpp of September 2023) checks little: a wrong array length, a missing token or one layer
+too many kills the process, and it ignores settings it has never heard of. Every rule here is one of its
+requirements, or keeps away a file that it would load and run differently from what the file says.
 """
 
 import math
@@ -11,24 +11,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from modelfile.errors import one_line
 from modelfile.gguf import GGUFFile, ValueType
 from modelfile.vocabulary import TokenType, has_raw_tokens
 
 MATRIX_TYPES = frozenset({0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14})
-"""F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K: what both its get_rows and its mul_mat compute with."""
+"""F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K: what its get_rows and mul_mat both know."""
 
 _F32 = 0
 _MAX_CONTEXT = 2**31 - 1
+_MAX_ALIGNMENT = 1 << 16
 
-# Its graph holds 4096 tensors and its memory pool a few less; one layer more than these and it dies (measured).
+# Its pool for the graph holds some 4096 tensors: with one layer more than these it dies (measured).
 _MAX_LAYERS = {"llama": 113, "falcon": 116, "falcon with attn_norm_2": 107}
 
 # Settings under the architecture's name that it reads, or that change nothing in these architectures.
 _KNOWN = frozenset(
-    """context_length embedding_length block_count feed_forward_length vocab_size tensor_data_layout
-    attention.head_count attention.head_count_kv attention.layer_norm_epsilon attention.layer_norm_rms_epsilon
-    attention.key_length attention.value_length rope.dimension_count rope.freq_base rope.scale_linear
-    rope.scaling.type rope.scaling.factor rope.scaling.finetuned rope.scaling.original_context_length""".split()
+    {
+        "context_length",
+        "embedding_length",
+        "block_count",
+        "feed_forward_length",
+        "vocab_size",
+        "tensor_data_layout",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon",
+        "attention.key_length",
+        "attention.value_length",
+        "rope.dimension_count",
+        "rope.freq_base",
+        "rope.scale_linear",
+        "rope.scaling.type",
+        "rope.scaling.factor",
+        "rope.scaling.finetuned",
+        "rope.scaling.original_context_length",
+    }
 )
 
 # Settings that it does not read, with the values that mean "as usual".
@@ -61,8 +80,9 @@ _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 
 
 def ctransformers_objection(gguf: GGUFFile) -> str | None:
-    """None if ctransformers runs the file exactly as it is, else one line that names the key or tensor in its way."""
-    return next(_objections(gguf), None)
+    """None if ctransformers runs the file exactly as it is, else a line naming the key or tensor at fault."""
+    reason = next(_objections(gguf), None)
+    return None if reason is None else one_line(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +121,10 @@ def _containers(gguf: GGUFFile) -> Iterator[str]:
             yield f"{key}: an array of arrays"
     if gguf.architecture not in ("llama", "falcon"):
         yield f"general.architecture: {gguf.architecture!r} is neither 'llama' nor 'falcon'"
-    if gguf.get("split.count", 1) not in (0, 1):
-        yield f"split.count: the file is one part of {gguf.get('split.count')}"
-    if gguf.alignment % 8:
-        yield f"general.alignment: {gguf.alignment} is not a multiple of 8"
+    if "split.count" in gguf.fields:
+        yield "split.count: the file is one part of several"
+    if gguf.alignment % 8 or gguf.alignment > _MAX_ALIGNMENT:
+        yield f"general.alignment: {gguf.alignment} is not a multiple of 8 up to {_MAX_ALIGNMENT}"
 
 
 def _types(gguf: GGUFFile) -> Iterator[str]:
@@ -122,6 +142,8 @@ def _types(gguf: GGUFFile) -> Iterator[str]:
     optional = {
         "general.name": ValueType.STRING,
         f"{arch}.attention.head_count_kv": ValueType.UINT32,
+        f"{arch}.attention.key_length": ValueType.UINT32,
+        f"{arch}.attention.value_length": ValueType.UINT32,
         f"{arch}.rope.dimension_count": ValueType.UINT32,
         f"{arch}.rope.freq_base": ValueType.FLOAT32,
         f"{arch}.rope.scale_linear": ValueType.FLOAT32,
@@ -159,7 +181,7 @@ def _sizes(gguf: GGUFFile) -> Iterator[str]:
     if not sizes.embedding:
         yield f"{arch}.embedding_length: 0"
     if not sizes.heads or sizes.embedding % sizes.heads:
-        yield f"{arch}.attention.head_count: {sizes.heads} does not divide the embedding length {sizes.embedding}"
+        yield f"{arch}.attention.head_count: {sizes.heads} does not divide the width {sizes.embedding}"
     if not sizes.kv_heads or sizes.heads % sizes.kv_heads:
         yield f"{arch}.attention.head_count_kv: {sizes.kv_heads} does not divide the head count {sizes.heads}"
     if sizes.head % 2:
@@ -167,7 +189,7 @@ def _sizes(gguf: GGUFFile) -> Iterator[str]:
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         length = gguf.get(f"{arch}.{key}", sizes.head)
         if length != sizes.head:
-            yield f"{arch}.{key}: {length} is not the embedding length over the head count, {sizes.head}"
+            yield f"{arch}.{key}: {length} is not the width over the head count, {sizes.head}"
     two_norms = arch == "falcon" and any("attn_norm_2" in name for name in gguf.tensors)
     limit = _MAX_LAYERS["falcon with attn_norm_2" if two_norms else arch]
     if not 0 < sizes.layers <= limit:
@@ -248,7 +270,7 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
 
 
 def _norms_and_matrices(gguf: GGUFFile) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors that the loader asks for: first those that must be F32, then the others."""
+    """Names and shapes of the tensors that the loader asks for: those that must be F32, and the others."""
     sizes = _read_sizes(gguf)
     embd, vocab = sizes.embedding, len(gguf.get("tokenizer.ggml.tokens"))
     norms: dict[str, tuple[int, ...]] = {"output_norm.weight": (embd,)}

@@ -124,7 +124,7 @@ _LEGACY_MAGICS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor. `shape` has ggml's order (ne[0], the row's length, first); `offset` is from the file's start."""
+    """One tensor. `shape` is ggml's (ne[0], the row's length, first); `offset` is from the file's start."""
 
     name: str
     shape: tuple[int, ...]
@@ -150,7 +150,7 @@ class Field:
 
 @dataclass
 class GGUFFile:
-    """A checked header. Arrays of numbers are numpy's, arrays of strings list[bytes], arrays of arrays lists."""
+    """A checked header. Arrays of numbers are numpy's, those of strings list[bytes], nested ones lists."""
 
     path: Path
     version: int
@@ -318,7 +318,7 @@ class _Header:
         return key, Field(kind, item_kind, value, start, self.position)
 
     def tensor(self) -> TensorInfo:
-        """One tensor's entry. Its offset still counts from the data section, which starts after the last entry."""
+        """One tensor's entry. Its offset counts from the data section, which starts after the last entry."""
         at = self.position
         name = self.name("tensor name")
         n_dims = self.scalar(_U32)

