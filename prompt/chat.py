@@ -1,7 +1,7 @@
 """A chat becomes token ids: the template's special tokens are tokens, a user's look-alikes stay text.
 
-Before rendering, the first character of each look-alike in the messages and tools is replaced by a stand-in that
-occurs nowhere else. After rendering, special tokens are found, and only then are the stand-ins turned back.
+Before rendering, the first character of each look-alike in the messages and tools is replaced by a stand-in
+that occurs nowhere else. After rendering, special tokens are found; only then do the stand-ins turn back.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _look_alikes(control_texts: tuple[str, ...]) -> tuple[re.Pattern[str], set[s
 
 
 def _guard(control_texts: tuple[str, ...], stand_ins: dict[str, int]) -> Callable[[str], str]:
-    """Replaces the first character of each control token's text, and of a beginning of one at the string's end
-    (or before its trailing space, which templates strip): what follows in the prompt could complete it."""
+    """Replaces the first character of each control token's text, and of a beginning of one at the string's
+    end (or before its trailing space, which templates strip): what follows could complete it."""
     looks_alike, beginnings = _look_alikes(control_texts)
     longest = max(map(len, beginnings), default=0)
 

@@ -1,8 +1,8 @@
 """Jinja2 for templates that nobody has vetted: a chat template comes with a downloaded file.
 
-Jinja2's own sandbox keeps a template from reaching Python. This one also keeps it from taking all memory or time:
-what it builds and how often it loops is charged against a budget, and what would exceed it in one go is refused
-beforehand. A deadline stops what is slow without building anything.
+Jinja2's own sandbox keeps a template from reaching Python. This one also keeps it from taking all memory or
+time: what it builds and how often it loops is charged against a budget, and what would exceed it in one go is
+refused beforehand. A deadline stops what is slow without building anything.
 """
 
 from __future__ import annotations

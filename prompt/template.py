@@ -26,7 +26,7 @@ _MAX_OUTPUT = 16_000_000
 
 
 class ChatTemplate:
-    """`stop` holds the texts that end an answer; empty with a template from a file: its model ends by a token."""
+    """`stop` holds the texts that end an answer; empty with a file's own template, which ends by a token."""
 
     def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "") -> None:
         """`source` None means the default. TemplateError where it does not compile."""
