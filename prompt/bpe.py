@@ -26,6 +26,8 @@ def _byte_alphabet() -> str:
 
 
 BYTE_ALPHABET = _byte_alphabet()
+# Characters encoded at once. The regular expressions' engine gives up, with a panic, after ten million steps.
+_MAX_LENGTH = 4_000_000
 _TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)
 
 
@@ -54,7 +56,9 @@ class BytePairEncoder:
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
         """`starts` (nothing, or a special token, stands before) makes no difference to byte-level BPE."""
-        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        for start in range(0, len(text), _MAX_LENGTH):
+            ids += self._bpe.encode(text[start : start + _MAX_LENGTH], add_special_tokens=False).ids
         n_tokens = len(self.pieces)
         return ids if max(ids, default=0) < n_tokens else [i for i in ids if i < n_tokens]
 
