@@ -7,7 +7,8 @@ versions 2 and 3, little-endian.
 
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from io import FileIO
@@ -175,6 +176,13 @@ class GGUFFile:
 def read_gguf(path: str | Path) -> GGUFFile:
     """The header of the GGUF file at `path`. Raises ModelFileError unless the file is sound and complete."""
     path = Path(path)
+    with opened(path) as file:
+        return _Header(path, file).read()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[FileIO]:
+    """The regular file at `path`, to read. Whatever goes wrong becomes a ModelFileError."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -182,7 +190,7 @@ def read_gguf(path: str | Path) -> GGUFFile:
         if not stat.S_ISREG(mode):
             raise ModelFileError(f"{path.name}: is not a regular file")
         with path.open("rb", buffering=0) as file:
-            return _Header(path, file).read()
+            yield file
     except FileNotFoundError:
         raise ModelFileError(f"{path.name}: no such file ({path})") from None
     except (OSError, ValueError) as error:

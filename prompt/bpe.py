@@ -11,6 +11,7 @@ import codecs
 from tokenizers import Regex
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from modelfile.errors import ModelFileError
@@ -49,6 +50,8 @@ class BytePairEncoder:
         for byte in set(BYTE_ALPHABET) - ids.keys():
             ids[byte] = len(words)
         self._bpe = HFTokenizer(BPE(ids, _merges(metadata, ids), ignore_merges=pretokenizer.ignore_merges))
+        if pretokenizer.nfc:
+            self._bpe.normalizer = NFC()
         self._bpe.pre_tokenizer = Sequence(
             [Split(Regex(pattern), "isolated") for pattern in pretokenizer.patterns]
             + [ByteLevel(add_prefix_space=False, use_regex=False)]

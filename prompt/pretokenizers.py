@@ -41,11 +41,12 @@ _SEED = rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
 @dataclass(frozen=True)
 class PreTokenizer:
     """`ignore_merges`: a word that is a token as a whole stays one, even where merges would not build it.
-    `add_bos`: the default where the file does not say."""
+    `add_bos`: the default where the file does not say. `nfc`: text is brought into Unicode's form NFC first."""
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
+    nfc: bool = False
 
 
 _GROUPS: list[tuple[str, PreTokenizer]] = [
@@ -53,6 +54,7 @@ _GROUPS: list[tuple[str, PreTokenizer]] = [
         "gpt-2 phi-2 mpt olmo jais trillion exaone4 gigachat a.x-4.0 mellum granite-docling",
         PreTokenizer((_GPT2,)),
     ),
+    ("gpt-neox", PreTokenizer((_GPT2,), nfc=True)),
     (
         "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
         PreTokenizer((r"\p{N}", _GPT2)),

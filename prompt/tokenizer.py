@@ -14,6 +14,7 @@ from typing import Protocol
 from modelfile.errors import ModelFileError
 from prompt.bpe import BytePairEncoder
 from prompt.sentencepiece import SentencePieceEncoder
+from prompt.unigram import UnigramEncoder
 from prompt.vocabulary import Metadata, TokenType, Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -56,10 +57,12 @@ class Tokenizer:
                 return cls(BytePairEncoder(metadata, metadata.get("general.architecture")))
             case "llama":
                 return cls(SentencePieceEncoder(metadata))
+            case "replit":
+                return cls(UnigramEncoder(metadata))
             case None:
                 raise ModelFileError("the file has no tokenizer (tokenizer.ggml.model)")
             case other:
-                raise ModelFileError(f"tokenizer model {other!r} is not supported; known: 'gpt2', 'llama'")
+                raise ModelFileError(f"tokenizer model {other!r} is not supported; known: 'gpt2', 'llama', 'replit'")
 
     def token_text(self, token_id: int | None) -> str:
         """A token as the file spells it, which for special tokens is as templates write it; "" for None."""
