@@ -105,20 +105,34 @@ def _download_blob(repository: Repository, name: str, size: int) -> None:
     url = hf_hub_url(repository.id, name, revision=repository.revision)
     metadata = get_hf_file_metadata(url)
     size = metadata.size or size
-    if metadata.etag is None or size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-        return  # left to hf_hub_download: its other protocol, or its complaint
+    if metadata.etag is None:
+        raise ModelFileError(f"{constants.ENDPOINT} does not answer as a hub does: no ETag for {name}")
     blob = repository.folder / "blobs" / metadata.etag
+    partial = blob.with_name(f"{blob.name}.incomplete")
     lock = Path(constants.HF_HUB_CACHE) / ".locks" / repository.folder.name / f"{metadata.etag}.lock"
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):  # the library's own: of many servers that start at once, one downloads
-        if not blob.exists():
-            partial = blob.with_name(f"{blob.name}.incomplete")
-            _download_rest(url, partial, size, f"{name} of {repository}")
-            if _SHA256.fullmatch(metadata.etag) and _sha256(partial) != metadata.etag:
-                partial.unlink()
-                raise ModelFileError(f"{name} of {repository} came damaged (its SHA-256 is wrong): start again")
-            os.replace(partial, blob)
+        if blob.exists():
+            return
+        have = partial.stat().st_size if partial.exists() else 0
+        _check_room(blob.parent, size - have, name)
+        if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            return  # more than a hub gives over HTTP; hf_hub_download has another protocol
+        _download_rest(url, partial, size, f"{name} of {repository}")
+        if _SHA256.fullmatch(metadata.etag) and _sha256(partial) != metadata.etag:
+            partial.unlink()
+            raise ModelFileError(f"{name} of {repository} came damaged (its SHA-256 is wrong): start again")
+        os.replace(partial, blob)
+
+
+def _check_room(folder: Path, nbytes: int, name: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise ModelFileError(
+            f"{name} needs {human_size(nbytes)} of disk in {constants.HF_HUB_CACHE}, {human_size(free)} are free: "
+            "make room, or set HF_HOME to a folder on another disk"
+        )
 
 
 def _download_rest(url: str, partial: Path, size: int, name: str) -> None:
@@ -127,12 +141,6 @@ def _download_rest(url: str, partial: Path, size: int, name: str) -> None:
         have = file.tell()
         if have > size:
             have = file.truncate(0)
-        free = shutil.disk_usage(partial.parent).free
-        if free < size - have:
-            raise ModelFileError(
-                f"{name} needs {human_size(size - have)} of disk in {constants.HF_HUB_CACHE}, {human_size(free)} are "
-                "free: make room, or set HF_HOME to a folder on another disk"
-            )
         log.info("downloading %s (%s%s)", name, human_size(size), f", {human_size(have)} are there" if have else "")
         try:
             http_get(
@@ -147,9 +155,7 @@ def _download_rest(url: str, partial: Path, size: int, name: str) -> None:
             if isinstance(error, HfHubHTTPError) or error.errno is not None:
                 raise
             partial.unlink()  # all came, but another length than the hub announces
-            raise ModelFileError(
-                f"{name} came in the wrong size ({file.tell()} of {size} bytes): start again"
-            ) from error
+            raise ModelFileError(f"{name} came in the wrong size, not {size} bytes: start again") from error
 
 
 def _sha256(path: Path) -> str:
