@@ -29,7 +29,7 @@ def find_model_file(name: str | Path, file: str | None = None) -> Path:
     if isinstance(name, Path):
         raise ModelFileError(f"there is no file or folder {path}")
     if not _REPOSITORY.fullmatch(name) or name.lower().endswith(SUFFIXES):
-        raise ModelFileError(f"there is no file or folder {path}; a hub repository is written org/name")
+        raise ModelFileError(f"there is no file or folder {name}; a hub repository is written org/name")
     from modelfile.hub import download  # its library takes 0.4 s to import
 
     return download(name, file)

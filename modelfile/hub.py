@@ -66,6 +66,10 @@ class Repository:
         ref = self.folder / "refs" / self.revision
         return self.folder / "snapshots" / (ref.read_text() if ref.is_file() else self.revision)
 
+    def url(self, name: str) -> str:
+        """Where the hub has a file."""
+        return hf_hub_url(self.id, name, revision=self.revision)
+
 
 def download(name: str, file: str | None = None) -> Path:
     """The path in the cache of a repository's model file: `file`, or the only one there is.
@@ -102,8 +106,7 @@ def _download_blob(repository: Repository, name: str, size: int) -> None:
 
     That function would download too, but since huggingface_hub 2 it starts from zero after a restart.
     """
-    url = hf_hub_url(repository.id, name, revision=repository.revision)
-    metadata = get_hf_file_metadata(url)
+    metadata = get_hf_file_metadata(repository.url(name))
     size = metadata.size or size
     if metadata.etag is None:
         raise ModelFileError(f"{constants.ENDPOINT} does not answer as a hub does: no ETag for {name}")
@@ -119,10 +122,10 @@ def _download_blob(repository: Repository, name: str, size: int) -> None:
         _check_room(blob.parent, size - have, name)
         if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
             return  # more than a hub gives over HTTP; hf_hub_download has another protocol
-        _download_rest(url, partial, size, f"{name} of {repository}")
+        _download_rest(repository, name, partial, size)
         if _SHA256.fullmatch(metadata.etag) and _sha256(partial) != metadata.etag:
             partial.unlink()
-            raise ModelFileError(f"{name} of {repository} came damaged (its SHA-256 is wrong): start again")
+            raise ModelFileError(f"{name} from {repository} came damaged (its SHA-256 is wrong): start again")
         os.replace(partial, blob)
 
 
@@ -135,16 +138,17 @@ def _check_room(folder: Path, nbytes: int, name: str) -> None:
         )
 
 
-def _download_rest(url: str, partial: Path, size: int, name: str) -> None:
+def _download_rest(repository: Repository, name: str, partial: Path, size: int) -> None:
     """Adds to `partial` what it lacks of `size` bytes; it stays when the connection breaks or the user stops."""
     with partial.open("ab") as file:
         have = file.tell()
         if have > size:
             have = file.truncate(0)
-        log.info("downloading %s (%s%s)", name, human_size(size), f", {human_size(have)} are there" if have else "")
+        there = f", of which {human_size(have)} are here" if have else ""
+        log.info("downloading %s (%s%s) from %s", name, human_size(size), there, repository)
         try:
             http_get(
-                url,
+                repository.url(name),
                 file,
                 resume_size=have,
                 headers={**build_hf_headers(), "Accept-Encoding": "identity"},
@@ -155,7 +159,7 @@ def _download_rest(url: str, partial: Path, size: int, name: str) -> None:
             if isinstance(error, HfHubHTTPError) or error.errno is not None:
                 raise
             partial.unlink()  # all came, but another length than the hub announces
-            raise ModelFileError(f"{name} came in the wrong size, not {size} bytes: start again") from error
+            raise ModelFileError(f"{name} from {repository} came in the wrong size: start again") from error
 
 
 def _sha256(path: Path) -> str:

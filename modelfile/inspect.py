@@ -59,7 +59,7 @@ def _weights(gguf: GGUFFile) -> str:
         nbytes[tensor.type_name] += tensor.nbytes
     kinds = Counter(tensor.type_name for tensor in gguf.tensors.values())
     parts = [f"{name} ({kinds[name]} tensors, {human_size(size)})" for name, size in nbytes.most_common()]
-    return f"{count / 1e6:.1f} million, mostly {', '.join(parts)}"
+    return f"{count:,} in {', '.join(parts)}"
 
 
 def _vocabulary(gguf: GGUFFile) -> str:

@@ -173,7 +173,7 @@ def test_no_network(machine: Machine, hub: Hub) -> None:
 def test_a_damaged_download_is_not_kept(machine: Machine, hub: Hub) -> None:
     repo = hub.repos["org/one"]
     repo.sent = SMALL[:-1]
-    assert "came in the wrong size, not 1004 bytes: start again" in machine.error("org/one")
+    assert "came in the wrong size: start again" in machine.error("org/one")
     repo.sent = SMALL[::-1]
     assert "came damaged (its SHA-256 is wrong): start again" in machine.error("org/one")
     repo.sent = None
@@ -199,4 +199,4 @@ def test_the_server_answers_from_a_repository(machine: Machine, hub: Hub, defaul
     with serve(machine.home / "logs", CONTEXT_LENGTH="256", **environment) as server:
         assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "smollm2.Q4_1"
-        assert "downloading smollm2.Q4_1.gguf of org/SmolLM2-GGUF (128.60 MB)" in server.log("model.log")
+        assert "downloading smollm2.Q4_1.gguf (128.60 MB) from org/SmolLM2-GGUF" in server.log("model.log")
