@@ -1,8 +1,8 @@
 """Says whether ctransformers 0.2.27 runs a GGUF file exactly as it is.
 
 Its loader (llama.cpp of September 2023) checks little: a wrong array length, a missing token or one layer
-too many kills the process, and it ignores settings it has never heard of. Every rule here is one of its requirements, or
-keeps away a file that it would load and run differently from what the file says.
+too many kills the process, and it ignores settings it has never heard of. Every rule here is one of its
+requirements, or keeps away a file that it would load and run differently from what the file says.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from modelfile.errors import one_line
 from modelfile.gguf import GGUFFile, ValueType
 from modelfile.vocabulary import TokenType, has_raw_tokens
 
@@ -19,6 +20,7 @@ MATRIX_TYPES = frozenset({0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14})
 
 _F32 = 0
 _MAX_CONTEXT = 2**31 - 1
+_MAX_ALIGNMENT = 1 << 16
 
 # Its pool for the graph holds some 4096 tensors: with one layer more than these it dies (measured).
 _MAX_LAYERS = {"llama": 113, "falcon": 116, "falcon with attn_norm_2": 107}
@@ -78,8 +80,9 @@ _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 
 
 def ctransformers_objection(gguf: GGUFFile) -> str | None:
-    """None if ctransformers runs the file exactly as it is, else one line naming the key or tensor at fault."""
-    return next(_objections(gguf), None)
+    """None if ctransformers runs the file exactly as it is, else a line naming the key or tensor at fault."""
+    reason = next(_objections(gguf), None)
+    return None if reason is None else one_line(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,8 @@ def _containers(gguf: GGUFFile) -> Iterator[str]:
         yield f"general.architecture: {gguf.architecture!r} is neither 'llama' nor 'falcon'"
     if "split.count" in gguf.fields:
         yield "split.count: the file is one part of several"
-    if gguf.alignment % 8:
-        yield f"general.alignment: {gguf.alignment} is not a multiple of 8"
+    if gguf.alignment % 8 or gguf.alignment > _MAX_ALIGNMENT:
+        yield f"general.alignment: {gguf.alignment} is not a multiple of 8 up to {_MAX_ALIGNMENT}"
 
 
 def _types(gguf: GGUFFile) -> Iterator[str]:

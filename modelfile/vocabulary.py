@@ -55,7 +55,7 @@ def plain_tokens(gguf: GGUFFile) -> Iterator[tuple[int, bytes]]:
     types = gguf.get("tokenizer.ggml.token_type")
     if types is None:
         return enumerate(tokens)
-    return ((i, token) for i, token in enumerate(tokens) if types[i] == TokenType.NORMAL)
+    return ((i, tokens[i]) for i in (types == TokenType.NORMAL).nonzero()[0].tolist())
 
 
 def has_raw_tokens(gguf: GGUFFile) -> bool:

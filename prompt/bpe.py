@@ -7,7 +7,6 @@ their ordinary tokens in that alphabet or as the raw bytes; both give the same i
 from __future__ import annotations
 
 import codecs
-from typing import Any
 
 from tokenizers import Regex
 from tokenizers import Tokenizer as HFTokenizer
@@ -27,6 +26,8 @@ def _byte_alphabet() -> str:
 
 
 BYTE_ALPHABET = _byte_alphabet()
+# Characters encoded at once. The regular expressions' engine gives up, with a panic, after ten million steps.
+_MAX_LENGTH = 4_000_000
 _TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)
 
 
@@ -47,7 +48,7 @@ class BytePairEncoder:
         # Some vocabularies lack rare bytes. A stand-in keeps its neighbours apart in merging; then it goes.
         for byte in set(BYTE_ALPHABET) - ids.keys():
             ids[byte] = len(words)
-        self._bpe = HFTokenizer(_build_bpe(ids, _merges(metadata), pretokenizer.ignore_merges))
+        self._bpe = HFTokenizer(BPE(ids, _merges(metadata, ids), ignore_merges=pretokenizer.ignore_merges))
         self._bpe.pre_tokenizer = Sequence(
             [Split(Regex(pattern), "isolated") for pattern in pretokenizer.patterns]
             + [ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -55,7 +56,9 @@ class BytePairEncoder:
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
         """`starts` (nothing, or a special token, stands before) makes no difference to byte-level BPE."""
-        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        for start in range(0, len(text), _MAX_LENGTH):
+            ids += self._bpe.encode(text[start : start + _MAX_LENGTH], add_special_tokens=False).ids
         n_tokens = len(self.pieces)
         return ids if max(ids, default=0) < n_tokens else [i for i in ids if i < n_tokens]
 
@@ -107,19 +110,13 @@ def byte_token_value(text: str) -> bytes:
         raise ModelFileError(f"{text!r} is marked as a byte token, but names no byte") from None
 
 
-def _merges(metadata: Metadata) -> list[tuple[str, str]]:
+def _merges(metadata: Metadata, ids: dict[str, int]) -> list[tuple[str, str]]:
+    """Pairs to merge, best first. Those that name no token are left out: the library would panic."""
     merges = metadata.get("tokenizer.ggml.merges")
     if not isinstance(merges, list) or not merges:
         raise ModelFileError("the file has a BPE vocabulary without merges (tokenizer.ggml.merges)")
     halves = b" ".join(merges).decode("utf-8", "replace").split(" ")
     if len(halves) != 2 * len(merges):
         raise ModelFileError("tokenizer.ggml.merges holds something other than pairs of tokens")
-    return list(zip(halves[::2], halves[1::2], strict=True))
-
-
-def _build_bpe(ids: dict[str, int], merges: list[tuple[str, str]], ignore_merges: bool) -> Any:
-    try:
-        return BPE(ids, merges, ignore_merges=ignore_merges)
-    except Exception:  # the library's only exception type: a merge names no token
-        known = [(a, b) for a, b in merges if a in ids and b in ids and a + b in ids]
-        return BPE(ids, known, ignore_merges=ignore_merges)
+    pairs = zip(halves[::2], halves[1::2], strict=True)
+    return [pair for pair in pairs if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids]

@@ -1,13 +1,14 @@
 """A chat becomes token ids: the template's special tokens are tokens, a user's look-alikes stay text.
 
-Before rendering, the first character of each look-alike in the messages and tools is replaced by a stand-in that occurs
-nowhere else. After rendering, special tokens are found, and only then are the stand-ins turned back.
+Before rendering, the first character of each look-alike in the messages and tools is replaced by a stand-in
+that occurs nowhere else. After rendering, special tokens are found; only then do the stand-ins turn back.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from prompt.template import ChatTemplate
@@ -25,28 +26,31 @@ def encode_chat(
     tools: list[dict[str, Any]] | None = None,
     **variables: Any,
 ) -> list[int]:
-    """Ids of a prompt. BOS is added where the model wants it and the template did not write it. TemplateError as
-    `ChatTemplate.render`."""
+    """Ids of a prompt. BOS is added where the model wants it and the template did not write it. TemplateError
+    as from `ChatTemplate.render`."""
     used = set().union(*map(set, _strings([messages, tools, variables])), *tokenizer.control_tokens)
     first_characters = sorted({text[0] for text in tokenizer.control_tokens})
     free = (code for code in _STAND_INS if chr(code) not in used)
     stand_ins = dict(zip(first_characters, free, strict=False))
-    guard = _guard(list(tokenizer.control_tokens), stand_ins)
+    guard = _guard(tuple(tokenizer.control_tokens), stand_ins)
     text = template.render(
         _map_strings(messages, guard), tools=_map_strings(tools, guard), **_map_strings(variables, guard)
     )
     return tokenizer.encode_prompt(text, stand_ins={code: char for char, code in stand_ins.items()})
 
 
-def _guard(control_texts: list[str], stand_ins: dict[str, int]) -> Callable[[str], str]:
-    """Replaces the first character of each control token's text, and of a beginning of one at the string's end (or
-    before its trailing space, which templates strip): what follows in the prompt could complete it."""
-    if not control_texts:
-        return str
-    whole = "|".join(map(re.escape, control_texts))
+@lru_cache(maxsize=4)
+def _look_alikes(control_texts: tuple[str, ...]) -> tuple[re.Pattern[str], set[str]]:
+    any_text = "|".join(map(re.escape, control_texts)) or "(?!)"
     beginnings = {text[:length] for text in control_texts for length in range(1, len(text))}
-    longest = max(map(len, control_texts))
-    looks_alike = re.compile(f"(?={whole}).", re.DOTALL)
+    return re.compile(f"(?={any_text}).", re.DOTALL), beginnings
+
+
+def _guard(control_texts: tuple[str, ...], stand_ins: dict[str, int]) -> Callable[[str], str]:
+    """Replaces the first character of each control token's text, and of a beginning of one at the string's
+    end (or before its trailing space, which templates strip): what follows could complete it."""
+    looks_alike, beginnings = _look_alikes(control_texts)
+    longest = max(map(len, beginnings), default=0)
 
     def replaced(text: str) -> str:
         text = looks_alike.sub(lambda match: chr(stand_ins[match[0]]), text)

@@ -1,7 +1,8 @@
 """Jinja2 for templates that nobody has vetted: a chat template comes with a downloaded file.
 
-Jinja2's own sandbox keeps a template from reaching Python. This one also keeps it from taking all memory or time: what
-it builds and how often it loops is charged against a budget, and what would exceed it at once is refused beforehand.
+Jinja2's own sandbox keeps a template from reaching Python. This one also keeps it from taking all memory or
+time: what it builds and how often it loops is charged against a budget, and what would exceed it in one go is
+refused beforehand. A deadline stops what is slow without building anything.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import wraps
+from time import monotonic
 from typing import Any
 
 from jinja2 import nodes
@@ -29,16 +31,17 @@ class TemplateError(Exception):
 
 _BUDGET = 64_000_000  # characters built by one rendering
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
+_MAX_SECONDS = 5.0
 _MAX_WIDTH = 1_000  # of anything padded or indented, in characters
+_MAX_INDENT = 16
 _MAX_INT_BITS = 10_000
 _LONG_NUMBER = re.compile(r"\d{4}|\*")
 _SPENDTHRIFT_FILTERS = ("batch", "center", "pprint", "slice", "urlize", "wordwrap", "xmlattr")
-_SPENDTHRIFT_GLOBALS = ("cycler", "lipsum")
 
 
 class ChatSandbox(ImmutableSandboxedEnvironment):
-    """Renders as `transformers` does: blocks trimmed, loop controls, `raise_exception`, `strftime_now`, `tojson`
-    without HTML escapes. Not for use from two threads at once: the budget is its own."""
+    """Renders as `transformers` does: blocks trimmed, loop controls, `raise_exception`, `strftime_now`,
+    `tojson` without HTML escapes. Not for use from two threads at once: the budget is its own."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -50,28 +53,31 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
             optimized=False,  # folding constants would run them outside any budget
             cache_size=0,
         )
-        self._left = _BUDGET
+        self.refill()
         for name in _SPENDTHRIFT_FILTERS:
             del self.filters[name]
-        for name in _SPENDTHRIFT_GLOBALS:
-            del self.globals[name]
+        del self.globals["lipsum"]
         self.filters["tojson"] = _to_json
-        self.filters = {name: self._charged(filter_) for name, filter_ in self.filters.items()}
+        self.filters = {name: self._charged(name, filter_) for name, filter_ in self.filters.items()}
         self.filters["_concat"] = self.concat
         self.filters["_steps"] = self._steps
+        self.filters["_charge"] = self._charge
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
 
     def refill(self) -> None:
-        """Starts a rendering with a whole budget."""
+        """Starts a rendering with the whole budget and time."""
         self._left = _BUDGET
+        self._deadline = monotonic() + _MAX_SECONDS
 
     def spend(self, amount: int) -> None:
         self._left -= amount
         if self._left < 0:
             raise TemplateError("the chat template builds too much text or loops too long")
+        if monotonic() > self._deadline:
+            raise TemplateError("the chat template takes too long")
 
-    def concat(self, parts: Iterable[Any]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[Any]) -> str:
         """Joins the output of a block, a macro or `~`."""
         texts = [str(part) for part in parts]
         self.spend(sum(map(len, texts)))
@@ -92,23 +98,23 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self.spend(_STEP_COST)
-        owner = getattr(__obj, "__self__", None)
+        owner = getattr(
+            getattr(__obj, "__wrapped__", __obj), "__self__", None
+        )  # the sandbox wraps str.format
         if isinstance(owner, str):
             __self._check_method(owner, __obj.__name__, args, kwargs)
         return __self._charge(super().call(__context, __obj, *args, **kwargs))
 
-    def _charged(self, filter_: Callable[..., Any]) -> Callable[..., Any]:
+    def _charged(self, name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(filter_)  # keeps the mark that tells Jinja2 what to pass first
         def charged(*args: Any, **kwargs: Any) -> Any:
             self.spend(_STEP_COST)
-            # Jinja2 passes the context or the environment first to some filters, never a plain value.
+            # To some filters Jinja2 passes the context or the environment first; those are no plain values.
             values = [arg for arg in args if isinstance(arg, (str, int, list, tuple, dict))]
-            if values and isinstance(values[0], str):
-                self._check_method(values[0], filter_.__name__.removeprefix("do_"), tuple(values[1:]), kwargs)
-            elif filter_.__name__ == "sync_do_join":
-                self._check_join(str(kwargs.get("d", args[2] if len(args) > 2 else "")), args[1])
-            if any(isinstance(value, int) and value > _MAX_WIDTH for value in kwargs.values()):
-                raise TemplateError("the chat template asks for too wide a text")
+            if name == "join" and values:
+                self._check_join(kwargs.get("d", values[1] if len(values) > 1 else ""), values[0])
+            elif values and isinstance(values[0], str):
+                self._check_method(values[0], name, tuple(values[1:]), kwargs)
             return self._charge(filter_(*args, **kwargs))
 
         return charged
@@ -121,8 +127,10 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
                 raise TemplateError("the chat template asks for too wide a text")
             lines = text.count("\n") + text.count("\t") + 1
             self.spend(lines * max((width for width in widths if isinstance(width, int)), default=8))
-        elif name == "replace" and len(args) >= 2:
-            self.spend(len(text) + text.count(str(args[0])) * len(str(args[1])))
+        elif name == "replace":
+            old = args[0] if args else kwargs.get("old", "")
+            new = args[1] if len(args) > 1 else kwargs.get("new", "")
+            self.spend(len(text) + text.count(str(old)) * len(str(new)))
         elif name == "join" and args:
             self._check_join(text, args[0])
         elif name in ("format", "format_map"):
@@ -130,8 +138,10 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         elif name == "translate":
             raise TemplateError("the chat template calls str.translate, which is not available")
 
-    def _check_join(self, separator: str, parts: Any) -> None:
-        self.spend(len(separator) * (len(parts) if hasattr(parts, "__len__") else 0))
+    def _check_join(self, separator: Any, parts: Any) -> None:
+        if not hasattr(parts, "__len__"):
+            raise TemplateError("the chat template joins something other than a list")
+        self.spend(len(str(separator)) * len(parts))
 
     def _check_format(self, text: str, values: Any) -> None:
         self.spend(len(text) * _MAX_WIDTH // 8)
@@ -139,7 +149,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
             raise TemplateError("the chat template formats with a width that is not allowed")
 
     def _charge(self, value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, (str, bytes)):
             self.spend(len(value))
         elif isinstance(value, (list, tuple)):
             self.spend(8 * len(value))
@@ -180,6 +190,12 @@ class _Charges(NodeTransformer):
         node.iter = nodes.Filter(node.iter, "_steps", [], [], None, None, lineno=node.lineno)
         return node
 
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        self.generic_visit(node)
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        return nodes.Filter(node, "_charge", [], [], None, None, lineno=node.lineno)
+
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         self.generic_visit(node)
         parts = nodes.List(node.nodes, lineno=node.lineno)
@@ -208,6 +224,8 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if indent is not None and not (isinstance(indent, int) and indent <= _MAX_INDENT):
+        raise TemplateError("the chat template indents JSON too far")
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

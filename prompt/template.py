@@ -1,7 +1,7 @@
 """Chat templates: a list of messages becomes the text of a prompt.
 
-The template comes from the model file, in Jinja2; a file without one gets a plain default. Which characters of the
-text become special tokens is decided in `chat`.
+The template comes from the model file, in Jinja2; a file without one gets a plain default. Which characters
+of the text become special tokens is decided in `chat`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_OUTPUT = 16_000_000
 
 
 class ChatTemplate:
-    """`stop` holds the texts that end an answer; empty with a template from a file, whose models end by a token."""
+    """`stop` holds the texts that end an answer; empty with a file's own template, which ends by a token."""
 
     def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "") -> None:
         """`source` None means the default. TemplateError where it does not compile."""
@@ -67,6 +67,7 @@ class ChatTemplate:
                 parts = []
                 room = _MAX_OUTPUT
                 for part in self._template.generate({**self._special, **variables, **known}):
+                    self._sandbox.spend(0)  # looks at the clock
                     room -= len(part)
                     if room < 0:
                         raise TemplateError("the chat template builds too much text")
