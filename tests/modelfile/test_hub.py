@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from loopback_hub import Hub, Repo, running_hub
 
 from tests.conftest import ROOT, serve
-from tests.modelfile.hub import Hub, Repo, running_hub
 
 FIND = """
 import logging, sys
@@ -99,12 +99,15 @@ def test_a_broken_connection_is_taken_up_again(machine: Machine, hub: Hub) -> No
     assert ranges == [None, "bytes=10485760-"]
 
 
-def test_a_stopped_server_goes_on_where_its_download_stopped(machine: Machine, hub: Hub) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_server_goes_on_where_its_download_stopped(
+    machine: Machine, hub: Hub, number: signal.Signals
+) -> None:
     hub.repos["org/large"] = Repo({"large.gguf": LARGE}, stall=12_000_000)
     server = machine.start("main.py", "--port", "0", MODEL_NAME="org/large")
     assert hub.stalled.wait(15)
     time.sleep(0.3)  # for what was sent to arrive
-    server.send_signal(signal.SIGINT)
+    server.send_signal(number)
     _, err = server.communicate(timeout=10)
     assert server.returncode == 130
     assert "Traceback" not in err

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_gguf import STRING, U32, llama, modern
 
 from modelfile.inspect import main
 from tests.conftest import ROOT
-from tests.modelfile.build import STRING, U32, llama, modern
 
 
 def facts(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
