@@ -158,7 +158,7 @@ def _download_rest(repository: Repository, name: str, partial: Path, size: int) 
         except OSError as error:
             if isinstance(error, HfHubHTTPError) or error.errno is not None:
                 raise
-            partial.unlink()  # all came, but another length than the hub announces
+            file.truncate(0)  # all came, but another length than the hub announces
             raise ModelFileError(f"{name} from {repository} came in the wrong size: start again") from error
 
 
