@@ -71,7 +71,7 @@ BAD_REQUESTS = [
     ("POST", "/v1/completions", '{"prompt": "a", "logit_bias": {"x": 1}}', 400, "token id", "logit_bias"),
     ("POST", "/v1/completions", '{"prompt": "a", "echo": true}', 400, "echo", "echo"),
     ("POST", "/v1/completions", '{"prompt": "a", "logprobs": 0}', 400, "logprobs", "logprobs"),
-    ("POST", "/v1/completions", '{"prompt": "a", "stop": %s}' % json.dumps(["x"] * 17), 400, "", None),
+    ("POST", "/v1/completions", json.dumps({"prompt": "a", "stop": ["x"] * 17}), 400, "", None),
     ("POST", "/v1/chat/completions", '{"messages": []}', 400, "", "messages"),
     ("POST", "/v1/chat/completions", '{"messages": [{"role": "king", "content": "a"}]}', 400, "", "messages.0.role"),
     ("POST", "/v1/chat/completions", IMAGE, 400, "image_url", "messages.0"),
