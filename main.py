@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -54,10 +55,10 @@ def load_model(settings: Settings) -> GGUFModel:
     )
 
 
-def fail(error: Exception) -> NoReturn:
+def fail(error: Exception | str, code: int = 2) -> NoReturn:
     """Ends the process with one line: the way out of uvicorn's lifespan without a traceback."""
     print(f"ggserve: {error}", file=sys.stderr, flush=True)
-    os._exit(2)
+    os._exit(code)
 
 
 @asynccontextmanager
@@ -66,7 +67,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         settings = getattr(app.state, "settings", None) or load_settings()
         configure_logs(settings.log_dir, settings.log_level)
-        app.state.model = model = load_model(settings)
+        with interruptible():
+            app.state.model = model = load_model(settings)
+    except KeyboardInterrupt:
+        fail("interrupted while loading", code=130)
     except (SettingsError, ModelFileError, EngineError, OSError) as error:
         fail(error)
     with graceful_stop(model):
@@ -74,6 +78,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     model.close()
     log.info("stopped")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM end a long download or load at once: uvicorn's handlers would only take note of them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class GGUFModel:
         params = params or SamplingParams()
         params = dataclasses.replace(params, stop=(*params.stop, *self._template.stop))
         length = sum(len(str(message.get("content"))) for message in messages)
-        prompt = await _off_loop(length, encode_chat, self._template, self._tokenizer, messages)
+        prompt = await _off_loop(length, self.tokenize_chat, messages)
         async with aclosing(self.engine.generate(prompt, params)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -111,6 +111,10 @@ class GGUFModel:
     def tokenize(self, text: str) -> list[int]:
         """The ids of a prompt: special tokens by their text, the beginning-of-sequence token if the model wants one."""
         return self._tokenizer.encode_prompt(text)
+
+    def tokenize_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The ids of a chat, up to where the assistant's answer begins. Raises TemplateError."""
+        return encode_chat(self._template, self._tokenizer, messages)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids, without control tokens."""

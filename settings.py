@@ -27,8 +27,8 @@ class Settings(BaseSettings):
     )
 
     model_path: Path | None = Field(None, description="the model file")
-    model_name: str | None = Field(None, description="a folder with model files (or one model file)")
-    model_file: str | None = Field(None, description="a file in the folder MODEL_NAME")
+    model_name: str | None = Field(None, description="a folder, or a hub repository: org/name[@revision]")
+    model_file: str | None = Field(None, description="the file in MODEL_NAME, where it has several")
     model_type: str | None = Field(None, description="the model family, where the file does not tell")
     engine: Literal["auto", "ctransformers"] = Field("auto", description="what runs the file")
     context_length: int | None = Field(

@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import APIError
 from engine.base import Delta
 
 log = logging.getLogger("ggserve.main")
@@ -82,7 +82,7 @@ class AccessMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > MAX_BODY:
-                raise APIError(413, f"The request is larger than {MAX_BODY >> 20} MiB.", code="request_too_large")
+                raise HTTPException(413, f"The request is larger than {MAX_BODY >> 20} MiB.")
             return message
 
         async def send_with_id(message: Message) -> None:

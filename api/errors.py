@@ -80,13 +80,12 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        message = {
-            404: f"Unknown path: {request.method} {request.url.path}",
-            405: f"{request.url.path} does not take {request.method}.",
-        }.get(error.status_code, str(error.detail))
-        return APIError(
-            error.status_code, message, code={404: "unknown_url"}.get(error.status_code), headers=error.headers
-        ).response()
+        message, code = {
+            404: (f"Unknown path: {request.method} {request.url.path}", "unknown_url"),
+            405: (f"{request.url.path} does not take {request.method}.", "method_not_allowed"),
+            413: (error.detail, "request_too_large"),
+        }.get(error.status_code, (error.detail, None))
+        return APIError(error.status_code, message, code=code, headers=error.headers).response()
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         answer = api_error(error)

@@ -48,9 +48,7 @@ def convert(source: Path, target: Path, progress: bool = True) -> None:
             raise ModelFileError(f"{source.name}: cannot be converted onto itself")
         free = shutil.disk_usage(target.parent).free
         if free < plan.size:
-            raise ModelFileError(
-                f"{target.name}: needs {plan.size >> 20} MiB of disk, {free >> 20} MiB are free"
-            )
+            raise ModelFileError(f"{target.name}: needs {plan.size >> 20} MiB of disk, {free >> 20} MiB are free")
         with source.open("rb") as reader, _appearing(target) as writer:
             _write(plan, reader, writer, progress)
     except OSError as error:
@@ -73,9 +71,7 @@ class _Plan:
 
 def _plan(gguf: GGUFFile) -> _Plan:
     if gguf.architecture != "llama":
-        raise ModelFileError(
-            f"{gguf.path.name}: of architecture {gguf.architecture!r}; only llama files are converted"
-        )
+        raise ModelFileError(f"{gguf.path.name}: of architecture {gguf.architecture!r}; only llama files are converted")
     changed = _changed_fields(gguf)
     fields = gguf.fields | changed
     sources = dict(gguf.tensors)
@@ -89,21 +85,16 @@ def _plan(gguf: GGUFFile) -> _Plan:
         original = file.read(gguf.data_offset)
     header = MAGIC + struct.pack("<IQQ", gguf.version, len(sources), len(fields))
     header += b"".join(
-        _encode(key, field) if key in changed else original[field.start : field.end]
-        for key, field in fields.items()
+        _encode(key, field) if key in changed else original[field.start : field.end] for key, field in fields.items()
     )
     offset, relative = 0, {}
     for name, tensor in sources.items():
         relative[name] = offset
         offset = _align(offset + tensor.nbytes, gguf.alignment)
-        header += _string(name.encode()) + struct.pack(
-            f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape
-        )
+        header += _string(name.encode()) + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
         header += struct.pack("<IQ", tensor.type, relative[name])
     header += bytes(-len(header) % gguf.alignment)
-    moves = [
-        (tensor, replace(tensor, offset=len(header) + relative[name])) for name, tensor in sources.items()
-    ]
+    moves = [(tensor, replace(tensor, offset=len(header) + relative[name])) for name, tensor in sources.items()]
     return _Plan(gguf.path.name, header, moves)
 
 
@@ -122,9 +113,7 @@ def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
         elif gguf.fields[_TYPES].item_type not in (ValueType.INT32, ValueType.UINT32):
             raise ModelFileError(f"{gguf.path.name}: {_TYPES}: not an array of INT32")
         elif len(gguf.get(_TYPES)) != count:
-            raise ModelFileError(
-                f"{gguf.path.name}: {_TYPES}: {len(gguf.get(_TYPES))} entries for {count} tokens"
-            )
+            raise ModelFileError(f"{gguf.path.name}: {_TYPES}: {len(gguf.get(_TYPES))} entries for {count} tokens")
         if _SCORES not in gguf.fields:
             # Byte-level BPE never looks at scores (it ranks merges), but the loader wants one per token.
             changed[_SCORES] = Field(ValueType.ARRAY, ValueType.FLOAT32, np.zeros(count, "<f4"), 0, 0)

@@ -1,38 +1,35 @@
-"""Where the model file is: from a path, or from a folder and a name in it."""
+"""Where the model file is: a path, a folder and a name in it, or a hub repository and a name in it."""
 
+import re
 from pathlib import Path
 
+from modelfile.choice import SUFFIXES, choose
 from modelfile.errors import ModelFileError
 
-SUFFIXES = {".gguf", ".ggml", ".bin"}
+_REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@.+)?")
 
 
 def find_model_file(name: str | Path, file: str | None = None) -> Path:
-    """The model file that `name` (a file or a folder) and `file` (a file in that folder) mean.
+    """The model file that `name` (a file, a folder, or a hub repository) and `file` (a file in those) mean.
 
-    Raises ModelFileError when there is none, or several to choose from.
+    A repository is written `org/name` or `org/name@revision`, and only looked for where `name` is a string and nothing
+    here has that name; its file is downloaded unless it is in the cache. Raises ModelFileError when there is
+    no such file, or several to choose from.
     """
     path = Path(name).expanduser()
     if path.is_file():
         if file and path.name != file:
             raise ModelFileError(f"{path} is a file, so there is no {file} in it")
         return path
-    if not path.is_dir():
+    if path.is_dir():
+        sizes = {entry.name: entry.stat().st_size for entry in path.iterdir() if entry.is_file()}
+        if file and (path / file).is_file():  # also one in a folder below
+            sizes[file] = (path / file).stat().st_size
+        return path / choose(sizes, file, str(path))
+    if isinstance(name, Path):
         raise ModelFileError(f"there is no file or folder {path}")
-    if file:
-        if not (path / file).is_file():
-            raise ModelFileError(f"there is no file {file} in {path}; {_listing(path)}")
-        return path / file
-    candidates = _candidates(path)
-    if len(candidates) != 1:
-        raise ModelFileError(f"name one file in {path} with MODEL_FILE; {_listing(path)}")
-    return candidates[0]
+    if not _REPOSITORY.fullmatch(name) or name.lower().endswith(SUFFIXES):
+        raise ModelFileError(f"there is no file or folder {name}; a hub repository is written org/name")
+    from modelfile.hub import download  # its library takes 0.4 s to import
 
-
-def _candidates(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def _listing(folder: Path) -> str:
-    files = [f"{path.name} ({path.stat().st_size / 1e9:.2f} GB)" for path in _candidates(folder)]
-    return f"it has {', '.join(files)}" if files else "it has no model files (.gguf, .ggml, .bin)"
+    return download(name, file)

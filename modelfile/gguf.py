@@ -398,9 +398,7 @@ class _Header:
             raise self.error(f"general.alignment {alignment} is not a power of two", field.start)
         return alignment
 
-    def placed(
-        self, tensors: dict[str, TensorInfo], alignment: int, data_offset: int
-    ) -> dict[str, TensorInfo]:
+    def placed(self, tensors: dict[str, TensorInfo], alignment: int, data_offset: int) -> dict[str, TensorInfo]:
         """The tensors with absolute offsets, each within the file and none over another."""
         absolute: dict[str, TensorInfo] = {}
         for tensor in tensors.values():

@@ -98,9 +98,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self.spend(_STEP_COST)
-        owner = getattr(
-            getattr(__obj, "__wrapped__", __obj), "__self__", None
-        )  # the sandbox wraps str.format
+        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
         if isinstance(owner, str):
             __self._check_method(owner, __obj.__name__, args, kwargs)
         return __self._charge(super().call(__context, __obj, *args, **kwargs))
@@ -226,9 +224,7 @@ def _to_json(
 ) -> str:
     if indent is not None and not (isinstance(indent, int) and indent <= _MAX_INDENT):
         raise TemplateError("the chat template indents JSON too far")
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> None:

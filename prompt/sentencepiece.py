@@ -29,9 +29,7 @@ class SentencePieceEncoder:
         self._space_prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
         scores = token_array(metadata, "scores", len(vocabulary.texts))
         if scores is None:
-            raise ModelFileError(
-                "the file has a SentencePiece vocabulary without scores (tokenizer.ggml.scores)"
-            )
+            raise ModelFileError("the file has a SentencePiece vocabulary without scores (tokenizer.ggml.scores)")
         self.pieces: list[bytes] = []
         self._ranks: dict[str, float] = {}  # minus the score: the least merges first
         self._ids: dict[str, int] = {}
@@ -81,11 +79,7 @@ class SentencePieceEncoder:
         symbols = list(word)
         following = list(range(1, len(word) + 1))
         preceding = list(range(-1, len(word) - 1))
-        queue = [
-            (ranks[pair], left, pair)
-            for left in range(len(word) - 1)
-            if (pair := word[left : left + 2]) in ranks
-        ]
+        queue = [(ranks[pair], left, pair) for left in range(len(word) - 1) if (pair := word[left : left + 2]) in ranks]
         heapify(queue)
         while queue:
             _, left, merged = heappop(queue)

@@ -109,9 +109,7 @@ class Tokenizer:
         piece = self.pieces[token_id]
         return piece if piece or skip_special else self._texts[token_id]
 
-    def _parts(
-        self, text: str, parse_special: bool, stand_ins: Mapping[int, str] | None
-    ) -> Iterator[str | int]:
+    def _parts(self, text: str, parse_special: bool, stand_ins: Mapping[int, str] | None) -> Iterator[str | int]:
         """Cuts out special tokens: their ids, and the plain text between them."""
         if stand_ins:
             for part in self._parts(text, parse_special, None):

@@ -32,7 +32,9 @@ def test_the_first_stop_string_in_the_text_counts():
     assert shown(["a b c"], ["c", "b"]) == (["a "], True)
 
 
-@given(st.lists(st.text("ab\n", max_size=4), max_size=12), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))
+@given(
+    st.lists(st.text("ab\n", max_size=4), max_size=12), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
+)
 def test_no_chunk_ever_leaks_a_part_of_a_stop_string(pieces, stops):
     chunks, stopped = shown(pieces, stops)
     text, whole = "".join(chunks), "".join(pieces)

@@ -68,9 +68,7 @@ def test_weights_and_metadata_are_kept(tmp_path: Path, make: Callable[[], tiny.S
     assert list(after.tensors) == [*before.tensors, "output.weight"]
     changed = {TOKENS} if make is bpe else set()
     old, new = entries(before), entries(after)
-    assert {key: new[key] for key in old if key not in changed} == {
-        k: old[k] for k in old if k not in changed
-    }
+    assert {key: new[key] for key in old if key not in changed} == {k: old[k] for k in old if k not in changed}
     added = {SCORES} if make is bpe else set()
     assert set(new) - set(old) == {conversion.SOURCE_NAME, conversion.SOURCE_SIZE} | added
     assert after.get(conversion.SOURCE_SIZE) == before.size

@@ -70,9 +70,7 @@ def test_the_most_layers_allowed_still_run(tmp_path: Path, form: str) -> None:
         spec.fields[f"{spec.fields['general.architecture'][1]}.block_count"] = (tiny.U32, layers)
         for name, tensor in list(spec.tensors.items()):
             if name.startswith("blk.0."):
-                spec.tensors |= {
-                    name.replace("blk.0.", f"blk.{layer}."): tensor for layer in range(1, layers)
-                }
+                spec.tensors |= {name.replace("blk.0.", f"blk.{layer}."): tensor for layer in range(1, layers)}
         return spec
 
     most = {"llama": 113, "falcon": 116, "falcon-40b": 107}[form]

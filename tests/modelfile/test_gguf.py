@@ -227,9 +227,7 @@ def tensor(name: str, shape: tuple[int, ...], kind: int = 0, offset: int = 0) ->
         ([entry("general.alignment", tiny.U64, struct.pack("<Q", 32))], [], "UINT64"),
     ],
 )
-def test_a_broken_header_is_an_error(
-    tmp_path: Path, entries: list[bytes], tensors: list[bytes], says: str
-) -> None:
+def test_a_broken_header_is_an_error(tmp_path: Path, entries: list[bytes], tensors: list[bytes], says: str) -> None:
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(entries))
     path = bytes_file(tmp_path, head + b"".join(entries + tensors) + bytes(200))
     with pytest.raises(ModelFileError, match=says) as caught:
@@ -249,9 +247,7 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path: Path) -> None:
 
 def test_a_header_longer_than_the_first_read_is_read(tmp_path: Path) -> None:
     texts = [bytes([i % 256]) * (i % 200) for i in range(60_000)]
-    spec = tiny.Spec(
-        {"a": (tiny.ARRAY, tiny.Array(tiny.STRING, texts)), "b": (tiny.STRING, b"x" * 5_000_000)}
-    )
+    spec = tiny.Spec({"a": (tiny.ARRAY, tiny.Array(tiny.STRING, texts)), "b": (tiny.STRING, b"x" * 5_000_000)})
     gguf = read_gguf(spec.write(tmp_path / "long.gguf"))
     assert gguf.get("a") == texts
     assert len(gguf.get("b")) == 5_000_000

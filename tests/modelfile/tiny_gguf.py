@@ -176,9 +176,7 @@ def llama(matrix: int = 0, tokenizer: str = "llama", layers: int = 2, embd: int 
     return spec
 
 
-def falcon(
-    matrix: int = 0, new_decoder: bool = False, embd: int = 64, heads: int = 4, kv_heads: int = 1
-) -> Spec:
+def falcon(matrix: int = 0, new_decoder: bool = False, embd: int = 64, heads: int = 4, kv_heads: int = 1) -> Spec:
     """A complete tiny Falcon of one layer; `new_decoder` is the 40B's form with a second norm."""
     spec = Spec()
     put = spec.fields.__setitem__
@@ -193,9 +191,7 @@ def falcon(
     vocab = _tokenizer(spec, "gpt2")
     qkv = embd + 2 * kv_heads * (embd // heads)
     norms = ["output_norm", "blk.0.attn_norm"] + ["blk.0.attn_norm_2"] * new_decoder
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{norm}.{part}": (embd,) for norm in norms for part in ("weight", "bias")
-    }
+    shapes: dict[str, tuple[int, ...]] = {f"{norm}.{part}": (embd,) for norm in norms for part in ("weight", "bias")}
     shapes |= {"token_embd.weight": (embd, vocab), "output.weight": (embd, vocab)}
     shapes |= {"blk.0.attn_qkv.weight": (embd, qkv), "blk.0.attn_output.weight": (embd, embd)}
     shapes |= {"blk.0.ffn_up.weight": (embd, 4 * embd), "blk.0.ffn_down.weight": (4 * embd, embd)}

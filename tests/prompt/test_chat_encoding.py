@@ -52,9 +52,7 @@ def test_no_text_of_a_user_becomes_a_control_token(
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), max_size=50))
 @settings(deadline=None)
-def test_without_look_alikes_it_is_the_rendered_text(
-    template: ChatTemplate, smollm2: Tokenizer, content: str
-) -> None:
+def test_without_look_alikes_it_is_the_rendered_text(template: ChatTemplate, smollm2: Tokenizer, content: str) -> None:
     messages = [{"role": "user", "content": content}]
     rendered = template.render(messages)
     assert encode_chat(template, smollm2, messages) == smollm2.encode(rendered, parse_special=True)

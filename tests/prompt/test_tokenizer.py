@@ -48,9 +48,7 @@ def raw_bytes(file: Any) -> list[bytes]:
     ]
 
 
-def tiny(
-    *, tokens: list[bytes] | None = None, types: list[int] | None = None, **changes: Any
-) -> dict[str, Any]:
+def tiny(*, tokens: list[bytes] | None = None, types: list[int] | None = None, **changes: Any) -> dict[str, Any]:
     """A BPE of single bytes, "ab", and the control token <s>."""
     tokens = tokens or [*(c.encode() for c in BYTE_ALPHABET), b"ab", b"<s>"]
     types = types or [1] * (len(tokens) - 1) + [3]
@@ -73,9 +71,7 @@ def test_reference_vectors(vocabulary, vocabulary_file, name: str) -> None:
     lines = Path(f"{path}.out").read_text().splitlines()
     assert len(texts) == len(lines)
     for text, line in zip(texts, lines, strict=True):
-        assert tokenizer.encode(text, add_special=False) == [int(number) for number in line.split()], repr(
-            text
-        )
+        assert tokenizer.encode(text, add_special=False) == [int(number) for number in line.split()], repr(text)
 
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: repr(case["text"][:20]))
@@ -140,9 +136,7 @@ def test_strange_texts(vocabulary, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "falcon", "llama-spm"])
-@pytest.mark.parametrize(
-    "text", ["a" * 50_000, " " * 50_000 + "x", "\n \t" * 16_000, "<" * 50_000, "ab1 " * 12_500]
-)
+@pytest.mark.parametrize("text", ["a" * 50_000, " " * 50_000 + "x", "\n \t" * 16_000, "<" * 50_000, "ab1 " * 12_500])
 def test_long_texts_are_fast(vocabulary, name: str, text: str) -> None:
     tokenizer = vocabulary(name)
     start = time.perf_counter()

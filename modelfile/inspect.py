@@ -1,0 +1,131 @@
+"""Prints what a model file is: `python -m modelfile.inspect FILE`. Reads its header only."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modelfile.check import ctransformers_objection
+from modelfile.choice import human_size
+from modelfile.errors import ModelFileError
+from modelfile.gguf import GGUFFile, read_gguf
+
+_TEMPLATE = "tokenizer.chat_template"
+_VOCABULARIES = {
+    "llama": "SentencePiece",
+    "gpt2": "byte-level BPE",
+    "bert": "WordPiece",
+    "t5": "Unigram",
+    "rwkv": "RWKV",
+}
+_SPECIAL = "tokenizer.ggml."
+_SPECIAL_END = "_token_id"
+
+Facts = Iterator[tuple[str, str]]  # what, and how it is in this file
+
+
+def describe(path: Path) -> Facts:
+    """Everything worth knowing about the file. Raises ModelFileError for one that cannot be used."""
+    return _describe_gguf(read_gguf(path))
+
+
+def _describe_gguf(gguf: GGUFFile) -> Facts:
+    yield "file", gguf.path.name
+    yield "size", human_size(gguf.size)
+    yield "format", f"GGUF version {gguf.version}"
+    yield "architecture", gguf.architecture or "not said"
+    yield "name", str(gguf.get("general.name", "not said"))
+    yield "weights", _weights(gguf)
+    context = gguf.get(f"{gguf.architecture}.context_length")
+    yield "context length", "not said" if context is None else f"{context} tokens"
+    yield "vocabulary", _vocabulary(gguf)
+    yield "special tokens", ", ".join(_special_tokens(gguf)) or "none said"
+    yield "chat template", _template(gguf)
+    yield from _engines(gguf)
+
+
+def _weights(gguf: GGUFFile) -> str:
+    """How many, and how they are stored: the type that takes most bytes first."""
+    if not gguf.tensors:
+        return "none: the file holds a vocabulary only"
+    count, nbytes = 0, Counter[str]()
+    for tensor in gguf.tensors.values():
+        weights = 1
+        for length in tensor.shape:
+            weights *= length
+        count += weights
+        nbytes[tensor.type_name] += tensor.nbytes
+    kinds = Counter(tensor.type_name for tensor in gguf.tensors.values())
+    parts = [f"{name} ({kinds[name]} tensors, {human_size(size)})" for name, size in nbytes.most_common()]
+    return f"{count:,} in {', '.join(parts)}"
+
+
+def _vocabulary(gguf: GGUFFile) -> str:
+    model, tokens = gguf.get("tokenizer.ggml.model"), gguf.get("tokenizer.ggml.tokens")
+    if model is None and tokens is None:
+        return "none"
+    kind = f"{model} ({_VOCABULARIES[model]})" if model in _VOCABULARIES else str(model)
+    size = len(tokens) if isinstance(tokens, list) else 0
+    return f"{kind}, {size} tokens, pre-tokenizer {gguf.get('tokenizer.ggml.pre', 'not said')}"
+
+
+def _special_tokens(gguf: GGUFFile) -> Iterator[str]:
+    tokens = gguf.get("tokenizer.ggml.tokens")
+    for key, field in gguf.fields.items():
+        if key.startswith(_SPECIAL) and key.endswith(_SPECIAL_END):
+            name = key.removeprefix(_SPECIAL).removesuffix(_SPECIAL_END)
+            yield f"{name} {field.value} {_token_text(tokens, field.value)}"
+
+
+def _token_text(tokens: Any, index: Any) -> str:
+    if not (isinstance(tokens, list) and isinstance(index, int) and 0 <= index < len(tokens)):
+        return "(no such token)"
+    token = tokens[index]
+    return token.decode(errors="replace") if isinstance(token, bytes) else str(token)
+
+
+def _template(gguf: GGUFFile) -> str:
+    template = gguf.get(_TEMPLATE)
+    if not isinstance(template, str):
+        return "none"
+    lines = template.strip().splitlines() or [""]
+    first = lines[0] if len(lines[0]) <= 60 else lines[0][:60] + "…"
+    return f"{len(template)} characters: {first}"
+
+
+def _engines(gguf: GGUFFile) -> Facts:
+    """Which engines run the file, and why others do not."""
+    objection = ctransformers_objection(gguf)
+    yield "ctransformers", f"does not run it: {objection}" if objection else "runs it exactly as it is"
+
+
+def _printable(text: str) -> str:
+    """The text without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the facts or, with `--template`, the chat template alone; 2 for a file that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m modelfile.inspect", description=__doc__)
+    parser.add_argument("file", type=Path, help="a model file")
+    parser.add_argument("--template", action="store_true", help="print the file's chat template, nothing else")
+    options = parser.parse_args(arguments)
+    try:
+        if options.template:
+            template = read_gguf(options.file).get(_TEMPLATE)
+            if not isinstance(template, str):
+                raise ModelFileError(f"{options.file.name}: has no chat template")
+            print(_printable(template))
+        else:
+            for what, how in describe(options.file):
+                print(f"{what:<16}{_printable(' '.join(how.split()))}")
+    except ModelFileError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""Collects answers, for tests that speak to the model without HTTP."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from engine.base import Delta
+
+
+async def collect(deltas: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:
+    """The whole text, and the last delta."""
+    text = ""
+    async for delta in deltas:
+        text += delta.text
+    return text, delta
+
+
+def answer(deltas: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:
+    return asyncio.run(collect(deltas))

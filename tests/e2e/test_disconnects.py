@@ -1,0 +1,79 @@
+"""Clients that leave free what they held, wherever their request was."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlparse
+
+import httpx
+import pytest
+
+from tests.conftest import Server, serve
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory, default_path) -> Iterator[Server]:
+    """A server with one slot and room for one in the queue."""
+    with serve(tmp_path_factory.mktemp("logs"), PARALLEL="1", QUEUE_SIZE="1") as server:
+        yield server
+
+
+LONG = {"prompt": "Once upon a time", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+
+
+def send(server: Server, body: dict) -> socket.socket:
+    """A request whose answer nobody reads yet."""
+    address = urlparse(server.url)
+    connection = socket.create_connection((address.hostname, address.port))
+    content = json.dumps(body).encode()
+    connection.sendall(
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+    )
+    return connection
+
+
+def wait_for(server: Server, condition, seconds: float = 10) -> dict:
+    deadline = time.monotonic() + seconds
+    while not condition(health := httpx.get(f"{server.url}/health").json()):
+        assert time.monotonic() < deadline, health
+        time.sleep(0.02)
+    return health
+
+
+def is_idle(health: dict) -> bool:
+    return health["slots_idle"] == 1 and health["waiting"] == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_during_the_answer(narrow, stream):
+    connection = send(narrow, {**LONG, "stream": stream})
+    wait_for(narrow, lambda health: health["slots_idle"] == 0)
+    time.sleep(0.3)
+    connection.close()
+    wait_for(narrow, is_idle)
+
+
+def test_leaving_during_a_long_prompt(narrow):
+    connection = send(narrow, {**LONG, "prompt": "one two three four " * 900})
+    wait_for(narrow, lambda health: health["slots_idle"] == 0)
+    connection.close()
+    # Evaluating the whole prompt would take many times as long as one chunk of it.
+    wait_for(narrow, is_idle, seconds=5)
+    assert "499" in narrow.log()
+
+
+def test_leaving_while_waiting_and_a_full_queue(narrow):
+    running = send(narrow, LONG)
+    wait_for(narrow, lambda health: health["slots_idle"] == 0)
+    waiting = send(narrow, LONG)
+    wait_for(narrow, lambda health: health["waiting"] == 1)
+    refused = httpx.post(f"{narrow.url}/v1/completions", json=LONG)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "queue_full"
+    assert int(refused.headers["retry-after"]) >= 1
+    waiting.close()
+    wait_for(narrow, lambda health: health["waiting"] == 0)
+    running.close()
+    wait_for(narrow, is_idle)
+    assert httpx.post(f"{narrow.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}).status_code == 200

@@ -1,0 +1,154 @@
+"""Starting and stopping: every way to start, bad settings and files, signals."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT, clean_environment, serve
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A start that is meant to fail."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "--port", "0", *arguments],
+        cwd=cwd,
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"ENGINE": "vllm"}, "ENGINE="),
+        ({"GPU_LAYERS": "-1"}, "GPU_LAYERS="),
+        ({"CONTEXT_LENGTH": "0"}, "CONTEXT_LENGTH="),
+        ({"THREADS": "many"}, "THREADS="),
+        ({"MODEL_PATH": "/no/such/file.gguf"}, "/no/such/file.gguf"),
+        ({"MODEL_NAME": "tests", "MODEL_FILE": "no.gguf"}, "no.gguf"),
+        ({"CONTEXT_LENGTH": "100000000"}, "CONTEXT_LENGTH"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_line_and_exit_code_2(environment, words, tmp_path, default_path):
+    ended = run(**{"LOG_DIR": str(tmp_path), **environment})
+    assert ended.returncode == 2
+    lines = [line for line in ended.stderr.splitlines() if line]
+    assert lines[-1].startswith("ggserve: ")
+    assert words in lines[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_gpu_layers_without_a_cuda_library_say_what_to_do(tmp_path, default_path):
+    try:
+        import nvidia  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        pytest.skip("this machine has the CUDA libraries")
+    ended = run(GPU_LAYERS="1", LOG_DIR=str(tmp_path))
+    assert ended.returncode == 2
+    assert "GPU_LAYERS=0" in ended.stderr.splitlines()[-1]
+
+
+def corruptions(data: bytes) -> dict[str, bytes]:
+    return {
+        "empty": b"",
+        "magic only": data[:4],
+        "cut in the header": data[:100_000],
+        "cut in the weights": data[: len(data) // 2],
+        "absurd count": data[:8] + b"\xff" * 8 + data[16:],
+        "zeros": bytes(1000),
+        "web page": b"<!DOCTYPE html><html>",
+    }
+
+
+@pytest.mark.parametrize("kind", list(corruptions(b"")))
+def test_a_corrupt_file_is_one_line_and_no_crash(kind, tmp_path, default_path):
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(corruptions(default_path.read_bytes())[kind])
+    ended = run(MODEL_PATH=str(path), LOG_DIR=str(tmp_path))
+    assert ended.returncode == 2, ended
+    assert "bad.gguf" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_help_explains_every_setting():
+    ended = run("--help")
+    assert ended.returncode == 0
+    for option in ("--model-path", "--model-name", "--gpu-layers", "--context-length", "--threads", "--port"):
+        assert option in ended.stdout
+
+
+def test_a_start_without_any_model_says_how_to_get_one(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import main; "
+        "main.default_model = lambda folder: None; sys.argv[1:] = []; main.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT)],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert "MODEL_PATH" in ended.stderr
+    assert "make serve" in ended.stderr
+
+
+def test_importing_main_loads_no_model():
+    code = (
+        "import sys, main; assert 'ctransformers.llm' not in sys.modules; assert not hasattr(main.app.state, 'model')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", [("-m", "uvicorn", "main:app"), ("-m", "uvicorn", "main:app", "--reload")])
+def test_uvicorn_starts_the_app_too(command, tmp_path, default_path):
+    with serve(tmp_path, command=command) as server:
+        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}, timeout=30)
+        assert answer.status_code == 200
+    assert server.process.returncode == 0, server.output
+
+
+def test_a_dotenv_file_and_the_command_line_set_the_same(tmp_path, default_path):
+    with serve(tmp_path, "--model-path", str(default_path), "--context-length", "64") as server:
+        assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["context_length"] == 64
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_a_running_answer_end(number, tmp_path, default_path):
+    with serve(tmp_path) as server:
+        body = {"prompt": "Once upon a time", "max_tokens": 60, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:
+            chunks = response.iter_raw()
+            next(chunks)
+            server.process.send_signal(number)
+            rest = b"".join(chunks)
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert b'"finish_reason":"length"' in rest
+        assert server.process.wait(timeout=10) == 0
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{server.url}/health")
+    assert "Traceback" not in "".join(server.output)
+
+
+def test_an_answer_that_takes_too_long_is_ended(tmp_path, default_path):
+    code = "import main, sys; main.DRAIN_SECONDS = 0.5; sys.argv[0] = 'main.py'; main.main()"
+    with serve(tmp_path, command=("-c", code)) as server:
+        body = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:
+            chunks = response.iter_raw()
+            next(chunks)
+            server.process.send_signal(signal.SIGTERM)
+            rest = b"".join(chunks)
+        assert b"event: error" in rest
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert server.process.wait(timeout=10) == 0
