@@ -47,6 +47,8 @@ def load_model(settings: Settings) -> GGUFModel:
     return GGUFModel(
         path,
         engine=settings.engine,
+        model_type=settings.model_type,
+        chat_template=settings.chat_template,
         context_length=settings.context_length,
         gpu_layers=settings.gpu_layers,
         threads=settings.threads,

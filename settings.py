@@ -30,13 +30,19 @@ class Settings(BaseSettings):
     model_name: str | None = Field(None, description="a folder, or a hub repository: org/name[@revision]")
     model_file: str | None = Field(None, description="the file in MODEL_NAME, where it has several")
     model_type: str | None = Field(None, description="the model family, where the file does not tell")
+    chat_template: str | None = Field(
+        None,
+        description="how chats become prompts: a name (see README) or a Jinja2 file (default: the model's)",
+    )
     engine: Literal["auto", "ctransformers"] = Field("auto", description="what runs the file")
     context_length: int | None = Field(
         None, ge=8, description="tokens of prompt and answer together (default: the model's own, at most 4096)"
     )
     gpu_layers: int = Field(0, ge=0, description="layers to run on the GPU")
     threads: int | None = Field(None, ge=1, description="threads to compute with (default: usable cores)")
-    parallel: int | None = Field(None, ge=1, le=256, description="answers at the same time (default: 4; GPU: 1)")
+    parallel: int | None = Field(
+        None, ge=1, le=256, description="answers at the same time (default: 4; GPU or GGML: 1)"
+    )
     queue_size: int = Field(64, ge=0, description="requests that may wait; more get a 429")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")

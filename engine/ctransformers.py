@@ -57,6 +57,8 @@ def _library() -> str | None:
 class Context:
     """One ctransformers context and the tokens in its KV cache."""
 
+    chunk = PREFILL_CHUNK  # tokens that one eval may take
+
     def __init__(self, path: Path, model_type: str, context_length: int, gpu_layers: int) -> None:
         self._path = path
         self._model_type = model_type
@@ -75,7 +77,7 @@ class Context:
         config = module.Config(context_length=self._context_length, gpu_layers=self._gpu_layers)
         library = None if self._gpu_layers > 0 else _library()
         try:
-            self._llm = module.LLM(str(self._path), self._model_type, config=config, lib=library)
+            self._llm = self._load(module, config, library)
         except (OSError, RuntimeError) as error:
             if self._gpu_layers > 0:
                 raise EngineError(
@@ -88,6 +90,14 @@ class Context:
         self._eval = library_functions.ctransformers_llm_batch_eval
         self._logits_data = library_functions.ctransformers_llm_logits_data
         self.vocab_size: int = self._llm.vocab_size
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Drops from the KV cache what `prompt` does not begin with; returns the number of tokens left.
+
+        The prompt's last token is always left out: it is evaluated anew, for its logits.
+        """
+        del self.tokens[min(common_prefix(self.tokens, prompt), len(prompt) - 1) :]
+        return len(self.tokens)
 
     def eval(self, tokens: Sequence[int], threads: int) -> None:
         """Appends `tokens` to the KV cache and computes the logits after the last one. The caller checks ids."""
@@ -108,38 +118,38 @@ class Context:
         self._llm = None
         self.tokens.clear()
 
+    def _load(self, module: ModuleType, config: Any, library: str | None) -> Any:
+        return module.LLM(str(self._path), self._model_type, config=config, lib=library)
+
 
 class CTransformersEngine:
-    """Runs one checked model file in up to `parallel` contexts; the rest wait in line."""
+    """Runs one checked model file, each request in one of its contexts; the rest wait in line."""
 
     name = "ctransformers"
 
     def __init__(
         self,
-        path: Path,
+        contexts: Sequence[Context],  # not opened yet
         *,
-        model_type: str,
         pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
         end_ids: frozenset[int],  # tokens that end an answer
         context_length: int,  # tokens
         threads: int,
-        gpu_layers: int = 0,
-        parallel: int = 1,
         queue_size: int = 64,
     ) -> None:
         """Opens the first context. Raises EngineError."""
         self.context_length = context_length
         self._pieces = pieces
         self._end_ids = end_ids
-        self._contexts = [Context(path, model_type, context_length, gpu_layers) for _ in range(parallel)]
+        self._contexts = contexts
         self._contexts[0].open()
         if self._contexts[0].vocab_size != len(pieces):
             raise EngineError(
-                f"ctransformers sees {self._contexts[0].vocab_size} tokens in {path.name}, its tokenizer {len(pieces)}"
+                f"ctransformers sees {self._contexts[0].vocab_size} tokens in the file, its tokenizer {len(pieces)}"
             )
         self._pool = Pool(self._contexts, queue_size)
         self._threads = ThreadBudget(threads)
-        self._workers = ThreadPoolExecutor(parallel, thread_name_prefix="eval")
+        self._workers = ThreadPoolExecutor(len(contexts), thread_name_prefix="eval")
         self._running: set[Generation] = set()
 
     @property
@@ -214,14 +224,12 @@ class CTransformersEngine:
 
     def _produce(self, context: Context, generation: Generation) -> None:
         prompt = generation.prompt
-        # The last token is always evaluated, for its logits.
-        generation.cached_tokens = min(common_prefix(context.tokens, prompt), len(prompt) - 1)
-        del context.tokens[generation.cached_tokens :]
+        generation.cached_tokens = context.reuse(prompt)
         while (done := len(context.tokens)) < len(prompt):
             if generation.cancelled:
                 return
             with self._threads.eval() as threads:
-                context.eval(prompt[done : done + PREFILL_CHUNK], threads)
+                context.eval(prompt[done : done + context.chunk], threads)
         if not generation.wants_tokens:
             generation.finish("length")
             return

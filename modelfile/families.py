@@ -44,7 +44,7 @@ def named_family(model_type: str) -> str:
     spelled = "".join(filter(str.isalnum, model_type.lower()))
     known = {"".join(filter(str.isalnum, family)): family for family in FAMILIES} | _ALIASES
     if spelled not in known:
-        raise ModelFileError(f"MODEL_TYPE={model_type}: no family of legacy GGML files; there are {', '.join(FAMILIES)}")
+        raise ModelFileError(f"MODEL_TYPE={model_type}: not a family of legacy files; there are {', '.join(FAMILIES)}")
     return known[spelled]
 
 
@@ -407,10 +407,8 @@ class MPTLayout(ReplitLayout):
 
     def check_tokens(self, header: Header, tokens: Sequence[bytes]) -> None:
         for index, token in enumerate(tokens):
-            try:
-                token.decode()
-            except UnicodeDecodeError:
-                raise UnfitHeader(f"token {index} {token[:40]!r} is not UTF-8, which kills the loader") from None
+            if token.decode("utf-8", "ignore").encode() != token:
+                raise UnfitHeader(f"token {index} {token[:40]!r} is not UTF-8, which kills the loader")
 
 
 class LlamaLayout(Layout):

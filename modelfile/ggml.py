@@ -79,18 +79,15 @@ def read_ggml(path: str | Path, model_type: str | None = None) -> GGMLFile:
             kind = name if version is None else f"{name} version {version}"
             families = f"the family {wanted}" if wanted else "any family"
             raise reader.error(f"ctransformers has no reader of {kind} for {families}", 0)
-        bodies, errors = [], []
-        for layout in layouts:
-            try:
-                bodies.append(_read_body(reader, layout, name, version))
-            except _Misread as error:
-                errors.append(error)
+        readings = [_try_layout(reader, layout, name, version) for layout in layouts]
+        reader.reading_as = ""
+        bodies = [found for found in readings if isinstance(found, _Body)]
         if len(bodies) != 1:
-            raise _undecided(reader, bodies, errors)
+            raise _undecided(reader, readings)
         body = bodies[0]
         family = wanted or family_of(body.layout, [token.text for token in body.tokens])
         if family is None:
-            raise reader.error(f"MODEL_TYPE is needed, the file could be any of {', '.join(body.layout.families)}", 0)
+            raise _undecided(reader, [body])
         metadata = {
             "general.architecture": family,
             **{f"{family}.{key}": value for key, value in body.header.metadata().items()},
@@ -117,10 +114,11 @@ class _Body:
     tensors: dict[str, TensorInfo]
 
 
-def _undecided(reader: "_Reader", bodies: list[_Body], errors: list[_Misread]) -> ModelFileError:
-    if bodies:
-        families = [family for body in bodies for family in body.layout.families]
+def _undecided(reader: "_Reader", readings: list["_Body | _Misread"]) -> ModelFileError:
+    families = [family for found in readings if isinstance(found, _Body) for family in found.layout.families]
+    if families:
         return reader.error(f"MODEL_TYPE is needed, the file could be any of {', '.join(families)}", 0)
+    errors = [found for found in readings if isinstance(found, _Misread)]
     if len(errors) > 1 and max(error.at for error in errors) < 256:
         return reader.error(
             f"of no known family: set MODEL_TYPE to what it is, one of {', '.join(FAMILIES)}, to learn more", 0
@@ -159,12 +157,12 @@ class _Reader:
         self.position = end
         return self._buffer[offset : offset + length]
 
-    def int(self, what: str) -> int:
+    def number(self, what: str) -> int:
         """A 32-bit number; negative where the loader would take it so."""
         number: int = _I32.unpack(self.take(4, what))[0]
         return number
 
-    def float(self, what: str) -> float:
+    def real(self, what: str) -> float:
         number: float = _F32.unpack(self.take(4, what))[0]
         return number
 
@@ -173,7 +171,7 @@ class _Reader:
         name = MAGICS.get(self.take(4, "the magic"))
         if name is None:
             raise self.error("not a legacy GGML file", 0)
-        return name, None if name == "ggml" else self.int("the version")
+        return name, None if name == "ggml" else self.number("the version")
 
     def tokens(self, count: int, *, scored: bool) -> list[Token]:
         self.window = _VOCABULARY_WINDOW
@@ -182,11 +180,11 @@ class _Reader:
             raise self.error(f"{count} tokens cannot fit: truncated or damaged")
         found = []
         for index in range(count):
-            length = self.int("the vocabulary")
+            length = self.number("the vocabulary")
             if not 0 <= length <= _LONGEST_TOKEN:
                 raise self.error(f"token {index} of {length} bytes", self.position - 4)
             text = self.take(length, "the vocabulary")
-            found.append(Token(text, self.float("the vocabulary") if scored else 0.0))
+            found.append(Token(text, self.real("the vocabulary") if scored else 0.0))
         return found
 
     def merges(self, count: int) -> list[tuple[bytes, bytes]]:
@@ -200,14 +198,14 @@ class _Reader:
         self.window = _TENSOR_WINDOW
         while self.position < self.size:
             at = self.position
-            n_dims, length, kind = (self.int("a tensor's entry") for _ in range(3))
+            n_dims, length, kind = (self.number("a tensor's entry") for _ in range(3))
             if not 1 <= n_dims <= 2:
                 raise self.error(f"a tensor with {n_dims} dimensions", at)
             if not 1 <= length <= _LONGEST_NAME:
                 raise self.error(f"a tensor whose name has {length} bytes", at)
             if kind not in TENSOR_TYPES:
                 raise self.error(f"a tensor of the unknown type {kind}", at)
-            shape = tuple(self.int("a tensor's entry") for _ in range(n_dims))
+            shape = tuple(self.number("a tensor's entry") for _ in range(n_dims))
             name = self.take(length, "a tensor's name").decode("utf-8", "backslashreplace")
             layout = TENSOR_TYPES[kind]
             if min(shape) < 1 or shape[0] % layout.block:
@@ -222,20 +220,27 @@ class _Reader:
             self.position += nbytes
 
 
+def _try_layout(reader: _Reader, layout: Layout, name: str, version: int | None) -> _Body | _Misread:
+    try:
+        return _read_body(reader, layout, name, version)
+    except _Misread as error:
+        return error
+
+
 def _read_body(reader: _Reader, layout: Layout, name: str, version: int | None) -> _Body:
     """Everything after the magic and version, as the loader of `layout` would read it."""
     reader.reading_as = f"not a sound {layout.families[0]} file: "
     reader.position = 4 if version is None else 8
     values: dict[str, Any] = {}
     for key in layout.hyperparameters(name):
-        values[key] = reader.float(key) if key in layout.float_keys else reader.int(key)
+        values[key] = reader.real(key) if key in layout.float_keys else reader.number(key)
     header = _fitting(reader, lambda: layout.header(values, name, version))
     n_tokens = header.n_tokens
-    if layout.counts_tokens and (count := reader.int("the vocabulary's size")) != n_tokens:
+    if layout.counts_tokens and (count := reader.number("the vocabulary's size")) != n_tokens:
         raise reader.error(f"a vocabulary of {count} tokens where the header says {n_tokens}", reader.position - 4)
     tokens = reader.tokens(n_tokens, scored=layout.scored(name))
     _fitting(reader, lambda: layout.check_tokens(header, [token.text for token in tokens]))
-    merges = reader.merges(reader.int("the number of merges")) if name == "ggcc" else None
+    merges = reader.merges(reader.number("the number of merges")) if name == "ggcc" else None
     tensors: dict[str, TensorInfo] = {}
     start = reader.position
     for at, tensor in reader.tensors(aligned=name in ("ggjt", "ggcc")):

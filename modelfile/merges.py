@@ -1,6 +1,6 @@
-"""Derives the merges of a byte-level BPE from its vocabulary alone: a token's id is the rank of the merge that made it.
+"""Derives the merges of a byte-level BPE from its vocabulary: a token's id is the rank of the merge that made it.
 
-Training appends each merge's result to the vocabulary, so running BPE over a token's bytes with the merges of smaller ids
+Training appends each merge's result to the vocabulary, so BPE over a token's bytes with the merges of smaller ids
 leaves the two halves that its own merge joined. Tokens for which it leaves more were never merged, but added whole.
 """
 
@@ -14,9 +14,7 @@ _NONE = np.iinfo(np.int64).max
 _LONGEST = 512  # bytes; a longer token is left over
 
 
-def derive_merges(
-    tokens: Sequence[bytes], plain: NDArray[np.bool_]
-) -> tuple[list[tuple[int, int, int]], list[int]]:
+def derive_merges(tokens: Sequence[bytes], plain: NDArray[np.bool_]) -> tuple[list[tuple[int, int, int]], list[int]]:
     """For raw-byte `tokens`, of which the `plain` ones take part: (left, right, result) ids by rank, and the ids of
     plain tokens of several bytes that no merge makes."""
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))

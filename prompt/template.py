@@ -6,6 +6,7 @@ of the text become special tokens is decided in `chat`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
@@ -28,10 +29,10 @@ _MAX_OUTPUT = 16_000_000
 class ChatTemplate:
     """`stop` holds the texts that end an answer; empty with a file's own template, which ends by a token."""
 
-    def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "") -> None:
-        """`source` None means the default. TemplateError where it does not compile."""
+    def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "", stop: Sequence[str] = ()) -> None:
+        """`source` None means the default; `stop` belongs to another. TemplateError where it does not compile."""
         self.is_default = source is None
-        self.stop: list[str] = list(_DEFAULT_STOP) if source is None else []
+        self.stop: list[str] = list(_DEFAULT_STOP) if source is None else list(stop)
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
         self._sandbox = ChatSandbox()
         self._lock = Lock()

@@ -1,7 +1,7 @@
 """Unigram tokenization (Replit): of all ways to cut a text into tokens, the one with the best sum of scores.
 
-A space is written `▁`, nothing is put in front of a text. A character that no token holds becomes its UTF-8 bytes, where
-the vocabulary has tokens for bytes, else the unknown token.
+A space is written `▁`, nothing is put in front of a text. A character that no token holds becomes its UTF-8 bytes,
+where the vocabulary has tokens for bytes, else the unknown token.
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+"""Chat templates for model files that carry none: those that the families' chat models were trained with.
+
+Each is a Jinja2 file in `templates`. Where a turn does not end by a token, the texts that end it are here.
+"""
+
+from pathlib import Path
+
+from prompt.sandbox import TemplateError
+
+_FOLDER = Path(__file__).parent / "templates"
+
+STOP_TEXTS: dict[str, tuple[str, ...]] = {
+    "falcon": ("\nUser:", "\nFalcon:", "User:"),
+    "wizardcoder": ("\n### Instruction:", "\n### Response:"),
+    "alpaca": ("\n### Instruction:", "\n### Response:"),
+    "chatml": ("<|im_end|>", "<|im_start|>"),
+    "starchat": ("<|end|>", "<|user|>", "<|system|>"),
+    "dolly": ("### End", "### Instruction:"),
+    "vicuna": ("USER:", "</s>"),
+    "llama-2": ("</s>", "[INST]"),
+}
+
+
+def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
+    """Source and stop texts of the template that CHAT_TEMPLATE means, a name or a file. TemplateError if neither."""
+    if chosen in STOP_TEXTS:
+        return (_FOLDER / f"{chosen}.jinja").read_text("utf-8"), STOP_TEXTS[chosen]
+    try:
+        return Path(chosen).expanduser().read_text("utf-8"), ()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        names = ", ".join(sorted(STOP_TEXTS))
+        raise TemplateError(f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {names}") from None
