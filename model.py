@@ -156,7 +156,7 @@ def _read_runnable_gguf(path: Path) -> GGUFFile:
 
 def _legacy_contexts(file: GGMLFile, limits: EvalLimits, gpu_layers: int, parallel: int) -> list[LegacyContext]:
     """Contexts for a legacy file, not opened yet. EngineError when the first would not fit into memory."""
-    memory, needed = psutil.virtual_memory().total, loaded_bytes(file, limits.context_length)
+    memory, needed = psutil.virtual_memory().total, loaded_bytes(file, limits)
     if needed > memory:
         raise EngineError(
             f"{file.path.name} needs {needed / 1e9:.1f} GB with its context of {limits.context_length} tokens, "

@@ -14,7 +14,7 @@ from modelfile.ggml import GGMLFile
 
 LARGEST_CHUNK = 64  # tokens; more gain little and make cancelling slow
 _BUFFER = (256 << 20) * 98 // 100
-_LARGEST_POOL = 1 << 30  # bytes that the main buffer may grow to
+_LARGEST_POOL = 4 << 30  # addresses that the main buffer may take; memory only as far as it is used
 _MEBIBYTE = 1 << 20
 
 
@@ -47,8 +47,8 @@ _COSTS = {
     "gpt2": _Costs(46, 1, 4),
     "gptj": _Costs(32, 1, 0),
     "dolly-v2": _Costs(48, 1, 0),
-    "replit": _Costs(24, 5, 2),
-    "mpt": _Costs(11, 5, 2, second_half=13),
+    "replit": _Costs(24, 4, 2),
+    "mpt": _Costs(11, 4, 2, second_half=13),
     "gptneox": _Costs(22, 1, 0, second_half=27),
     "starcoder": _Costs(21, 1, 4, second_half=25),
 }
@@ -73,21 +73,23 @@ def eval_limits(file: GGMLFile, context_length: int) -> EvalLimits:
         return EvalLimits(length, min(grown, length), ((length - 1, 1),))
     position = _largest(length, lambda length: _pool(costs, header, 1, length) <= _BUFFER) - 1
     measured = _pool(costs, header, 1, position + 1, low=True)
-    for tokens in range(2, chunk + 1):
+    for tokens in range(min(chunk, int(_LARGEST_POOL / (1.1 * measured))), 1, -1):
         if _pool(costs, header, tokens, length) <= 1.1 * measured * tokens:
             return EvalLimits(length, tokens, ((position, 1), (0, tokens)))
     return EvalLimits(position + 1, 1, ((position, 1),))
 
 
-def loaded_bytes(file: GGMLFile, context_length: int) -> int:
+def loaded_bytes(file: GGMLFile, limits: EvalLimits) -> int:
     """Memory that a context takes: weights (unless the file is mapped into memory), KV cache, buffers."""
-    layout = layout_of(file.family)
+    layout, length = layout_of(file.family), limits.context_length
     kv = kv_cache_bytes(layout, file.header)
     if not file.header.fixed_context:
-        kv = kv * context_length // file.header.n_ctx
+        kv = kv * length // file.header.n_ctx
     if file.family in ("llama", "falcon"):
         return kv + 512 * _MEBIBYTE
-    return kv + _weights(layout, file) + (768 * _MEBIBYTE if _COSTS[file.family].second_half else _LARGEST_POOL)
+    costs = _COSTS[file.family]
+    buffers = _pool(costs, file.header, limits.chunk, length) + 2 * _scratch(costs, file.header, limits.chunk, length)
+    return kv + _weights(layout, file) + buffers
 
 
 def _weights(layout: Layout, file: GGMLFile) -> int:

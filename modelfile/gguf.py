@@ -183,6 +183,8 @@ def read_gguf(path: str | Path) -> GGUFFile:
 @contextmanager
 def opened(path: Path) -> Iterator[FileIO]:
     """The regular file at `path`, to read. Whatever goes wrong becomes a ModelFileError."""
+    if "\0" in str(path):
+        raise ModelFileError(f"{path.name!r}: no such file")
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -193,9 +195,8 @@ def opened(path: Path) -> Iterator[FileIO]:
             yield file
     except FileNotFoundError:
         raise ModelFileError(f"{path.name}: no such file ({path})") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelFileError(f"{path.name}: cannot be read: {reason}") from error
+    except OSError as error:
+        raise ModelFileError(f"{path.name}: cannot be read: {error.strerror or error}") from error
 
 
 class _Header:

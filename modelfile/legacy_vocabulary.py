@@ -60,25 +60,20 @@ def tokenizer_metadata(
 
 def _byte_level(pre: str, texts: list[bytes], merges: Sequence[tuple[bytes, bytes]] | None) -> dict[str, Any]:
     types = np.full(len(texts), TokenType.NORMAL, np.int32)
+    types[_added_spaces(texts)] = TokenType.USER_DEFINED
     first: dict[bytes, int] = {}
     for index, text in enumerate(texts):
-        if first.setdefault(text, index) != index or not text:
+        if types[index] == TokenType.USER_DEFINED:
+            first[text] = index
+        elif first.setdefault(text, index) != index or not text:
             types[index] = TokenType.UNUSED  # rows that pad the matrix to a round size, or an unreadable token
         elif _CONTROL.fullmatch(text):
             types[index] = TokenType.CONTROL
-    plain = types == TokenType.NORMAL
-    derived, left_over = derive_merges(texts, plain)
-    added = _added(texts, left_over)
-    types[added] = TokenType.USER_DEFINED
-    if any(not texts[index].strip(b" ") for index in added):
-        # Runs of spaces, added longest first, so that the shortest look like merges.
-        types[[i for i, text in enumerate(texts) if len(text) > 1 and not text.strip(b" ") and plain[i]]] = (
-            TokenType.USER_DEFINED
-        )
+    derived, left_over = derive_merges(texts, types == TokenType.NORMAL)
+    types[_added(texts, left_over)] = TokenType.USER_DEFINED
     written = _in_alphabet(merges, first) if merges else None
     if written is None:
-        kept = [(left, right, result) for left, right, result in derived if types[result] == TokenType.NORMAL]
-        written = [to_alphabet(texts[left]) + b" " + to_alphabet(texts[right]) for left, right, _ in kept]
+        written = [to_alphabet(texts[left]) + b" " + to_alphabet(texts[right]) for left, right, _ in derived]
     for index in np.flatnonzero(types == TokenType.UNUSED).tolist():
         texts[index] = b"[PAD%d]" % index
     metadata: dict[str, Any] = {
@@ -95,6 +90,18 @@ def _byte_level(pre: str, texts: list[bytes], merges: Sequence[tuple[bytes, byte
     if turn is not None:
         metadata["tokenizer.ggml.eot_token_id"] = turn
     return metadata
+
+
+def _added_spaces(texts: Sequence[bytes]) -> list[int]:
+    """GPT-NeoX's runs of spaces, which were added whole, longest first, down to two; merges make the same texts."""
+    lengths = [0 if text.strip(b" ") else len(text) for text in texts]
+    for last in reversed(range(1, len(lengths))):
+        if lengths[last] == 2 and lengths[last - 1] == 3:
+            start = last
+            while start and lengths[start - 1] == lengths[start] + 1:
+                start -= 1
+            return list(range(start, last + 1))
+    return []
 
 
 def _added(texts: Sequence[bytes], left_over: Sequence[int]) -> list[int]:

@@ -85,6 +85,7 @@ def _reduce(ids: NDArray[np.int64], symbols: NDArray[np.int64], table: _Pairs) -
         symbols[np.arange(len(rows)), best] = lowest
     done = np.zeros(len(ids), np.bool_)
     halves = np.zeros((len(ids), 2), np.int64)
-    done[rows] = True
-    halves[rows] = symbols
+    if len(rows):
+        done[rows] = True
+        halves[rows] = symbols
     return done, halves

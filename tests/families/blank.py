@@ -21,7 +21,7 @@ SIZES: dict[str, Any] = {
     "alibi_bias_max": 8.0,
     "clip_qkv": 0.0,
     "ftype": 0,
-    "n_bpe_merges": 44,
+    "n_bpe_merges": 32,
 }
 _OTHER_NAMES = {"d_model": "n_embd", "max_seq_len": "n_ctx", "n_heads": "n_head", "n_layers": "n_layer"}
 

@@ -325,6 +325,7 @@ def write_neox(model, tokenizer: Tokenizer, dtype: str) -> bytes:
     for index in range(n_vocab):  # each token decoded by itself, which loses what is half a character
         text = tokenizer.decode([index], skip_special_tokens=False)
         head += counted(text.encode())
+    p = {"embed_out.weight" if name == "lm_head.weight" else name: array for name, array in p.items()}
     return tensors(head, plain(p, dtype))
 
 

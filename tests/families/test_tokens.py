@@ -1,0 +1,61 @@
+"""Tokenization and greedy tokens of every family equal those of `transformers` (make_models.py)."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answers import collect
+
+from engine.base import SamplingParams
+from model import GGUFModel
+
+HERE = Path(__file__).parent
+RECORDS = [json.loads(path.read_text("utf-8")) for path in sorted(HERE.glob("*.json"))]
+FILES = [(record, name) for record in RECORDS for name in record["files"]]
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
+
+
+@pytest.fixture(scope="module", params=FILES, ids=[name for _, name in FILES])
+def loaded(request: pytest.FixtureRequest) -> Any:
+    record, name = request.param
+    # What the file does not prove must be said; what it proves, need not.
+    model = GGUFModel(HERE / name, model_type="gpt2" if record["family"] == "gpt2" else None, threads=1)
+    yield model, record, name
+    model.close()
+
+
+def test_all_families_are_here() -> None:
+    families = {"dolly-v2", "falcon", "gpt2", "gptj", "gptneox", "llama", "mpt", "replit", "starcoder"}
+    assert {record["family"] for record in RECORDS} == families
+
+
+def test_tokenization(loaded: Any) -> None:
+    model, record, _ = loaded
+    for case in record["tokenizations"]:
+        assert model.tokenize(case["text"]) == case["ids"], case["text"]
+
+
+def continuation(model: GGUFModel, prompt: str) -> str:
+    return asyncio.run(collect(model.complete(prompt, GREEDY)))[0]
+
+
+def test_greedy_tokens(loaded: Any) -> None:
+    model, record, name = loaded
+    for run in record["files"][name]:
+        assert model.tokenize(run["prompt"]) == run["ids"]
+        expected = b"".join(model._tokenizer.pieces[i] for i in run["continuation"]).decode("utf-8", "replace")
+        assert continuation(model, run["prompt"]) == expected
+
+
+def test_continuing_equals_starting_anew(loaded: Any) -> None:
+    """Whatever the KV cache keeps of a conversation, and where a family cannot go back in it, tokens are the same."""
+    model, record, name = loaded
+    first, second = record["files"][name][:2]
+    expected = continuation(model, first["prompt"])
+    continuation(model, second["prompt"])
+    again = continuation(model, first["prompt"])
+    half = model.detokenize(first["ids"][: len(first["ids"]) // 2])
+    continuation(model, half)
+    assert again == continuation(model, first["prompt"]) == expected
