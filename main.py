@@ -24,6 +24,7 @@ from model import GGUFModel
 from modelfile.default import default_model
 from modelfile.errors import ModelFileError
 from modelfile.find import find_model_file
+from prompt.template import TemplateError
 from settings import Settings, SettingsError, load_settings
 
 # The model file to serve, for those who prefer editing this line to setting MODEL_PATH (which goes before it).
@@ -73,7 +74,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             app.state.model = model = load_model(settings)
     except KeyboardInterrupt:
         fail("interrupted while loading", code=130)
-    except (SettingsError, ModelFileError, EngineError, OSError) as error:
+    except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
         fail(error)
     with graceful_stop(model):
         log.info("ready: %s on %s", model.name, model.engine.name)

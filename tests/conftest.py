@@ -90,7 +90,9 @@ def wait_until_ready(server: Server, seconds: float = 30) -> None:
 
 def clean_environment() -> dict[str, str]:
     """The environment without this project's own settings."""
-    settings = re.compile("MODEL_|ENGINE$|CONTEXT_LENGTH$|GPU_LAYERS$|THREADS$|PARALLEL$|QUEUE_SIZE$|HOST$|PORT$|LOG_")
+    settings = re.compile(
+        "MODEL_|CHAT_TEMPLATE$|ENGINE$|CONTEXT_LENGTH$|GPU_LAYERS$|THREADS$|PARALLEL$|QUEUE_SIZE$|HOST$|PORT$|LOG_"
+    )
     return {name: value for name, value in os.environ.items() if not settings.match(name)}
 
 

@@ -39,8 +39,16 @@ def tokens(count: int) -> list[bytes]:
     return found[:count]
 
 
-def write(path: Path, family: str, *, magic: bytes | None = None, version: int | None = None, **sizes: Any) -> Path:
-    """A sound file with `sizes` in place of SIZES. Weights are holes in the file."""
+def write(
+    path: Path,
+    family: str,
+    *,
+    magic: bytes | None = None,
+    version: int | None = None,
+    texts: list[bytes] | None = None,
+    **sizes: Any,
+) -> Path:
+    """A sound file, with `sizes` in place of SIZES and `texts` for tokens. Weights are holes in the file."""
     assert family in FAMILIES
     layout = layout_of(family)
     if magic is None:
@@ -48,7 +56,7 @@ def write(path: Path, family: str, *, magic: bytes | None = None, version: int |
     name = magic.decode()
     values = {key: (SIZES | sizes)[_OTHER_NAMES.get(key, key)] for key in layout.hyperparameters(name)}
     header = layout.header(values, name, version)
-    texts = tokens(header.n_vocab)
+    texts = texts or tokens(header.n_vocab)
     if family == "mpt":
         texts = [text.decode("latin-1").encode() for text in texts]
     with path.open("wb") as file:

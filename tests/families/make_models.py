@@ -32,7 +32,7 @@ from tiny_gguf import ARRAY, F32, I32, STRING, U32, Array, Spec, Tensor  # noqa:
 EMBD, LAYERS, CONTEXT, STEPS, PROMPTS = 32, 2, 64, 20, 4
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8}
 FTYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9}
-MARGINS = {"f32": 0.06, "f16": 0.06}  # least lead of a greedy token, in logits; of quantized files:
+MARGINS = {"f32": 0.06, "f16": 0.06, "q8_0": 0.15}  # least lead of a greedy token, in logits; of other types:
 QUANTIZED_MARGIN = 0.25
 
 TEXT = """
@@ -523,6 +523,12 @@ def greedy(model: torch.nn.Module, ids: list[int], banned: list[int], margin: fl
     return tokens[len(ids) :], least
 
 
+def text_after(tokenizer: Tokenizer, ids: list[int], continuation: list[int]) -> str:
+    """What a continuation adds to the prompt's text."""
+    before = tokenizer.decode(ids, skip_special_tokens=False)
+    return tokenizer.decode(ids + continuation, skip_special_tokens=False)[len(before) :]
+
+
 def references(model: torch.nn.Module, tokenizer: Tokenizer, dtype: str, ends: list[int], bos: list[int]) -> list[dict]:
     """Prompts whose greedy continuations lead clearly and vary, so that rounding does not decide them."""
     chooser = random.Random(7)
@@ -536,7 +542,8 @@ def references(model: torch.nn.Module, tokenizer: Tokenizer, dtype: str, ends: l
             continue
         continuation, least = greedy(model, ids, ends, margin)
         if least >= margin and len(set(continuation)) >= 6:
-            found.append({"prompt": text, "ids": ids, "continuation": continuation, "margin": round(least, 3)})
+            run = {"prompt": text, "ids": ids, "continuation": continuation, "margin": round(least, 3)}
+            found.append(run | {"text": text_after(tokenizer, ids, continuation)})
             if len(found) == PROMPTS:
                 return found
     raise SystemExit(f"{model.config.model_type} {dtype}: only {len(found)} prompts with a margin of {margin}")
@@ -627,7 +634,7 @@ def families() -> list[Family]:
         Family("mpt", mpt(2.0, 5), mpt_tokenizer, write_mpt, ("f32", "f16", "q8_0")),
         Family("replit", mpt(None, 0), replit_tokenizer, write_replit, ("f32", "f16", "q8_0")),
         Family("starcoder", bigcode, starcoder_tokenizer, write_gpt2, ("f32", "f16", "q4_0")),
-        Family("llama", llama, llama_tokenizer, write_llama, ("f32", "f16", "q4_0")),
+        Family("llama", llama, llama_tokenizer, write_llama, ("f32", "f16", "q8_0")),
         Family("falcon", falcon, falcon_tokenizer, write_falcon, ("f32", "f16", "q8_0")),
     ]
 
@@ -660,7 +667,7 @@ def make(family: Family) -> None:
         name = f"{family.name}.{dtype}.bin"
         (HERE / name).write_bytes(family.write(fresh, tokenizer, dtype))
         record["files"][name] = runs
-        gguf_version = {"f16": 2, "q8_0": 3, "q4_0": 3}.get(dtype)
+        gguf_version = {"f16": 2, "q8_0": 3}.get(dtype)
         if family.name in ("llama", "falcon") and gguf_version:
             name = f"{family.name}.{dtype}.v{gguf_version}.gguf"
             gguf_spec(fresh, tokenizer, dtype, gguf_version).write(HERE / name)

@@ -1,0 +1,30 @@
+"""Loads and runs legacy files, in a process that may die: family and paths in, a line each out."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from engine.base import EngineError, SamplingParams
+from model import GGUFModel
+from modelfile.errors import ModelFileError
+
+
+async def run(family: str, path: str) -> str:
+    try:
+        model = GGUFModel(path, model_type=family, threads=1)
+    except (ModelFileError, EngineError) as error:
+        return f"refused: {error}"
+    text = ""
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    length = min(model.engine.context_length - 4, 200)
+    async for delta in model.complete([1] * max(length, 1), params):
+        text += delta.text
+    model.close()
+    return "ran"
+
+
+for path in sys.argv[2:]:
+    print(Path(path).name, flush=True, end=" ")
+    print(asyncio.run(run(sys.argv[1], path)), flush=True)
