@@ -184,6 +184,8 @@ def _positive(values: Mapping[str, Any], *names: str) -> None:
 
 def _check_sizes(header: Header, *, int_arithmetic: bool) -> Header:
     """Divisions without remainder, no number that overflows where the loader multiplies."""
+    if header.n_head == 1:
+        raise UnfitHeader("n_head is 1, which kills the process at the first prompt")
     if header.n_embd % header.n_head:
         raise UnfitHeader(f"{header.n_head} heads do not divide the width {header.n_embd}")
     head = header.n_embd // header.n_head

@@ -10,8 +10,7 @@ from prompt.sandbox import TemplateError
 _FOLDER = Path(__file__).parent / "templates"
 
 STOP_TEXTS: dict[str, tuple[str, ...]] = {
-    "falcon": ("\nUser:", "\nFalcon:", "User:"),
-    "wizardcoder": ("\n### Instruction:", "\n### Response:"),
+    "falcon": ("\nUser:", "\nAssistant:"),
     "alpaca": ("\n### Instruction:", "\n### Response:"),
     "chatml": ("<|im_end|>", "<|im_start|>"),
     "starchat": ("<|end|>", "<|user|>", "<|system|>"),
@@ -19,15 +18,19 @@ STOP_TEXTS: dict[str, tuple[str, ...]] = {
     "vicuna": ("USER:", "</s>"),
     "llama-2": ("</s>", "[INST]"),
 }
+_SAME = {"wizardcoder": "alpaca", "mpt-chat": "chatml", "falcon-instruct": "falcon", "llama-2-chat": "llama-2"}
+NAMES = tuple(sorted(STOP_TEXTS.keys() | _SAME.keys()))
 
 
 def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
     """Source and stop texts of the template that CHAT_TEMPLATE means, a name or a file. TemplateError if neither."""
-    if chosen in STOP_TEXTS:
-        return (_FOLDER / f"{chosen}.jinja").read_text("utf-8"), STOP_TEXTS[chosen]
+    if chosen in NAMES:
+        name = _SAME.get(chosen, chosen)
+        return (_FOLDER / f"{name}.jinja").read_text("utf-8"), STOP_TEXTS[name]
     try:
         return Path(chosen).expanduser().read_text("utf-8"), ()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        names = ", ".join(sorted(STOP_TEXTS))
-        raise TemplateError(f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {names}") from None
+        raise TemplateError(
+            f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {', '.join(NAMES)}"
+        ) from None

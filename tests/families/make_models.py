@@ -10,9 +10,12 @@ its network is MPT's (ALiBi with a bias of 8, no biases elsewhere), which is.
 """
 
 import json
+import math
 import random
+import re
 import struct
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,21 +203,20 @@ def llama_tokenizer() -> Tokenizer:
 
 
 def replit_tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer(models.Unigram())
+    """A unigram vocabulary: pieces of words by how often they stand in the text. (The library's own trainer gives other
+    ids each time.)"""
+    text = TEXT.replace(" ", "▁")
+    counts = Counter(text)
+    for word in re.findall("▁*[^▁\n]+", text):
+        counts.update(word[i:j] for i in range(len(word)) for j in range(i + 2, min(len(word), i + 7) + 1))
+    longest = sorted((piece for piece in counts if len(piece) > 1), key=lambda p: (-counts[p] * len(p), p))[:200]
+    pieces = sorted({*longest, *text}, key=lambda piece: (-counts[piece], piece))
+    total = sum(counts[piece] for piece in pieces)
+    vocab = [("<|unk|>", 0.0), ("<|endoftext|>", 0.0), ("<|pad|>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(vocab + [(p, math.log(counts[p] / total)) for p in pieces], 0, False))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300,
-        special_tokens=["<|unk|>", "<|endoftext|>", "<|pad|>"],
-        unk_token="<|unk|>",
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([TEXT.replace(" ", "▁")], trainer)
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    state = json.loads(plain.to_str())
-    state["pre_tokenizer"] = None
-    state["decoder"] = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    return Tokenizer.from_str(json.dumps(state))
+    tokenizer.decoder = decoders.Replace("▁", " ")
+    return specials_last(tokenizer, ["<|endoftext|>", "<|pad|>"])
 
 
 def by_id(tokenizer: Tokenizer) -> list[str]:
@@ -523,10 +525,21 @@ def greedy(model: torch.nn.Module, ids: list[int], banned: list[int], margin: fl
     return tokens[len(ids) :], least
 
 
-def text_after(tokenizer: Tokenizer, ids: list[int], continuation: list[int]) -> str:
-    """What a continuation adds to the prompt's text."""
-    before = tokenizer.decode(ids, skip_special_tokens=False)
-    return tokenizer.decode(ids + continuation, skip_special_tokens=False)[len(before) :]
+def text_after(tokenizer: Tokenizer, continuation: list[int]) -> str:
+    """What a continuation adds to a text: its tokens' bytes, without special tokens."""
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    words = by_id(tokenizer)
+    return b"".join(b"" if i in special else token_bytes(tokenizer, words[i]) for i in continuation).decode(
+        "utf-8", "replace"
+    )
+
+
+def token_bytes(tokenizer: Tokenizer, token: str) -> bytes:
+    if isinstance(tokenizer.pre_tokenizer, pre_tokenizers.Sequence):
+        return raw(token)
+    if len(token) == 6 and token.startswith("<0x"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace("▁", " ").encode()
 
 
 def references(model: torch.nn.Module, tokenizer: Tokenizer, dtype: str, ends: list[int], bos: list[int]) -> list[dict]:
@@ -543,7 +556,7 @@ def references(model: torch.nn.Module, tokenizer: Tokenizer, dtype: str, ends: l
         continuation, least = greedy(model, ids, ends, margin)
         if least >= margin and len(set(continuation)) >= 6:
             run = {"prompt": text, "ids": ids, "continuation": continuation, "margin": round(least, 3)}
-            found.append(run | {"text": text_after(tokenizer, ids, continuation)})
+            found.append(run | {"text": text_after(tokenizer, continuation)})
             if len(found) == PROMPTS:
                 return found
     raise SystemExit(f"{model.config.model_type} {dtype}: only {len(found)} prompts with a margin of {margin}")
