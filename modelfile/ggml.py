@@ -178,13 +178,33 @@ class _Reader:
         tail = 4 if scored else 0
         if count * (4 + tail) > min(self.size, _HEADER_LIMIT) - self.position:
             raise self.error(f"{count} tokens cannot fit: truncated or damaged")
-        found = []
-        for index in range(count):
-            length = self.number("the vocabulary")
-            if not 0 <= length <= _LONGEST_TOKEN:
-                raise self.error(f"token {index} of {length} bytes", self.position - 4)
-            text = self.take(length, "the vocabulary")
-            found.append(Token(text, self.real("the vocabulary") if scored else 0.0))
+        found: list[Token] = []
+        while len(found) < count:
+            found += self._whole_tokens(count - len(found), tail)
+            if len(found) < count:  # one that goes over the window's edge
+                found.append(self._token(len(found), tail))
+        return found
+
+    def _token(self, index: int, tail: int) -> Token:
+        length = self.number("the vocabulary")
+        if not 0 <= length <= _LONGEST_TOKEN:
+            raise self.error(f"token {index} of {length} bytes", self.position - 4)
+        return Token(self.take(length, "the vocabulary"), self.real("the vocabulary") if tail else 0.0)
+
+    def _whole_tokens(self, count: int, tail: int) -> list[Token]:
+        """Up to `count` tokens that lie in the window: the hot loop, as a vocabulary has some 50 thousand."""
+        found: list[Token] = []
+        append, unpack, score = found.append, _I32.unpack_from, _F32.unpack_from
+        buffer, offset = self._buffer, self.position - self._start
+        last = len(buffer) - 4
+        while len(found) < count and 0 <= offset <= last:
+            start = offset + 4
+            end = start + unpack(buffer, offset)[0]
+            if not start <= end <= len(buffer) - tail:
+                break
+            append(Token(buffer[start:end], score(buffer, end)[0] if tail else 0.0))
+            offset = end + tail
+        self.position = self._start + offset
         return found
 
     def merges(self, count: int) -> list[tuple[bytes, bytes]]:

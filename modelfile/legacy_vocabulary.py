@@ -4,6 +4,7 @@ The files hold texts only. Which tokens are special, which stand for bytes, and 
 how each family's converter wrote them.
 """
 
+import codecs
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from modelfile.merges import derive_merges
-from modelfile.vocabulary import TokenType, to_alphabet, to_raw
+from modelfile.vocabulary import ALPHABET, TokenType, to_alphabet
 
 
 class Token(NamedTuple):
@@ -37,8 +38,13 @@ _CONTROL = re.compile(
     rb"<\|[^|\s]+\|>|<(?:fim|gh|issue|jupyter|commit)[-_]\w+>|<(?:filename|reponame|empty_output)>"
     rb"|>>[A-Z]+<<|\[(?:PAD|UNK|BOS|EOS)\]|### (?:End|Instruction:|Response:\n?)"
 )
+_CONTROL_STARTS = frozenset(b"<>[#")
 _LLAMA_SPECIALS = {0: b"<unk>", 1: b"<s>", 2: b"</s>"}
 _ADDED_SCORE = -1000.0  # that converters gave to tokens added after training
+_ALPHABET = "".join(ALPHABET)
+# Numbers, as comparing members of an IntEnum is slow in a loop over a vocabulary.
+_NORMAL, _UNUSED = int(TokenType.NORMAL), int(TokenType.UNUSED)
+_CONTROL_KIND, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
 _REPLACEMENT = "\ufffd".encode()
 
 
@@ -59,28 +65,32 @@ def tokenizer_metadata(
 
 
 def _byte_level(pre: str, texts: list[bytes], merges: Sequence[tuple[bytes, bytes]] | None) -> dict[str, Any]:
-    types = np.full(len(texts), TokenType.NORMAL, np.int32)
-    types[_added_spaces(texts)] = TokenType.USER_DEFINED
+    kinds = [_NORMAL] * len(texts)
+    for index in _added_spaces(texts):
+        kinds[index] = _USER_DEFINED
     first: dict[bytes, int] = {}
     for index, text in enumerate(texts):
-        if types[index] == TokenType.USER_DEFINED:
+        if kinds[index] == _USER_DEFINED:
             first[text] = index
         elif first.setdefault(text, index) != index or not text:
-            types[index] = TokenType.UNUSED  # rows that pad the matrix to a round size, or an unreadable token
-        elif _CONTROL.fullmatch(text):
-            types[index] = TokenType.CONTROL
-    derived, left_over = derive_merges(texts, types == TokenType.NORMAL)
-    types[_added(texts, left_over)] = TokenType.USER_DEFINED
+            kinds[index] = _UNUSED  # rows that pad the matrix to a round size, or an unreadable token
+        elif text[0] in _CONTROL_STARTS and _CONTROL.fullmatch(text):
+            kinds[index] = _CONTROL_KIND
+    derived, left_over = derive_merges(texts, np.array(kinds) == _NORMAL)
+    for index in _added(texts, left_over):
+        kinds[index] = _USER_DEFINED
     written = _in_alphabet(merges, first) if merges else None
     if written is None:
-        written = [to_alphabet(texts[left]) + b" " + to_alphabet(texts[right]) for left, right, _ in derived]
-    for index in np.flatnonzero(types == TokenType.UNUSED).tolist():
-        texts[index] = b"[PAD%d]" % index
+        words = [codecs.charmap_decode(text, "strict", _ALPHABET)[0] for text in texts]
+        written = [f"{words[left]} {words[right]}".encode() for left, right, _ in derived]
+    texts = [
+        b"[PAD%d]" % i if kind == _UNUSED else text for i, (text, kind) in enumerate(zip(texts, kinds, strict=True))
+    ]
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": texts,
-        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.token_type": np.array(kinds, np.int32),
         "tokenizer.ggml.merges": written,
     }
     end = first.get(_END_OF_TEXT)
@@ -94,7 +104,7 @@ def _byte_level(pre: str, texts: list[bytes], merges: Sequence[tuple[bytes, byte
 
 def _added_spaces(texts: Sequence[bytes]) -> list[int]:
     """GPT-NeoX's runs of spaces, which were added whole, longest first, down to two; merges make the same texts."""
-    lengths = [0 if text.strip(b" ") else len(text) for text in texts]
+    lengths = [0 if text[:1] != b" " or text.strip(b" ") else len(text) for text in texts]
     for last in reversed(range(1, len(lengths))):
         if lengths[last] == 2 and lengths[last - 1] == 3:
             start = last
@@ -112,10 +122,8 @@ def _added(texts: Sequence[bytes], left_over: Sequence[int]) -> list[int]:
 
 def _in_alphabet(merges: Sequence[tuple[bytes, bytes]], ids: dict[bytes, int]) -> list[bytes] | None:
     """The file's merges, if they all make tokens; else None."""
-    try:
-        if not all(to_raw(left + right) in ids for left, right in merges):
-            return None
-    except ValueError:
+    words = {codecs.charmap_decode(text, "strict", _ALPHABET)[0].encode() for text in ids}
+    if not all(left + right in words for left, right in merges):
         return None
     return [left + b" " + right for left, right in merges]
 

@@ -529,6 +529,7 @@ def text_after(tokenizer: Tokenizer, continuation: list[int]) -> str:
     """What a continuation adds to a text: its tokens' bytes, without special tokens."""
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     words = by_id(tokenizer)
+    special |= {words.index(unknown) for unknown in ("<unk>", "<|unk|>") if unknown in words}
     return b"".join(b"" if i in special else token_bytes(tokenizer, words[i]) for i in continuation).decode(
         "utf-8", "replace"
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 from blank import write
-from conftest import ROOT, clean_environment, serve
 
 from modelfile.families import FAMILIES
 from modelfile.ggml import is_ggml
 from modelfile.gguf import read_gguf
+from tests.conftest import ROOT, clean_environment, serve
 
 HERE = Path(__file__).parent
 FILES = sorted(path.name for path in HERE.glob("*.json"))

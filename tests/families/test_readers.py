@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from blank import layout_of, write
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from modelfile.errors import ModelFileError
 from modelfile.families import FAMILIES, named_family
 from modelfile.ggml import read_ggml
 from prompt.tokenizer import Tokenizer
+from tests.conftest import ROOT
 
 HERE = Path(__file__).parent
 NUMBERS = [0, 1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 31, 32, 33, 40, 60, 63, 64, 65, 80, 127, 300, 1023, 2002, 65535, 2**24]

@@ -13,12 +13,14 @@ VICUNA = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 PROMPTS = {
-    "chatml": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
-    "<|im_start|>assistant\n",
-    "starchat": "<|system|>\n<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello<|end|>\n<|user|>\nBye<|end|>\n<|assistant|>\n",
+    "chatml": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+    "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n",
+    "starchat": "<|system|>\n<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHello<|end|>\n"
+    "<|user|>\nBye<|end|>\n<|assistant|>\n",
     "falcon": "User: Hi\nAssistant: Hello\nUser: Bye\nAssistant:",
     "alpaca": f"{TASK}\n\n### Instruction:\nHi\n\n### Response:Hello\n\n### Instruction:\nBye\n\n### Response:",
-    "dolly": f"{TASK}\n\n### Instruction:\nHi\n\n### Response:\nHello\n\n### End\n\n### Instruction:\nBye\n\n### Response:\n",
+    "dolly": f"{TASK}\n\n### Instruction:\nHi\n\n### Response:\nHello\n\n### End\n\n"
+    "### Instruction:\nBye\n\n### Response:\n",
     "vicuna": f"{VICUNA} USER: Hi ASSISTANT: Hello</s> USER: Bye ASSISTANT:",
     "llama-2": "<s>[INST] Hi [/INST] Hello </s><s>[INST] Bye [/INST]",
 }
@@ -61,7 +63,5 @@ def test_a_file_and_what_is_neither(tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text("{{ messages[0]['content'] }}!")
     assert render(str(path), ("user", "Hi")) == "Hi!"
-    with pytest.raises(
-        TemplateError, match=r"CHAT_TEMPLATE=chatlm: neither a file .* nor one of alpaca, chatml, dolly"
-    ):
+    with pytest.raises(TemplateError, match=r"CHAT_TEMPLATE=chatlm: neither a file .* nor one of alpaca, "):
         read_chat_template("chatlm")
