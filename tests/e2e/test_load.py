@@ -21,9 +21,9 @@ def busy(tmp_path_factory, default_path):
 
 
 def test_clients_that_leave_lose_nothing(busy):
-    outcome = asyncio.run(soak(busy.url, busy.process.pid, requests=150, clients=8))
-    assert outcome.answered + outcome.left + outcome.refused == 150
-    assert outcome.answered > 50
+    outcome = asyncio.run(soak(busy.url, busy.process.pid, requests=100, clients=8))
+    assert outcome.answered + outcome.left + outcome.refused == 100
+    assert outcome.answered > 30
     assert outcome.growth < 0.05
 
 
@@ -55,7 +55,7 @@ def test_a_long_prompt_does_not_stop_the_tokens_of_others(busy):
                 lines = stream.aiter_lines()
                 await anext(lines)
                 long = asyncio.ensure_future(
-                    client.post("/v1/completions", json={"prompt": "one two three " * 270, "max_tokens": 1})
+                    client.post("/v1/completions", json={"prompt": "one two three " * 150, "max_tokens": 1})
                 )
                 started = time.monotonic()
                 tokens = 0
