@@ -228,11 +228,12 @@ class CTransformersEngine:
         while (done := len(context.tokens)) < len(prompt):
             if generation.cancelled:
                 return
-            with self._threads.eval() as threads:
-                context.eval(prompt[done : done + context.chunk], threads)
+            chunk = prompt[done : done + context.chunk]
+            with self._threads.eval(len(chunk)) as threads:
+                context.eval(chunk, threads)
         if not generation.wants_tokens:
             generation.finish("length")
             return
         while not generation.cancelled and (token := generation.step(context.logits())) is not None:
-            with self._threads.eval() as threads:
+            with self._threads.eval(1) as threads:
                 context.eval((token,), threads)

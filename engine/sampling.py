@@ -48,23 +48,33 @@ class Sampler:
         params = self._params
         peak = logits.max()
         self._check(peak)
-        ids = (logits >= peak - NEGLIGIBLE * params.temperature).nonzero()[0]
-        weights = logits[ids].astype(np.float64)
-        if 0 < params.top_k < len(ids):
-            top = np.argpartition(weights, -params.top_k)[-params.top_k :]
-            ids, weights = ids[top], weights[top]
-        order = np.argsort(-weights, kind="stable")
-        ids = ids[order]
-        probabilities = np.exp((weights[order] - float(peak)) / params.temperature)
-        cumulative = probabilities.cumsum()
-        count = len(ids)
+        ids = self._candidates(logits, peak)
+        # Relative to the most likely token's, which is 1.
+        probabilities = np.exp((logits[ids] - peak) / np.float32(params.temperature))
         if params.top_p < 1:  # the smallest set whose probability reaches top_p
+            order = np.argsort(-probabilities, kind="stable")
+            ids, probabilities = ids[order], probabilities[order]
+            cumulative = probabilities.cumsum(dtype=np.float64)
             count = int(cumulative.searchsorted(params.top_p * cumulative[-1])) + 1
+            ids, probabilities = ids[:count], probabilities[:count]
         if params.min_p > 0:  # relative to the most likely token
-            count = min(count, int((probabilities >= params.min_p).sum()))
-        count = max(1, min(count, len(ids)))
-        drawn = self._random.random() * cumulative[count - 1]
-        return int(ids[min(int(cumulative.searchsorted(drawn, side="right")), count - 1)])
+            likely = probabilities >= min(params.min_p, 1.0)
+            ids, probabilities = ids[likely], probabilities[likely]
+        cumulative = probabilities.cumsum(dtype=np.float64)
+        drawn = self._random.random() * cumulative[-1]
+        return int(ids[min(int(cumulative.searchsorted(drawn, side="right")), len(ids) - 1)])
+
+    def _candidates(self, logits: NDArray[np.float32], peak: np.float32) -> NDArray[np.intp]:
+        """The ids of the top_k most likely tokens, or of all that are not negligible."""
+        top_k, temperature = self._params.top_k, self._params.temperature
+        if top_k == 0:
+            return (logits >= peak - NEGLIGIBLE * temperature).nonzero()[0]
+        # Most often a narrow band holds the top k already: searching and sorting few tokens is what makes this fast.
+        for width in (NEGLIGIBLE / 5, NEGLIGIBLE / 2, NEGLIGIBLE):
+            ids = (logits >= peak - width * temperature).nonzero()[0]
+            if len(ids) >= top_k:
+                return ids[np.argpartition(logits[ids], -top_k)[-top_k:]]
+        return ids
 
     def _adjusted(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         params = self._params

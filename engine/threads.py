@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,50 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Pace:
+    """Whether several threads are faster than one just now.
+
+    Where another program keeps a core busy, ggml's threads wait at each barrier for the one that is not running,
+    and two threads can be many times slower than one. So the time of one thread is known, from the first tokens
+    on, and evals that are slower with several are followed by some with one.
+    """
+
+    SLOW = 1.5  # times the seconds that one thread takes
+    FIRST_REST = 8  # evals with one thread after two slow ones; doubled up to LONGEST_REST while it stays slow
+    LONGEST_REST = 256
+    CALM = 32  # evals in a row that were not slow end a bad time
+    LESSONS = 3  # tokens at first, to learn the time of one thread; the fastest counts
+
+    def __init__(self) -> None:
+        self._single = float("inf")  # seconds of a token's eval with one thread
+        self._lessons = self.LESSONS  # left
+        self._rest = 0  # evals left to do with one thread
+        self._next_rest = self.FIRST_REST
+        self._slow = self._good = 0  # in a row
+
+    def wants_one(self, tokens: int) -> bool:
+        """Whether an eval of so many tokens had better use one thread."""
+        return self._rest > 0 or (tokens == 1 and self._lessons > 0)
+
+    def record(self, threads: int, seconds: float) -> None:
+        """Takes the time of one token's eval."""
+        if self._lessons > 0 and threads == 1:
+            self._lessons -= 1
+            self._single = min(self._single, seconds)
+        elif threads == 1:
+            self._single += 0.2 * (seconds - self._single)
+            self._rest = max(0, self._rest - 1)
+        elif seconds > self.SLOW * self._single:
+            self._slow, self._good = self._slow + 1, 0
+            if self._slow == 2:
+                self._slow, self._rest = 0, self._next_rest
+                self._next_rest = min(2 * self._next_rest, self.LONGEST_REST)
+        else:
+            self._slow, self._good = 0, self._good + 1
+            if self._good == self.CALM:
+                self._next_rest = self.FIRST_REST
 
 
 class ThreadBudget:
@@ -27,6 +72,7 @@ class ThreadBudget:
         self._in_use = 0
         self._changed = threading.Condition()
         self._line: deque[object] = deque()
+        self._pace = Pace()
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -41,23 +87,27 @@ class ThreadBudget:
                 self._changed.notify_all()
 
     @contextmanager
-    def eval(self) -> Iterator[int]:
-        """An eval runs in this block, with the given number of threads. Waits until they are free."""
+    def eval(self, tokens: int) -> Iterator[int]:
+        """An eval of so many tokens runs in this block, with the given number of threads. Waits for them."""
         ticket = object()
         with self._changed:
             self._line.append(ticket)
-            while self._line[0] is not ticket or self._share() > self.total - self._in_use:
+            while self._line[0] is not ticket or self._share(tokens) > self.total - self._in_use:
                 self._changed.wait()
             self._line.popleft()
-            threads = self._share()
+            threads = self._share(tokens)
             self._in_use += threads
             self._changed.notify_all()
+        started = time.perf_counter()
         try:
             yield threads
         finally:
+            seconds = time.perf_counter() - started
             with self._changed:
+                if tokens == 1:
+                    self._pace.record(threads, seconds)
                 self._in_use -= threads
                 self._changed.notify_all()
 
-    def _share(self) -> int:
-        return max(1, self.total // max(1, self._requests))
+    def _share(self, tokens: int) -> int:
+        return 1 if self._pace.wants_one(tokens) else max(1, self.total // max(1, self._requests))

@@ -83,9 +83,9 @@ def _byte_level(pre: str, texts: list[bytes], merges: Sequence[tuple[bytes, byte
     if written is None:
         words = [codecs.charmap_decode(text, "strict", _ALPHABET)[0] for text in texts]
         written = [f"{words[left]} {words[right]}".encode() for left, right, _ in derived]
-    texts = [
-        b"[PAD%d]" % i if kind == _UNUSED else text for i, (text, kind) in enumerate(zip(texts, kinds, strict=True))
-    ]
+    for index, kind in enumerate(kinds):
+        if kind == _UNUSED:
+            texts[index] = b"[PAD%d]" % index
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,

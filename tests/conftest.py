@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -40,12 +40,12 @@ def model(default_path: Path) -> Iterator[GGUFModel]:
 class Server:
     """A running server."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     url: str
     log_dir: Path
-    output: list[str] = field(default_factory=list)
 
     def log(self, name: str = "main.log") -> str:
+        """The text of a log file; `console` is what the server printed."""
         return (self.log_dir / name).read_text()
 
 
@@ -55,14 +55,14 @@ def serve(
 ) -> Iterator[Server]:
     """Starts `python main.py` (or `python -m ...`) on a free port, waits until it is ready, and ends it."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, *command, "--port", str(port), *arguments],
-        cwd=ROOT,
-        env={**clean_environment(), **TEST_SETTINGS, "LOG_DIR": str(log_dir), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with (log_dir / "console").open("wb") as console:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--port", str(port), *arguments],
+            cwd=ROOT,
+            env={**clean_environment(), **TEST_SETTINGS, "LOG_DIR": str(log_dir), **environment},
+            stdout=console,
+            stderr=subprocess.STDOUT,
+        )
     server = Server(process, f"http://127.0.0.1:{port}", log_dir)
     try:
         wait_until_ready(server)
@@ -70,7 +70,7 @@ def serve(
     finally:
         process.terminate()
         try:
-            server.output.append(process.communicate(timeout=20)[0])
+            process.wait(timeout=20)
         finally:
             process.kill()
 
@@ -79,7 +79,7 @@ def wait_until_ready(server: Server, seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise AssertionError(f"the server ended at once: {server.process.communicate()[0]}")
+            raise AssertionError(f"the server ended at once: {server.log('console')}")
         try:
             if httpx.get(f"{server.url}/health", timeout=1).status_code == 200:
                 return

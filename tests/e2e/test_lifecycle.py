@@ -115,7 +115,7 @@ def test_uvicorn_starts_the_app_too(command, tmp_path, default_path):
     with serve(tmp_path, command=command) as server:
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}, timeout=30)
         assert answer.status_code == 200
-    assert server.process.returncode == 0, server.output
+    assert server.process.returncode == 0, server.log("console")
 
 
 def test_a_dotenv_file_and_the_command_line_set_the_same(tmp_path, default_path):
@@ -137,7 +137,7 @@ def test_a_signal_lets_a_running_answer_end(number, tmp_path, default_path):
         assert server.process.wait(timeout=10) == 0
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{server.url}/health")
-    assert "Traceback" not in "".join(server.output)
+    assert "Traceback" not in server.log("console")
 
 
 def test_an_answer_that_takes_too_long_is_ended(tmp_path, default_path):

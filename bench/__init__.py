@@ -1,0 +1,1 @@
+"""Benchmarks. Figures only mean something on a machine that does nothing else."""
