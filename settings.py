@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     model_name: str | None = Field(None, description="a folder, or a hub repository: org/name[@revision]")
     model_file: str | None = Field(None, description="the file in MODEL_NAME, where it has several")
     model_type: str | None = Field(None, description="the model family, where the file does not tell")
-    engine: Literal["auto", "ctransformers"] = Field("auto", description="what runs the file")
+    engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="what runs the file")
     context_length: int | None = Field(
         None, ge=8, description="tokens of prompt and answer together (default: the model's own, at most 4096)"
     )
