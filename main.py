@@ -15,7 +15,7 @@ from typing import NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from api import chat, completions, info
+from api import chat, completions, embeddings, info, tokens
 from api.access import AccessMiddleware
 from api.errors import install_error_handlers
 from engine.base import EngineError
@@ -87,7 +87,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
 app.add_middleware(AccessMiddleware)
-for routes in (completions.router, chat.router, info.router):
+for routes in (completions.router, chat.router, embeddings.router, tokens.router, info.router):
     app.include_router(routes)
 install_error_handlers(app)
 
