@@ -17,7 +17,8 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
+# Takes about ten minutes, on a machine that does nothing else.
+bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 
 clean:
@@ -35,4 +36,8 @@ $(VENV)/.serve: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
 	$(BIN)/python -m pip install -q -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.serve
+	$(BIN)/python -m pip install -q -r requirements-bench.txt
 	touch $@

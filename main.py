@@ -4,22 +4,18 @@ import gc
 
 gc.disable()  # while modules load: collecting then finds nothing, and takes a tenth of a second
 
-import asyncio
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
-from api import chat, completions, info
+from api import chat, completions, embeddings, info, tokens
 from api.access import AccessMiddleware
 from api.errors import install_error_handlers
 from engine.base import EngineError
@@ -30,6 +26,7 @@ from modelfile.errors import ModelFileError
 from modelfile.find import find_model_file
 from prompt.template import TemplateError
 from settings import Settings, SettingsError, load_settings
+from shutdown import graceful_stop, interruptible
 
 gc.enable()
 
@@ -37,7 +34,6 @@ gc.enable()
 model_path = ""
 
 MODELS_DIR = Path("models")
-DRAIN_SECONDS = 10.0  # that running answers get to end when the server stops
 
 log = logging.getLogger("ggserve.main")
 
@@ -84,57 +80,17 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
         fail(error)
     gc.freeze()  # the model's tables live as long as the process
-    with graceful_stop(model):
-        log.info("ready: %s on %s", model.name, model.engine.name)
+    with graceful_stop(model.close):
+        address = f", http://{settings.host}:{settings.port}" if hasattr(app.state, "settings") else ""
+        log.info("ready: %s on %s%s", model.name, model.engine.name, address)
         yield
     model.close()
     log.info("stopped")
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM end a long download or load at once: uvicorn's handlers would only take note of them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def graceful_stop(model: GGUFModel) -> Iterator[None]:
-    """On SIGINT or SIGTERM uvicorn takes no new requests; here running answers get DRAIN_SECONDS to end.
-
-    Also keeps uvicorn from raising the signal again once all is done, so that the exit code is 0.
-    """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not isinstance(server, uvicorn.Server):
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    timers: list[asyncio.TimerHandle] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if server.should_exit:
-            server.force_exit = True
-        server.should_exit = True
-        loop.call_soon_threadsafe(lambda: timers.append(loop.call_later(DRAIN_SECONDS, model.close)))
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    yield
-    for timer in timers:
-        timer.cancel()
-
-
 app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
 app.add_middleware(AccessMiddleware)
-for routes in (completions.router, chat.router, info.router):
+for routes in (completions.router, chat.router, embeddings.router, tokens.router, info.router):
     app.include_router(routes)
 install_error_handlers(app)
 

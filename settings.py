@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         None,
         description="how chats become prompts: a name (see README) or a Jinja2 file (default: the model's)",
     )
-    engine: Literal["auto", "ctransformers"] = Field("auto", description="what runs the file")
+    engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="what runs the file")
     context_length: int | None = Field(
         None, ge=8, description="tokens of prompt and answer together (default: the model's own, at most 4096)"
     )

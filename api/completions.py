@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from api.dependencies import Model, Record
+from api.dependencies import Model, Record, require
 from api.errors import APIError, api_error
 from api.schemas import CompletionRequest
 from api.streaming import EventStream, event, guarded, json_response, merged, started, usage, while_connected
@@ -23,6 +23,7 @@ IndexedDeltas = AsyncGenerator[tuple[int, Delta], None]
 @router.post("/v1/completions")
 async def completions(body: CompletionRequest, request: Request, model: Model, record: Record) -> Response:
     """The continuation of a prompt, or of each of several. `Accept: text/plain` gives the bare text."""
+    require(model, "generation", "model")
     params = body.sampling_params()
     deltas = merged([record.watch(model.complete(prompt, params)) for prompt in body.prompts], model.parallel)
     plain = "text/plain" in request.headers.get("accept", "")

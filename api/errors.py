@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from engine.base import ContextOverflow, EngineClosed, EngineError, InvalidToken, QueueFull
+from engine.base import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
 from prompt.template import TemplateError
 
 log = logging.getLogger("ggserve.main")
@@ -47,6 +47,8 @@ def api_error(error: Exception) -> APIError:
             return APIError(400, message, code="context_length_exceeded")
         case InvalidToken():
             return APIError(400, message, code="invalid_token")
+        case InvalidRequest():
+            return APIError(400, message, code="invalid_request")
         case TemplateError():
             return APIError(400, message, param="messages", code="chat_template_error")
         case QueueFull():

@@ -1,27 +1,32 @@
 """OpenAI's request bodies, validated. Unknown fields are ignored; known ones that do nothing yet are errors."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from engine.base import SamplingParams
+from engine.base import Feature, SamplingParams, Tools
 
 # Fields of the OpenAI API that are not supported, with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "logprobs": (None, False),
     "top_logprobs": (None, 0),
     "n": (None, 1),
     "best_of": (None, 1),
-    "response_format": (None, {"type": "text"}),
     "echo": (None, False),
     "suffix": (None, ""),
     "modalities": (None, ["text"]),
     "audio": (None,),
+}
+# Fields of chats only.
+CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
 }
 
 Stop = Annotated[list[str], Field(max_length=16)]
@@ -36,6 +41,8 @@ class GenerationRequest(BaseModel):
     """What completions and chats have in common."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
+
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=0)
@@ -56,7 +63,7 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, body: Any) -> Any:
-        for name, harmless in UNSUPPORTED.items() if isinstance(body, dict) else ():
+        for name, harmless in cls.unsupported.items() if isinstance(body, dict) else ():
             value = body.get(name)
             if not any(value == ok and type(value) is type(ok) for ok in harmless):
                 raise PydanticCustomError(
@@ -75,6 +82,10 @@ class GenerationRequest(BaseModel):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    def needs(self) -> Iterator[tuple[str, Feature]]:
+        """Fields that not every engine supports, with what they need."""
+        return iter(())
 
     def sampling_params(self) -> SamplingParams:
         """The parameters given, and defaults for the rest."""
@@ -97,6 +108,8 @@ class GenerationRequest(BaseModel):
 
 class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
+
+    unsupported = UNSUPPORTED | CHAT_FIELDS
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
     stream: bool | None = None
@@ -151,14 +164,102 @@ class Message(BaseModel):
         return {**(self.model_extra or {}), "role": role, "content": content}
 
 
+class Function(BaseModel):
+    """A function that the model may call. `parameters` is a JSON schema."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(BaseModel):
+    name: str
+
+
+class NamedTool(BaseModel):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+    definition: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """`json_object`: any JSON object; `json_schema`: JSON of that schema."""
+
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        if self.json_schema is not None and self.type == "json_schema":
+            return self.json_schema.definition
+        return {"type": "object"} if self.type == "json_object" else None
+
+
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions` and `/v2/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: int | None = Field(None, ge=0)
     stream: bool | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _choice_of_tools(self) -> "ChatRequest":
+        names = [tool.function.name for tool in self.tools or ()]
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice is 'required', but there are no tools")
+        return self
+
+    def needs(self) -> Iterator[tuple[str, Feature]]:
+        if self.called_tools is not None:
+            yield "tools", "tools"
+        if self.sampling_params().json_schema is not None:
+            yield "response_format", "json_schema"
+
+    @property
+    def called_tools(self) -> Tools | None:
+        """What the answer may call."""
+        if not self.tools or self.tool_choice == "none":
+            return None
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+        functions = [
+            tool.model_dump(exclude_none=True) for tool in self.tools if named is None or tool.function.name == named
+        ]
+        return Tools(
+            tuple(functions),
+            required=named is not None or self.tool_choice == "required",
+            parallel=self.parallel_tool_calls is not False and named is None,
+        )
 
     def sampling_params(self) -> SamplingParams:
         if self.max_completion_tokens is not None:
             self.max_tokens = self.max_completion_tokens
-        return super().sampling_params()
+        schema = self.response_format.schema_of_answer if self.response_format else None
+        return replace(super().sampling_params(), json_schema=schema)

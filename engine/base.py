@@ -2,9 +2,13 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-FinishReason = Literal["stop", "length"]
+import numpy as np
+from numpy.typing import NDArray
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+Feature = Literal["generation", "embeddings", "tools", "json_schema"]
 
 
 class EngineError(Exception):
@@ -32,6 +36,10 @@ class InvalidToken(EngineError):
 
     def __init__(self, token: int, vocab_size: int) -> None:
         super().__init__(f"Token id {token} is outside of the vocabulary (0 to {vocab_size - 1}).")
+
+
+class InvalidRequest(EngineError):
+    """The engine refuses what a request asks for."""
 
 
 class QueueFull(EngineError):
@@ -69,6 +77,26 @@ class SamplingParams:
     seed: int | None = None  # None: a random one
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    json_schema: Mapping[str, Any] | None = None  # the answer is JSON of this schema; needs Feature "json_schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Functions that the answer of a chat may call."""
+
+    functions: tuple[Mapping[str, Any], ...]  # OpenAI's tool objects
+    required: bool = False  # the answer must call one
+    parallel: bool = True  # it may call several
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call: `id` and `name` come once, `arguments` is JSON text in pieces."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +108,16 @@ class Delta:
     cached_tokens: int  # prompt tokens that were already in the KV cache
     completion_tokens: int
     finish_reason: FinishReason | None = None  # set on the last delta
+    reasoning: str = ""  # what the model thinks before it answers, where the engine tells it apart
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The meaning of a text as a vector of length 1."""
+
+    vector: NDArray[np.float32]  # [embedding length]
+    prompt_tokens: int
 
 
 class Engine(Protocol):
@@ -87,6 +125,7 @@ class Engine(Protocol):
 
     name: str
     context_length: int  # tokens, prompt and answer together
+    features: frozenset[Feature]
 
     def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Continues `prompt`. Closing the generator frees what it holds at the next step.
@@ -94,6 +133,10 @@ class Engine(Protocol):
         Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, GenerationError
         at any time.
         """
+        ...
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        """The embedding of each input, which needs Feature "embeddings". Raises as `generate`."""
         ...
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ Never calls LLM.generate, LLM.tokenize or LLM.sample: they overrun buffers, gues
 token. The file must have been checked before: the C++ loader trusts it.
 """
 
+import asyncio
 import ctypes
 import importlib
 import importlib.util
@@ -19,7 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.base import ContextOverflow, Delta, EngineClosed, EngineError, GenerationError, InvalidToken, SamplingParams
+from engine.base import (
+    ContextOverflow,
+    Delta,
+    Embedding,
+    EngineClosed,
+    EngineError,
+    Feature,
+    GenerationError,
+    InvalidRequest,
+    InvalidToken,
+    SamplingParams,
+)
 from engine.generation import Generation
 from engine.pool import Pool, common_prefix
 from engine.threads import ThreadBudget
@@ -114,6 +126,12 @@ class Context:
         """float32[n_vocab], a view that the next eval overwrites."""
         return np.ctypeslib.as_array(self._logits_data(self._handle), (self.vocab_size,))
 
+    def embedding(self) -> NDArray[np.float32]:
+        """float32[embedding length], what the model makes of all its tokens at the last one, scaled to length 1."""
+        size = self._llm.ctransformers_llm_embeddings_size()
+        vector = np.ctypeslib.as_array(self._llm.ctransformers_llm_embeddings_data(), (size,))
+        return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+
     def close(self) -> None:
         self._llm = None
         self.tokens.clear()
@@ -131,6 +149,7 @@ class CTransformersEngine:
         self,
         contexts: Sequence[Context],  # not opened yet
         *,
+        embeds: bool,  # whether the library keeps embeddings: of the older families it does not
         pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
         end_ids: frozenset[int],  # tokens that end an answer
         context_length: int,  # tokens
@@ -139,6 +158,7 @@ class CTransformersEngine:
     ) -> None:
         """Opens the first context. Raises EngineError."""
         self.context_length = context_length
+        self.features: frozenset[Feature] = frozenset(("generation", "embeddings") if embeds else ("generation",))
         self._pieces = pieces
         self._end_ids = end_ids
         self._contexts = contexts
@@ -166,14 +186,7 @@ class CTransformersEngine:
         """See Engine.generate."""
         self._check(prompt, params)
         context = await self._pool.acquire(prompt)
-        generation = Generation(
-            prompt,
-            params,
-            pieces=self._pieces,
-            end_ids=self._end_ids,
-            context_length=self.context_length,
-        )
-        self._running.add(generation)
+        generation = self._new_generation(prompt, params)
         self._workers.submit(self._run, context, generation)
         try:
             while True:
@@ -185,6 +198,27 @@ class CTransformersEngine:
                     return
         finally:
             generation.cancelled = True
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        """See Engine.embed."""
+        nothing_more = SamplingParams(max_tokens=0)
+        for tokens in inputs:
+            if not tokens:
+                raise InvalidRequest("An input has no tokens.")
+            self._check(tokens, nothing_more)
+        embeddings = []
+        for tokens in inputs:
+            context = await self._pool.acquire(tokens)
+            generation = self._new_generation(tokens, nothing_more)
+            call = self._workers.submit(self._embed, context, generation)
+            try:
+                vector = await asyncio.shield(asyncio.wrap_future(call))  # it gives the context back, come what may
+            finally:
+                generation.cancelled = True
+            if vector is None:
+                raise EngineClosed
+            embeddings.append(Embedding(vector, len(tokens)))
+        return embeddings
 
     def close(self) -> None:
         """See Engine.close."""
@@ -201,6 +235,29 @@ class CTransformersEngine:
         for token in (*prompt, *params.logit_bias):
             if not 0 <= token < len(self._pieces):
                 raise InvalidToken(token, len(self._pieces))
+
+    def _new_generation(self, prompt: Sequence[int], params: SamplingParams) -> Generation:
+        generation = Generation(
+            prompt,
+            params,
+            pieces=self._pieces,
+            end_ids=self._end_ids,
+            context_length=self.context_length,
+        )
+        self._running.add(generation)
+        return generation
+
+    def _embed(self, context: Context, generation: Generation) -> NDArray[np.float32] | None:
+        """Evaluates an input, in a worker thread, and gives the context back. None when cancelled."""
+        try:
+            if not context.opened:
+                context.open()
+            with self._threads.request():
+                self._prefill(context, generation)
+            return None if generation.cancelled else context.embedding()
+        finally:
+            self._running.discard(generation)
+            self._pool.release(context)
 
     def _run(self, context: Context, generation: Generation) -> None:
         """Produces an answer, in a worker thread, and gives the context back before it sends the end."""
@@ -222,15 +279,19 @@ class CTransformersEngine:
             self._pool.release(context)
             generation.deltas.put(end or EngineClosed())  # no end: cancelled
 
-    def _produce(self, context: Context, generation: Generation) -> None:
+    def _prefill(self, context: Context, generation: Generation) -> None:
+        """Evaluates what the context does not hold of the prompt yet; returns early when cancelled."""
         prompt = generation.prompt
         generation.cached_tokens = context.reuse(prompt)
-        while (done := len(context.tokens)) < len(prompt):
-            if generation.cancelled:
-                return
+        while (done := len(context.tokens)) < len(prompt) and not generation.cancelled:
             chunk = prompt[done : done + context.chunk]
             with self._threads.eval(len(chunk)) as threads:
                 context.eval(chunk, threads)
+
+    def _produce(self, context: Context, generation: Generation) -> None:
+        self._prefill(context, generation)
+        if generation.cancelled:
+            return
         if not generation.wants_tokens:
             generation.finish("length")
             return

@@ -16,7 +16,7 @@ def default_model(models_dir: Path) -> Path | None:
     Processes that call this at once each write a file of their own and rename it: all are equal, the last
     stays. ModelFileError if the package's file is damaged or the conversion cannot be written.
     """
-    source = _packaged()
+    source = packaged_model()
     if source is None:
         return None
     target = models_dir / f"{source.stem}.ctransformers.gguf"
@@ -26,7 +26,8 @@ def default_model(models_dir: Path) -> Path | None:
     return target
 
 
-def _packaged() -> Path | None:
+def packaged_model() -> Path | None:
+    """The default model as it was published; None without the package."""
     # Found without importing the package: its import loads a whole inference engine.
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:

@@ -9,8 +9,10 @@ from typing import Any
 
 from modelfile.check import ctransformers_objection
 from modelfile.choice import human_size
+from modelfile.engine_choice import choose_engine
 from modelfile.errors import ModelFileError
 from modelfile.gguf import GGUFFile, read_gguf
+from modelfile.llama_cpp_check import llama_cpp_objection
 
 _TEMPLATE = "tokenizer.chat_template"
 _VOCABULARIES = {
@@ -99,6 +101,17 @@ def _engines(gguf: GGUFFile) -> Facts:
     """Which engines run the file, and why others do not."""
     objection = ctransformers_objection(gguf)
     yield "ctransformers", f"does not run it: {objection}" if objection else "runs it exactly as it is"
+    objection = llama_cpp_objection(gguf)
+    yield "llama.cpp", f"does not run it: {objection}" if objection else "runs it"
+    yield "ENGINE=auto", _choice(gguf)
+
+
+def _choice(gguf: GGUFFile) -> str:
+    try:
+        name, reason = choose_engine(gguf)
+    except ModelFileError:
+        return "none"
+    return f"{name}: {reason}"
 
 
 def _printable(text: str) -> str:

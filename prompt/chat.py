@@ -7,7 +7,7 @@ that occurs nowhere else. After rendering, special tokens are found; only then d
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +37,13 @@ def encode_chat(
         _map_strings(messages, guard), tools=_map_strings(tools, guard), **_map_strings(variables, guard)
     )
     return tokenizer.encode_prompt(text, stand_ins={code: char for char, code in stand_ins.items()})
+
+
+def defused(value: Any, control_texts: Iterable[str]) -> Any:
+    """`value` with an invisible U+2060 (word joiner) after the first character of each look-alike in its strings: for
+    a tokenizer that would make them special tokens."""
+    looks_alike, _ = _look_alikes(tuple(control_texts))
+    return _map_strings(value, lambda text: looks_alike.sub(lambda match: f"{match[0]}\u2060", text))
 
 
 @lru_cache(maxsize=4)

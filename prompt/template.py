@@ -36,8 +36,7 @@ class ChatTemplate:
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
         self._sandbox = ChatSandbox()
         self._lock = Lock()
-        if source is None:
-            source = _DEFAULT
+        self.source = source = _DEFAULT if source is None else source
         if len(source) > _MAX_SOURCE:
             raise TemplateError(f"the chat template has {len(source)} characters; {_MAX_SOURCE} are the most")
         try:

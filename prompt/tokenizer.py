@@ -105,6 +105,10 @@ class Tokenizer:
         pieces = [self._shown(i, skip_special) for i in ids]
         return self._encoder.decode_start(b"".join(pieces).decode("utf-8", "replace"))
 
+    def piece(self, token_id: int) -> bytes:
+        """The bytes of one token, as the file spells it if it is a control token."""
+        return self._shown(token_id, False)
+
     def _shown(self, token_id: int, skip_special: bool) -> bytes:
         piece = self.pieces[token_id]
         return piece if piece or skip_special else self._texts[token_id]

@@ -141,7 +141,7 @@ def test_a_signal_lets_a_running_answer_end(number, tmp_path, default_path):
 
 
 def test_an_answer_that_takes_too_long_is_ended(tmp_path, default_path):
-    code = "import main, sys; main.DRAIN_SECONDS = 0.5; sys.argv[0] = 'main.py'; main.main()"
+    code = "import main, shutdown, sys; shutdown.DRAIN_SECONDS = 0.5; sys.argv[0] = 'main.py'; main.main()"
     with serve(tmp_path, command=("-c", code)) as server:
         body = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:

@@ -1,0 +1,216 @@
+"""`python -m bench`: starts each server in turn, measures it, and prints how ggserve compares.
+
+Writes results.json (every single figure) and ratios.png next to this file.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import microseconds
+from bench.bandwidth import bytes_per_token, read_bandwidth
+from bench.bare import measure_bare
+from bench.client import BenchError
+from bench.report import draw, medians, shown, table
+from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
+from bench.servers import ROOT, SERVERS, Setup, running
+from engine.threads import usable_cores
+from modelfile.default import default_model, packaged_model
+
+BARE = "bare"
+DEFAULT_SERVERS = ("ggserve", "llama-server", "llama-cpp-python", "naive", BARE)
+ONE_ROUND = ("naive",)  # slow, and never close: one round tells enough
+CONTEXT = 2048  # tokens for each slot
+IDLE = 10.0  # per cent of the processor's time that others may use while we measure
+
+RESULTS = Path(__file__).parent / "results.json"
+PICTURE = Path(__file__).parent / "ratios.png"
+
+
+class Benchmark:
+    """The figures so far, by server and row."""
+
+    def __init__(self, setup: Setup, load: Load, *, quick: bool) -> None:
+        self._setup = setup
+        self._load = load
+        self._quick = quick
+        self.figures: dict[str, dict[str, list[float]]] = {}
+        self.notes: list[str] = []
+
+    def round(self, number: int, server: str, chosen: Sequence[Scenario]) -> None:
+        """One server's scenarios. What fails becomes a note, and the rest goes on."""
+        jobs = [
+            (scenario, f"{scenario.name} {number}.{index}")
+            for index, scenario in enumerate(chosen)
+            if number == 0 or not scenario.once
+        ]
+        if server == BARE:
+            with self.noting(server):
+                seeds = [(scenario.name, seed) for scenario, seed in jobs]
+                for measures in measure_bare(self._setup, seeds, quick=self._quick):
+                    self._add(server, measures)
+            return
+        for slots, group in itertools.groupby(jobs, lambda job: job[0].slots):
+            with self.noting(server):
+                asyncio.run(self._measure(server, slots, list(group)))
+
+    async def _measure(self, name: str, slots: int, jobs: Sequence[tuple[Scenario, str]]) -> None:
+        with running(SERVERS[name](self._setup, slots), self._setup) as server:
+            await warm_up(server, self._load, jobs[0][1])
+            for scenario, seed in jobs:
+                with self.noting(f"{name}, {scenario.name}"):
+                    self._add(name, await scenario.run(server, self._load, seed))
+
+    def _add(self, server: str, measures: Measures) -> None:
+        own = self.figures.setdefault(server, {})
+        for row, tries in measures.items():
+            own.setdefault(row, []).extend(tries)
+
+    @contextmanager
+    def noting(self, who: str) -> Iterator[None]:
+        """A BenchError in this block becomes a note."""
+        try:
+            yield
+        except BenchError as error:
+            note = f"{who}: {error}"
+            if note not in self.notes:
+                self.notes.append(note)
+                _say(note)
+
+
+def machine() -> str:
+    """The processor, its usable cores, and the memory."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {usable_cores()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB"
+
+
+def find_setup(threads: int) -> Setup:
+    """The default model, as published and as converted for ctransformers. Raises BenchError."""
+    original, converted = packaged_model(), default_model(ROOT / "models")
+    if original is None or converted is None:
+        raise BenchError("the default model is not installed: `make bench` does it")
+    for path in (original, converted):
+        path.read_bytes()  # into the page cache, so that the first to start is no slower than the rest
+    return Setup(original, converted, threads, CONTEXT)
+
+
+def limit(setup: Setup) -> dict[str, float]:
+    """What memory bandwidth allows."""
+    bandwidth, weights = read_bandwidth(setup.threads), bytes_per_token(setup.converted)
+    return {"bytes_per_second": bandwidth, "bytes_per_token": weights, "tokens_per_second": bandwidth / weights}
+
+
+def limit_text(found: dict[str, float], decode_rate: float | None) -> str:
+    text = (
+        f"Memory is read at {found['bytes_per_second'] / 1e9:.1f} GB/s, and a token needs "
+        f"{found['bytes_per_token'] / 1e6:.1f} MB of weights: "
+        f"no loop decodes faster than {shown(found['tokens_per_second'], 'tokens/s')}"
+    )
+    return text + ("." if decode_rate is None else f"; ggserve is at {decode_rate / found['tokens_per_second']:.0%}.")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    names = [row.name for row in scenarios(Load())]
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each server is started (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="one small round that only shows that all works")
+    parser.add_argument(
+        "--only", action="append", choices=list(dict.fromkeys(names)), help="may be given several times"
+    )
+    parser.add_argument(
+        "--servers",
+        type=lambda text: text.split(","),
+        default=list(DEFAULT_SERVERS),
+        help=f"separated by commas, of: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)})",
+    )
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.servers if name not in (*SERVERS, BARE)]
+    if unknown:
+        parser.error(f"no such server: {', '.join(unknown)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 1 when a server that should have been measured was not."""
+    options = parse(arguments)
+    load = QUICK if options.quick else Load()
+    chosen = [scenario for scenario in scenarios(load) if not options.only or scenario.name in options.only]
+    try:
+        setup = find_setup(options.threads)
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    benchmark = Benchmark(setup, load, quick=options.quick)
+    if (busy := psutil.cpu_percent(interval=2)) > IDLE:
+        benchmark.notes.append(f"The machine was {busy:.0f}% busy before the start: these figures mean little.")
+    servers = []
+    for name in options.servers:
+        with benchmark.noting(f"{name} is left out"):
+            if name != BARE:
+                SERVERS[name](setup, 1)
+            servers.append(name)
+    _say("memory bandwidth, and the microseconds of a token")
+    bandwidth = limit(setup)
+    costs = microseconds.measure(setup.converted, setup.threads)
+    whole = not options.quick and not options.only
+    try:
+        for number in range(1 if options.quick else options.rounds):
+            for server in servers if number % 2 == 0 else servers[::-1]:
+                if number and server in ONE_ROUND:
+                    continue
+                _say(f"{time.monotonic() - started:4.0f} s  round {number + 1}, {server}")
+                benchmark.round(number, server, chosen)
+    except KeyboardInterrupt:
+        benchmark.notes.append("Interrupted: this is what was measured until then, and no file was written.")
+        whole = False
+    values = {server: medians(benchmark.figures)[server] for server in servers if server in benchmark.figures}
+    heading = f"{date.today().isoformat()}, {machine()}, {setup.original.name}, {setup.threads} threads"
+    print(f"\n{heading}\n\n{table(rows(load), values)}\n")
+    print("Medians. The last columns: how many times better ggserve is; above 1 is faster, sooner or smaller.")
+    print(f"{limit_text(bandwidth, values.get('ggserve', {}).get('decode'))}\n\n{microseconds.table(costs)}\n")
+    for note in benchmark.notes:
+        print(f"Note: {note}")
+    if whole:
+        results: dict[str, Any] = {
+            "date": date.today().isoformat(),
+            "machine": machine(),
+            "model": setup.original.name,
+            "threads": setup.threads,
+            "context": setup.context,
+            "load": asdict(load),
+            "figures": benchmark.figures,
+            "medians": values,
+            "memory": bandwidth,
+            "microseconds": [asdict(cost) for cost in costs],
+            "notes": benchmark.notes,
+        }
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        draw(rows(load), values, heading, PICTURE)
+        print(f"Wrote {RESULTS.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}.")
+    return 0 if all(server in values for server in servers) else 1
+
+
+def _say(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""llama-server's own core on its own HTTP listener, through xllamacpp: run by bench.servers in a process of its own.
+
+No Python runs while it serves.
+"""
+
+import argparse
+import threading
+
+import xllamacpp
+
+
+def main() -> None:
+    """Serves until the process ends."""
+    parser = argparse.ArgumentParser("python -m bench.llama_server")
+    parser.add_argument("model")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--context", type=int, required=True, help="tokens for each slot")
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    params = xllamacpp.CommonParams()
+    params.model.path = options.model
+    params.port = options.port
+    params.n_parallel = options.slots
+    params.n_ctx = options.slots * options.context  # shared out evenly: kv_unified is off unless asked for
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    server = xllamacpp.Server(params)  # keep it: its end is the listener's end
+    print(server.listening_address, flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

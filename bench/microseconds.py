@@ -1,0 +1,228 @@
+"""Where each microsecond of a token's way goes: `python -m bench.microseconds`.
+
+Calls the real functions of the engine and the API. What runs between two evals makes every token later; what the event
+loop does runs beside the next eval, and takes its share of a core.
+"""
+
+import asyncio
+import socket
+import statistics
+import sys
+import threading
+import time
+import timeit
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import uvicorn
+
+import main as ggserve
+from api.streaming import event
+from bench.client import complete
+from bench.prompts import words
+from bench.report import aligned
+from engine.base import Delta, SamplingParams
+from engine.channel import Channel
+from engine.ctransformers import Context
+from engine.sampling import Sampler
+from engine.text import TextStream
+from engine.threads import ThreadBudget, usable_cores
+from model import GGUFModel
+from modelfile.default import default_model
+
+CONTEXT = 1024  # tokens
+PROMPT = 600  # tokens, which the penalties look at
+EVALS = 48
+BIG_VOCABULARY = 50_000
+STREAMED = 400  # tokens
+PACE = 0.002  # seconds between two tokens of the stream without a model
+
+SAMPLING = {
+    "greedy": SamplingParams(temperature=0),
+    "default settings": SamplingParams(seed=1),
+    "all penalties, min_p": SamplingParams(
+        seed=1, repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=0.5, min_p=0.05
+    ),
+}
+HEAD = {"id": f"cmpl-{0:032x}", "object": "text_completion", "created": 1_700_000_000, "model": "SmolLM2-135M-Instruct"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One line of the table."""
+
+    where: str
+    what: str
+    microseconds: float
+
+
+class Replay(GGUFModel):
+    """A model whose answers cost nothing: a thread sends one word every PACE seconds."""
+
+    loop_seconds = 0.0  # of processor time that the event loop's thread needed for an answer
+
+    async def complete(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        channel: Channel[Delta] = Channel()
+        threading.Thread(target=self._send, args=(channel,)).start()
+        started = time.thread_time()
+        last = False
+        while not last:
+            delta = await channel.get()
+            last = delta.finish_reason is not None
+            yield delta
+        self.loop_seconds = time.thread_time() - started
+
+    @staticmethod
+    def _send(channel: Channel[Delta]) -> None:
+        for count in range(1, STREAMED + 1):
+            time.sleep(PACE)
+            channel.put(Delta(" word", PROMPT, 0, count, finish_reason="length" if count == STREAMED else None))
+
+
+def measure(path: Path, threads: int) -> list[Cost]:
+    """The costs for a model file that ctransformers runs."""
+    model = Replay(path, engine="ctransformers", context_length=CONTEXT, threads=threads, parallel=1)
+    context = Context(path, "gguf", CONTEXT, 0)
+    context.open()
+    prompt = model.tokenize(words(PROMPT, "microseconds"))
+    for start in range(0, PROMPT, 64):
+        context.eval(prompt[start : start + 64], threads)
+    try:
+        return [
+            *_evals(context, threads),
+            *_between_evals(context, prompt),
+            *_event_loop(model),
+        ]
+    finally:
+        context.close()
+        model.close()
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """Markdown."""
+    lines = [("one token", "where", "µs"), *((cost.what, cost.where, f"{cost.microseconds:.1f}") for cost in costs)]
+    return "\n".join(aligned(lines, left=2))
+
+
+def _evals(context: Context, threads: int) -> Iterator[Cost]:
+    def seconds(count: int) -> float:
+        started = time.perf_counter()
+        context.eval((token,), count)
+        return time.perf_counter() - started
+
+    token = int(context.logits().argmax())
+    for count in sorted({1, threads}):
+        tries = [seconds(count) for _ in range(EVALS)]
+        yield Cost("eval", f"the eval, {count} thread{'s' * (count > 1)}", 1e6 * statistics.median(tries))
+
+
+def _between_evals(context: Context, prompt: Sequence[int]) -> Iterator[Cost]:
+    where = "between evals"
+    yield Cost(where, "view of the logits", _each(context.logits))
+    flat = np.random.default_rng(1).normal(size=BIG_VOCABULARY).astype(np.float32)
+    for vocabulary, logits in (("the model's logits", context.logits()), (f"{BIG_VOCABULARY:,} random logits", flat)):
+        for name, params in SAMPLING.items():
+            sampler = Sampler(params, prompt, ())
+            yield Cost(where, f"sample, {name}, {vocabulary}", _each(lambda s=sampler, x=logits: s.sample(x)))  # type: ignore[misc]
+    text = TextStream([b" word", " wörter".encode()], ())
+    yield Cost(where, "bytes to text", _each(lambda: text.push(1)))
+    stopping = TextStream([b" word"], ("</s>", "\n\n", "User:"))
+    yield Cost(where, "bytes to text, three stop strings", _each(lambda: stopping.push(0)))
+    yield Cost(where, "make a Delta", _each(lambda: Delta(" word", PROMPT, 0, 1)))
+    yield Cost(where, "put it on the channel, which wakes the event loop", asyncio.run(_put()))
+    yield Cost(where, "take threads for an eval and give them back", _each(_budget()))
+
+
+def _budget() -> Callable[[], object]:
+    budget = ThreadBudget(usable_cores())
+
+    def take() -> None:
+        with budget.eval(1):
+            pass
+
+    return take
+
+
+async def _put() -> float:
+    """Microseconds of processor time of the thread that puts, at the pace of a stream."""
+    channel: Channel[float] = Channel()
+
+    def send() -> float:
+        seconds = 0.0
+        for _ in range(STREAMED):
+            time.sleep(PACE)
+            started = time.thread_time()
+            channel.put(0.0)
+            seconds += time.thread_time() - started
+        return 1e6 * seconds / STREAMED
+
+    sending = asyncio.create_task(asyncio.to_thread(send))
+    for _ in range(STREAMED):
+        await channel.get()
+    return await sending
+
+
+async def _hop() -> float:
+    """Microseconds from a put in a thread to the item in the hands of the event loop's task."""
+    channel: Channel[float] = Channel()
+
+    def send() -> None:
+        for _ in range(STREAMED):
+            time.sleep(PACE)
+            channel.put(time.perf_counter())
+
+    sending = asyncio.create_task(asyncio.to_thread(send))
+    delays = [-(await channel.get() - time.perf_counter()) for _ in range(STREAMED)]
+    await sending
+    return 1e6 * statistics.median(delays)
+
+
+def _event_loop(model: Replay) -> Iterator[Cost]:
+    where = "event loop"
+    yield Cost(where, "from the worker's put to the event loop's task", asyncio.run(_hop()))
+    choice = {"index": 0, "text": " word", "logprobs": None, "finish_reason": None}
+    yield Cost(where, "JSON and SSE of a chunk", _each(lambda: event({**HEAD, "choices": [choice], "usage": None})))
+    with _served(model) as url:
+        asyncio.run(complete(url, "warm-up", STREAMED))
+        asyncio.run(complete(url, "measured", STREAMED))
+    whole = 1e6 * model.loop_seconds / STREAMED
+    yield Cost(where, "the event loop's whole work: channel, JSON, ASGI, HTTP, socket", whole)
+
+
+@contextmanager
+def _served(model: Replay) -> Iterator[str]:
+    """The real app over HTTP, in a thread of its own, with this model."""
+    app = ggserve.app
+    app.state.model = model
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def _each(work: Callable[[], object], calls: int = 200, tries: int = 7) -> float:
+    """Microseconds of one call: the median of several tries."""
+    return 1e6 * statistics.median(timeit.repeat(work, number=calls, repeat=tries)) / calls
+
+
+def main() -> None:
+    """Prints the table for the default model."""
+    path = default_model(Path("models"))
+    if path is None:
+        sys.exit("the default model is not installed: `make bench` does it")
+    print(table(measure(path, usable_cores())))
+
+
+if __name__ == "__main__":
+    main()

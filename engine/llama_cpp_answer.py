@@ -1,0 +1,121 @@
+"""An answer of llama.cpp in the making: its chunks in, deltas out."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from engine.base import (
+    ContextOverflow,
+    Delta,
+    EngineError,
+    FinishReason,
+    GenerationError,
+    InvalidRequest,
+    SamplingParams,
+    ToolCallDelta,
+)
+from engine.channel import Channel
+from engine.text import StopStrings
+
+log = logging.getLogger("ggserve.model")
+
+JSON_STARTS = '{["-0123456789tfn'
+
+
+class Answer:
+    """`receive` runs in a worker thread, everything else on the event loop."""
+
+    def __init__(self, params: SamplingParams, context_length: int) -> None:
+        self.cancelled = False  # set by the listener; `receive` looks at each chunk
+        self.deltas: Channel[Delta | EngineError] = Channel()
+        self.end: Delta | EngineError | None = None  # sent once the slot is free for the next request
+        self._context_length = context_length
+        self._wants_tokens = params.max_tokens != 0
+        self._expected = _first_characters(params.json_schema)  # until the first character has come
+        # llama.cpp's own stop strings lose the text that they hold back when an answer ends by its length.
+        self._stops = StopStrings(params.stop)
+        self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
+        self._finish_reason: FinishReason | None = None
+
+    def receive(self, chunk: bytes) -> bool:
+        """Takes a chunk of JSON; returns whether the native call shall end."""
+        if self.cancelled:
+            return True
+        try:
+            self._take(orjson.loads(chunk))
+        except Exception as error:  # the native caller would swallow it
+            log.exception("a chunk of llama.cpp cannot be read")
+            self.end = GenerationError(f"{type(error).__name__}: {error}")
+        return self.end is not None
+
+    def _take(self, chunk: dict[str, Any]) -> None:
+        if progress := chunk.get("prompt_progress"):
+            self._start(progress)
+            return
+        if error := chunk.get("error"):
+            self.end = native_error(error, self._context_length)
+            return
+        if timings := chunk.get("timings"):
+            self._completion_tokens = timings["predicted_n"]
+        if choices := chunk["choices"]:
+            choice = choices[0]
+            self._finish_reason = choice["finish_reason"]
+            delta = choice.get("delta")
+            self._say(choice["text"] if delta is None else delta.get("content") or "", delta or {})
+        if self.end is None and (usage := chunk.get("usage")):
+            self._completion_tokens = usage["completion_tokens"]
+            self.end = self._delta(self._stops.finish(), self._finish_reason or "stop")
+
+    def _start(self, progress: dict[str, int]) -> None:
+        self._prompt_tokens, self._cached_tokens = progress["total"], progress["cache"]
+        if self._prompt_tokens >= self._context_length:  # llama.cpp rounds the context up
+            self.end = ContextOverflow(self._prompt_tokens, self._context_length)
+
+    def _say(self, text: str, delta: dict[str, Any]) -> None:
+        if not self._wants_tokens:  # llama.cpp makes one all the same
+            if text or self._finish_reason:
+                self._completion_tokens = 0
+                self.end = self._delta("", "length")
+            return
+        if self._expected and text.strip():
+            if text.lstrip()[0] not in self._expected:  # it logs that a schema is bad, and goes on without
+                self.end = InvalidRequest("llama.cpp does not understand the JSON schema.")
+                return
+            self._expected = ""
+        text, stopped = self._stops.push(text)
+        reasoning = delta.get("reasoning_content") or ""
+        calls = tuple(map(_tool_call, delta.get("tool_calls") or ()))
+        if stopped:
+            self.end = self._delta(text, "stop")
+        elif self._finish_reason is None and self._prompt_tokens + self._completion_tokens >= self._context_length:
+            self.end = self._delta(text + self._stops.finish(), "length", reasoning, calls)
+        elif text or reasoning or calls:
+            self.deltas.put(self._delta(text, None, reasoning, calls))
+
+    def _delta(
+        self,
+        text: str,
+        reason: FinishReason | None,
+        reasoning: str = "",
+        calls: tuple[ToolCallDelta, ...] = (),
+    ) -> Delta:
+        return Delta(text, self._prompt_tokens, self._cached_tokens, self._completion_tokens, reason, reasoning, calls)
+
+
+def _first_characters(schema: Mapping[str, Any] | None) -> str:
+    """What JSON of the schema may begin with."""
+    return "" if schema is None else {"object": "{", "array": "["}.get(str(schema.get("type")), JSON_STARTS)
+
+
+def native_error(error: dict[str, Any], context_length: int) -> EngineError:
+    """llama.cpp's error object as one of ours."""
+    if error.get("type") == "exceed_context_size_error":
+        return ContextOverflow(error["n_prompt_tokens"], context_length)
+    return (InvalidRequest if error.get("code") == 400 else GenerationError)(f"llama.cpp: {error['message']}")
+
+
+def _tool_call(call: dict[str, Any]) -> ToolCallDelta:
+    function = call.get("function", {})
+    return ToolCallDelta(call["index"], function.get("arguments") or "", call.get("id"), function.get("name"))

@@ -1,0 +1,89 @@
+"""Texts and chats to token ids and back, for one model: with our tokenizer and template, or with the engine's own.
+
+The engine's is for files whose vocabulary we cannot read exactly. It answers in about a millisecond and blocks
+for that long, and it cannot tell a template's special tokens from a user's look-alikes.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from prompt.chat import encode_chat
+from prompt.template import ChatTemplate
+from prompt.tokenizer import Tokenizer
+
+
+class EngineTokenizer(Protocol):
+    """What an engine with a tokenizer of its own offers."""
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    def detokenize(self, ids: Sequence[int]) -> str: ...
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]: ...
+    def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> str: ...
+
+
+class Codec:
+    """Our tokenizer and template."""
+
+    blocks = False
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, tool_template: ChatTemplate) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._tool_template = tool_template  # the same, for chats with tools
+        self.stop = tuple(template.stop)  # texts that end an answer
+        self.end_ids = tokenizer.end_ids  # tokens that do
+        self.token_pieces = tokenizer.pieces  # by token id, the bytes that the token adds to a text
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text to continue; for an empty one the token that starts texts."""
+        tokenizer = self._tokenizer
+        start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+        return tokenizer.encode_prompt(text) or [start or 0]
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        return self._tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def encode_chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """Ids of a chat, up to where the assistant's answer begins. Raises TemplateError."""
+        template = self._tool_template if tools or any(m.get("tool_calls") for m in messages) else self._template
+        return encode_chat(template, self._tokenizer, messages, tools=tools)
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        """The same as text, in which look-alikes cannot be told from special tokens. Raises TemplateError."""
+        return self._template.render(messages)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        return self._tokenizer.decode(ids, skip_special=skip_special)
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token, control tokens as the file spells them."""
+        return [self._tokenizer.piece(token) for token in ids]
+
+
+class EngineCodec:
+    """The engine's tokenizer and template. Chats go to the engine as messages."""
+
+    blocks = True
+    stop: tuple[str, ...] = ()
+
+    def __init__(self, engine: EngineTokenizer, start_id: int) -> None:
+        self._engine = engine
+        self._start_id = start_id
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return self._engine.tokenize(text, add_special=True, parse_special=True) or [self._start_id]
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        return self._engine.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def encode_chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        return self._engine.tokenize(self._engine.render(messages, tools), add_special=True, parse_special=True)
+
+    def render(self, messages: list[dict[str, Any]]) -> str:
+        return self._engine.render(messages)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
+        return self._engine.detokenize(ids)
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return self._engine.token_bytes(ids)

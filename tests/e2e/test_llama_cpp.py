@@ -1,0 +1,196 @@
+"""A real server on the llama.cpp engine: the default model's file as its package brings it."""
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from modelfile.default import packaged_model
+from tests.conftest import Server, serve
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 30}, "unit": {"enum": ["celsius", "kelvin"]}},
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    path = packaged_model()
+    assert path is not None
+    with serve(tmp_path_factory.mktemp("logs"), MODEL_PATH=str(path), CONTEXT_LENGTH="1024", PARALLEL="2") as server:
+        yield server
+
+
+@pytest.fixture
+def client(native: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{native.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def test_the_engine_and_its_reason_are_shown(native: Server):
+    health = httpx.get(f"{native.url}/health").json()
+    model = httpx.get(f"{native.url}/v1/models").json()["data"][0]
+    for shown in (health, model):
+        assert shown["engine"] == "llama.cpp"
+        assert "ctransformers cannot run" in shown["engine_reason"]
+    assert "ctransformers cannot run" in native.log("model.log")
+
+
+def test_chats_whole_and_streamed_are_the_same(client: openai.OpenAI):
+    chat = {"model": "any", "messages": QUESTION, "max_tokens": 12, "temperature": 0}
+    whole = client.chat.completions.create(**chat)
+    chunks = list(client.chat.completions.create(**chat, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_must_be_made_is_made(client: openai.OpenAI, choice, stream: bool):
+    chat = {
+        "model": "any",
+        "messages": QUESTION,
+        "tools": [WEATHER] if choice == "required" else [TIME, WEATHER],
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+        "temperature": 0,
+        "max_tokens": 200,
+    }
+    if stream:
+        with client.chat.completions.stream(**chat) as events:
+            choice = events.get_final_completion().choices[0]
+    else:
+        choice = client.chat.completions.create(**chat).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "get_weather"
+    assert call.id
+    arguments = json.loads(call.function.arguments)
+    assert isinstance(arguments["city"], str)
+    assert arguments["unit"] in ("celsius", "kelvin")
+
+
+def test_tools_may_be_left_alone_and_results_go_back(client: openai.OpenAI):
+    call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
+    messages = [
+        *QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "Sunny, 24 degrees."},
+    ]
+    chat = {"model": "any", "messages": messages, "temperature": 0, "max_tokens": 20}
+    with_tools = client.chat.completions.create(**chat, tools=[WEATHER])
+    without = client.chat.completions.create(**chat, tools=[WEATHER], tool_choice="none")
+    assert with_tools.usage.prompt_tokens > without.usage.prompt_tokens > 40
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_follows_a_json_schema(client: openai.OpenAI, stream: bool):
+    chat = {
+        "model": "any",
+        "messages": [{"role": "user", "content": "Invent a person."}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}},
+        "max_tokens": 100,
+    }
+    if stream:
+        chunks = client.chat.completions.create(**chat, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    else:
+        text = client.chat.completions.create(**chat).choices[0].message.content
+    person = json.loads(text)
+    assert person.keys() == {"name", "age"}
+    assert 0 <= person["age"] <= 150
+
+
+def test_a_schema_that_makes_no_sense_is_refused(client: openai.OpenAI):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": 5}}}
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="any", messages=QUESTION, response_format=form, max_tokens=5)
+
+
+def test_embeddings(client: openai.OpenAI, native: Server):
+    whole = client.embeddings.create(model="any", input=["a cat", "a dog"])  # the client asks for base64
+    assert [item.index for item in whole.data] == [0, 1]
+    assert sum(value * value for value in whole.data[0].embedding) == pytest.approx(1, abs=1e-4)
+    assert whole.usage.total_tokens == 4
+    answer = httpx.post(f"{native.url}/v1/embeddings", json={"input": "a cat", "encoding_format": "base64"}).json()
+    raw = base64.b64decode(answer["data"][0]["embedding"])
+    assert struct.unpack(f"<{len(raw) // 4}f", raw)[:3] == pytest.approx(whole.data[0].embedding[:3], abs=1e-3)
+    for body in ({"input": ""}, {"input": []}, {"input": [[]]}, {"input": "a", "dimensions": 5}, {"input": [10**6]}):
+        refused = httpx.post(f"{native.url}/v1/embeddings", json=body)
+        assert refused.status_code == 400, body
+        assert refused.json()["error"]["message"]
+
+
+@pytest.fixture(params=["server", "native"])
+def any_server(request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue(request.param)
+
+
+def test_tokens_there_and_back(any_server: Server):
+    def post(path: str, **body):
+        return httpx.post(f"{any_server.url}{path}", json=body).json()
+
+    text = "Hello<|im_end|> 世"
+    tokens = post("/tokenize", content=text)["tokens"]
+    assert post("/detokenize", tokens=tokens) == {"content": text}
+    assert len(post("/tokenize", content=text, parse_special=False)["tokens"]) > len(tokens)
+    pieces = post("/tokenize", content=text, with_pieces=True)["tokens"]
+    assert [piece["id"] for piece in pieces] == tokens
+    assert pieces[:2] == [{"id": tokens[0], "piece": "Hello"}, {"id": 2, "piece": "<|im_end|>"}]
+    joined = b"".join(p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in pieces)
+    assert joined.decode() == text
+    assert post("/detokenize", tokens=[10**6])["error"]["code"] == "invalid_token"
+    prompt = post("/apply-template", messages=[{"role": "user", "content": "Hi"}])["prompt"]
+    assert prompt.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_embeddings_on_ctransformers(server: Server):
+    answer = httpx.post(f"{server.url}/v1/embeddings", json={"input": ["a cat", "a dog"]}).json()
+    assert [len(item["embedding"]) for item in answer["data"]] == [576, 576]
+    assert answer["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tools", [WEATHER]), ("response_format", {"type": "json_object"})],
+)
+def test_what_ctransformers_lacks_is_named(server: Server, field: str, value):
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": QUESTION, field: value})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (field, "unsupported_parameter")
+    assert "ctransformers" in error["message"]
+
+
+def test_it_ends_cleanly(tmp_path: Path):
+    with serve(tmp_path, MODEL_PATH=str(packaged_model()), CONTEXT_LENGTH="256", PARALLEL="1") as server:
+        httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2})
+        server.process.terminate()
+        server.process.wait(timeout=20)
+    assert server.process.returncode == 0
+    assert len(server.log("console").splitlines()) < 10  # none of llama.cpp's own noise

@@ -1,0 +1,160 @@
+"""Files of today's architectures and quantizations: told apart, loaded, answering. Bad ones: refused, never a crash."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize
+
+from engine.base import EngineError, InvalidRequest, SamplingParams
+from model import GGUFModel
+from modelfile.errors import ModelFileError
+from tests.answers import answer
+from tests.engine.tiny_models import ARCHITECTURES, WIDTH, write_tiny_model
+
+ROOT = Path(__file__).parent.parent.parent
+GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
+CHAT = [{"role": "user", "content": "the cat"}]
+
+
+def load(path: Path, **settings) -> GGUFModel:
+    return GGUFModel(path, threads=1, parallel=2, **settings)
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "bert"])
+def test_each_architecture_answers(tmp_path: Path, architecture: str):
+    model = load(write_tiny_model(tmp_path, architecture))
+    try:
+        assert model.engine.name == "llama.cpp"
+        assert architecture in model.engine_reason or "tokenizer.ggml.scores" in model.engine_reason
+        assert answer(model.complete("the cat", GREEDY))[1].completion_tokens == 8
+        assert answer(model.chat(CHAT, GREEDY))[1].finish_reason == "length"
+        short, long = asyncio.run(model.embed(["the cat", "the cat " * 60]))  # the long one takes two batches
+        assert short.vector.shape == long.vector.shape == (WIDTH,)
+        assert long.prompt_tokens > 256
+    finally:
+        model.close()
+
+
+def test_an_embedding_model_embeds_and_does_nothing_else(tmp_path: Path):
+    model = load(write_tiny_model(tmp_path, "bert"))
+    try:
+        assert model.features == {"embeddings"}
+        first, second = asyncio.run(model.embed(["the cat", "the cat"]))
+        assert np.allclose(first.vector, second.vector, atol=1e-5)
+        assert np.isclose(np.linalg.norm(first.vector), 1, atol=1e-5)
+        ids = model.tokenize("the cat")
+        assert (ids[0], ids[-1]) == (2, 3)  # [CLS] and [SEP], which its own tokenizer adds
+        assert first.prompt_tokens == len(ids)
+        with pytest.raises(InvalidRequest):
+            asyncio.run(model.embed([[]]))
+    finally:
+        model.close()
+
+
+def test_thoughts_are_told_apart(tmp_path: Path):
+    model = load(write_tiny_model(tmp_path, "qwen3"))
+    end_of_thought = model.tokenize("</think>")[0]
+
+    async def parts(bias: dict[int, float]) -> tuple[str, str]:
+        params = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True, logit_bias=bias)
+        deltas = [delta async for delta in model.chat(CHAT, params)]
+        return "".join(d.reasoning for d in deltas), "".join(d.text for d in deltas)
+
+    try:
+        reasoning, text = asyncio.run(parts({end_of_thought: -100}))
+        assert (bool(reasoning), text) == (True, "")
+        reasoning, text = asyncio.run(parts({end_of_thought: 1000}))
+        assert reasoning == ""
+    finally:
+        model.close()
+
+
+def test_a_vocabulary_that_we_cannot_read_is_read_by_the_engine(tmp_path: Path):
+    model = load(write_tiny_model(tmp_path, "qwen2", pre="chameleon"))
+    try:
+        ids = model.tokenize("the cat <|im_end|>")
+        assert model.detokenize(ids) == "the cat <|im_end|>"
+        assert b"".join(model.pieces(ids)) == b"the cat <|im_end|>"
+        assert answer(model.complete("the cat", GREEDY))[1].completion_tokens == 8
+        assert model.render_chat(CHAT).startswith("<|im_start|>user\nthe cat<|im_end|>")
+        _, plain = answer(model.chat(CHAT, GREEDY))
+        _, alike = answer(model.chat([{"role": "user", "content": "the cat<|im_end|>"}], GREEDY))
+        assert alike.prompt_tokens > plain.prompt_tokens + 1  # a look-alike is text
+    finally:
+        model.close()
+
+
+def writable_types() -> list[GGMLQuantizationType]:
+    """The types that the gguf package can write and a weight matrix can have."""
+
+    def writable(kind: GGMLQuantizationType) -> bool:
+        try:
+            quantize(np.zeros((1, WIDTH), np.float32), kind)
+        except (NotImplementedError, KeyError):
+            return False
+        return True
+
+    return [kind for kind in GGMLQuantizationType if kind is not GGMLQuantizationType.Q8_1 and writable(kind)]
+
+
+def test_each_quantization_answers(tmp_path: Path):
+    kinds = writable_types()
+    assert {"F16", "BF16", "Q4_0", "Q8_0", "TQ1_0", "TQ2_0"} <= {kind.name for kind in kinds}
+    for kind in kinds:
+        model = load(write_tiny_model(tmp_path, "qwen2", kind), context_length=256)
+        _, last = answer(model.complete("the cat", GREEDY))
+        model.close()
+        assert last.completion_tokens == 8, kind.name
+
+
+def test_ctransformers_cannot_be_forced_on_a_modern_file(tmp_path: Path):
+    with pytest.raises(ModelFileError, match=r"ctransformers cannot run.*qwen2.*ENGINE=llama\.cpp runs it"):
+        load(write_tiny_model(tmp_path, "qwen2"), engine="ctransformers")
+
+
+def test_llama_cpp_cannot_be_forced_on_a_converted_file(default_path: Path):
+    with pytest.raises(ModelFileError, match=r"raw bytes.*ENGINE=ctransformers runs it"):
+        load(default_path, engine="llama.cpp")
+
+
+def test_the_reason_of_a_refused_load_is_llama_cpps(tmp_path: Path):
+    model = write_tiny_model(tmp_path, "qwen2")
+    data = model.read_bytes().replace(b"blk.1.attn_k.bias", b"blk.1.attn_k.bier")
+    model.write_bytes(data)
+    folders = set(Path(tempfile.gettempdir()).glob("ggserve-*"))
+    with pytest.raises(EngineError, match=r"llama\.cpp cannot load .*wrong number of tensors"):
+        load(model)
+    assert set(Path(tempfile.gettempdir()).glob("ggserve-*")) <= folders
+
+
+def test_the_listener_is_private_and_goes_away(llama_cpp_model: GGUFModel, original_path: Path):
+    model = load(original_path, context_length=256)
+    listener = model.engine._listener  # type: ignore[union-attr]
+    assert listener.path.parent.stat().st_mode & 0o777 == 0o700
+    listener.key, key = "wrong", listener.key
+    with pytest.raises(EngineError):
+        listener.post("/tokenize", {"content": "a"})
+    listener.key = key
+    assert listener.post("/tokenize", {"content": "a"})["tokens"]
+    model.close()
+    assert not listener.path.parent.exists()
+
+
+def test_changed_metadata_never_ends_the_process(tmp_path: Path):
+    program = Path(__file__).parent / "load_changed_models.py"
+    result = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, f"{result.stdout[-200:]}\n{result.stderr[-2000:]}"
