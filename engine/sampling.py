@@ -11,6 +11,7 @@ from engine.base import GenerationError, SamplingParams
 # Tokens whose probability is below exp(-25) of the most likely one's are dropped before anything is sorted: in a
 # vocabulary of 250,000 they weigh less than 4e-6 together, and what is left is a few hundred tokens.
 NEGLIGIBLE = 25.0
+GREEDY = 1e-5  # a temperature below this draws the most likely token, and float32 could hardly divide by it
 
 
 class Sampler:
@@ -36,7 +37,7 @@ class Sampler:
         """
         if self._adjusts:
             logits = self._adjusted(logits)
-        if self._params.temperature == 0:
+        if self._params.temperature < GREEDY:
             token = int(logits.argmax())
             self._check(logits[token])
         else:
