@@ -55,6 +55,7 @@ def serve(
 ) -> Iterator[Server]:
     """Starts `python main.py` (or `python -m ...`) on a free port, waits until it is ready, and ends it."""
     port = free_port()
+    log_dir.mkdir(parents=True, exist_ok=True)
     with (log_dir / "console").open("wb") as console:
         process = subprocess.Popen(
             [sys.executable, *command, "--port", str(port), *arguments],
