@@ -58,6 +58,7 @@ def load_model(settings: Settings) -> GGUFModel:
         threads=settings.threads,
         parallel=settings.parallel,
         queue_size=settings.queue_size,
+        log_prompts=settings.log_prompts,
     )
 
 

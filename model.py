@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,7 +24,7 @@ from engine.llama_cpp import LlamaCppEngine
 from engine.threads import usable_cores
 from legacy import legacy_contexts
 from modelfile.embedding import has_pooling, is_embedding_model
-from modelfile.engine_choice import choose_engine
+from modelfile.engine_choice import EngineName, choose_engine
 from modelfile.errors import ModelFileError
 from modelfile.ggml import GGMLFile, is_ggml, read_ggml
 from modelfile.gguf import GGUFFile, read_gguf
@@ -38,6 +39,7 @@ from prompt.tool_template import with_tools
 
 log = logging.getLogger("ggserve.model")
 
+Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -63,70 +65,100 @@ class GGUFModel:
         threads: int | None = None,  # None: the usable cores
         parallel: int | None = None,  # answers at the same time; None: 1 to 4, as memory allows
         queue_size: int = 64,  # requests that may wait for their turn
+        log_prompts: bool = False,  # whether the log may hold what people write
     ) -> None:
         """Checks and loads the file. Raises ModelFileError or EngineError, with one line that says what to do."""
         started = time.perf_counter()
         self.path = Path(path)
         self.name = self.path.name.removesuffix(".gguf").removesuffix(".bin").removesuffix(".ctransformers")
+        self._log_prompts = log_prompts
         file = read_ggml(self.path, model_type) if is_ggml(self.path) else read_gguf(self.path)
         engine_name, self.engine_reason = choose_engine(file, engine)
         chosen = read_chat_template(chat_template) if chat_template else None
         context_length = _context_length(file, context_length)
         threads = threads or usable_cores()
-        self.parallel = parallel or _parallel(file, context_length, gpu_layers)
+        self.parallel = _parallel(file, engine_name, parallel, context_length, gpu_layers)
+        self._vocab_size = len(file.get("tokenizer.ggml.tokens"))
+        self._codec: Codec | EngineCodec
+        self._chats_natively = False
         self.engine: CTransformersEngine | LlamaCppEngine
         if engine_name == "ctransformers" or isinstance(file, GGMLFile):
-            self._codec: Codec | EngineCodec = _codec(file, chosen)
-            contexts: Sequence[Context]
-            if isinstance(file, GGMLFile):
-                contexts, context_length = legacy_contexts(
-                    file, context_length, gpu_layers=gpu_layers, parallel=self.parallel
-                )
-            else:
-                contexts = [Context(self.path, "gguf", context_length, gpu_layers) for _ in range(self.parallel)]
-            self.engine = CTransformersEngine(
-                contexts,
-                embeds=isinstance(file, GGUFFile),
-                pieces=self._codec.token_pieces,
-                end_ids=self._codec.end_ids,
-                context_length=context_length,
-                threads=threads,
-                queue_size=queue_size,
-            )
+            self.engine = self._ctransformers(file, chosen, context_length, threads, gpu_layers, queue_size)
         else:
-            generates = not is_embedding_model(file)
-            template = chosen[0] if chosen else file.get(TEMPLATE)
-            self.engine = LlamaCppEngine(
-                self.path,
-                vocab_size=len(file.get("tokenizer.ggml.tokens")),
-                context_length=context_length,
-                threads=threads,
-                gpu_layers=gpu_layers,
-                parallel=self.parallel,
-                queue_size=queue_size,
-                pooling="last" if generates else "model" if has_pooling(file) else "mean",
-                generates=generates,
-                chat_template=None if template is None else with_tools(template),
-            )
-            try:
-                self._codec = _codec(file, chosen)
-            except (ModelFileError, TemplateError) as error:
-                log.info("llama.cpp's own tokenizer and template: %s", error)
-                self._codec = EngineCodec(self.engine, int(file.get("tokenizer.ggml.bos_token_id", 0)))
-            self._chats_natively = self._codec.blocks or bool(REASONS.search(template or ""))
-            self._control_texts = _control_texts(file)
-        self._vocab_size = len(file.get("tokenizer.ggml.tokens"))
+            self.engine = self._llama_cpp(file, chosen, context_length, threads, gpu_layers, queue_size)
         log.info(
             "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots, %d threads, %d layers on the GPU",
             self.path,
             time.perf_counter() - started,
             self.engine.name,
             self.engine_reason,
-            context_length,
+            self.engine.context_length,
             self.parallel,
             threads,
             gpu_layers,
         )
+
+    def _ctransformers(
+        self,
+        file: GGUFFile | GGMLFile,
+        chosen: Template | None,
+        context_length: int,
+        threads: int,
+        gpu_layers: int,
+        queue_size: int,
+    ) -> CTransformersEngine:
+        contexts: Sequence[Context]
+        if isinstance(file, GGMLFile):
+            contexts, context_length = legacy_contexts(
+                file, context_length, gpu_layers=gpu_layers, parallel=self.parallel
+            )
+        else:
+            contexts = [Context(self.path, "gguf", context_length, gpu_layers) for _ in range(self.parallel)]
+        with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
+            opening = loader.submit(contexts[0].open)
+            self._codec = _codec(file, chosen)
+            opening.result()
+        return CTransformersEngine(
+            contexts,
+            embeds=isinstance(file, GGUFFile),
+            pieces=self._codec.token_pieces,
+            end_ids=self._codec.end_ids,
+            context_length=context_length,
+            threads=threads,
+            queue_size=queue_size,
+        )
+
+    def _llama_cpp(
+        self,
+        file: GGUFFile,
+        chosen: Template | None,
+        context_length: int,
+        threads: int,
+        gpu_layers: int,
+        queue_size: int,
+    ) -> LlamaCppEngine:
+        generates = not is_embedding_model(file)
+        template = chosen[0] if chosen else file.get(TEMPLATE)
+        engine = LlamaCppEngine(
+            self.path,
+            vocab_size=self._vocab_size,
+            context_length=context_length,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            parallel=self.parallel,
+            queue_size=queue_size,
+            pooling="last" if generates else "model" if has_pooling(file) else "mean",
+            generates=generates,
+            chat_template=None if template is None else with_tools(template),
+        )
+        try:
+            self._codec = _codec(file, chosen)
+        except (ModelFileError, TemplateError) as error:
+            log.info("llama.cpp's own tokenizer and template: %s", error)
+            self._codec = EngineCodec(engine, int(file.get("tokenizer.ggml.bos_token_id", 0)))
+        self._chats_natively = self._codec.blocks or bool(REASONS.search(template or ""))
+        self._control_texts = _control_texts(file)
+        return engine
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -141,7 +173,8 @@ class GGUFModel:
             ids = await self._off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
-        async with aclosing(self.engine.generate(ids, params or SamplingParams())) as deltas:
+        running = self._logged(prompt, self.engine.generate(ids, params or SamplingParams()))
+        async with aclosing(running) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -164,9 +197,12 @@ class GGUFModel:
             running = self.engine.chat(defused(messages, self._control_texts), params, tools)
         else:
             running = self._chat(messages, params)
-        async with aclosing(running) as deltas:
+        async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        return logged(prompt, deltas) if self._log_prompts else deltas
 
     async def _chat(
         self, messages: list[dict[str, Any]], params: SamplingParams, functions: list[dict[str, Any]] | None = None
@@ -227,6 +263,18 @@ class GGUFModel:
         self.engine.close()
 
 
+async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    """The same deltas; in the end the log has the prompt and the answer, as far as it came."""
+    texts = []
+    try:
+        async with aclosing(deltas):
+            async for delta in deltas:
+                texts.append(delta.text)
+                yield delta
+    finally:
+        log.info("prompt %r, answer %r", prompt, "".join(texts))
+
+
 async def called(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
     """An answer of `calls_schema`, as calls: all of them in the last delta, for a half call is of no use."""
     texts = []
@@ -247,13 +295,13 @@ async def called(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, N
     )
 
 
-def _codec(file: GGUFFile | GGMLFile, chosen: tuple[str, Sequence[str]] | None) -> Codec:
+def _codec(file: GGUFFile | GGMLFile, chosen: Template | None) -> Codec:
     """`chosen`: a chat template and its stop texts, in place of the file's own."""
     tokenizer = Tokenizer.from_metadata(file)
     bos, eos = tokenizer.token_text(tokenizer.bos_id), tokenizer.token_text(tokenizer.eos_id)
     source, stop = chosen or (file.get(TEMPLATE), ())
     template = ChatTemplate(source, bos, eos, stop)
-    return Codec(tokenizer, template, ChatTemplate(with_tools(template.source), bos, eos, template.stop))
+    return Codec(tokenizer, template, lambda: ChatTemplate(with_tools(template.source), bos, eos, template.stop))
 
 
 def _control_texts(file: GGUFFile | GGMLFile) -> list[str]:
@@ -291,9 +339,17 @@ def _cache_bytes(file: GGUFFile | GGMLFile) -> int:
     return 2 * (keys + values) * largest("attention.head_count_kv", heads) * largest("block_count", 0)
 
 
-def _parallel(file: GGUFFile | GGMLFile, context_length: int, gpu_layers: int) -> int:
+def _parallel(
+    file: GGUFFile | GGMLFile, engine: EngineName, wanted: int | None, context_length: int, gpu_layers: int
+) -> int:
     """Answers at the same time: as many as a quarter of the memory has KV caches for, up to a few."""
-    if gpu_layers or isinstance(file, GGMLFile):
+    if gpu_layers and engine == "ctransformers":  # its CUDA code keeps state that contexts would share
+        if wanted and wanted > 1:
+            log.warning("PARALLEL=%d: on a GPU ctransformers runs one answer at a time, the others wait", wanted)
+        return 1
+    if wanted:
+        return wanted
+    if gpu_layers or isinstance(file, GGMLFile):  # weights of legacy files are copied for each
         return 1
     caches = psutil.virtual_memory().total // 4 // max(1, _cache_bytes(file) * context_length)
     return max(1, min(DEFAULT_PARALLEL, caches))

@@ -147,7 +147,7 @@ class CTransformersEngine:
 
     def __init__(
         self,
-        contexts: Sequence[Context],  # not opened yet
+        contexts: Sequence[Context],  # the first one opened, the others open when they are needed
         *,
         embeds: bool,  # whether the library keeps embeddings: of the older families it does not
         pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
@@ -156,13 +156,12 @@ class CTransformersEngine:
         threads: int,
         queue_size: int = 64,
     ) -> None:
-        """Opens the first context. Raises EngineError."""
+        """Raises EngineError where tokenizer and library disagree on the vocabulary."""
         self.context_length = context_length
         self.features: frozenset[Feature] = frozenset(("generation", "embeddings") if embeds else ("generation",))
         self._pieces = pieces
         self._end_ids = end_ids
         self._contexts = contexts
-        self._contexts[0].open()
         if self._contexts[0].vocab_size != len(pieces):
             raise EngineError(
                 f"ctransformers sees {self._contexts[0].vocab_size} tokens in the file, its tokenizer {len(pieces)}"

@@ -11,6 +11,7 @@ from modelfile.check import ctransformers_objection
 from modelfile.choice import human_size
 from modelfile.engine_choice import choose_engine
 from modelfile.errors import ModelFileError
+from modelfile.ggml import GGMLFile, is_ggml, read_ggml
 from modelfile.gguf import GGUFFile, read_gguf
 from modelfile.llama_cpp_check import llama_cpp_objection
 
@@ -28,17 +29,25 @@ _SPECIAL_END = "_token_id"
 Facts = Iterator[tuple[str, str]]  # what, and how it is in this file
 
 
-def describe(path: Path) -> Facts:
+def describe(path: Path, model_type: str | None = None) -> Facts:
     """Everything worth knowing about the file. Raises ModelFileError for one that cannot be used."""
-    return _describe_gguf(read_gguf(path))
+    return _describe(_read(path, model_type))
 
 
-def _describe_gguf(gguf: GGUFFile) -> Facts:
+def _read(path: Path, model_type: str | None) -> GGUFFile | GGMLFile:
+    return read_ggml(path, model_type) if is_ggml(path) else read_gguf(path)
+
+
+def _describe(gguf: GGUFFile | GGMLFile) -> Facts:
     yield "file", gguf.path.name
     yield "size", human_size(gguf.size)
-    yield "format", f"GGUF version {gguf.version}"
-    yield "architecture", gguf.architecture or "not said"
-    yield "name", str(gguf.get("general.name", "not said"))
+    if isinstance(gguf, GGUFFile):
+        yield "format", f"GGUF version {gguf.version}"
+        yield "architecture", gguf.architecture or "not said"
+        yield "name", str(gguf.get("general.name", "not said"))
+    else:
+        yield "format", f"legacy GGML, {gguf.format}"
+        yield "family", gguf.family
     yield "weights", _weights(gguf)
     context = gguf.get(f"{gguf.architecture}.context_length")
     yield "context length", "not said" if context is None else f"{context} tokens"
@@ -48,7 +57,7 @@ def _describe_gguf(gguf: GGUFFile) -> Facts:
     yield from _engines(gguf)
 
 
-def _weights(gguf: GGUFFile) -> str:
+def _weights(gguf: GGUFFile | GGMLFile) -> str:
     """How many, and how they are stored: the type that takes most bytes first."""
     if not gguf.tensors:
         return "none: the file holds a vocabulary only"
@@ -64,7 +73,7 @@ def _weights(gguf: GGUFFile) -> str:
     return f"{count:,} in {', '.join(parts)}"
 
 
-def _vocabulary(gguf: GGUFFile) -> str:
+def _vocabulary(gguf: GGUFFile | GGMLFile) -> str:
     model, tokens = gguf.get("tokenizer.ggml.model"), gguf.get("tokenizer.ggml.tokens")
     if model is None and tokens is None:
         return "none"
@@ -73,12 +82,13 @@ def _vocabulary(gguf: GGUFFile) -> str:
     return f"{kind}, {size} tokens, pre-tokenizer {gguf.get('tokenizer.ggml.pre', 'not said')}"
 
 
-def _special_tokens(gguf: GGUFFile) -> Iterator[str]:
+def _special_tokens(gguf: GGUFFile | GGMLFile) -> Iterator[str]:
     tokens = gguf.get("tokenizer.ggml.tokens")
-    for key, field in gguf.fields.items():
+    keys = gguf.fields if isinstance(gguf, GGUFFile) else gguf.metadata
+    for key in keys:
         if key.startswith(_SPECIAL) and key.endswith(_SPECIAL_END):
-            name = key.removeprefix(_SPECIAL).removesuffix(_SPECIAL_END)
-            yield f"{name} {field.value} {_token_text(tokens, field.value)}"
+            name, token = key.removeprefix(_SPECIAL).removesuffix(_SPECIAL_END), gguf.get(key)
+            yield f"{name} {token} {_token_text(tokens, token)}"
 
 
 def _token_text(tokens: Any, index: Any) -> str:
@@ -88,7 +98,7 @@ def _token_text(tokens: Any, index: Any) -> str:
     return token.decode(errors="replace") if isinstance(token, bytes) else str(token)
 
 
-def _template(gguf: GGUFFile) -> str:
+def _template(gguf: GGUFFile | GGMLFile) -> str:
     template = gguf.get(_TEMPLATE)
     if not isinstance(template, str):
         return "none"
@@ -97,8 +107,11 @@ def _template(gguf: GGUFFile) -> str:
     return f"{len(template)} characters: {first}"
 
 
-def _engines(gguf: GGUFFile) -> Facts:
+def _engines(gguf: GGUFFile | GGMLFile) -> Facts:
     """Which engines run the file, and why others do not."""
+    if isinstance(gguf, GGMLFile):
+        yield "ENGINE=auto", _choice(gguf)
+        return
     objection = ctransformers_objection(gguf)
     yield "ctransformers", f"does not run it: {objection}" if objection else "runs it exactly as it is"
     objection = llama_cpp_objection(gguf)
@@ -106,7 +119,7 @@ def _engines(gguf: GGUFFile) -> Facts:
     yield "ENGINE=auto", _choice(gguf)
 
 
-def _choice(gguf: GGUFFile) -> str:
+def _choice(gguf: GGUFFile | GGMLFile) -> str:
     try:
         name, reason = choose_engine(gguf)
     except ModelFileError:
@@ -124,15 +137,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m modelfile.inspect", description=__doc__)
     parser.add_argument("file", type=Path, help="a model file")
     parser.add_argument("--template", action="store_true", help="print the file's chat template, nothing else")
+    parser.add_argument("--model-type", help="the family of a legacy file, where it does not tell")
     options = parser.parse_args(arguments)
     try:
         if options.template:
-            template = read_gguf(options.file).get(_TEMPLATE)
+            template = _read(options.file, options.model_type).get(_TEMPLATE)
             if not isinstance(template, str):
                 raise ModelFileError(f"{options.file.name}: has no chat template")
             print(_printable(template))
         else:
-            for what, how in describe(options.file):
+            for what, how in describe(options.file, options.model_type):
                 print(f"{what:<16}{_printable(' '.join(how.split()))}")
     except ModelFileError as error:
         print(error, file=sys.stderr)

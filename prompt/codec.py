@@ -4,7 +4,8 @@ The engine's is for files whose vocabulary we cannot read exactly. It answers in
 for that long, and it cannot tell a template's special tokens from a user's look-alikes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 from prompt.chat import encode_chat
@@ -26,10 +27,12 @@ class Codec:
 
     blocks = False
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, tool_template: ChatTemplate) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate, make_tool_template: Callable[[], ChatTemplate]
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
-        self._tool_template = tool_template  # the same, for chats with tools
+        self._make_tool_template = make_tool_template
         self.stop = tuple(template.stop)  # texts that end an answer
         self.end_ids = tokenizer.end_ids  # tokens that do
         self.token_pieces = tokenizer.pieces  # by token id, the bytes that the token adds to a text
@@ -47,6 +50,11 @@ class Codec:
         """Ids of a chat, up to where the assistant's answer begins. Raises TemplateError."""
         template = self._tool_template if tools or any(m.get("tool_calls") for m in messages) else self._template
         return encode_chat(template, self._tokenizer, messages, tools=tools)
+
+    @cached_property
+    def _tool_template(self) -> ChatTemplate:
+        """The template for chats with tools; compiled when the first comes."""
+        return self._make_tool_template()
 
     def render(self, messages: list[dict[str, Any]]) -> str:
         """The same as text, in which look-alikes cannot be told from special tokens. Raises TemplateError."""

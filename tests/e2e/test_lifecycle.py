@@ -152,3 +152,11 @@ def test_an_answer_that_takes_too_long_is_ended(tmp_path, default_path):
         assert b"event: error" in rest
         assert rest.endswith(b"data: [DONE]\n\n")
         assert server.process.wait(timeout=10) == 0
+
+
+def test_prompts_are_logged_when_asked_for(tmp_path, default_path):
+    with serve(tmp_path, LOG_PROMPTS="1") as server:
+        body = {"prompt": "My secret is 4711", "max_tokens": 2}
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+    assert "prompt 'My secret is 4711'" in server.log("model.log")
+    assert repr(answer["choices"][0]["text"]) in server.log("model.log")

@@ -95,3 +95,14 @@ def test_a_file_that_cannot_be_used(
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing.gguf")]) == 2
     assert "nothing.gguf: no such file" in capsys.readouterr().err
+
+
+def test_a_legacy_file(capsys: pytest.CaptureFixture[str]) -> None:
+    families = Path(__file__).parents[1] / "families"
+    assert inspect.main([str(families / "falcon.q8_0.bin")]) == 0
+    printed = capsys.readouterr().out
+    assert "legacy GGML, ggcc v10" in printed
+    assert "ctransformers: a legacy GGML file of the family falcon" in printed
+    assert inspect.main([str(families / "gpt2.q4_0.bin")]) == 0
+    assert inspect.main([str(families / "starcoder.q4_0.bin"), "--model-type", "no-such-family"]) == 2
+    assert "no-such-family" in capsys.readouterr().err
