@@ -74,7 +74,7 @@ def test_a_file_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captu
         (b"", "is empty (0 bytes)"),
         (llama().encode()[:-100], "truncated: tensor 'blk.1.ffn_up.weight' ends at byte"),
         (llama().encode()[:1000], "truncated"),
-        (b"tjgg\3\0\0\0" + bytes(100), "it is a legacy GGML file"),
+        (b"tjgg\3\0\0\0" + bytes(100), "of no known family"),
         (b"PK\x03\x04" + bytes(100), "it looks like a zip archive or a PyTorch checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
     ],
@@ -99,10 +99,10 @@ def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_legacy_file(capsys: pytest.CaptureFixture[str]) -> None:
     families = Path(__file__).parents[1] / "families"
-    assert inspect.main([str(families / "falcon.q8_0.bin")]) == 0
+    assert main([str(families / "falcon.q8_0.bin")]) == 0
     printed = capsys.readouterr().out
     assert "legacy GGML, ggcc v10" in printed
     assert "ctransformers: a legacy GGML file of the family falcon" in printed
-    assert inspect.main([str(families / "gpt2.q4_0.bin")]) == 0
-    assert inspect.main([str(families / "starcoder.q4_0.bin"), "--model-type", "no-such-family"]) == 2
+    assert main([str(families / "gpt2.q4_0.bin"), "--model-type", "gpt2"]) == 0
+    assert main([str(families / "starcoder.q4_0.bin"), "--model-type", "no-such-family"]) == 2
     assert "no-such-family" in capsys.readouterr().err
