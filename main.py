@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from api import chat, completions, embeddings, info, tokens
 from api.access import AccessMiddleware
+from api.admission import AdmissionMiddleware
 from api.errors import install_error_handlers
 from engine.base import EngineError
 from logs import configure_logs
@@ -90,6 +91,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
+app.add_middleware(AdmissionMiddleware)
 app.add_middleware(AccessMiddleware)
 for routes in (completions.router, chat.router, embeddings.router, tokens.router, info.router):
     app.include_router(routes)

@@ -10,13 +10,13 @@ from engine.base import Feature
 from model import GGUFModel
 
 
-def _model(request: Request) -> GGUFModel:
+async def _model(request: Request) -> GGUFModel:
     model = request.app.state.model
     assert isinstance(model, GGUFModel)
     return model
 
 
-def _record(request: Request) -> RequestRecord:
+async def _record(request: Request) -> RequestRecord:
     record = request.state.record
     assert isinstance(record, RequestRecord)
     return record

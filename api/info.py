@@ -14,13 +14,13 @@ router = APIRouter(tags=["server"])
 
 
 @router.get("/v1/models")
-def models(model: Model) -> dict[str, Any]:
+async def models(model: Model) -> dict[str, Any]:
     """The loaded model, as a list of one."""
     return {"object": "list", "data": [_model_object(model)]}
 
 
 @router.get("/v1/models/{name:path}")
-def model_by_name(name: str, model: Model) -> dict[str, Any]:
+async def model_by_name(name: str, model: Model) -> dict[str, Any]:
     """The loaded model, by its name."""
     if name != model.name:
         raise APIError(
@@ -30,7 +30,7 @@ def model_by_name(name: str, model: Model) -> dict[str, Any]:
 
 
 @router.get("/health")
-def health(model: Model) -> dict[str, Any]:
+async def health(model: Model) -> dict[str, Any]:
     """Whether requests are answered, and how busy the server is."""
     return {
         "status": "ok",
@@ -44,7 +44,7 @@ def health(model: Model) -> dict[str, Any]:
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-def index(model: Model, request: Request) -> str:
+async def index(model: Model, request: Request) -> str:
     base = html.escape(str(request.base_url))
     name = html.escape(model.name)
     return f"""<!doctype html>

@@ -127,6 +127,21 @@ class Engine(Protocol):
     context_length: int  # tokens, prompt and answer together
     features: frozenset[Feature]
 
+    @property
+    def idle(self) -> int:
+        """The number of slots without a request."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a slot."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether a request that comes now is turned away."""
+        ...
+
     def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Continues `prompt`. Closing the generator frees what it holds at the next step.
 

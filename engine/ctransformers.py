@@ -181,6 +181,11 @@ class CTransformersEngine:
         """The number of requests that wait for a context."""
         return self._pool.waiting
 
+    @property
+    def full(self) -> bool:
+        """Whether a request that comes now is turned away."""
+        return self._pool.full
+
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
         self._check(prompt, params)

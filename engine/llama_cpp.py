@@ -116,6 +116,11 @@ class LlamaCppEngine:
         """The number of requests that wait for a slot."""
         return self._pool.waiting
 
+    @property
+    def full(self) -> bool:
+        """Whether a request that comes now is turned away."""
+        return self._pool.full
+
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
         if len(prompt) >= self.context_length:

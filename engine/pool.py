@@ -50,6 +50,11 @@ class Pool(Generic[AnySlot]):
         """The number of requests that wait for a slot."""
         return len(self._waiting)
 
+    @property
+    def full(self) -> bool:
+        """Whether a request that comes now is turned away."""
+        return not self._idle and len(self._waiting) >= self._queue_size
+
     async def acquire(self, prompt: Sequence[int]) -> AnySlot:
         """A slot for `prompt`; waits for one. A caller that is cancelled leaves the line.
 

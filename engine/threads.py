@@ -60,16 +60,19 @@ class Pace:
 
 
 class ThreadBudget:
-    """Gives each eval its share of `total` threads; those of all evals in flight never add up to more.
+    """Gives each eval its share of `total` threads.
 
-    A lone request gets them all; when more come, each gets an equal share from its next eval on. With more
-    requests than threads, evals of one thread each take turns, first come, first served.
+    A lone request gets them all; when more come, each gets an equal share from its next eval on, and those of all
+    evals in flight add up to `total` at most. With more requests than threads each gets one, and the system shares the
+    cores: a single thread waits at no barrier, so that costs nothing, while taking turns here would leave cores idle
+    between an eval and the next.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
         self._requests = 0
         self._in_use = 0
+        self._teams = 0  # evals in flight with several threads
         self._changed = threading.Condition()
         self._line: deque[object] = deque()
         self._pace = Pace()
@@ -92,12 +95,14 @@ class ThreadBudget:
         ticket = object()
         with self._changed:
             self._line.append(ticket)
-            while self._line[0] is not ticket or self._share(tokens) > self.total - self._in_use:
+            while self._line[0] is not ticket or not self._may_start(self._share(tokens)):
                 self._changed.wait()
             self._line.popleft()
             threads = self._share(tokens)
             self._in_use += threads
-            self._changed.notify_all()
+            self._teams += threads > 1
+            if self._line:
+                self._changed.notify_all()
         started = time.perf_counter()
         try:
             yield threads
@@ -107,7 +112,13 @@ class ThreadBudget:
                 if tokens == 1:
                     self._pace.record(threads, seconds)
                 self._in_use -= threads
-                self._changed.notify_all()
+                self._teams -= threads > 1
+                if self._line:
+                    self._changed.notify_all()
 
     def _share(self, tokens: int) -> int:
         return 1 if self._pace.wants_one(tokens) else max(1, self.total // max(1, self._requests))
+
+    def _may_start(self, threads: int) -> bool:
+        alone = threads == 1 and self._teams == 0 and self._requests > self.total
+        return alone or threads <= self.total - self._in_use

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
+from urllib.parse import urlparse
 
 import httpx
 import pytest
@@ -71,30 +73,48 @@ def test_a_long_prompt_does_not_stop_the_tokens_of_others(busy):
     assert tokens / seconds > 5
 
 
+async def post(url: str, body: dict) -> bytes:
+    """A bare client, since hundreds of real ones would be what is measured: the whole response."""
+    address = urlparse(url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    content = json.dumps(body).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    writer.write(head % len(content) + content)
+    response = await reader.read()
+    writer.close()
+    return response
+
+
+PROBE = """
+import http.client, json, sys, threading, time
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+connection = http.client.HTTPConnection(sys.argv[1], timeout=30)
+delays = []
+while not ended.is_set():
+    started = time.monotonic()
+    connection.request("GET", "/health")
+    assert connection.getresponse().read()
+    delays.append(time.monotonic() - started)
+    time.sleep(0.005)
+print(json.dumps(sorted(delays)))
+"""
+
+
 def test_500_connections_are_answered_or_refused_and_health_stays_quick(busy):
-    async def main() -> tuple[list[int], list[float]]:
-        delays: list[float] = []
-        limits = httpx.Limits(max_connections=600)
-        async with httpx.AsyncClient(base_url=busy.url, limits=limits, timeout=120) as client:
+    async def main() -> list[bytes]:
+        return await asyncio.gather(*(post(busy.url, {"prompt": f"{n}", "max_tokens": 2}) for n in range(500)))
 
-            async def request(number: int) -> int:
-                body = {"prompt": f"{number}", "max_tokens": 2}
-                response = await client.post("/v1/completions", json=body)
-                if response.status_code == 429:
-                    assert json.loads(response.content)["error"]["type"] == "rate_limit_error"
-                return response.status_code
-
-            requests = [asyncio.ensure_future(request(number)) for number in range(500)]
-            async with httpx.AsyncClient(base_url=busy.url) as prober:
-                while not all(task.done() for task in requests):
-                    started = time.monotonic()
-                    assert (await prober.get("/health", timeout=30)).status_code == 200
-                    delays.append(time.monotonic() - started)
-                    await asyncio.sleep(0.02)
-            return [task.result() for task in requests], delays
-
-    statuses, delays = asyncio.run(main())
-    assert set(statuses) <= {200, 429}
-    assert statuses.count(200) >= 64
-    # The client's own 500 tasks share the cores and the loop; the benchmark measures the server's part.
-    assert sorted(delays)[len(delays) // 2] < 1
+    # In a process of its own, so that the 500 connections' other ends do not hold it up.
+    command = [sys.executable, "-c", PROBE, urlparse(busy.url).netloc]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as probe:
+        responses = asyncio.run(main())
+        delays = json.loads(probe.communicate()[0])
+    answered = [response for response in responses if response.startswith(b"HTTP/1.1 200")]
+    refused = [response for response in responses if response.startswith(b"HTTP/1.1 429")]
+    assert len(answered) + len(refused) == 500
+    assert len(answered) >= 64
+    assert all(b"rate_limit_error" in response and b"retry-after: " in response for response in refused)
+    quickest_99_percent = delays[int(len(delays) * 0.99)]
+    print(f"{len(answered)} answered; 99% of /health within {quickest_99_percent:.3f} s")
+    assert quickest_99_percent < 1  # on a machine that does nothing else, a tenth of that
