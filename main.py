@@ -29,6 +29,7 @@ from prompt.template import TemplateError
 from settings import Settings, SettingsError, load_settings
 from shutdown import graceful_stop, interruptible
 
+gc.freeze()  # what was imported stays: no later collection needs to look at it
 gc.enable()
 
 # The model file to serve, for those who prefer editing this line to setting MODEL_PATH (which goes before it).

