@@ -13,8 +13,6 @@ import pytest
 from bench.soak import soak
 from tests.conftest import serve
 
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout")
-
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory, default_path):
