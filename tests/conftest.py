@@ -105,5 +105,5 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="1024") as server:
+    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="512") as server:
         yield server

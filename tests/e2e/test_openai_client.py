@@ -161,16 +161,16 @@ def test_what_is_not_supported_is_named(client, field, value):
 
 
 def test_a_prompt_that_does_not_fit_says_both_numbers(client):
-    with pytest.raises(openai.BadRequestError, match=r"1024 tokens, and the prompt has \d{4}") as error:
+    with pytest.raises(openai.BadRequestError, match=r"512 tokens, and the prompt has \d{4}") as error:
         client.chat.completions.create(messages=[{"role": "user", "content": "a b c " * 1000}], model="x", stream=True)
     assert error.value.code == "context_length_exceeded"
 
 
 def test_an_answer_that_fills_the_context_ends_with_length(client):
-    prompt = [1] * 1000
+    prompt = [1] * 490
     answer = client.completions.create(model="x", prompt=prompt, temperature=0, extra_body={"ignore_eos": True})
     assert answer.choices[0].finish_reason == "length"
-    assert answer.usage.total_tokens == 1024
+    assert answer.usage.total_tokens == 512
 
 
 def test_token_ids_outside_of_the_vocabulary_are_refused(client):
