@@ -15,18 +15,11 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from modelfile.errors import ModelFileError
+from modelfile.vocabulary import ALPHABET, TokenType
 from prompt.pretokenizers import find_pretokenizer
-from prompt.vocabulary import Metadata, TokenType, Vocabulary
+from prompt.vocabulary import Metadata, Vocabulary
 
-
-def _byte_alphabet() -> str:
-    """Character b stands for byte b: itself where it prints, else the next of U+0100, U+0101, ..."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    stand_ins = iter(range(0x100, 0x200))
-    return "".join(chr(byte if byte in printable else next(stand_ins)) for byte in range(256))
-
-
-BYTE_ALPHABET = _byte_alphabet()
+BYTE_ALPHABET = "".join(ALPHABET)  # character b stands for byte b
 # Characters encoded at once. The regular expressions' engine gives up, with a panic, after ten million steps.
 _MAX_LENGTH = 4_000_000
 _TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)

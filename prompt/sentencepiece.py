@@ -10,8 +10,9 @@ import re
 from heapq import heapify, heappop, heappush
 
 from modelfile.errors import ModelFileError
+from modelfile.vocabulary import TokenType
 from prompt.bpe import byte_token_value
-from prompt.vocabulary import Metadata, TokenType, Vocabulary, token_array
+from prompt.vocabulary import Metadata, Vocabulary, token_array
 
 _SPACE = "▁"
 _WORD = re.compile(f"{_SPACE}*[^{_SPACE}]*")

@@ -12,10 +12,11 @@ from functools import cached_property
 from typing import Protocol
 
 from modelfile.errors import ModelFileError
+from modelfile.vocabulary import TokenType
 from prompt.bpe import BytePairEncoder
 from prompt.sentencepiece import SentencePieceEncoder
 from prompt.unigram import UnigramEncoder
-from prompt.vocabulary import Metadata, TokenType, Vocabulary
+from prompt.vocabulary import Metadata, Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

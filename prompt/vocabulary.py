@@ -6,29 +6,18 @@ Knows nothing of algorithms: how text becomes ids is in `bpe` and `sentencepiece
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Protocol
 
 import numpy as np
 
 from modelfile.errors import ModelFileError
+from modelfile.vocabulary import TokenType
 
 
 class Metadata(Protocol):
     """What a GGUF's key-value section offers; a plain dict does too. String arrays are list[bytes]."""
 
     def get(self, key: str, default: Any = None, /) -> Any: ...
-
-
-class TokenType(IntEnum):
-    """Values of `tokenizer.ggml.token_type`."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 # Control tokens that end a model's turn, whatever the file names as EOS.

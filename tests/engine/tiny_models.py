@@ -8,6 +8,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType, TokenType
 from gguf.quants import quantize
 
+from modelfile.vocabulary import ALPHABET
+
 CONTEXT = 512
 LAYERS = 2
 HEADS = 4
@@ -61,7 +63,7 @@ class TinyModel:
 
     def byte_level_vocabulary(self, pre: str = "qwen2", template: str | None = CHATML) -> None:
         """The 256 bytes, a few merges, and ChatML's control tokens."""
-        alphabet = _byte_alphabet()
+        alphabet = ALPHABET
         merges = ["Ġ t", "h e", "Ġt he", "i n", "e r", "a n"]
         tokens = [*alphabet, *(merge.replace(" ", "") for merge in merges)]
         types = [TokenType.NORMAL] * len(tokens)
@@ -233,10 +235,3 @@ def write_tiny_model(
     else:
         ARCHITECTURES[architecture](model)
     return model.write()
-
-
-def _byte_alphabet() -> list[str]:
-    """GPT-2's character for each byte: itself where it is visible, else one from U+0100 on."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = iter(range(0x100, 0x200))
-    return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
