@@ -1,0 +1,36 @@
+"""A generation that fails is a 500 that says why, and costs nothing else."""
+
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from modelfile.gguf import read_gguf
+from tests.conftest import ROOT, serve
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A model whose last norm is not a number, so that no logit is."""
+    path = tmp_path / "broken.gguf"
+    path.write_bytes((ROOT / "tests/families/llama.f16.v2.gguf").read_bytes())
+    norm = read_gguf(path).tensors["output_norm.weight"]
+    with path.open("r+b") as file:
+        file.seek(norm.offset)
+        file.write(np.full(norm.nbytes // 4, np.nan, dtype=np.float32).tobytes())
+    return path
+
+
+def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
+    with serve(tmp_path, MODEL_PATH=str(broken), PARALLEL="1") as server:
+        for stream in (False, True):
+            response = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "stream": stream}, timeout=30)
+            error = response.json()["error"]
+            assert response.status_code == 500
+            assert error["type"] == "server_error"
+            assert error["code"] == "generation_failed"
+            assert "not numbers" in error["message"]
+        assert httpx.get(f"{server.url}/health").json()["slots_idle"] == 1
+        assert "not numbers" in server.log("model.log")
+        assert "Traceback" not in server.log("console")
