@@ -17,7 +17,7 @@ class AdmissionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in GENERATING:
             engine = scope["app"].state.model.engine
-            if engine.full:
-                await api_error(QueueFull(engine.waiting)).response()(scope, receive, send)
+            if engine.pool.full:
+                await api_error(QueueFull(engine.pool.waiting)).response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -38,8 +38,8 @@ async def health(model: Model) -> dict[str, Any]:
         "engine": model.engine.name,
         "engine_reason": model.engine_reason,
         "slots": model.parallel,
-        "slots_idle": model.engine.idle,
-        "waiting": model.engine.waiting,
+        "slots_idle": model.engine.pool.idle,
+        "waiting": model.engine.pool.waiting,
     }
 
 

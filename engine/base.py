@@ -120,12 +120,8 @@ class Embedding:
     prompt_tokens: int
 
 
-class Engine(Protocol):
-    """Token ids to deltas."""
-
-    name: str
-    context_length: int  # tokens, prompt and answer together
-    features: frozenset[Feature]
+class Line(Protocol):
+    """How busy an engine is."""
 
     @property
     def idle(self) -> int:
@@ -140,6 +136,19 @@ class Engine(Protocol):
     @property
     def full(self) -> bool:
         """Whether a request that comes now is turned away."""
+        ...
+
+
+class Engine(Protocol):
+    """Token ids to deltas."""
+
+    name: str
+    context_length: int  # tokens, prompt and answer together
+    features: frozenset[Feature]
+
+    @property
+    def pool(self) -> Line:
+        """Its slots, and the line before them."""
         ...
 
     def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:

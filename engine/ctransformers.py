@@ -166,30 +166,15 @@ class CTransformersEngine:
             raise EngineError(
                 f"ctransformers sees {self._contexts[0].vocab_size} tokens in the file, its tokenizer {len(pieces)}"
             )
-        self._pool = Pool(self._contexts, queue_size)
+        self.pool = Pool(self._contexts, queue_size)
         self._threads = ThreadBudget(threads)
         self._workers = ThreadPoolExecutor(len(contexts), thread_name_prefix="eval")
         self._running: set[Generation] = set()
 
-    @property
-    def idle(self) -> int:
-        """The number of contexts without a request."""
-        return self._pool.idle
-
-    @property
-    def waiting(self) -> int:
-        """The number of requests that wait for a context."""
-        return self._pool.waiting
-
-    @property
-    def full(self) -> bool:
-        """Whether a request that comes now is turned away."""
-        return self._pool.full
-
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
         self._check(prompt, params)
-        context = await self._pool.acquire(prompt)
+        context = await self.pool.acquire(prompt)
         generation = self._new_generation(prompt, params)
         self._workers.submit(self._run, context, generation)
         try:
@@ -212,7 +197,7 @@ class CTransformersEngine:
             self._check(tokens, nothing_more)
         embeddings = []
         for tokens in inputs:
-            context = await self._pool.acquire(tokens)
+            context = await self.pool.acquire(tokens)
             generation = self._new_generation(tokens, nothing_more)
             call = self._workers.submit(self._embed, context, generation)
             try:
@@ -226,7 +211,7 @@ class CTransformersEngine:
 
     def close(self) -> None:
         """See Engine.close."""
-        self._pool.close()
+        self.pool.close()
         for generation in list(self._running):
             generation.cancelled = True
         self._workers.shutdown()
@@ -261,7 +246,7 @@ class CTransformersEngine:
             return None if generation.cancelled else context.embedding()
         finally:
             self._running.discard(generation)
-            self._pool.release(context)
+            self.pool.release(context)
 
     def _run(self, context: Context, generation: Generation) -> None:
         """Produces an answer, in a worker thread, and gives the context back before it sends the end."""
@@ -280,7 +265,7 @@ class CTransformersEngine:
             end = GenerationError(f"{type(error).__name__}: {error}")
         finally:
             self._running.discard(generation)
-            self._pool.release(context)
+            self.pool.release(context)
             generation.deltas.put(end or EngineClosed())  # no end: cancelled
 
     def _prefill(self, context: Context, generation: Generation) -> None:

@@ -102,24 +102,9 @@ class LlamaCppEngine:
         except EngineError:
             self._listener.close()
             raise
-        self._pool = Pool([Slot() for _ in range(parallel)], queue_size)
+        self.pool = Pool([Slot() for _ in range(parallel)], queue_size)
         self._workers = ThreadPoolExecutor(parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
-
-    @property
-    def idle(self) -> int:
-        """The number of slots without a request."""
-        return self._pool.idle
-
-    @property
-    def waiting(self) -> int:
-        """The number of requests that wait for a slot."""
-        return self._pool.waiting
-
-    @property
-    def full(self) -> bool:
-        """Whether a request that comes now is turned away."""
-        return self._pool.full
 
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
@@ -155,7 +140,7 @@ class LlamaCppEngine:
             self._check_tokens(tokens)
         embeddings: list[Embedding] = []
         for start in range(0, len(inputs), self._parallel):  # native code takes as many at once as it has slots
-            slot = await self._pool.acquire(())
+            slot = await self.pool.acquire(())
             some = inputs[start : start + self._parallel]
             call = asyncio.wrap_future(self._workers.submit(self._embed, slot, some))
             embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
@@ -185,7 +170,7 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         """See Engine.close."""
-        self._pool.close()
+        self.pool.close()
         for answer in list(self._running):
             answer.cancelled = True
         self._workers.shutdown()
@@ -198,7 +183,7 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size)
 
     async def _stream(self, call: str, body: dict[str, Any], params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        slot = await self._pool.acquire(())
+        slot = await self.pool.acquire(())
         answer = Answer(params, self.context_length)
         body |= {
             "stream": True,
@@ -230,7 +215,7 @@ class LlamaCppEngine:
             if isinstance(answer.end, GenerationError):
                 log.error("generation failed: %s", answer.end)
             self._running.discard(answer)
-            self._pool.release(slot)
+            self.pool.release(slot)
             answer.deltas.put(answer.end or EngineClosed())  # no end: cancelled
 
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
@@ -238,7 +223,7 @@ class LlamaCppEngine:
             body = orjson.dumps({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
             answer = orjson.loads(self._server.handle_embeddings(body))
         finally:
-            self._pool.release(slot)
+            self.pool.release(slot)
         if error := answer.get("error"):
             raise native_error(error, self.context_length)
         vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]

@@ -171,7 +171,7 @@ def test_a_listener_that_leaves_frees_its_slot(either: GGUFModel):
                 await asyncio.sleep(0.02)
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
-        while either.engine.idle < 2:
+        while either.engine.pool.idle < 2:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(leave_early(), 20))
@@ -189,11 +189,11 @@ def test_quick_connects_and_disconnects_lose_no_slot(either: GGUFModel):
 
         for start in range(0, 100, 4):
             await asyncio.gather(*(one(start + i) for i in range(4)))
-        while either.engine.idle < 2:
+        while either.engine.pool.idle < 2:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(come_and_go(), 30))
-    assert either.engine.waiting == 0
+    assert either.engine.pool.waiting == 0
     assert answer(either.complete(PROMPT, GREEDY))[1].completion_tokens == 16
 
 
