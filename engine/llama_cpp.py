@@ -32,6 +32,7 @@ from engine.base import (
     SamplingParams,
     Tools,
 )
+from engine.json_schema import checked_schema
 from engine.llama_cpp_answer import Answer, native_error
 from engine.llama_cpp_listener import PrivateListener
 from engine.native_process import captured_stderr, kept_signal_handlers
@@ -183,16 +184,22 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size)
 
     async def _stream(self, call: str, body: dict[str, Any], params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        slot = await self.pool.acquire(())
-        answer = Answer(params, self.context_length)
+        if params.json_schema is not None:
+            body["json_schema"] = await asyncio.to_thread(checked_schema, params.json_schema)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
+        try:
+            request = orjson.dumps(body)
+        except TypeError as error:
+            raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
+        slot = await self.pool.acquire(())
+        answer = Answer(params, self.context_length)
         self._running.add(answer)
-        self._workers.submit(self._run, call, slot, orjson.dumps(body), answer)
+        self._workers.submit(self._run, call, slot, request, answer)
         try:
             while True:
                 delta = await answer.deltas.get()
@@ -257,8 +264,6 @@ def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, A
         fields["logit_bias"] = [[token, bias] for token, bias in params.logit_bias.items()]
     if params.seed is not None:
         fields["seed"] = params.seed % 0xFFFFFFFF  # the one left out means a random seed
-    if params.json_schema is not None:
-        fields["json_schema"] = params.json_schema
     return fields
 
 
@@ -314,7 +319,7 @@ def _load(
     params.ui = False
     params.endpoint_metrics = True
     params.verbosity = ERRORS_ONLY
-    with kept_signal_handlers(), captured_stderr() as output:
+    with kept_signal_handlers(), captured_stderr(f"llama.cpp ended while loading {path.name}") as output:
         try:
             server = xllamacpp.Server(params)
         except RuntimeError as error:

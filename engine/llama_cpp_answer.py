@@ -1,7 +1,6 @@
 """An answer of llama.cpp in the making: its chunks in, deltas out."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -21,8 +20,6 @@ from engine.text import StopStrings
 
 log = logging.getLogger("ggserve.model")
 
-JSON_STARTS = '{["-0123456789tfn'
-
 
 class Answer:
     """`receive` runs in a worker thread, everything else on the event loop."""
@@ -33,7 +30,6 @@ class Answer:
         self.end: Delta | EngineError | None = None  # sent once the slot is free for the next request
         self._context_length = context_length
         self._wants_tokens = params.max_tokens != 0
-        self._expected = _first_characters(params.json_schema)  # until the first character has come
         # llama.cpp's own stop strings lose the text that they hold back when an answer ends by its length.
         self._stops = StopStrings(params.stop)
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
@@ -79,11 +75,6 @@ class Answer:
                 self._completion_tokens = 0
                 self.end = self._delta("", "length")
             return
-        if self._expected and text.strip():
-            if text.lstrip()[0] not in self._expected:  # it logs that a schema is bad, and goes on without
-                self.end = InvalidRequest("llama.cpp does not understand the JSON schema.")
-                return
-            self._expected = ""
         text, stopped = self._stops.push(text)
         reasoning = delta.get("reasoning_content") or ""
         calls = tuple(map(_tool_call, delta.get("tool_calls") or ()))
@@ -102,11 +93,6 @@ class Answer:
         calls: tuple[ToolCallDelta, ...] = (),
     ) -> Delta:
         return Delta(text, self._prompt_tokens, self._cached_tokens, self._completion_tokens, reason, reasoning, calls)
-
-
-def _first_characters(schema: Mapping[str, Any] | None) -> str:
-    """What JSON of the schema may begin with."""
-    return "" if schema is None else {"object": "{", "array": "["}.get(str(schema.get("type")), JSON_STARTS)
 
 
 def native_error(error: dict[str, Any], context_length: int) -> EngineError:

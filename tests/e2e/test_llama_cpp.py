@@ -95,6 +95,29 @@ def test_a_call_that_must_be_made_is_made(client: openai.OpenAI, choice, stream:
     assert arguments["unit"] in ("celsius", "kelvin")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_the_model_makes_by_itself_is_told_apart(client: openai.OpenAI, stream: bool):
+    messages: list[dict] = []
+    for city in ("Rome", "Oslo", "Lima"):  # a small model does what was done before
+        call = {"name": "get_weather", "arguments": json.dumps({"city": city, "unit": "celsius"})}
+        messages += [
+            {"role": "user", "content": f"What is the weather in {city}?"},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": city, "type": "function", "function": call}]},
+            {"role": "tool", "tool_call_id": city, "content": "Sunny."},
+            {"role": "assistant", "content": f"It is sunny in {city}."},
+        ]
+    chat = {"model": "any", "messages": [*messages, *QUESTION], "tools": [TIME, WEATHER], "temperature": 0}
+    if stream:
+        with client.chat.completions.stream(**chat) as events:
+            choice = events.get_final_completion().choices[0]
+    else:
+        choice = client.chat.completions.create(**chat).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments) == {"city": "Paris", "unit": "celsius"}
+
+
 def test_tools_may_be_left_alone_and_results_go_back(client: openai.OpenAI):
     call = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
     messages = [
@@ -126,10 +149,28 @@ def test_an_answer_follows_a_json_schema(client: openai.OpenAI, stream: bool):
     assert 0 <= person["age"] <= 150
 
 
-def test_a_schema_that_makes_no_sense_is_refused(client: openai.OpenAI):
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": 5}}}
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(model="any", messages=QUESTION, response_format=form, max_tokens=5)
+@pytest.mark.parametrize(
+    "inner",
+    [
+        pytest.param({"type": "wat"}, id="unknown type"),
+        pytest.param({"$ref": "#/nowhere"}, id="dangling reference"),
+        pytest.param(json.loads("[" * 400 + "]" * 400), id="too deep"),
+        pytest.param({"title": "\ud800"}, id="half a character"),
+    ],
+)
+@pytest.mark.parametrize("place", ["response_format", "tools", "required tools"])
+def test_a_schema_that_cannot_be_followed_is_refused_and_costs_no_slot(native: Server, place: str, inner):
+    schema = {"type": "object", "properties": {"a": inner}, "required": ["a"]}
+    fields: dict = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}}
+    if place != "response_format":
+        fields = {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]}
+    if place == "required tools":
+        fields["tool_choice"] = "required"
+    body = json.dumps({"messages": QUESTION, "max_tokens": 5, **fields})
+    answer = httpx.post(f"{native.url}/v1/chat/completions", content=body, timeout=30)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert httpx.get(f"{native.url}/health").json()["slots_idle"] == 2
 
 
 def test_embeddings(client: openai.OpenAI, native: Server):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,10 @@ from engine.base import EngineError, InvalidRequest, SamplingParams
 from model import GGUFModel
 from modelfile.errors import ModelFileError
 from tests.answers import answer
-from tests.engine.tiny_models import ARCHITECTURES, WIDTH, write_tiny_model
+from tests.conftest import ROOT, clean_environment
+from tests.engine.load_changed_models import spec_of
+from tests.engine.tiny_models import ARCHITECTURES, HEAD, WIDTH, write_tiny_model
 
-ROOT = Path(__file__).parent.parent.parent
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
 CHAT = [{"role": "user", "content": "the cat"}]
 
@@ -132,6 +134,23 @@ def test_the_reason_of_a_refused_load_is_llama_cpps(tmp_path: Path):
     with pytest.raises(EngineError, match=r"llama\.cpp cannot load .*wrong number of tensors"):
         load(model)
     assert set(Path(tempfile.gettempdir()).glob("ggserve-*")) <= folders
+
+
+def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
+    spec = spec_of(write_tiny_model(tmp_path, "qwen2"))
+    rotary = "qwen2.rope.dimension_count"
+    spec.fields[rotary] = (spec.fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is a head's size
+    path = spec.write(tmp_path / "bad.gguf")
+    result = subprocess.run(
+        [sys.executable, "main.py", "--port", "1"],
+        cwd=ROOT,
+        env={**clean_environment(), "MODEL_PATH": str(path), "LOG_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert re.fullmatch(r"ggserve: llama\.cpp ended while loading bad\.gguf: .*GGML_ASSERT.*\n", result.stderr)
 
 
 def test_the_listener_is_private_and_goes_away(llama_cpp_model: GGUFModel, original_path: Path):
