@@ -1,0 +1,25 @@
+"""What C code writes to its standard error."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+PROGRAM = """
+import ctypes, pathlib, sys
+from engine.native_process import send_c_stderr
+send_c_stderr(pathlib.Path(sys.argv[1]))
+ctypes.CDLL(None).perror(b"from C")
+print("from Python", file=sys.stderr)
+"""
+
+
+def test_c_writes_to_the_log_and_python_to_the_console(tmp_path: Path):
+    log = tmp_path / "model.log"
+    log.write_text("before\n")
+    result = subprocess.run([sys.executable, "-c", PROGRAM, str(log)], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr == "from Python\n"
+    before, after = log.read_text().splitlines()
+    assert before == "before"
+    assert after.startswith("from C")
