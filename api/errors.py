@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from engine.base import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
 from prompt.template import TemplateError
@@ -89,6 +90,9 @@ def install_error_handlers(app: FastAPI) -> None:
         }.get(error.status_code, (error.detail, None))
         return APIError(error.status_code, message, code=code, headers=error.headers).response()
 
+    async def on_left(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # as nginx says it; nobody reads it
+
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         answer = api_error(error)
         if answer.status == 500 and not isinstance(error, EngineError):
@@ -97,5 +101,6 @@ def install_error_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ClientDisconnect, on_left)
     for kind in (APIError, EngineError, TemplateError, Exception):
         app.add_exception_handler(kind, on_error)

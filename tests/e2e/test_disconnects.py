@@ -52,6 +52,7 @@ def test_leaving_during_the_answer(narrow, stream):
     time.sleep(0.3)
     connection.close()
     wait_for(narrow, is_idle)
+    assert "Traceback" not in narrow.log("console")
 
 
 def test_leaving_during_a_long_prompt(narrow):
