@@ -307,10 +307,9 @@ def _codec(file: GGUFFile | GGMLFile, chosen: Template | None) -> Codec:
 
 
 def _control_texts(file: GGUFFile | GGMLFile) -> list[str]:
-    types = file.get("tokenizer.ggml.token_type", [])
     tokens: list[bytes] = file.get("tokenizer.ggml.tokens")
-    control = (TokenType.CONTROL, TokenType.UNKNOWN)
-    return [tokens[i].decode("utf-8", "replace") for i in range(len(types)) if types[i] in control and tokens[i]]
+    control = np.isin(file.get("tokenizer.ggml.token_type", []), (TokenType.CONTROL, TokenType.UNKNOWN))
+    return [tokens[i].decode("utf-8", "replace") for i in control.nonzero()[0] if tokens[i]]
 
 
 def _context_length(file: GGUFFile | GGMLFile, wanted: int | None) -> int:
