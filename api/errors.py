@@ -4,9 +4,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -34,8 +34,9 @@ class APIError(Exception):
         self.headers = headers
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status, headers=dict(self.headers or {}))
+    def response(self) -> Response:
+        headers = dict(self.headers or {})
+        return Response(orjson.dumps(self.body), self.status, headers, media_type="application/json")
 
 
 def api_error(error: Exception) -> APIError:
@@ -77,11 +78,11 @@ def _validation_error(error: RequestValidationError) -> APIError:
 def install_error_handlers(app: FastAPI) -> None:
     """Turns every exception into an error object."""
 
-    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+    async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return _validation_error(error).response()
 
-    async def on_http(request: Request, error: Exception) -> JSONResponse:
+    async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message, code = {
             404: (f"Unknown path: {request.method} {request.url.path}", "unknown_url"),
@@ -93,7 +94,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_left(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # as nginx says it; nobody reads it
 
-    async def on_error(request: Request, error: Exception) -> JSONResponse:
+    async def on_error(request: Request, error: Exception) -> Response:
         answer = api_error(error)
         if answer.status == 500 and not isinstance(error, EngineError):
             log.error("%s failed", request.scope.get("request_id", "request"), exc_info=error)

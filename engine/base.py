@@ -123,6 +123,8 @@ class Embedding:
 class Line(Protocol):
     """How busy an engine is."""
 
+    capacity: int  # requests that may be in slots and in line
+
     @property
     def idle(self) -> int:
         """The number of slots without a request."""

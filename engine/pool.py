@@ -34,6 +34,7 @@ class Pool(Generic[AnySlot]):
     """Gives slots to requests, first come, first served. Acquire on an event loop, release from any thread."""
 
     def __init__(self, slots: Sequence[AnySlot], queue_size: int) -> None:
+        self.capacity = len(slots) + queue_size
         self._idle = list(slots)  # least recently used first
         self._queue_size = queue_size
         self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[AnySlot]]] = deque()

@@ -78,3 +78,15 @@ def test_leaving_while_waiting_and_a_full_queue(narrow):
     running.close()
     wait_for(narrow, is_idle)
     assert httpx.post(f"{narrow.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}).status_code == 200
+
+
+def test_requests_that_never_end_take_nobodys_place(narrow):
+    address = urlparse(narrow.url)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    unfinished = [socket.create_connection((address.hostname, address.port)) for _ in range(5)]
+    for connection in unfinished:
+        connection.sendall(head)
+    time.sleep(0.2)
+    assert httpx.post(f"{narrow.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}).status_code == 200
+    for connection in unfinished:
+        connection.close()
