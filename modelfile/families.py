@@ -199,6 +199,11 @@ def _check_sizes(header: Header, *, int_arithmetic: bool) -> Header:
     return header
 
 
+def _projections(width: int) -> list[tuple[int, int]]:
+    """The matrices of a block: into attention (queries, keys and values in one) and out of it, up and down."""
+    return [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
+
+
 def _layers(values: Mapping[str, Any], name: str = "n_layer", most: int = _MAX_LAYERS) -> None:
     if not 1 <= values[name] <= most:
         raise UnfitHeader(f"{name} is {values[name]}; 1 to {most} fit")
@@ -267,12 +272,8 @@ class GPT2Layout(Layout):
         for layer in range(header.n_layer):
             block = f"model/h{layer}/"
             norms |= {f"{block}{norm}/{part}": (embd,) for norm in ("ln_1", "ln_2") for part in "gb"}
-            for name, rows, columns in (
-                ("attn/c_attn", 3 * embd, embd),
-                ("attn/c_proj", embd, embd),
-                ("mlp/c_fc", 4 * embd, embd),
-                ("mlp/c_proj", embd, 4 * embd),
-            ):
+            names = ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj")
+            for name, (columns, rows) in zip(names, _projections(embd), strict=True):
                 matrices[f"{block}{name}/w"] = (columns, rows)
                 norms[f"{block}{name}/b"] = (rows,)
         return norms, matrices
@@ -330,12 +331,8 @@ class NeoXLayout(Layout):
             block = f"gpt_neox.layers.{layer}."
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 norms |= {f"{block}{norm}.weight": (embd,), f"{block}{norm}.bias": (embd,)}
-            for name, rows, columns in (
-                ("attention.query_key_value", 3 * embd, embd),
-                ("attention.dense", embd, embd),
-                ("mlp.dense_h_to_4h", 4 * embd, embd),
-                ("mlp.dense_4h_to_h", embd, 4 * embd),
-            ):
+            names = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+            for name, (columns, rows) in zip(names, _projections(embd), strict=True):
                 matrices[f"{block}{name}.weight"] = (columns, rows)
                 norms[f"{block}{name}.bias"] = (rows,)
         return norms, matrices

@@ -69,6 +69,18 @@ def test_chats_whole_and_streamed_are_the_same(client: openai.OpenAI):
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12
 
 
+def only_call(client: openai.OpenAI, chat: dict, stream: bool):
+    """The one call that the answer to a chat consists of."""
+    if stream:
+        with client.chat.completions.stream(**chat) as events:
+            choice = events.get_final_completion().choices[0]
+    else:
+        choice = client.chat.completions.create(**chat).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    return call
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_must_be_made_is_made(client: openai.OpenAI, choice, stream: bool):
@@ -81,13 +93,7 @@ def test_a_call_that_must_be_made_is_made(client: openai.OpenAI, choice, stream:
         "temperature": 0,
         "max_tokens": 200,
     }
-    if stream:
-        with client.chat.completions.stream(**chat) as events:
-            choice = events.get_final_completion().choices[0]
-    else:
-        choice = client.chat.completions.create(**chat).choices[0]
-    assert choice.finish_reason == "tool_calls"
-    (call,) = choice.message.tool_calls
+    call = only_call(client, chat, stream)
     assert call.function.name == "get_weather"
     assert call.id
     arguments = json.loads(call.function.arguments)
@@ -107,13 +113,7 @@ def test_a_call_that_the_model_makes_by_itself_is_told_apart(client: openai.Open
             {"role": "assistant", "content": f"It is sunny in {city}."},
         ]
     chat = {"model": "any", "messages": [*messages, *QUESTION], "tools": [TIME, WEATHER], "temperature": 0}
-    if stream:
-        with client.chat.completions.stream(**chat) as events:
-            choice = events.get_final_completion().choices[0]
-    else:
-        choice = client.chat.completions.create(**chat).choices[0]
-    assert choice.finish_reason == "tool_calls"
-    (call,) = choice.message.tool_calls
+    call = only_call(client, chat, stream)
     assert call.function.name == "get_weather"
     assert json.loads(call.function.arguments) == {"city": "Paris", "unit": "celsius"}
 
