@@ -21,7 +21,10 @@ def choose_engine(
         if wanted == "llama.cpp":
             raise ModelFileError(f"{name}: llama.cpp cannot run this file: it is no GGUF; ENGINE=ctransformers runs it")
         return "ctransformers", f"a legacy GGML file of the family {file.family}"
-    old, new = ctransformers_objection(file), llama_cpp_objection(file)
+    old = ctransformers_objection(file)
+    if wanted == "auto" and old is None:
+        return "ctransformers", "the file is one that ctransformers runs exactly as it is"
+    new = llama_cpp_objection(file)
     if wanted == "ctransformers":
         if old is not None:
             other = "; ENGINE=llama.cpp runs it" if new is None else ""
@@ -32,8 +35,6 @@ def choose_engine(
             other = "; ENGINE=ctransformers runs it" if old is None else ""
             raise ModelFileError(f"{name}: llama.cpp cannot run this file: {new}{other}")
         return "llama.cpp", "ENGINE=llama.cpp asks for it"
-    if old is None:
-        return "ctransformers", "the file is one that ctransformers runs exactly as it is"
     if new is not None:
         raise ModelFileError(f"{name}: no engine can run this file. llama.cpp: {new}. ctransformers: {old}")
     return "llama.cpp", f"ctransformers cannot run the file as it is: {old}"

@@ -65,5 +65,5 @@ def has_raw_tokens(gguf: GGUFFile) -> bool:
     that stands for it. (A line feed alone proves nothing: some vocabularies have one as an added token.)
     """
     plain = [token for _, token in plain_tokens(gguf)]
-    spaced = sum(token.startswith(b" ") for token in plain)
-    return b"\n" in plain and spaced > sum(token.startswith(_SPACE) for token in plain)
+    joined = b"\0".join([b"", *plain])  # many times faster than asking one by one
+    return b"\n" in plain and joined.count(b"\0 ") > joined.count(b"\0" + _SPACE)
