@@ -1,4 +1,4 @@
-"""`python -m bench`: starts each server in turn, measures it, and prints how ggserve compares.
+"""`python -m bench`: starts the servers, measures them in turn, and prints how ggserve compares.
 
 Writes results.json (every single figure) and ratios.png next to this file.
 """
@@ -11,8 +11,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -22,7 +22,7 @@ import psutil
 
 from bench import microseconds
 from bench.bandwidth import bytes_per_token, read_bandwidth
-from bench.bare import measure_bare
+from bench.bare import bare_loop
 from bench.client import BenchError
 from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
@@ -36,6 +36,8 @@ ONE_ROUND = ("naive",)  # slow, and never close: one round tells enough
 CONTEXT = 2048  # tokens for each slot
 IDLE = 10.0  # per cent of the processor's time that others may use while we measure
 
+Measure = Callable[[Scenario, str], Measures]  # of a scenario, with a seed for its prompts
+
 RESULTS = Path(__file__).parent / "results.json"
 PICTURE = Path(__file__).parent / "ratios.png"
 
@@ -47,32 +49,52 @@ class Benchmark:
         self._setup = setup
         self._load = load
         self._quick = quick
+        self._started = time.monotonic()
         self.figures: dict[str, dict[str, list[float]]] = {}
         self.notes: list[str] = []
 
-    def round(self, number: int, server: str, chosen: Sequence[Scenario]) -> None:
-        """One server's scenarios. What fails becomes a note, and the rest goes on."""
+    def round(self, number: int, servers: Sequence[str], chosen: Sequence[Scenario]) -> None:
+        """Every server in every scenario. What fails becomes a note, and the rest goes on.
+
+        A machine that others share changes its speed from minute to minute. So all servers are there at once, and
+        take turns at each scenario, every time in another order.
+        """
         jobs = [
             (scenario, f"{scenario.name} {number}.{index}")
             for index, scenario in enumerate(chosen)
             if number == 0 or not scenario.once
         ]
-        if server == BARE:
-            with self.noting(server):
-                seeds = [(scenario.name, seed) for scenario, seed in jobs]
-                for measures in measure_bare(self._setup, seeds, quick=self._quick):
-                    self._add(server, measures)
-            return
-        for slots, group in itertools.groupby(jobs, lambda job: job[0].slots):
-            with self.noting(server):
-                asyncio.run(self._measure(server, slots, list(group)))
+        for scenario, seed in (job for job in jobs if job[0].alone):
+            for name in (name for name in servers if name != BARE):
+                with self.noting(name), self._subject(name, scenario.slots, seed) as measure:
+                    self._run(name, measure, scenario, seed)
+        together = [job for job in jobs if not job[0].alone]
+        for slots, group in itertools.groupby(together, lambda job: job[0].slots):
+            with self.noting(f"servers with {slots} slots"), ExitStack() as stack:
+                subjects: list[tuple[str, Measure]] = []
+                for name in servers:
+                    with self.noting(name):
+                        subjects.append((name, stack.enter_context(self._subject(name, slots, f"{number}"))))
+                for scenario, seed in group:
+                    for name, measure in subjects:
+                        self._run(name, measure, scenario, seed)
+                    subjects = subjects[1:] + subjects[:1]
 
-    async def _measure(self, name: str, slots: int, jobs: Sequence[tuple[Scenario, str]]) -> None:
+    @contextmanager
+    def _subject(self, name: str, slots: int, seed: str) -> Iterator[Measure]:
+        """A running server, or the bare loop, as the function that measures a scenario on it."""
+        if name == BARE:
+            with bare_loop(self._setup, quick=self._quick) as loop:
+                yield lambda scenario, seed: loop(scenario.name, seed)
+            return
         with running(SERVERS[name](self._setup, slots), self._setup) as server:
-            await warm_up(server, self._load, jobs[0][1])
-            for scenario, seed in jobs:
-                with self.noting(f"{name}, {scenario.name}"):
-                    self._add(name, await scenario.run(server, self._load, seed))
+            asyncio.run(warm_up(server, self._load, seed))
+            yield lambda scenario, seed: asyncio.run(scenario.run(server, self._load, seed))
+
+    def _run(self, name: str, measure: Measure, scenario: Scenario, seed: str) -> None:
+        _say(f"{time.monotonic() - self._started:4.0f} s  {seed}, {name}")
+        with self.noting(f"{name}, {scenario.name}"):
+            self._add(name, measure(scenario, seed))
 
     def _add(self, server: str, measures: Measures) -> None:
         own = self.figures.setdefault(server, {})
@@ -157,7 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
-    started = time.monotonic()
     benchmark = Benchmark(setup, load, quick=options.quick)
     if (busy := psutil.cpu_percent(interval=2)) > IDLE:
         benchmark.notes.append(f"The machine was {busy:.0f}% busy before the start: these figures mean little.")
@@ -173,11 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole = not options.quick and not options.only
     try:
         for number in range(1 if options.quick else options.rounds):
-            for server in servers if number % 2 == 0 else servers[::-1]:
-                if number and server in ONE_ROUND:
-                    continue
-                _say(f"{time.monotonic() - started:4.0f} s  round {number + 1}, {server}")
-                benchmark.round(number, server, chosen)
+            benchmark.round(number, [name for name in servers if number == 0 or name not in ONE_ROUND], chosen)
     except KeyboardInterrupt:
         benchmark.notes.append("Interrupted: this is what was measured until then, and no file was written.")
         whole = False

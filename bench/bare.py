@@ -1,15 +1,17 @@
 """The limit: the same work as a bare ctransformers loop, `eval` and `argmax`, without a server or a sampler.
 
-Run by bench.__main__ in a process of its own, which prints its figures as JSON.
+Run by bench.__main__ in a process of its own, which gets scenarios and prints its figures, a line of JSON each.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -103,23 +105,35 @@ class Bare:
         return runs[scenario](seed) if scenario in runs else {}
 
 
-def measure_bare(setup: Setup, names_and_seeds: list[tuple[str, str]], *, quick: bool) -> list[Measures]:
-    """The figures of each scenario, given by name and seed, measured in a new process."""
+@contextmanager
+def bare_loop(setup: Setup, *, quick: bool) -> Iterator[Callable[[str, str], Measures]]:
+    """A new process that measures a scenario, given by name and seed, at each call. It may raise BenchError."""
     job = {
         "original": str(setup.original),
         "converted": str(setup.converted),
         "threads": setup.threads,
         "context": setup.context,
         "quick": quick,
-        "scenarios": names_and_seeds,
     }
-    ended = subprocess.run(
-        [sys.executable, "-m", "bench.bare", json.dumps(job)], cwd=ROOT, capture_output=True, text=True
-    )
-    if ended.returncode:
-        raise BenchError(f"the bare loop ended with {ended.returncode}: {ended.stderr[-300:]}")
-    measures: list[Measures] = json.loads(ended.stdout)
-    return measures
+    command = [sys.executable, "-m", "bench.bare", json.dumps(job)]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+
+        def measure(scenario: str, seed: str) -> Measures:
+            assert process.stdin and process.stdout
+            try:
+                print(json.dumps([scenario, seed]), file=process.stdin, flush=True)
+                measures: Measures = json.loads(process.stdout.readline())
+            except (BrokenPipeError, ValueError):
+                errors.seek(0)
+                raise BenchError(f"the bare loop ended: {errors.read()[-300:]}") from None
+            return measures
+
+        yield measure  # the end of its input ends it
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -129,13 +143,16 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    """Measures what its standard input asks for, a line each, until that ends."""
     parser = argparse.ArgumentParser("python -m bench.bare")
     parser.add_argument("job", type=json.loads)
     job = parser.parse_args().job
     setup = Setup(Path(job["original"]), Path(job["converted"]), job["threads"], job["context"])
     bare = Bare(setup, QUICK if job["quick"] else Load())
     bare.run("decode", "warm-up")
-    print(json.dumps([bare.run(name, seed) for name, seed in job["scenarios"]]))
+    for line in sys.stdin:
+        scenario, seed = json.loads(line)
+        print(json.dumps(bare.run(scenario, seed)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What is measured: the rows of the table, and the scenarios that measure them on a running server."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from bench.client import Answer, BenchError, chat, complete
 from bench.prompts import first_turn, next_turn, words
@@ -68,7 +69,8 @@ class Scenario:
 
     name: str
     slots: int
-    run: Callable[[Running, Load, str], Awaitable[Measures]]
+    run: Callable[[Running, Load, str], Coroutine[Any, Any, Measures]]
+    alone: bool = False  # no other server may be there
     once: bool = False  # its figures do not vary: the first round is enough
 
 
@@ -128,8 +130,8 @@ def many_clients(count: int) -> Scenario:
 def scenarios(load: Load) -> list[Scenario]:
     """In the order in which they run."""
     return [
-        Scenario("ready", SLOTS, ready),
-        Scenario("memory", SLOTS, memory, once=True),
+        Scenario("ready", SLOTS, ready, alone=True),
+        Scenario("memory", SLOTS, memory, alone=True, once=True),
         *[Scenario("decode", SLOTS, decode) for _ in range(load.tries)],
         *[Scenario("prompt", SLOTS, long_prompt) for _ in range(load.tries)],
         *[Scenario("turn", SLOTS, chat_turn) for _ in range(load.tries)],
