@@ -39,7 +39,6 @@ from engine.threads import ThreadBudget
 log = logging.getLogger("ggserve.model")
 
 PREFILL_CHUNK = 64  # tokens; between chunks a request can be cancelled and threads shared anew
-FIRST_CHUNK = 8  # requests often come together: the first does not keep all threads from the others for long
 
 
 def _import_llm() -> ModuleType:
@@ -274,8 +273,7 @@ class CTransformersEngine:
         prompt = generation.prompt
         generation.cached_tokens = context.reuse(prompt)
         while (done := len(context.tokens)) < len(prompt) and not generation.cancelled:
-            size = context.chunk if done > generation.cached_tokens else min(FIRST_CHUNK, context.chunk)
-            chunk = prompt[done : done + size]
+            chunk = prompt[done : done + context.chunk]
             with self._threads.eval(len(chunk)) as threads:
                 context.eval(chunk, threads)
 
