@@ -133,6 +133,7 @@ def bare_loop(setup: Setup, *, quick: bool) -> Iterator[Callable[[str, str], Mea
                 raise BenchError(f"the bare loop ended: {errors.read()[-300:]}") from None
             return measures
 
+        measure("decode", "warm-up")
         yield measure  # the end of its input ends it
 
 
@@ -149,7 +150,6 @@ def main() -> None:
     job = parser.parse_args().job
     setup = Setup(Path(job["original"]), Path(job["converted"]), job["threads"], job["context"])
     bare = Bare(setup, QUICK if job["quick"] else Load())
-    bare.run("decode", "warm-up")
     for line in sys.stdin:
         scenario, seed = json.loads(line)
         print(json.dumps(bare.run(scenario, seed)), flush=True)
