@@ -17,7 +17,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Takes about ten minutes, on a machine that does nothing else.
+# Takes about twenty minutes, on a machine that does nothing else.
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 
