@@ -20,7 +20,7 @@ from api.access import AccessMiddleware
 from api.admission import AdmissionMiddleware
 from api.errors import install_error_handlers
 from engine.base import EngineError
-from engine.native_process import send_c_stderr
+from engine.native_process import give_back_memory, send_c_stderr
 from logs import LOGGERS, configure_logs
 from model import GGUFModel
 from modelfile.default import default_model
@@ -84,6 +84,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
         fail(error)
     send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
+    give_back_memory()
     gc.freeze()  # the model's tables live as long as the process
     with graceful_stop(model.close):
         address = f", http://{settings.host}:{settings.port}" if hasattr(app.state, "settings") else ""

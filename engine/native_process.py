@@ -59,6 +59,12 @@ def send_c_stderr(path: Path) -> None:
         ctypes.c_void_p.in_dll(libc, name).value = file
 
 
+def give_back_memory() -> None:
+    """Returns to the system what was freed while loading, where the C library (glibc) would keep it."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
 @contextmanager
 def _survivor(last_words: Callable[[], object]) -> Iterator[None]:
     """Calls `last_words` in a child process, should this one end in the block. Needs fork."""
