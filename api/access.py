@@ -93,6 +93,9 @@ class AccessMiddleware:
 
         try:
             await self.app(_as_json(scope), limited_receive, send_with_id)
+        except Exception:  # one that nobody foresaw: its response is made outside of here
+            record.status = 500
+            raise
         finally:
             log.info(record.line())
 

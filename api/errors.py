@@ -97,8 +97,10 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_error(request: Request, error: Exception) -> Response:
         answer = api_error(error)
         if answer.status == 500 and not isinstance(error, EngineError):
-            log.error("%s failed", request.scope.get("request_id", "request"), exc_info=error)
-        return answer.response()
+            log.error("%s failed", request.state.record.id, exc_info=error)
+        response = answer.response()
+        response.headers["x-request-id"] = request.state.record.id
+        return response
 
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)

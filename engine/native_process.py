@@ -39,13 +39,15 @@ def captured_stderr(crash: str) -> Iterator[BinaryIO]:
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         saved = os.dup(2)
-        with _survivor(lambda: os.write(saved, b"ggserve: %s: %s\n" % (crash.encode(), _last_line(file)))):
-            os.dup2(file.fileno(), 2)
-            try:
-                yield file
-            finally:
-                os.dup2(saved, 2)
-        os.close(saved)
+        try:
+            with _survivor(lambda: os.write(saved, b"ggserve: %s: %s\n" % (crash.encode(), _last_line(file)))):
+                os.dup2(file.fileno(), 2)
+                try:
+                    yield file
+                finally:
+                    os.dup2(saved, 2)
+        finally:
+            os.close(saved)
 
 
 def send_c_stderr(path: Path) -> None:

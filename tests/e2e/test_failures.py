@@ -1,11 +1,16 @@
 """A generation that fails is a 500 that says why, and costs nothing else."""
 
+import asyncio
+import logging
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
+from api.access import AccessMiddleware
+from api.errors import install_error_handlers
 from modelfile.gguf import read_gguf
 from tests.conftest import ROOT, serve
 
@@ -34,3 +39,26 @@ def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
         assert httpx.get(f"{server.url}/health").json()["slots_idle"] == 1
         assert "not numbers" in server.log("model.log")
         assert "Traceback" not in server.log("console")
+
+
+def test_an_error_that_nobody_foresaw_is_a_500_with_the_id_that_is_logged(caplog, monkeypatch):
+    app = FastAPI()
+    app.add_middleware(AccessMiddleware)
+    install_error_handlers(app)
+
+    @app.get("/")
+    async def fail() -> None:
+        raise ZeroDivisionError("no such luck")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/")
+
+    monkeypatch.setattr(logging.getLogger("ggserve"), "propagate", True)
+    with caplog.at_level(logging.INFO, "ggserve.main"):
+        response = asyncio.run(ask())
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    request_id = response.headers["x-request-id"]
+    assert f"{request_id} GET / 500" in caplog.text
+    assert f"{request_id} failed" in caplog.text

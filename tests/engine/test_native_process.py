@@ -1,9 +1,14 @@
 """What C code writes to its standard error."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+import pytest
+
+from engine.native_process import captured_stderr
 from tests.conftest import ROOT
 
 PROGRAM = """
@@ -23,3 +28,13 @@ def test_c_writes_to_the_log_and_python_to_the_console(tmp_path: Path):
     before, after = log.read_text().splitlines()
     assert before == "before"
     assert after.startswith("from C")
+
+
+def test_a_load_that_fails_leaves_nothing_open_and_no_child():
+    process = psutil.Process()
+    before = process.num_fds(), process.children()
+    with pytest.raises(ValueError), captured_stderr("it ended") as output:
+        os.write(2, b"why")
+        assert os.pread(output.fileno(), 10, 0) == b"why"
+        raise ValueError
+    assert (process.num_fds(), process.children()) == before
