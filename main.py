@@ -9,24 +9,28 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
-from api import chat, completions, embeddings, info, tokens
+from api import status
 from api.access import AccessMiddleware
-from api.admission import AdmissionMiddleware
+from api.admission import Admission
 from api.errors import install_error_handlers
-from engine.base import EngineError
+from api.llama_server import tokens
+from api.openai import chat, completions, embeddings, models
+from engine.errors import EngineError
 from engine.native_process import give_back_memory, send_c_stderr
+from load import LoadOptions
 from logs import LOGGERS, configure_logs
 from model import GGUFModel
-from modelfile.default import default_model
 from modelfile.errors import ModelFileError
-from modelfile.find import find_model_file
-from prompt.template import TemplateError
+from modelfile.source.default import default_model
+from modelfile.source.find import find_model_file
+from prompt.errors import TemplateError
 from settings import Settings, SettingsError, load_settings
 from shutdown import graceful_stop, interruptible
 
@@ -51,18 +55,8 @@ def load_model(settings: Settings) -> GGUFModel:
         path = default
     else:
         raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
-    return GGUFModel(
-        path,
-        engine=settings.engine,
-        model_type=settings.model_type,
-        chat_template=settings.chat_template,
-        context_length=settings.context_length,
-        gpu_layers=settings.gpu_layers,
-        threads=settings.threads,
-        parallel=settings.parallel,
-        queue_size=settings.queue_size,
-        log_prompts=settings.log_prompts,
-    )
+    options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
+    return GGUFModel(path, log_prompts=settings.log_prompts, **options)
 
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
@@ -79,6 +73,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_dir, settings.log_level)
         with interruptible():
             app.state.model = model = load_model(settings)
+            app.state.admission = Admission()
     except KeyboardInterrupt:
         fail("interrupted while loading", code=130)
     except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
@@ -88,16 +83,15 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.freeze()  # the model's tables live as long as the process
     with graceful_stop(model.close):
         address = f", http://{settings.host}:{settings.port}" if hasattr(app.state, "settings") else ""
-        log.info("ready: %s on %s%s", model.name, model.engine.name, address)
+        log.info("ready: %s on %s%s", model.name, model.engine_name, address)
         yield
     model.close()
     log.info("stopped")
 
 
 app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
-app.add_middleware(AdmissionMiddleware)
 app.add_middleware(AccessMiddleware)
-for routes in (completions.router, chat.router, embeddings.router, tokens.router, info.router):
+for routes in (completions.router, chat.router, embeddings.router, models.router, tokens.router, status.router):
     app.include_router(routes)
 install_error_handlers(app)
 

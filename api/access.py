@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.base import Delta
+from engine.contract import Delta
 
 log = logging.getLogger("ggserve.main")
 

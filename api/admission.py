@@ -1,37 +1,44 @@
 """Turns requests away before they cost anything when there is no room for them."""
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi.routing import APIRoute
+from starlette.types import Message, Receive, Scope, Send
 
 from api.errors import api_error
-from engine.base import Line, QueueFull
+from engine.contract import Occupancy
+from engine.errors import QueueFull
 
-GENERATING = {"/v1/completions", "/v1/chat/completions", "/v2/chat/completions", "/v1/embeddings"}
+_ADMITTED = "ggserve.admitted"  # in the scope of a request that found room
 
 
-class AdmissionMiddleware:
-    """Answers 429 without reading the body: in a rush, reading it is what would take the time.
+class Admission:
+    """Counts the requests that were read and have no answer yet: those on their way to the queue count too, or hundreds
+    that come at the same moment would all pass."""
 
-    Those that were read and are on their way to the line count too, or hundreds that come at the same moment would
-    all pass.
-    """
+    def __init__(self) -> None:
+        self.unanswered = 0
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-        self._unanswered = 0  # read, without the beginning of an answer
+    def refusal(self, occupancy: Occupancy) -> QueueFull | None:
+        """The error for a request that comes now; None where there is room for it."""
+        if occupancy.full or self.unanswered >= occupancy.capacity:
+            return QueueFull(max(occupancy.queued, self.unanswered))
+        return None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in GENERATING:
-            await self.app(scope, receive, send)
-            return
-        pool: Line = scope["app"].state.model.engine.pool
-        if pool.full or self._unanswered >= pool.capacity:
-            await api_error(QueueFull(max(pool.waiting, self._unanswered))).response()(scope, receive, send)
+
+class GeneratingRoute(APIRoute):
+    """The route class of endpoints that make the model compute. Answers 429 without reading the body when there is no
+    room: in a rush, reading it is what would take the time."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["app"].state
+        admission: Admission = state.admission
+        if refusal := admission.refusal(state.model.occupancy):
+            await api_error(refusal).response()(scope, receive, send)
             return
         counted = False
 
         def count(now: bool) -> None:
             nonlocal counted
-            self._unanswered += now - counted
+            admission.unanswered += now - counted
             counted = now
 
         async def counting_receive() -> Message:
@@ -44,7 +51,13 @@ class AdmissionMiddleware:
             count(False)
             await send(message)
 
+        scope[_ADMITTED] = True
         try:
-            await self.app(scope, counting_receive, counting_send)
+            await super().handle(scope, counting_receive, counting_send)
         finally:
             count(False)
+
+
+def is_admitted(scope: Scope) -> bool:
+    """Whether the request came through a GeneratingRoute."""
+    return bool(scope.get(_ADMITTED))

@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.access import RequestRecord
+from api.admission import is_admitted
 from api.errors import APIError
-from engine.base import Feature
+from engine.contract import Feature
 from model import GGUFModel
 
 
@@ -14,6 +15,11 @@ async def _model(request: Request) -> GGUFModel:
     model = request.app.state.model
     assert isinstance(model, GGUFModel)
     return model
+
+
+async def _generator(request: Request) -> GGUFModel:
+    assert is_admitted(request.scope), f"{request.url.path} generates: give its router route_class=GeneratingRoute"
+    return await _model(request)
 
 
 async def _record(request: Request) -> RequestRecord:
@@ -29,11 +35,12 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
     if feature == "generation":
         message = f"{model.name} makes embeddings and does not generate text: use /v1/embeddings"
     elif feature == "embeddings":
-        message = f"the {model.engine.name} engine makes no embeddings of {model.name}"
+        message = f"the {model.engine_name} engine makes no embeddings of {model.name}"
     else:
-        message = f"{field} is not supported by the {model.engine.name} engine, which runs {model.name}"
+        message = f"{field} is not supported by the {model.engine_name} engine, which runs {model.name}"
     raise APIError(400, message, param=field, code="unsupported_parameter")
 
 
-Model = Annotated[GGUFModel, Depends(_model)]
+Model = Annotated[GGUFModel, Depends(_model)]  # to tell about, and for its tokens
+Generator = Annotated[GGUFModel, Depends(_generator)]  # to compute with
 Record = Annotated[RequestRecord, Depends(_record)]

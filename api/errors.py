@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from engine.base import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
-from prompt.template import TemplateError
+from engine.errors import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
+from prompt.errors import TemplateError
 
 log = logging.getLogger("ggserve.main")
 

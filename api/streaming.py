@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from api.errors import api_error
-from engine.base import Delta
+from engine.contract import Delta
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")

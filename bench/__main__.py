@@ -28,7 +28,7 @@ from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
 from bench.servers import ROOT, SERVERS, Setup, running
 from engine.threads import usable_cores
-from modelfile.default import default_model, packaged_model
+from modelfile.source.default import default_model, packaged_model
 
 BARE = "bare"
 DEFAULT_SERVERS = ("ggserve", "llama-server", "llama-cpp-python", "naive", BARE)

@@ -19,7 +19,8 @@ from bench.client import BenchError
 from bench.prompts import first_turn, next_turn, words
 from bench.rows import QUICK, Load, Measures
 from bench.servers import ROOT, Setup
-from engine.ctransformers import PREFILL_CHUNK, Context
+from engine.contract import EngineOptions
+from engine.ctransformers.context import PREFILL_CHUNK, Context
 from model import GGUFModel
 
 
@@ -27,7 +28,7 @@ class Loop:
     """One context, and a greedy loop over it."""
 
     def __init__(self, setup: Setup, threads: int) -> None:
-        self._context = Context(setup.converted, "gguf", setup.context, 0)
+        self._context = Context(setup.converted, "gguf", EngineOptions(context_length=setup.context))
         self._context.open()
         self._threads = threads
 

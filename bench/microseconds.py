@@ -24,14 +24,14 @@ from api.streaming import event
 from bench.client import complete
 from bench.prompts import words
 from bench.report import aligned
-from engine.base import Delta, SamplingParams
-from engine.channel import Channel
-from engine.ctransformers import Context
+from engine.contract import Delta, EngineOptions, SamplingParams
+from engine.ctransformers.context import Context
+from engine.request import Channel
 from engine.sampling import Sampler
-from engine.text import TextStream
+from engine.stop_strings import TextStream
 from engine.threads import ThreadBudget, usable_cores
 from model import GGUFModel
-from modelfile.default import default_model
+from modelfile.source.default import default_model
 
 CONTEXT = 1024  # tokens
 PROMPT = 600  # tokens, which the penalties look at
@@ -87,7 +87,7 @@ class Replay(GGUFModel):
 def measure(path: Path, threads: int) -> list[Cost]:
     """The costs for a model file that ctransformers runs."""
     model = Replay(path, engine="ctransformers", context_length=CONTEXT, threads=threads, parallel=1)
-    context = Context(path, "gguf", CONTEXT, 0)
+    context = Context(path, "gguf", EngineOptions(context_length=CONTEXT))
     context.open()
     prompt = model.tokenize(words(PROMPT, "microseconds"))
     for start in range(0, PROMPT, 64):

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from engine.base import InvalidRequest
+from engine.errors import InvalidRequest
 
 MAX_BYTES = 128 << 10  # of JSON; the time to compile grows with its square, to a quarter of a second here
 

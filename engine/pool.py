@@ -1,4 +1,4 @@
-"""Who runs next: the slots that hold the contexts, and the line of requests that wait for one."""
+"""Who runs next: the slots that hold the contexts, and the queue of requests that wait for one."""
 
 import asyncio
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
-from engine.base import EngineClosed, QueueFull
+from engine.errors import EngineClosed, QueueFull
 
 
 class Slot(Protocol):
@@ -37,7 +37,7 @@ class Pool(Generic[AnySlot]):
         self.capacity = len(slots) + queue_size
         self._idle = list(slots)  # least recently used first
         self._queue_size = queue_size
-        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[AnySlot]]] = deque()
+        self._queue: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[AnySlot]]] = deque()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -47,17 +47,17 @@ class Pool(Generic[AnySlot]):
         return len(self._idle)
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         """The number of requests that wait for a slot."""
-        return len(self._waiting)
+        return len(self._queue)
 
     @property
     def full(self) -> bool:
         """Whether a request that comes now is turned away."""
-        return not self._idle and len(self._waiting) >= self._queue_size
+        return not self._idle and len(self._queue) >= self._queue_size
 
     async def acquire(self, prompt: Sequence[int]) -> AnySlot:
-        """A slot for `prompt`; waits for one. A caller that is cancelled leaves the line.
+        """A slot for `prompt`; waits for one. A caller that is cancelled leaves the queue.
 
         Raises QueueFull when too many wait already, EngineClosed when the pool is closed.
         """
@@ -68,25 +68,25 @@ class Pool(Generic[AnySlot]):
                 slot = self._choose(prompt)
                 self._idle.remove(slot)
                 return slot
-            if len(self._waiting) >= self._queue_size:
-                raise QueueFull(len(self._waiting))
+            if len(self._queue) >= self._queue_size:
+                raise QueueFull(len(self._queue))
             loop = asyncio.get_running_loop()
             turn: asyncio.Future[AnySlot] = loop.create_future()
-            self._waiting.append((loop, turn))
+            self._queue.append((loop, turn))
         try:
             return await turn
         except asyncio.CancelledError:
             with self._lock, suppress(ValueError):
-                self._waiting.remove((loop, turn))
+                self._queue.remove((loop, turn))
             if turn.done() and not turn.cancelled():
                 self.release(turn.result())
             raise
 
     def release(self, slot: AnySlot) -> None:
-        """Takes a slot back, for the first in line."""
+        """Takes a slot back, for the first in the queue."""
         with self._lock:
-            while self._waiting:
-                loop, future = self._waiting.popleft()
+            while self._queue:
+                loop, future = self._queue.popleft()
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(self._hand, future, slot)
                     return
@@ -96,8 +96,8 @@ class Pool(Generic[AnySlot]):
         """Turns away those who wait, and everyone who comes later."""
         with self._lock:
             self._closed = True
-            while self._waiting:
-                loop, future = self._waiting.popleft()
+            while self._queue:
+                loop, future = self._queue.popleft()
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(self._turn_away, future)
 

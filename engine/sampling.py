@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.base import GenerationError, SamplingParams
+from engine.contract import SamplingParams
+from engine.errors import GenerationError
 
 # Tokens whose probability is below exp(-25) of the most likely one's are dropped before anything is sorted: in a
 # vocabulary of 250,000 they weigh less than 4e-6 together, and what is left is a few hundred tokens.

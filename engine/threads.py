@@ -23,40 +23,40 @@ class Pace:
     on, and evals that are slower with several are followed by some with one.
     """
 
-    SLOW = 1.5  # times the seconds that one thread takes
-    FIRST_REST = 8  # evals with one thread after two slow ones; doubled up to LONGEST_REST while it stays slow
-    LONGEST_REST = 256
-    CALM = 32  # evals in a row that were not slow end a bad time
-    LESSONS = 3  # tokens at first, to learn the time of one thread; the fastest counts
+    SLOWDOWN = 1.5  # times the seconds that one thread takes
+    INITIAL_BACKOFF = 8  # evals with one thread after two slow ones; doubled up to MAX_BACKOFF while it stays slow
+    MAX_BACKOFF = 256
+    RECOVERY = 32  # evals in a row that were not slow end a bad time
+    CALIBRATION = 3  # tokens at first, to learn the time of one thread; the fastest counts
 
     def __init__(self) -> None:
         self._single = float("inf")  # seconds of a token's eval with one thread
-        self._lessons = self.LESSONS  # left
-        self._rest = 0  # evals left to do with one thread
-        self._next_rest = self.FIRST_REST
+        self._calibrating = self.CALIBRATION  # left
+        self._backoff = 0  # evals left to do with one thread
+        self._next_backoff = self.INITIAL_BACKOFF
         self._slow = self._good = 0  # in a row
 
     def wants_one(self, tokens: int) -> bool:
         """Whether an eval of so many tokens had better use one thread."""
-        return self._rest > 0 or (tokens == 1 and self._lessons > 0)
+        return self._backoff > 0 or (tokens == 1 and self._calibrating > 0)
 
     def record(self, threads: int, seconds: float) -> None:
         """Takes the time of one token's eval."""
-        if self._lessons > 0 and threads == 1:
-            self._lessons -= 1
+        if self._calibrating > 0 and threads == 1:
+            self._calibrating -= 1
             self._single = min(self._single, seconds)
         elif threads == 1:
             self._single += 0.2 * (seconds - self._single)
-            self._rest = max(0, self._rest - 1)
-        elif seconds > self.SLOW * self._single:
+            self._backoff = max(0, self._backoff - 1)
+        elif seconds > self.SLOWDOWN * self._single:
             self._slow, self._good = self._slow + 1, 0
             if self._slow == 2:
-                self._slow, self._rest = 0, self._next_rest
-                self._next_rest = min(2 * self._next_rest, self.LONGEST_REST)
+                self._slow, self._backoff = 0, self._next_backoff
+                self._next_backoff = min(2 * self._next_backoff, self.MAX_BACKOFF)
         else:
             self._slow, self._good = 0, self._good + 1
-            if self._good == self.CALM:
-                self._next_rest = self.FIRST_REST
+            if self._good == self.RECOVERY:
+                self._next_backoff = self.INITIAL_BACKOFF
 
 
 class ThreadBudget:
@@ -74,7 +74,7 @@ class ThreadBudget:
         self._in_use = 0
         self._teams = 0  # evals in flight with several threads
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
+        self._queue: deque[object] = deque()
         self._pace = Pace()
 
     @contextmanager
@@ -94,14 +94,14 @@ class ThreadBudget:
         """An eval of so many tokens runs in this block, with the given number of threads. Waits for them."""
         ticket = object()
         with self._changed:
-            self._line.append(ticket)
-            while self._line[0] is not ticket or not self._may_start(self._share(tokens)):
+            self._queue.append(ticket)
+            while self._queue[0] is not ticket or not self._may_start(self._share(tokens)):
                 self._changed.wait()
-            self._line.popleft()
+            self._queue.popleft()
             threads = self._share(tokens)
             self._in_use += threads
             self._teams += threads > 1
-            if self._line:
+            if self._queue:
                 self._changed.notify_all()
         started = time.perf_counter()
         try:
@@ -113,7 +113,7 @@ class ThreadBudget:
                     self._pace.record(threads, seconds)
                 self._in_use -= threads
                 self._teams -= threads > 1
-                if self._line:
+                if self._queue:
                     self._changed.notify_all()
 
     def _share(self, tokens: int) -> int:

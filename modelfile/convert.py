@@ -20,10 +20,10 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from modelfile.check import ctransformers_objection, rope_scale
+from modelfile.accepts.ctransformers import ctransformers_objection, rope_scale
 from modelfile.errors import ModelFileError
 from modelfile.gguf import MAGIC, Field, GGUFFile, TensorInfo, ValueType, read_gguf
-from modelfile.vocabulary import TokenType, has_raw_tokens, plain_tokens, to_raw
+from modelfile.token_spelling import TokenType, has_raw_tokens, plain_tokens, to_raw
 
 SOURCE_NAME = "ggserve.converted_from"
 SOURCE_SIZE = "ggserve.source_size"

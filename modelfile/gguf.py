@@ -7,7 +7,7 @@ versions 2 and 3, little-endian.
 
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -114,13 +114,9 @@ TENSOR_TYPES = {
 }
 """ggml's tensor types by number. The gaps were types once, and no current program reads them."""
 
-_LEGACY_MAGICS = {
-    b"lmgg": "a legacy GGML file ('ggml')",
-    b"fmgg": "a legacy GGML file ('ggmf')",
-    b"tjgg": "a legacy GGML file ('ggjt')",
-    b"ccgg": "a legacy Falcon file ('ggcc')",
-    b"algg": "a legacy GGML adapter ('ggla')",
-}
+LEGACY_MAGICS = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"ccgg": "ggcc"}
+"""The first four bytes of older formats: the name, as a little-endian number."""
+_ADAPTER = b"algg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +157,17 @@ class GGUFFile:
     alignment: int
     data_offset: int
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value under `key`, or `default`."""
+    @property
+    def format(self) -> str:
+        """See ModelFile.format."""
+        return f"GGUF version {self.version}"
+
+    def metadata_keys(self) -> Iterable[str]:
+        """See ModelFile.metadata_keys."""
+        return self.fields
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        """See ModelFile.get."""
         field = self.fields.get(key)
         return default if field is None else field.value
 
@@ -421,8 +426,10 @@ class _Header:
 def _looks_like(head: bytes) -> str:
     """What a file that is not GGUF seems to be, from its first 64 bytes."""
     text = head.lstrip().lower()
-    if head[:4] in _LEGACY_MAGICS:
-        return f"it is {_LEGACY_MAGICS[head[:4]]}"
+    if head[:4] in LEGACY_MAGICS:
+        return f"it is a legacy GGML file ({LEGACY_MAGICS[head[:4]]!r})"
+    if head[:4] == _ADAPTER:
+        return "it is a legacy GGML adapter ('ggla')"
     if len(head) >= 10 and head[8:10] == b'{"':
         return "it looks like a safetensors file"
     if head.startswith(b"PK\x03\x04"):

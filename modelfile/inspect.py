@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modelfile.check import ctransformers_objection
-from modelfile.choice import human_size
-from modelfile.engine_choice import choose_engine
+from modelfile.accepts.choice import choose_engine
+from modelfile.accepts.ctransformers import ctransformers_objection
+from modelfile.accepts.llama_cpp import llama_cpp_objection
 from modelfile.errors import ModelFileError
-from modelfile.ggml import GGMLFile, is_ggml, read_ggml
-from modelfile.gguf import GGUFFile, read_gguf
-from modelfile.llama_cpp_check import llama_cpp_objection
+from modelfile.file import ModelFile, chat_template, read_model_file
+from modelfile.gguf import GGUFFile
+from modelfile.source.pick import human_size
 
-_TEMPLATE = "tokenizer.chat_template"
 _VOCABULARIES = {
     "llama": "SentencePiece",
     "gpt2": "byte-level BPE",
@@ -31,23 +30,18 @@ Facts = Iterator[tuple[str, str]]  # what, and how it is in this file
 
 def describe(path: Path, model_type: str | None = None) -> Facts:
     """Everything worth knowing about the file. Raises ModelFileError for one that cannot be used."""
-    return _describe(_read(path, model_type))
+    return _describe(read_model_file(path, model_type))
 
 
-def _read(path: Path, model_type: str | None) -> GGUFFile | GGMLFile:
-    return read_ggml(path, model_type) if is_ggml(path) else read_gguf(path)
-
-
-def _describe(gguf: GGUFFile | GGMLFile) -> Facts:
+def _describe(gguf: ModelFile) -> Facts:
     yield "file", gguf.path.name
     yield "size", human_size(gguf.size)
+    yield "format", gguf.format
     if isinstance(gguf, GGUFFile):
-        yield "format", f"GGUF version {gguf.version}"
         yield "architecture", gguf.architecture or "not said"
         yield "name", str(gguf.get("general.name", "not said"))
     else:
-        yield "format", f"legacy GGML, {gguf.format}"
-        yield "family", gguf.family
+        yield "family", gguf.architecture
     yield "weights", _weights(gguf)
     context = gguf.get(f"{gguf.architecture}.context_length")
     yield "context length", "not said" if context is None else f"{context} tokens"
@@ -57,7 +51,7 @@ def _describe(gguf: GGUFFile | GGMLFile) -> Facts:
     yield from _engines(gguf)
 
 
-def _weights(gguf: GGUFFile | GGMLFile) -> str:
+def _weights(gguf: ModelFile) -> str:
     """How many, and how they are stored: the type that takes most bytes first."""
     if not gguf.tensors:
         return "none: the file holds a vocabulary only"
@@ -73,7 +67,7 @@ def _weights(gguf: GGUFFile | GGMLFile) -> str:
     return f"{count:,} in {', '.join(parts)}"
 
 
-def _vocabulary(gguf: GGUFFile | GGMLFile) -> str:
+def _vocabulary(gguf: ModelFile) -> str:
     model, tokens = gguf.get("tokenizer.ggml.model"), gguf.get("tokenizer.ggml.tokens")
     if model is None and tokens is None:
         return "none"
@@ -82,10 +76,9 @@ def _vocabulary(gguf: GGUFFile | GGMLFile) -> str:
     return f"{kind}, {size} tokens, pre-tokenizer {gguf.get('tokenizer.ggml.pre', 'not said')}"
 
 
-def _special_tokens(gguf: GGUFFile | GGMLFile) -> Iterator[str]:
+def _special_tokens(gguf: ModelFile) -> Iterator[str]:
     tokens = gguf.get("tokenizer.ggml.tokens")
-    keys = gguf.fields if isinstance(gguf, GGUFFile) else gguf.metadata
-    for key in keys:
+    for key in gguf.metadata_keys():
         if key.startswith(_SPECIAL) and key.endswith(_SPECIAL_END):
             name, token = key.removeprefix(_SPECIAL).removesuffix(_SPECIAL_END), gguf.get(key)
             yield f"{name} {token} {_token_text(tokens, token)}"
@@ -98,18 +91,18 @@ def _token_text(tokens: Any, index: Any) -> str:
     return token.decode(errors="replace") if isinstance(token, bytes) else str(token)
 
 
-def _template(gguf: GGUFFile | GGMLFile) -> str:
-    template = gguf.get(_TEMPLATE)
-    if not isinstance(template, str):
+def _template(gguf: ModelFile) -> str:
+    template = chat_template(gguf)
+    if template is None:
         return "none"
     lines = template.strip().splitlines() or [""]
     first = lines[0] if len(lines[0]) <= 60 else lines[0][:60] + "…"
     return f"{len(template)} characters: {first}"
 
 
-def _engines(gguf: GGUFFile | GGMLFile) -> Facts:
+def _engines(gguf: ModelFile) -> Facts:
     """Which engines run the file, and why others do not."""
-    if isinstance(gguf, GGMLFile):
+    if not isinstance(gguf, GGUFFile):
         yield "ENGINE=auto", _choice(gguf)
         return
     objection = ctransformers_objection(gguf)
@@ -119,7 +112,7 @@ def _engines(gguf: GGUFFile | GGMLFile) -> Facts:
     yield "ENGINE=auto", _choice(gguf)
 
 
-def _choice(gguf: GGUFFile | GGMLFile) -> str:
+def _choice(gguf: ModelFile) -> str:
     try:
         name, reason = choose_engine(gguf)
     except ModelFileError:
@@ -141,8 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.template:
-            template = _read(options.file, options.model_type).get(_TEMPLATE)
-            if not isinstance(template, str):
+            template = chat_template(read_model_file(options.file, options.model_type))
+            if template is None:
                 raise ModelFileError(f"{options.file.name}: has no chat template")
             print(_printable(template))
         else:

@@ -15,7 +15,7 @@ from tokenizers.normalizers import NFC
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from modelfile.errors import ModelFileError
-from modelfile.vocabulary import ALPHABET, TokenType
+from modelfile.token_spelling import ALPHABET, TokenType
 from prompt.pretokenizers import find_pretokenizer
 from prompt.vocabulary import Metadata, Vocabulary
 

@@ -21,13 +21,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-
-class TemplateError(Exception):
-    """A chat template that does not compile, or messages that it refuses. `str()` is one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split())[:500])
-
+from prompt.errors import TemplateError
 
 _BUDGET = 64_000_000  # characters built by one rendering
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
-from prompt.sandbox import ChatSandbox, TemplateError
-
-__all__ = ["ChatTemplate", "TemplateError"]
+from prompt.errors import TemplateError
+from prompt.sandbox import ChatSandbox
 
 # Turns as lines with a label, for models that were not trained on chats or whose file does not say how.
 _DEFAULT = """\
@@ -31,7 +30,6 @@ class ChatTemplate:
 
     def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "", stop: Sequence[str] = ()) -> None:
         """`source` None means the default; `stop` belongs to another. TemplateError where it does not compile."""
-        self.is_default = source is None
         self.stop: list[str] = list(_DEFAULT_STOP) if source is None else list(stop)
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
         self._sandbox = ChatSandbox()

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Protocol
 
 from modelfile.errors import ModelFileError
-from modelfile.vocabulary import TokenType
+from modelfile.token_spelling import TokenType
 from prompt.bpe import BytePairEncoder
 from prompt.sentencepiece import SentencePieceEncoder
 from prompt.unigram import UnigramEncoder
@@ -43,7 +43,6 @@ class Tokenizer:
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.unk_id = vocabulary.unk_id
-        self.pad_id = vocabulary.pad_id
         self.add_bos = vocabulary.add_bos
         self.add_eos = vocabulary.add_eos
         self.end_ids = vocabulary.end_ids

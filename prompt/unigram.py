@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as HFTokenizer
 from tokenizers.models import Unigram
 
 from modelfile.errors import ModelFileError
-from modelfile.vocabulary import TokenType
+from modelfile.token_spelling import TokenType
 from prompt.bpe import byte_token_value
 from prompt.vocabulary import Metadata, Vocabulary, token_array
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from modelfile.errors import ModelFileError
-from modelfile.vocabulary import TokenType
+from modelfile.token_spelling import TokenType
 
 
 class Metadata(Protocol):
@@ -60,7 +60,6 @@ class Vocabulary:
     bos_id: int | None
     eos_id: int | None
     unk_id: int | None
-    pad_id: int | None
     add_bos: bool
     add_eos: bool
     end_ids: frozenset[int]
@@ -107,7 +106,6 @@ class Vocabulary:
             bos_id=bos,
             eos_id=eos,
             unk_id=role_id("unknown"),
-            pad_id=role_id("padding"),
             add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", add_bos)) and bos is not None,
             add_eos=bool(metadata.get("tokenizer.ggml.add_eos_token", False)) and eos is not None,
             end_ids=frozenset(end_ids),
@@ -134,3 +132,10 @@ def token_array(metadata: Metadata, name: str, n_tokens: int) -> np.ndarray[Any,
     if array.ndim != 1 or array.dtype.kind not in "iuf" or len(array) < n_tokens:
         raise ModelFileError(f"tokenizer.ggml.{name} does not have one number for each of {n_tokens} tokens")
     return array[:n_tokens]
+
+
+def control_texts(metadata: Metadata) -> list[str]:
+    """The texts of all tokens that no user's text may become."""
+    tokens: list[bytes] = metadata.get("tokenizer.ggml.tokens")
+    control = np.isin(metadata.get("tokenizer.ggml.token_type", []), (TokenType.CONTROL, TokenType.UNKNOWN))
+    return [tokens[i].decode("utf-8", "replace") for i in control.nonzero()[0] if tokens[i]]

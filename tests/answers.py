@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from engine.base import Delta
+from engine.contract import Delta
 
 
 async def collect(deltas: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:

@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from model import GGUFModel
-from modelfile.default import default_model
+from modelfile.source.default import default_model
 
 ROOT = Path(__file__).parent.parent
+FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family
 # ggml's threads spin: on a busy machine two of them can be slower than one by far.
 TEST_SETTINGS = {"THREADS": "1"}
 

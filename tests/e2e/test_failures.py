@@ -12,14 +12,14 @@ from fastapi import FastAPI
 from api.access import AccessMiddleware
 from api.errors import install_error_handlers
 from modelfile.gguf import read_gguf
-from tests.conftest import ROOT, serve
+from tests.conftest import FAMILY_FILES, serve
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """A model whose last norm is not a number, so that no logit is."""
     path = tmp_path / "broken.gguf"
-    path.write_bytes((ROOT / "tests/families/llama.f16.v2.gguf").read_bytes())
+    path.write_bytes((FAMILY_FILES / "llama.f16.v2.gguf").read_bytes())
     norm = read_gguf(path).tensors["output_norm.weight"]
     with path.open("r+b") as file:
         file.seek(norm.offset)

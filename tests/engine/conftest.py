@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model import GGUFModel
-from modelfile.default import packaged_model
+from modelfile.source.default import packaged_model
 
 SMALL = {"context_length": 128, "parallel": 2, "threads": 1, "queue_size": 4}
 

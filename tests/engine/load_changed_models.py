@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.base import EngineError, SamplingParams
+from engine.contract import SamplingParams
+from engine.errors import EngineError
 from model import GGUFModel
 from modelfile.errors import ModelFileError
 from modelfile.gguf import ValueType, read_gguf

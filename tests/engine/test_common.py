@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.base import ContextOverflow, InvalidRequest, InvalidToken, QueueFull, SamplingParams
+from engine.contract import SamplingParams
+from engine.errors import ContextOverflow, InvalidRequest, InvalidToken, QueueFull
 from model import GGUFModel
 from tests.answers import answer, collect
 
@@ -193,7 +194,7 @@ def test_quick_connects_and_disconnects_lose_no_slot(either: GGUFModel):
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(come_and_go(), 30))
-    assert either.engine.pool.waiting == 0
+    assert either.engine.pool.queued == 0
     assert answer(either.complete(PROMPT, GREEDY))[1].completion_tokens == 16
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from engine.base import InvalidRequest
+from engine.errors import InvalidRequest
 from engine.json_schema import MAX_BYTES, checked_schema
 
 

@@ -13,7 +13,8 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
-from engine.base import EngineError, InvalidRequest, SamplingParams
+from engine.contract import SamplingParams
+from engine.errors import EngineError, InvalidRequest
 from model import GGUFModel
 from modelfile.errors import ModelFileError
 from tests.answers import answer

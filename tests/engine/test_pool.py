@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from engine.base import EngineClosed, QueueFull
+from engine.errors import EngineClosed, QueueFull
 from engine.pool import Pool, common_prefix
 
 
@@ -66,7 +66,7 @@ def test_first_come_first_served():
         await asyncio.sleep(0)
         tasks[2].cancel()
         await asyncio.sleep(0)
-        assert pool.waiting == 4
+        assert pool.queued == 4
         pool.release(slot)
         await asyncio.gather(*tasks, return_exceptions=True)
         assert pool.idle == 1

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.base import SamplingParams
-from engine.ctransformers import Context
+from engine.contract import EngineOptions, SamplingParams
+from engine.ctransformers.context import Context
 from model import GGUFModel
 from tests.answers import answer
 
@@ -48,7 +48,7 @@ def test_greedy_answers_are_those_of_llama_cpp(model: GGUFModel, reference):
 
 @pytest.mark.parametrize("reference", REFERENCE, ids=question)
 def test_each_token_of_llama_cpp_is_the_most_likely_but_for_rounding(model: GGUFModel, default_path, reference):
-    context = Context(default_path, "gguf", 128, 0)
+    context = Context(default_path, "gguf", EngineOptions(context_length=128))
     context.open()
     prompt = (
         model.tokenize(reference["prompt"]) if "prompt" in reference else model.tokenize_chat(reference["messages"])

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.base import GenerationError, SamplingParams
+from engine.contract import SamplingParams
+from engine.errors import GenerationError
 from engine.sampling import Sampler
 
 LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 0.5], dtype=np.float32)

@@ -76,7 +76,7 @@ def test_threads_that_are_slower_than_one_get_a_rest_that_grows():
             rest += 1
         rests.append(rest)
     assert rests == [8, 16, 32, 64, 128, 256, 256]
-    record(pace, 2, 0.006, times=Pace.CALM)
+    record(pace, 2, 0.006, times=Pace.RECOVERY)
     record(pace, 2, 0.200, times=2)
     record(pace, 1, 0.010, times=8)
     assert not pace.wants_one(tokens=1)

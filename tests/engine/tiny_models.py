@@ -8,7 +8,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType, TokenType
 from gguf.quants import quantize
 
-from modelfile.vocabulary import ALPHABET
+from modelfile.token_spelling import ALPHABET
 
 CONTEXT = 512
 LAYERS = 2

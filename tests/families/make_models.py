@@ -27,10 +27,10 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "modelfile"))
+FILES = Path(__file__).parent / "files"
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tiny_gguf import ARRAY, F32, I32, STRING, U32, Array, Spec, Tensor  # noqa: E402
+from tests.modelfile.tiny_gguf import ARRAY, F32, I32, STRING, U32, Array, Spec, Tensor  # noqa: E402
 
 EMBD, LAYERS, CONTEXT, STEPS, PROMPTS = 32, 2, 64, 20, 4
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8}
@@ -679,15 +679,15 @@ def make(family: Family) -> None:
         if hasattr(fresh, "tie_weights"):
             fresh.tie_weights()
         name = f"{family.name}.{dtype}.bin"
-        (HERE / name).write_bytes(family.write(fresh, tokenizer, dtype))
+        (FILES / name).write_bytes(family.write(fresh, tokenizer, dtype))
         record["files"][name] = runs
         gguf_version = {"f16": 2, "q8_0": 3}.get(dtype)
         if family.name in ("llama", "falcon") and gguf_version:
             name = f"{family.name}.{dtype}.v{gguf_version}.gguf"
-            gguf_spec(fresh, tokenizer, dtype, gguf_version).write(HERE / name)
+            gguf_spec(fresh, tokenizer, dtype, gguf_version).write(FILES / name)
             record["files"][name] = runs
         print(family.name, dtype, [run["margin"] for run in runs], n_vocab)
-    (HERE / f"{family.name}.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    (FILES / f"{family.name}.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
 if __name__ == "__main__":

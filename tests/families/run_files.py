@@ -6,7 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from engine.base import EngineError, SamplingParams
+from engine.contract import SamplingParams
+from engine.errors import EngineError
 from model import GGUFModel
 from modelfile.errors import ModelFileError
 

@@ -7,24 +7,23 @@ from pathlib import Path
 
 import httpx
 import pytest
-from blank import write
 
-from modelfile.families import FAMILIES
-from modelfile.ggml import is_ggml
 from modelfile.gguf import read_gguf
-from tests.conftest import ROOT, clean_environment, serve
+from modelfile.legacy.ggml import is_ggml
+from modelfile.legacy.layouts import FAMILIES
+from tests.conftest import FAMILY_FILES, ROOT, clean_environment, serve
+from tests.families.blank import write
 
-HERE = Path(__file__).parent
-FILES = sorted(path.name for path in HERE.glob("*.json"))
+FILES = sorted(path.name for path in FAMILY_FILES.glob("*.json"))
 # One file of each family, all of those in GGUF.
-SERVED = [f"{Path(name).stem}.f32.bin" for name in FILES] + sorted(path.name for path in HERE.glob("*.gguf"))
+SERVED = [f"{Path(name).stem}.f32.bin" for name in FILES] + sorted(path.name for path in FAMILY_FILES.glob("*.gguf"))
 
 
 @pytest.mark.parametrize("name", SERVED)
 def test_tokens_over_http(name: str, tmp_path: Path) -> None:
-    record = json.loads((HERE / f"{name.split('.')[0]}.json").read_text("utf-8"))
+    record = json.loads((FAMILY_FILES / f"{name.split('.')[0]}.json").read_text("utf-8"))
     needs_type = {"MODEL_TYPE": record["family"]} if record["family"] == "gpt2" else {}
-    with serve(tmp_path, MODEL_PATH=str(HERE / name), **needs_type) as server:
+    with serve(tmp_path, MODEL_PATH=str(FAMILY_FILES / name), **needs_type) as server:
         for run in record["files"][name]:
             answer = httpx.post(
                 f"{server.url}/v1/completions",
@@ -63,7 +62,7 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(family: str, tmp_path: Path)
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("path", sorted(HERE.glob("*.gguf")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(FAMILY_FILES.glob("*.gguf")), ids=lambda path: path.name)
 def test_gguf_files_are_of_the_version_in_their_name(path: Path) -> None:
     assert not is_ggml(path)
     assert f".v{read_gguf(path).version}." in path.name

@@ -1,13 +1,13 @@
 """Legacy families keep their buffers in static variables: two contexts must not disturb each other."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
-from engine.base import SamplingParams
+from engine.contract import SamplingParams
 from model import GGUFModel
 from tests.answers import collect
+from tests.conftest import FAMILY_FILES
 
 GREEDY = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
 
@@ -15,7 +15,7 @@ GREEDY = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
 @pytest.mark.parametrize("name", ["mpt.f32.bin", "gpt2.f32.bin", "falcon.f32.bin"])
 def test_parallel_answers_are_those_of_each_alone(name):
     family = name.split(".")[0]
-    model = GGUFModel(Path(__file__).parent / name, model_type=family, parallel=2, threads=2, context_length=64)
+    model = GGUFModel(FAMILY_FILES / name, model_type=family, parallel=2, threads=2, context_length=64)
     prompts = [[number + 3, number + 5, number + 8] for number in range(8)]
 
     async def main() -> tuple[list[str], list[str]]:

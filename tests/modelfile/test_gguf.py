@@ -8,16 +8,16 @@ import random
 import struct
 from pathlib import Path
 
-import mutations
 import numpy as np
 import pytest
-import tiny_gguf as tiny
 from gguf import GGML_QUANT_SIZES, GGUFReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelfile.errors import ModelFileError
 from modelfile.gguf import TENSOR_TYPES, GGUFFile, ValueType, read_gguf
+from tests.modelfile import mutations
+from tests.modelfile import tiny_gguf as tiny
 
 VOCABULARIES = sorted(Path(__file__).parents[2].parent.glob("shared/vocab/*.gguf"))
 

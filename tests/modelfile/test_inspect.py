@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_gguf import STRING, U32, llama, modern
 
 from modelfile.inspect import main
-from tests.conftest import ROOT
+from tests.conftest import FAMILY_FILES, ROOT
+from tests.modelfile.tiny_gguf import STRING, U32, llama, modern
 
 
 def facts(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -98,11 +98,10 @@ def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_legacy_file(capsys: pytest.CaptureFixture[str]) -> None:
-    families = Path(__file__).parents[1] / "families"
-    assert main([str(families / "falcon.q8_0.bin")]) == 0
+    assert main([str(FAMILY_FILES / "falcon.q8_0.bin")]) == 0
     printed = capsys.readouterr().out
     assert "legacy GGML, ggcc v10" in printed
     assert "ctransformers: a legacy GGML file of the family falcon" in printed
-    assert main([str(families / "gpt2.q4_0.bin"), "--model-type", "gpt2"]) == 0
-    assert main([str(families / "starcoder.q4_0.bin"), "--model-type", "no-such-family"]) == 2
+    assert main([str(FAMILY_FILES / "gpt2.q4_0.bin"), "--model-type", "gpt2"]) == 0
+    assert main([str(FAMILY_FILES / "starcoder.q4_0.bin"), "--model-type", "no-such-family"]) == 2
     assert "no-such-family" in capsys.readouterr().err

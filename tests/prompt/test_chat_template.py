@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from prompt.template import ChatTemplate, TemplateError
+from prompt.errors import TemplateError
+from prompt.template import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "<héllo> & 'you'"}]
 

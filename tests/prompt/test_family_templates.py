@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from prompt.families import NAMES, read_chat_template
-from prompt.template import ChatTemplate, TemplateError
+from prompt.errors import TemplateError
+from prompt.named_templates import NAMES, read_chat_template
+from prompt.template import ChatTemplate
 
 TASK = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 VICUNA = (

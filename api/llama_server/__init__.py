@@ -1,0 +1,1 @@
+"""Endpoints named and shaped as in llama.cpp's server."""

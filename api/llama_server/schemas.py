@@ -1,0 +1,29 @@
+"""llama-server's request bodies, validated."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.openai.schemas import Message, TokenId
+
+
+class TokenizeRequest(BaseModel):
+    """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
+    special token becomes that token."""
+
+    model_config = ConfigDict(strict=True)
+
+    content: str
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeRequest(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    tokens: list[TokenId]
+
+
+class ApplyTemplateRequest(BaseModel):
+    messages: Annotated[list[Message], Field(min_length=1)]

@@ -1,0 +1,39 @@
+"""`POST /v1/embeddings`: each text as a vector of length 1."""
+
+import base64
+
+from fastapi import APIRouter, Request, Response
+
+from api.admission import GeneratingRoute
+from api.dependencies import Generator, require
+from api.errors import APIError
+from api.openai.schemas import EmbeddingsRequest
+from api.streaming import json_response, while_connected
+from engine.contract import Embedding
+
+router = APIRouter(route_class=GeneratingRoute, tags=["embeddings"])
+
+
+@router.post("/v1/embeddings")
+async def embeddings(body: EmbeddingsRequest, request: Request, model: Generator) -> Response:
+    """The embedding of the input, or of each of several."""
+    require(model, "embeddings", "model")
+    if body.dimensions is not None:
+        raise APIError(
+            400, "dimensions is not supported: vectors come whole", param="dimensions", code="unsupported_parameter"
+        )
+    found = await while_connected(request, model.embed(body.inputs))
+    tokens = sum(embedding.prompt_tokens for embedding in found)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(embedding, body.encoding_format)}
+        for index, embedding in enumerate(found)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+
+def _encoded(embedding: Embedding, form: str | None) -> str | list[float]:
+    if form == "base64":
+        return base64.b64encode(embedding.vector.astype("<f4").tobytes()).decode()
+    vector: list[float] = embedding.vector.tolist()
+    return vector

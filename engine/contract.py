@@ -1,0 +1,152 @@
+"""What every engine promises: options at the start, parameters in, deltas out. Engines differ in how, not in what."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+Feature = Literal["generation", "embeddings", "tools", "json_schema"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What a user may set and an engine takes as it is."""
+
+    gpu_layers: int = 0
+    queue_size: int = 64  # requests that may wait for a slot
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(Tuning):
+    """How an engine shall run a file."""
+
+    context_length: int  # tokens of one slot, prompt and answer together
+    threads: int = 1
+    parallel: int = 1  # slots: answers at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens; one meaning for all engines.
+
+    Order: penalties and bias, temperature, top_k, top_p, min_p, draw. `presence_penalty` and
+    `frequency_penalty` count the tokens sampled so far (OpenAI's definition), `repetition_penalty` divides or
+    multiplies the logits of every token in prompt and answer (Keskar et al. 2019, arXiv:1909.05858).
+    """
+
+    max_tokens: int | None = None  # None: up to the end of the context
+    temperature: float = 0.8  # 0: greedy
+    top_k: int = 40  # 0: off
+    top_p: float = 0.95  # 1: off
+    min_p: float = 0.0  # 0: off
+    repetition_penalty: float = 1.0  # 1: off
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None  # None: a random one
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    json_schema: Mapping[str, Any] | None = None  # the answer is JSON of this schema; needs Feature "json_schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Functions that the answer of a chat may call."""
+
+    functions: tuple[Mapping[str, Any], ...]  # OpenAI's tool objects
+    required: bool = False  # the answer must call one
+    parallel: bool = True  # it may call several
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call: `id` and `name` come once, `arguments` is JSON text in pieces."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer. Counts are totals up to and including this piece."""
+
+    text: str
+    prompt_tokens: int
+    cached_tokens: int  # prompt tokens that were already in the KV cache
+    completion_tokens: int
+    finish_reason: FinishReason | None = None  # set on the last delta
+    reasoning: str = ""  # what the model thinks before it answers, where the engine tells it apart
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The meaning of a text as a vector of length 1."""
+
+    vector: NDArray[np.float32]  # [embedding length]
+    prompt_tokens: int
+
+
+class Occupancy(Protocol):
+    """How busy an engine is."""
+
+    capacity: int  # requests that may be in slots and in the queue
+
+    @property
+    def idle(self) -> int:
+        """The number of slots without a request."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """The number of requests that wait for a slot."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether a request that comes now is turned away."""
+        ...
+
+
+class Engine(Protocol):
+    """Token ids to deltas."""
+
+    name: str
+    context_length: int  # tokens, prompt and answer together
+    features: frozenset[Feature]
+
+    @property
+    def pool(self) -> Occupancy:
+        """Its slots, and the queue before them."""
+        ...
+
+    def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Continues `prompt`. Closing the generator frees what it holds at the next step.
+
+        Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, GenerationError
+        at any time.
+        """
+        ...
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        """The embedding of each input, which needs Feature "embeddings". Raises as `generate`."""
+        ...
+
+    def close(self) -> None:
+        """Ends every generation and frees the model."""
+        ...
+
+
+class NativeChat(Protocol):
+    """What an engine may offer besides: chats by its own template engine and parsers."""
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams, tools: Tools | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """The assistant's answer, tool calls and thoughts told apart. Raises as `Engine.generate`."""
+        ...

@@ -1,0 +1,1 @@
+"""The llama.cpp engine: its server core in this process."""

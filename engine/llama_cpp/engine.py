@@ -1,0 +1,241 @@
+"""The llama.cpp engine: its server core in this process, with continuous batching in a loop of its own.
+
+Each running request holds one worker thread, which waits inside a native call and gets a callback for each chunk. No
+more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must have been
+checked before.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from engine.contract import Delta, Embedding, EngineOptions, Feature, SamplingParams, Tools
+from engine.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
+from engine.json_schema import checked_schema
+from engine.llama_cpp.answer import Answer, native_error
+from engine.llama_cpp.listener import PrivateListener
+from engine.llama_cpp.load import Pooling, load_server
+from engine.pool import Pool
+
+log = logging.getLogger("ggserve.model")
+
+
+class Slot:
+    """Room for one request. Which tokens a native slot holds is llama.cpp's business."""
+
+    opened = True
+    tokens: Sequence[int] = ()
+
+
+class LlamaCppEngine:
+    """Runs one checked GGUF file in `parallel` slots of `context_length` tokens each; the rest wait in the queue.
+
+    Differs from SamplingParams in what llama.cpp has no way to say: all three penalties count prompt and answer
+    together, and are applied after `logit_bias`. A seed repeats a text as long as no other request shares its batches:
+    their company changes the last bits of the logits.
+    """
+
+    name = "llama.cpp"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        options: EngineOptions,
+        vocab_size: int,
+        pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
+        generates: bool = True,  # False: a model that makes embeddings only
+        chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
+    ) -> None:
+        """Loads the model. Raises EngineError."""
+        self.context_length = options.context_length
+        self.features: frozenset[Feature] = frozenset(
+            ("generation", "embeddings", "tools", "json_schema") if generates else ("embeddings",)
+        )
+        self._vocab_size = vocab_size
+        self._parallel = options.parallel
+        self._listener = PrivateListener()
+        try:
+            self._server = load_server(
+                path,
+                self._listener,
+                options,
+                pooling=pooling,
+                chat_template=chat_template,
+                whole_inputs=not generates,
+            )
+        except EngineError:
+            self._listener.close()
+            raise
+        self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
+        self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
+        self._running: set[Answer] = set()
+
+    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """See Engine.generate."""
+        if len(prompt) >= self.context_length:
+            raise ContextOverflow(len(prompt), self.context_length)
+        self._check_tokens((*prompt, *params.logit_bias))
+        room = self.context_length - len(prompt)
+        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        body = {"prompt": list(prompt), "n_predict": max_tokens, **_native_sampling(params, self.context_length)}
+        async for delta in self._stream("handle_completions", body, params):
+            yield delta
+
+    async def chat(
+        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams, tools: Tools | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
+        reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
+        InvalidRequest where the template refuses."""
+        self._check_tokens(params.logit_bias)
+        body = {"messages": messages, **_native_sampling(params, self.context_length), **_native_tools(tools)}
+        if params.max_tokens is not None:
+            body["n_predict"] = params.max_tokens
+        async for delta in self._stream("handle_chat_completions", body, params):
+            yield delta
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        """See Engine.embed."""
+        for tokens in inputs:
+            if not tokens:
+                raise InvalidRequest("An input has no tokens.")
+            if len(tokens) > self.context_length:
+                raise ContextOverflow(len(tokens), self.context_length)
+            self._check_tokens(tokens)
+        embeddings: list[Embedding] = []
+        for start in range(0, len(inputs), self._parallel):  # native code takes as many at once as it has slots
+            slot = await self.pool.acquire(())
+            some = inputs[start : start + self._parallel]
+            call = asyncio.wrap_future(self._workers.submit(self._embed, slot, some))
+            embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
+        return embeddings
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
+        ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
+        return ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens included. Blocks for about a millisecond."""
+        self._check_tokens(ids)
+        text: str = self._listener.post("/detokenize", {"tokens": list(ids)})["content"]
+        return text
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token. Blocks for about a millisecond a token."""
+        return [self.detokenize([token]).encode() for token in ids]
+
+    def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> str:
+        """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
+        body = {"messages": messages, **({"tools": tools} if tools else {})}
+        text: str = self._listener.post("/apply-template", body)["prompt"]
+        return text
+
+    def close(self) -> None:
+        """See Engine.close."""
+        self.pool.close()
+        for answer in list(self._running):
+            answer.cancelled = True
+        self._workers.shutdown()
+        self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
+        self._listener.close()
+
+    def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float]) -> None:
+        for token in tokens:
+            if not 0 <= token < self._vocab_size:
+                raise InvalidToken(token, self._vocab_size)
+
+    async def _stream(self, call: str, body: dict[str, Any], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        if params.json_schema is not None:
+            body["json_schema"] = await asyncio.to_thread(checked_schema, params.json_schema)
+        body |= {
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
+            "timings_per_token": True,  # tells the true number of tokens
+        }
+        try:
+            request = orjson.dumps(body)
+        except TypeError as error:
+            raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
+        slot = await self.pool.acquire(())
+        answer = Answer(params, self.context_length)
+        self._running.add(answer)
+        self._workers.submit(self._run, call, slot, request, answer)
+        async with aclosing(answer.listen()) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def _run(self, call: str, slot: Slot, body: bytes, answer: Answer) -> None:
+        """Produces an answer, in a worker thread, and gives the slot back before it sends the end."""
+        try:
+            if not answer.cancelled:
+                getattr(self._server, call)(body, answer.receive)
+        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates and schemas mostly
+            answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
+        finally:
+            if isinstance(answer.end, GenerationError):
+                log.error("generation failed: %s", answer.end)
+            self._running.discard(answer)
+            self.pool.release(slot)
+            answer.put_end()
+
+    def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        try:
+            body = orjson.dumps({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
+            answer = orjson.loads(self._server.handle_embeddings(body))
+        finally:
+            self.pool.release(slot)
+        if error := answer.get("error"):
+            raise native_error(error, self.context_length)
+        vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
+        return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]
+
+
+def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:
+    """SamplingParams as llama.cpp's request fields."""
+    fields: dict[str, Any] = {"ignore_eos": params.ignore_eos}
+    samplers = []
+    if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
+        samplers.append("penalties")
+        fields |= {
+            "repeat_last_n": context_length,  # it makes room for as many
+            "repeat_penalty": params.repetition_penalty,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+        }
+    if params.temperature == 0:
+        fields |= {"samplers": [*samplers, "top_k"], "top_k": 1}
+    else:
+        # Temperature does not change which tokens are the top_k, and costs less after it.
+        fields |= {
+            "samplers": [*samplers, "top_k", "temperature", "top_p", "min_p"],
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+        }
+    if params.logit_bias:
+        fields["logit_bias"] = [[token, bias] for token, bias in params.logit_bias.items()]
+    if params.seed is not None:
+        fields["seed"] = params.seed % 0xFFFFFFFF  # the one left out means a random seed
+    return fields
+
+
+def _native_tools(tools: Tools | None) -> dict[str, Any]:
+    if tools is None:
+        return {}
+    return {
+        "tools": tools.functions,
+        "tool_choice": "required" if tools.required else "auto",
+        "parallel_tool_calls": tools.parallel,
+    }

@@ -1,0 +1,89 @@
+"""Loads a file into llama.cpp's server core: its parameters, and the reason where it refuses."""
+
+import importlib
+import os
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from engine.contract import EngineOptions
+from engine.errors import EngineError
+from engine.llama_cpp.listener import PrivateListener
+from engine.native_process import captured_stderr, kept_signal_handlers
+
+Pooling = Literal["model", "mean", "last"]
+
+_BATCH = 256  # tokens of prompts evaluated at once; between batches a request can be cancelled and others go on
+_PROMPT_CACHE = 1024  # MiB of main memory for the prompts that slots held before
+_ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
+_LOG_SECONDS = 0.3  # that its log thread gets to write why a load failed
+_LAST_WORD = b"exiting due to"
+
+
+def load_server(
+    path: Path,
+    listener: PrivateListener,
+    options: EngineOptions,
+    *,
+    pooling: Pooling,
+    chat_template: str | None,
+    whole_inputs: bool,  # models that look both ways need the whole input in one batch
+) -> Any:
+    """An `xllamacpp.Server` that has loaded the file, and listens where `listener` says. Raises EngineError."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else a failed assertion starts a debugger on this process
+    try:
+        xllamacpp = importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise EngineError(f"xllamacpp cannot be imported ({error}): pip install -r requirements.txt") from error
+    _check_gpu(xllamacpp, options.gpu_layers)
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.model_alias = {"m"}  # it is repeated in every chunk
+    params.n_ctx = options.context_length * options.parallel
+    params.n_parallel = options.parallel
+    params.n_batch = params.n_ubatch = options.context_length if whole_inputs else max(_BATCH, options.parallel)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    params.n_gpu_layers = options.gpu_layers
+    params.fit_params = False  # what does not fit is an error, not another context length
+    params.embedding = True
+    types = xllamacpp.llama_pooling_type
+    if pooling != "model":
+        params.pooling_type = {"mean": types.LLAMA_POOLING_TYPE_MEAN, "last": types.LLAMA_POOLING_TYPE_LAST}[pooling]
+    if chat_template is not None:
+        params.chat_template = chat_template
+    params.cache_ram_mib = _PROMPT_CACHE
+    params.slot_prompt_similarity = 0.5  # as our own pool: less in common is not worth a slot's history
+    params.prefill_assistant = False
+    params.hostnames = [str(listener.path)]
+    params.api_keys = [listener.key]
+    params.n_threads_http = 2
+    params.ui = False
+    params.endpoint_metrics = True
+    params.verbosity = _ERRORS_ONLY
+    with kept_signal_handlers(), captured_stderr(f"llama.cpp ended while loading {path.name}") as output:
+        try:
+            server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            deadline = time.monotonic() + _LOG_SECONDS
+            while _LAST_WORD not in (written := os.pread(output.fileno(), 1 << 16, 0)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            reason = _load_error(written)
+            raise EngineError(f"llama.cpp cannot load {path.name}: {reason or error}") from error
+    server.handle_metrics()  # answered by its loop: to close a server before the loop has begun hangs
+    return server
+
+
+def _load_error(output: bytes) -> str:
+    """The reason in llama.cpp's log lines, as `0.00.224.278 E llama_model_load: error loading model: REASON`."""
+    errors = [line.partition(" E ")[2] for line in output.decode("utf-8", "replace").splitlines()]
+    reasons = [error.partition("error loading model: ")[2] for error in errors]
+    return next(filter(None, reasons), next(filter(None, errors), ""))
+
+
+def _check_gpu(xllamacpp: ModuleType, gpu_layers: int) -> None:
+    if gpu_layers > 0 and all(device["type"].name.endswith("_CPU") for device in xllamacpp.get_device_info()):
+        raise EngineError(
+            f"GPU_LAYERS={gpu_layers} needs an xllamacpp build for this machine's GPU, and the one that is installed "
+            "sees none: install one (its README lists them), or set GPU_LAYERS=0"
+        )

@@ -1,0 +1,169 @@
+"""From a model file and what the user wants to an engine, a codec and what they have in common. Answers nothing."""
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.contract import Engine, EngineOptions, NativeChat, Tuning
+from engine.ctransformers.context import Context
+from engine.ctransformers.engine import CTransformersEngine
+from engine.ctransformers.legacy_context import LegacyContext, LegacySetup
+from engine.llama_cpp.engine import LlamaCppEngine
+from engine.threads import usable_cores
+from modelfile.accepts.choice import WantedEngine, choose_engine
+from modelfile.errors import ModelFileError
+from modelfile.file import ModelFile, chat_template, has_pooling, is_embedding_model, read_model_file
+from modelfile.legacy.ggml import GGMLFile
+from modelfile.memory import MemoryPlan, plan_memory
+from prompt.codec import Codec, EngineCodec
+from prompt.errors import TemplateError
+from prompt.named_templates import read_chat_template
+from prompt.template import ChatTemplate
+from prompt.tokenizer import Tokenizer
+from prompt.tool_template import with_tools
+from prompt.vocabulary import control_texts
+
+log = logging.getLogger("ggserve.model")
+
+Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
+
+_REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(Tuning):
+    """What a user may say about a load; None leaves it to the file and the machine."""
+
+    engine: WantedEngine = "auto"
+    model_type: str | None = None  # the family of a legacy file; None: what the file proves
+    chat_template: str | None = None  # a name (prompt/named_templates) or a file; None: the model file's own
+    context_length: int | None = None  # tokens; None: the model's own, at most 4096
+    threads: int | None = None  # None: the usable cores
+    parallel: int | None = None  # answers at the same time; None: 1 to 4, as memory allows
+
+    def for_engine(self, plan: MemoryPlan) -> EngineOptions:
+        """The options of the engine that follows a plan."""
+        tuning = {name: getattr(self, name) for name in Tuning.__dataclass_fields__}
+        return EngineOptions(
+            **tuning,
+            context_length=plan.context_length,
+            threads=self.threads or usable_cores(),
+            parallel=plan.slots,
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An engine that has loaded a file, and the codec between texts and its tokens."""
+
+    engine: Engine
+    engine_reason: str  # one line: why this engine
+    options: EngineOptions
+    codec: Codec | EngineCodec
+    vocab_size: int
+    control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
+    native_chat: NativeChat | None = None  # for chats with tools
+    chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
+
+
+def load(path: Path, options: LoadOptions) -> LoadedModel:
+    """Checks the file, chooses the engine, plans the memory and loads. Raises ModelFileError, TemplateError or
+    EngineError, with one line that says what to do."""
+    started = time.perf_counter()
+    file = read_model_file(path, options.model_type)
+    engine_name, reason = choose_engine(file, options.engine)
+    chosen = read_chat_template(options.chat_template) if options.chat_template else None
+    plan = plan_memory(
+        file,
+        context_length=options.context_length,
+        slots=options.parallel,
+        gpu_layers=options.gpu_layers,
+        shares_gpu=engine_name != CTransformersEngine.name,
+    )
+    loader = _load_ctransformers if engine_name == CTransformersEngine.name else _load_llama_cpp
+    loaded = loader(file, reason, chosen, plan, options.for_engine(plan))
+    log.info(
+        "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
+        "%d layers on the GPU",
+        path,
+        time.perf_counter() - started,
+        loaded.engine.name,
+        reason,
+        plan.context_length,
+        plan.slots,
+        plan.slot_bytes / 1e6,
+        loaded.options.threads,
+        options.gpu_layers,
+    )
+    return loaded
+
+
+def _load_ctransformers(
+    file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
+) -> LoadedModel:
+    contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
+    with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
+        opening = loader.submit(contexts[0].open)
+        codec = _codec(file, chosen)
+        opening.result()
+    engine = CTransformersEngine(
+        contexts,
+        embeds=not isinstance(file, GGMLFile),
+        pieces=codec.token_pieces,
+        end_ids=codec.end_ids,
+        options=options,
+    )
+    return LoadedModel(engine, reason, options, codec, len(codec.token_pieces))
+
+
+def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
+    if not isinstance(file, GGMLFile) or plan.evals is None:
+        return Context(file.path, "gguf", options)
+    grouped = file.header.n_head_kv * 8 == file.header.n_head
+    setup = LegacySetup(plan.evals.chunk, plan.evals.warm_up, plan.evals.rewinds, grouped)
+    return LegacyContext(file.path, file.family, options, setup)
+
+
+def _load_llama_cpp(
+    file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
+) -> LoadedModel:
+    generates = not is_embedding_model(file)
+    template = chosen[0] if chosen else chat_template(file)
+    vocab_size = len(file.get("tokenizer.ggml.tokens"))
+    engine = LlamaCppEngine(
+        file.path,
+        options=options,
+        vocab_size=vocab_size,
+        pooling="last" if generates else "model" if has_pooling(file) else "mean",
+        generates=generates,
+        chat_template=None if template is None else with_tools(template),
+    )
+    codec: Codec | EngineCodec
+    try:
+        codec = _codec(file, chosen)
+    except (ModelFileError, TemplateError) as error:
+        log.info("llama.cpp's own tokenizer and template: %s", error)
+        codec = EngineCodec(engine, int(file.get("tokenizer.ggml.bos_token_id", 0)))
+    return LoadedModel(
+        engine,
+        reason,
+        options,
+        codec,
+        vocab_size,
+        control_texts=control_texts(file),
+        native_chat=engine,
+        chats_natively=codec.blocks or bool(_REASONS.search(template or "")),
+    )
+
+
+def _codec(file: ModelFile, chosen: Template | None) -> Codec:
+    """`chosen`: a chat template and its stop texts, in place of the file's own."""
+    tokenizer = Tokenizer.from_metadata(file)
+    bos, eos = tokenizer.token_text(tokenizer.bos_id), tokenizer.token_text(tokenizer.eos_id)
+    source, stop = chosen or (chat_template(file), ())
+    template = ChatTemplate(source, bos, eos, stop)
+    return Codec(tokenizer, template, lambda: ChatTemplate(with_tools(template.source), bos, eos, template.stop))

@@ -1,0 +1,100 @@
+"""Says whether llama.cpp can be given a GGUF file.
+
+Its loader refuses most bad files by itself, with a reason. The rules here keep away those that end the process
+instead, by a failed assertion at load or at the first token (found by changing each value of sound files), and those
+that it would load and run wrong.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from modelfile.gguf import GGUFFile, ValueType
+from modelfile.token_spelling import TokenType, has_raw_tokens
+
+MAX_LAYERS = 512
+_MAX_CONTEXT = 2**31 - 1
+_MAX_POOLING_TYPE = 4
+_EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon")
+_INTEGERS = frozenset(
+    {
+        ValueType.UINT8,
+        ValueType.INT8,
+        ValueType.UINT16,
+        ValueType.INT16,
+        ValueType.UINT32,
+        ValueType.INT32,
+        ValueType.UINT64,
+        ValueType.INT64,
+    }
+)
+
+
+def llama_cpp_objection(gguf: GGUFFile) -> str | None:
+    """None if llama.cpp can be given the file, else one line naming the key at fault."""
+    return next(_objections(gguf), None)
+
+
+def _objections(gguf: GGUFFile) -> Iterator[str]:
+    # Only the first objection is ever drawn, so each part may rely on all parts before it.
+    arch = gguf.architecture
+    if not arch:
+        yield "general.architecture: missing"
+    yield from _integer(gguf, f"{arch}.context_length", 1, _MAX_CONTEXT)
+    yield from _integer(gguf, f"{arch}.block_count", 1, MAX_LAYERS)
+    if f"{arch}.pooling_type" in gguf.fields:
+        yield from _integer(gguf, f"{arch}.pooling_type", 0, _MAX_POOLING_TYPE)
+    for key in (f"{arch}.{name}" for name in _EPSILONS):
+        epsilon = gguf.get(key, 0.0)
+        if not isinstance(epsilon, float) or not math.isfinite(epsilon) or epsilon < 0:
+            yield f"{key}: {epsilon}"
+    yield from _rope(gguf)
+    yield from _vocabulary(gguf)
+
+
+def _integer(gguf: GGUFFile, key: str, lowest: int, highest: int) -> Iterator[str]:
+    field = gguf.fields.get(key)
+    if field is None:
+        yield f"{key}: missing"
+    elif field.type not in _INTEGERS:
+        yield f"{key}: of type {field.type.name}, not an integer"
+    elif not lowest <= field.value <= highest:
+        yield f"{key}: {field.value} is not between {lowest} and {highest}"
+
+
+def _rope(gguf: GGUFFile) -> Iterator[str]:
+    key = f"{gguf.architecture}.rope.dimension_count"
+    if key in gguf.fields:
+        yield from _integer(gguf, key, 2, _MAX_CONTEXT)
+        if gguf.get(key) % 2:
+            yield f"{key}: {gguf.get(key)} is odd"
+        heads = gguf.get(f"{gguf.architecture}.attention.head_count")
+        width = gguf.get(f"{gguf.architecture}.embedding_length")
+        if isinstance(heads, int) and isinstance(width, int) and heads:
+            head = gguf.get(f"{gguf.architecture}.attention.key_length", width // heads)
+            if isinstance(head, int) and gguf.get(key) > head:
+                yield f"{key}: {gguf.get(key)} is more than a head's {head}"
+
+
+def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
+    tokens = gguf.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, bytes) for token in tokens[:1]) or not tokens:
+        yield "tokenizer.ggml.tokens: missing"
+    if len(set(filter(None, tokens))) != sum(map(bool, tokens)):
+        yield "tokenizer.ggml.tokens: the same token twice"
+    for name in ("scores", "token_type"):  # the loader reads one for each token, whatever their number
+        values = gguf.get(f"tokenizer.ggml.{name}")
+        if values is not None and not (isinstance(values, np.ndarray) and len(values) == len(tokens)):
+            yield f"tokenizer.ggml.{name}: not one number for each of {len(tokens)} tokens"
+    model = gguf.get("tokenizer.ggml.model")
+    if model == "gpt2" and has_raw_tokens(gguf):
+        yield "tokenizer.ggml.tokens: written as raw bytes, as only ctransformers reads them"
+    types = gguf.get("tokenizer.ggml.token_type", [])
+    if model not in ("llama", "t5") and np.any(np.asarray(types) == TokenType.BYTE):
+        yield f"tokenizer.ggml.token_type: byte tokens in a vocabulary of model {model!r}"
+    if model == "bert":
+        for role in ("unknown", "seperator"):  # sic: the format's own spelling
+            yield from _integer(gguf, f"tokenizer.ggml.{role}_token_id", 0, len(tokens) - 1)
+        start = "bos" if "tokenizer.ggml.bos_token_id" in gguf.fields else "cls"
+        yield from _integer(gguf, f"tokenizer.ggml.{start}_token_id", 0, len(tokens) - 1)

@@ -1,0 +1,95 @@
+"""How long a context may be, what it takes in memory, and how many answers fit at the same time; for every format."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import psutil
+
+from modelfile.errors import ModelFileError
+from modelfile.file import ModelFile
+from modelfile.legacy.buffers import EvalLimits, buffer_bytes, eval_limits, weight_bytes
+from modelfile.legacy.ggml import GGMLFile
+from modelfile.legacy.layouts import kv_cache_bytes, layout_of
+
+log = logging.getLogger("ggserve.model")
+
+_DEFAULT_CONTEXT = 4096  # tokens, where the model's own is longer
+_DEFAULT_SLOTS = 4
+_CACHE_SHARE = 4  # by default the KV caches take at most one part in so many of the memory
+_STRETCHABLE = ("llama", "falcon")  # legacy families whose files do not fix the number of positions
+_SHORTEST_CONTEXT = 8  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What a load may take. `evals`: how a legacy file must be evaluated to stay within its buffers."""
+
+    context_length: int  # tokens of one slot
+    slots: int  # answers at the same time
+    slot_bytes: int  # that each slot takes: its KV cache, for a legacy file weights and buffers too
+    evals: EvalLimits | None = None
+
+
+def plan_memory(
+    file: ModelFile, *, context_length: int | None, slots: int | None, gpu_layers: int, shares_gpu: bool
+) -> MemoryPlan:
+    """The plan for what is wanted, None for what suits the machine.
+
+    `shares_gpu`: whether the engine can run several answers on a GPU. Raises ModelFileError where one slot cannot be
+    had.
+    """
+    trained = int(file.get(f"{file.architecture}.context_length"))
+    length = context_length or min(trained, _DEFAULT_CONTEXT)
+    plan = MemoryPlan(length, 1, cache_bytes_per_token(file) * length)
+    if isinstance(file, GGMLFile):
+        plan = _legacy_plan(file, length)
+    elif length > trained:
+        log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
+    memory = psutil.virtual_memory().total
+    if plan.slot_bytes > memory:
+        raise ModelFileError(
+            f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, and "
+            f"this machine has {memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
+        )
+    if gpu_layers and not shares_gpu:
+        if slots and slots > 1:
+            log.warning("PARALLEL=%d: on a GPU ctransformers runs one answer at a time, the others wait", slots)
+        return plan
+    if slots is None:  # of legacy files the weights are copied for each
+        alone = gpu_layers or isinstance(file, GGMLFile)
+        fit = memory // _CACHE_SHARE // max(1, plan.slot_bytes)
+        slots = 1 if alone else max(1, min(_DEFAULT_SLOTS, fit))
+    return replace(plan, slots=slots)
+
+
+def cache_bytes_per_token(file: ModelFile) -> int:
+    """What a token takes in the KV cache: keys and values for every layer, of 2 bytes (some legacy families: 4)."""
+    if isinstance(file, GGMLFile):
+        return kv_cache_bytes(layout_of(file.family), file.header) // file.header.n_ctx
+
+    def largest(name: str, default: int) -> int:
+        value = file.get(f"{file.architecture}.{name}", default)  # some architectures have one for each layer
+        return int(np.max(value)) if np.size(value) else default
+
+    heads = max(1, largest("attention.head_count", 1))
+    width = largest("embedding_length", 0) // heads
+    keys, values = largest("attention.key_length", width), largest("attention.value_length", width)
+    return 2 * (keys + values) * largest("attention.head_count_kv", heads) * largest("block_count", 0)
+
+
+def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
+    """Within what the family's loader can address. LLaMA and Falcon map their weights, the others copy them."""
+    header = file.header
+    if length > header.n_ctx and file.family not in _STRETCHABLE:
+        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model")
+    limits = eval_limits(file, length)
+    if limits.context_length < _SHORTEST_CONTEXT or limits.chunk < 1:
+        raise ModelFileError(f"{file.path.name}: {file.family} computes in 256 MiB, too little for layers this wide")
+    if limits.context_length < length:
+        log.warning("%s computes in 256 MiB: the context is cut to %d tokens", file.family, limits.context_length)
+    cached = header.n_ctx if header.fixed_context else limits.context_length
+    nbytes = cache_bytes_per_token(file) * cached + buffer_bytes(file, limits)
+    if file.family not in _STRETCHABLE:
+        nbytes += weight_bytes(file)
+    return MemoryPlan(limits.context_length, 1, nbytes, limits)

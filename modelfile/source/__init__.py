@@ -1,0 +1,1 @@
+"""Where a model file comes from: a path, a folder, a hub repository, the default package."""

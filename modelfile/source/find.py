@@ -1,0 +1,35 @@
+"""Where the model file is: a path, a folder and a name in it, or a hub repository and a name in it."""
+
+import re
+from pathlib import Path
+
+from modelfile.errors import ModelFileError
+from modelfile.source.pick import SUFFIXES, choose
+
+_REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@.+)?")
+
+
+def find_model_file(name: str | Path, file: str | None = None) -> Path:
+    """The model file that `name` (a file, a folder, or a hub repository) and `file` (a file in those) mean.
+
+    A repository is written `org/name` or `org/name@revision`, and only looked for where `name` is a string and nothing
+    here has that name; its file is downloaded unless it is in the cache. Raises ModelFileError when there is
+    no such file, or several to choose from.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        if file and path.name != file:
+            raise ModelFileError(f"{path} is a file, so there is no {file} in it")
+        return path
+    if path.is_dir():
+        sizes = {entry.name: entry.stat().st_size for entry in path.iterdir() if entry.is_file()}
+        if file and (path / file).is_file():  # also one in a folder below
+            sizes[file] = (path / file).stat().st_size
+        return path / choose(sizes, file, str(path))
+    if isinstance(name, Path):
+        raise ModelFileError(f"there is no file or folder {path}")
+    if not _REPOSITORY.fullmatch(name) or name.lower().endswith(SUFFIXES):
+        raise ModelFileError(f"there is no file or folder {name}; a hub repository is written org/name")
+    from modelfile.source.hub import download  # its library takes 0.4 s to import
+
+    return download(name, file)

@@ -1,0 +1,8 @@
+"""The error of this folder."""
+
+
+class TemplateError(Exception):
+    """A chat template that does not compile, or messages that it refuses. `str()` is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split())[:500])

@@ -1,0 +1,36 @@
+"""Chat templates for model files that carry none: those that the families' chat models were trained with.
+
+Each is a Jinja2 file in `templates`. Where a turn does not end by a token, the texts that end it are here.
+"""
+
+from pathlib import Path
+
+from prompt.errors import TemplateError
+
+_FOLDER = Path(__file__).parent / "templates"
+
+STOP_TEXTS: dict[str, tuple[str, ...]] = {
+    "falcon": ("\nUser:", "\nAssistant:"),
+    "alpaca": ("\n### Instruction:", "\n### Response:"),
+    "chatml": ("<|im_end|>", "<|im_start|>"),
+    "starchat": ("<|end|>", "<|user|>", "<|system|>"),
+    "dolly": ("### End", "### Instruction:"),
+    "vicuna": ("USER:", "</s>"),
+    "llama-2": ("</s>", "[INST]"),
+}
+_SAME = {"wizardcoder": "alpaca", "mpt-chat": "chatml", "falcon-instruct": "falcon", "llama-2-chat": "llama-2"}
+NAMES = tuple(sorted(STOP_TEXTS.keys() | _SAME.keys()))
+
+
+def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
+    """Source and stop texts of the template that CHAT_TEMPLATE means, a name or a file. TemplateError if neither."""
+    if chosen in NAMES:
+        name = _SAME.get(chosen, chosen)
+        return (_FOLDER / f"{name}.jinja").read_text("utf-8"), STOP_TEXTS[name]
+    try:
+        return Path(chosen).expanduser().read_text("utf-8"), ()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TemplateError(
+            f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {', '.join(NAMES)}"
+        ) from None

@@ -1,0 +1,100 @@
+"""Which file a name means, here and in a listing."""
+
+from pathlib import Path
+
+import pytest
+
+from modelfile.errors import ModelFileError
+from modelfile.source.find import find_model_file
+from modelfile.source.pick import choose, human_size
+
+NEIGHBOURS = [
+    "config.json",
+    "pytorch_model.bin",
+    "pytorch_model-00001-of-00002.bin",
+    "training_args.bin",
+    "mmproj-model-f16.gguf",
+    "model.mmproj-Q8_0.gguf",
+    "model.imatrix.gguf",
+    "model-00001-of-00003.gguf",
+    ".hidden.gguf",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["m.Q4_K_M.gguf", "llama-2-7b.ggmlv3.q4_0.bin", "ggml-model.bin", "q4/M.GGUF", "m.ggml"]
+)
+def test_the_only_model_file_among_others_is_chosen(name: str) -> None:
+    sizes = dict.fromkeys([*NEIGHBOURS, name], 1)
+    assert choose(sizes, None, "here") == name
+    assert choose(sizes, name, "here") == name
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "error"),
+    [
+        ([], None, "here has no model files (.gguf, .ggml, .bin)"),
+        (["pytorch_model.bin"], None, "here has no model files (.gguf, .ggml, .bin)"),
+        (["pytorch_model.bin"], "pytorch_model.bin", "is not a model file by its name"),
+        (["a.gguf"], "b.gguf", "there is no file b.gguf in here; it has a.gguf (1 B)"),
+        (["m-00002-of-00003.gguf", "m-00001-of-00003.gguf"], None, "m-00001-of-00003.gguf in here is one of 3 parts"),
+        (["a.gguf", "m-00001-of-00003.gguf"], "m-00001-of-00003.gguf", "is one of 3 parts of a split file"),
+        (["b.gguf", "a.bin"], None, "with MODEL_FILE; it has a.bin (1 B), b.gguf (1 B)"),
+    ],
+)
+def test_no_choice(names: list[str], wanted: str | None, error: str) -> None:
+    with pytest.raises(ModelFileError) as raised:
+        choose(dict.fromkeys(names, 1), wanted, "here")
+    assert error in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (4_081_004_224, "4.08 GB"), (2 * 10**12, "2000.00 GB")],
+)
+def test_sizes_are_written_as_hubs_do(nbytes: int, text: str) -> None:
+    assert human_size(nbytes) == text
+
+
+def test_files_and_folders_go_before_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "org" / "name" / "model.gguf"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"GGUF")
+    (model.parent / "mmproj.gguf").write_bytes(b"GGUF")
+    assert find_model_file("org/name").resolve() == model
+    assert find_model_file("org/name", "model.gguf").resolve() == model
+    assert find_model_file("org", "name/model.gguf").resolve() == model
+    assert find_model_file(model) == model
+    with pytest.raises(ModelFileError, match=r"there is no file b\.gguf in org/name; it has model\.gguf \(4 B\)"):
+        find_model_file("org/name", "b.gguf")
+    with pytest.raises(ModelFileError, match="is a file, so there is no b in it"):
+        find_model_file(model, "b")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nothing",
+        "./a/b",
+        "../a",
+        "/a/b",
+        "models/x.gguf",
+        "a/b/c",
+        "https://hub/org/name",
+        "org/name:Q4",
+        "C:\\x",
+        "org/a--b",
+    ],
+)
+def test_what_names_neither_file_nor_repository(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFileError) as raised:
+        find_model_file(name)
+    assert f"there is no file or folder {name}" in str(raised.value)
+
+
+def test_a_path_never_names_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFileError, match="there is no file or folder org/name"):
+        find_model_file(Path("org/name"))

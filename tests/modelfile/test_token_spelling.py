@@ -1,0 +1,46 @@
+"""The two ways to write byte-level BPE tokens map to each other and are told apart."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfile.gguf import read_gguf
+from modelfile.token_spelling import ALPHABET, has_raw_tokens, plain_tokens, to_alphabet, to_raw
+from tests.modelfile import tiny_gguf as tiny
+from tests.modelfile.test_gguf import VOCABULARIES, packaged_model
+
+
+@given(st.binary())
+def test_the_alphabet_holds_all_bytes(raw: bytes) -> None:
+    assert to_raw(to_alphabet(raw)) == raw
+
+
+def test_the_alphabet_is_gpt2s() -> None:
+    assert tiny.byte_alphabet() == ALPHABET
+    assert to_alphabet(b" hi\n") == "ĠhiĊ".encode()
+
+
+@pytest.mark.parametrize("token", [b"a b", "你".encode(), b"\xff", b"\n"])
+def test_other_characters_are_no_token(token: bytes) -> None:
+    with pytest.raises(ValueError, match=r"alphabet|decode"):
+        to_raw(token)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_raw_tokens_are_recognised(tmp_path: Path, raw: bool) -> None:
+    spec = tiny.llama(tokenizer="gpt2")
+    if not raw:
+        tiny.modern(spec)
+    assert has_raw_tokens(read_gguf(spec.write(tmp_path / "model.gguf"))) is raw
+
+
+BYTE_LEVEL = [path for path in (*packaged_model(), *VOCABULARIES) if "spm" not in path.name]
+
+
+@pytest.mark.parametrize("path", BYTE_LEVEL, ids=lambda path: path.name)
+def test_real_vocabularies_turn_raw_and_back(path: Path) -> None:
+    gguf = read_gguf(path)
+    assert not has_raw_tokens(gguf)
+    assert all(to_alphabet(to_raw(token)) == token for _, token in plain_tokens(gguf))
