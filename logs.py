@@ -6,7 +6,7 @@ from pathlib import Path
 
 LOGGERS = {"ggserve.main": "main.log", "ggserve.model": "model.log"}
 MAX_BYTES = 10_000_000
-BACKUPS = 3
+_BACKUPS = 3
 
 
 def configure_logs(folder: Path, level: str) -> None:
@@ -18,7 +18,7 @@ def configure_logs(folder: Path, level: str) -> None:
     _replace_handlers(root, logging.StreamHandler(), "%(message)s")
     for name, file in LOGGERS.items():
         handler = RotatingFileHandler(
-            folder / file, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=False
+            folder / file, maxBytes=MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8", delay=False
         )
         _replace_handlers(logging.getLogger(name), handler, "%(asctime)s %(levelname)s %(message)s")
 

@@ -40,7 +40,9 @@ gc.enable()
 # The model file to serve, for those who prefer editing this line to setting MODEL_PATH (which goes before it).
 model_path = ""
 
-MODELS_DIR = Path("models")
+_MODELS_DIR = Path("models")
+
+ROUTERS = tuple(module.router for module in (completions, chat, embeddings, models, tokens, status))
 
 log = logging.getLogger("ggserve.main")
 
@@ -51,7 +53,7 @@ def load_model(settings: Settings) -> GGUFModel:
         path = find_model_file(settings.model_path or Path(model_path))
     elif name := settings.model_name or settings.model_file:
         path = find_model_file(name, settings.model_file if settings.model_name else None)
-    elif (default := default_model(MODELS_DIR)) is not None:
+    elif (default := default_model(_MODELS_DIR)) is not None:
         path = default
     else:
         raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
@@ -91,8 +93,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
 app.add_middleware(AccessMiddleware)
-for routes in (completions.router, chat.router, embeddings.router, models.router, tokens.router, status.router):
-    app.include_router(routes)
+for router in ROUTERS:
+    app.include_router(router)
 install_error_handlers(app)
 
 

@@ -1,1 +1,1 @@
-"""HTTP and nothing else: endpoints, schemas, errors, streaming. Knows no engine."""
+"""HTTP and nothing else: what all dialects share, and a folder for each. Asks `model`, knows no engine."""

@@ -16,8 +16,8 @@ from engine.contract import Delta
 
 log = logging.getLogger("ggserve.main")
 
-MAX_BODY = 32 << 20  # bytes
-CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+_MAX_BODY = 32 << 20  # bytes
+_CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 class RequestRecord:
@@ -71,7 +71,7 @@ class AccessMiddleware:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         # The path is the client's text: quoted, so that it cannot write log lines of its own.
         record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1])
         scope.setdefault("state", {})["record"] = record
@@ -81,8 +81,8 @@ class AccessMiddleware:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > MAX_BODY:
-                raise HTTPException(413, f"The request is larger than {MAX_BODY >> 20} MiB.")
+            if received > _MAX_BODY:
+                raise HTTPException(413, f"The request is larger than {_MAX_BODY >> 20} MiB.")
             return message
 
         async def send_with_id(message: Message) -> None:

@@ -17,7 +17,7 @@ from engine.contract import Delta
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-DONE = b"data: [DONE]\n\n"
+_DONE = b"data: [DONE]\n\n"
 
 
 def event(payload: dict[str, Any], name: str | None = None) -> bytes:
@@ -50,7 +50,7 @@ async def guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
                 yield item
         except Exception as error:
             yield event(api_error(error).body, "error")
-        yield DONE
+        yield _DONE
 
 
 async def started(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:

@@ -93,7 +93,7 @@ async def _post(url: str, path: str, body: Json, tokens: int) -> Answer:
             await asyncio.wait_for(exchange.closed, TIMEOUT)
         finally:
             transport.abort()
-    except asyncio.TimeoutError as error:
+    except TimeoutError as error:
         raise BenchError(f"{path}: no answer within {TIMEOUT:.0f} s") from error
     except OSError as error:
         raise BenchError(f"{path}: {error}") from error

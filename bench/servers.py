@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import psutil
 
@@ -78,8 +77,6 @@ def ggserve(setup: Setup, slots: int) -> Server:
 
 def ggserve_llama_cpp(setup: Setup, slots: int) -> Server:
     """This project's, on llama.cpp."""
-    if "llama.cpp" not in get_args(Settings.model_fields["engine"].annotation):
-        raise BenchError("ENGINE=llama.cpp does not exist here")
     return _ggserve(setup, slots, "llama.cpp", setup.original)
 
 
@@ -136,10 +133,10 @@ def _module(name: str, model: Path | None, options: dict[str, object]) -> list[s
 @contextmanager
 def running(server: Server, setup: Setup) -> Iterator[Running]:
     """Starts a server, waits until it is ready, and ends it. Raises BenchError, with what it said last."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         output = Path(folder) / "output"
-        environment = {**_clean_environment(), "LOG_DIR": folder, **server.environment}
+        environment = {**clean_environment(), "LOG_DIR": folder, **server.environment}
         command = [part.format(port=port) for part in server.command]
         with output.open("wb") as log:
             started = time.perf_counter()
@@ -188,13 +185,13 @@ def _tail(output: Path) -> str:
     return " | ".join(line for line in lines[-6:] if line)
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment without this project's own settings."""
     own = re.compile("|".join(f"{name}$" for name in Settings.model_fields), re.IGNORECASE)
     return {name: value for name, value in os.environ.items() if not own.match(name)}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -65,7 +65,7 @@ async def _request(client: httpx.AsyncClient, outcome: Outcome, chance: random.R
     patience = chance.uniform(0, 0.3) if chance.random() < 0.5 else None
     try:
         response = await asyncio.wait_for(client.post("/v1/completions", json=body), patience)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         outcome.left += 1
         return
     if response.status_code == 429:

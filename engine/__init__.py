@@ -1,1 +1,2 @@
-"""Token ids to tokens: the Engine protocol, engines, sampling, stop conditions. Knows no HTTP, no templates."""
+"""Token ids to tokens: the contract, what engines share, and a folder for each. Knows no OpenAI and no model file's
+inside; an engine may render chats by itself (NativeChat)."""

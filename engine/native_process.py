@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-C_STDERR = {"linux": "stderr", "darwin": "__stderrp"}  # the name of the C library's variable, where it can be set
+_C_STDERR = {"linux": "stderr", "darwin": "__stderrp"}  # the name of the C library's variable, where it can be set
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def captured_stderr(crash: str) -> Iterator[BinaryIO]:
 
 def send_c_stderr(path: Path) -> None:
     """From now on what C code writes to its standard error goes to the end of a file. Python's stays as it is."""
-    if (name := C_STDERR.get(sys.platform)) is None:
+    if (name := _C_STDERR.get(sys.platform)) is None:
         return
     libc = ctypes.CDLL(None)
     libc.fopen.restype = ctypes.c_void_p

@@ -11,8 +11,8 @@ from engine.errors import GenerationError
 
 # Tokens whose probability is below exp(-25) of the most likely one's are dropped before anything is sorted: in a
 # vocabulary of 250,000 they weigh less than 4e-6 together, and what is left is a few hundred tokens.
-NEGLIGIBLE = 25.0
-GREEDY = 1e-5  # a temperature below this draws the most likely token, and float32 could hardly divide by it
+_NEGLIGIBLE = 25.0
+_GREEDY = 1e-5  # a temperature below this draws the most likely token, and float32 could hardly divide by it
 
 
 class Sampler:
@@ -38,7 +38,7 @@ class Sampler:
         """
         if self._adjusts:
             logits = self._adjusted(logits)
-        if self._params.temperature < GREEDY:
+        if self._params.temperature < _GREEDY:
             token = int(logits.argmax())
             self._check(logits[token])
         else:
@@ -70,9 +70,9 @@ class Sampler:
         """The ids of the top_k most likely tokens, or of all that are not negligible."""
         top_k, temperature = self._params.top_k, self._params.temperature
         if top_k == 0:
-            return (logits >= peak - NEGLIGIBLE * temperature).nonzero()[0]
+            return (logits >= peak - _NEGLIGIBLE * temperature).nonzero()[0]
         # Most often a narrow band holds the top k already: searching and sorting few tokens is what makes this fast.
-        for width in (NEGLIGIBLE / 5, NEGLIGIBLE / 2, NEGLIGIBLE):
+        for width in (_NEGLIGIBLE / 5, _NEGLIGIBLE / 2, _NEGLIGIBLE):
             ids = (logits >= peak - width * temperature).nonzero()[0]
             if len(ids) >= top_k:
                 return ids[np.argpartition(logits[ids], -top_k)[-top_k:]]

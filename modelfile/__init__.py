@@ -1,1 +1,2 @@
-"""Model files: reading, checking, finding and converting them. Knows no prompts, no engines, no HTTP."""
+"""Model files: what they hold, where they come from, which engine runs them, what they take in memory, and converting
+them. Knows no prompts and no HTTP, and of the engines only which files they accept."""

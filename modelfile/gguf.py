@@ -21,9 +21,9 @@ import numpy.typing as npt
 from modelfile.errors import ModelFileError
 
 MAGIC = b"GGUF"
-VERSIONS = (2, 3)
-DEFAULT_ALIGNMENT = 32
-HEADER_LIMIT = 128 << 20
+_VERSIONS = (2, 3)
+_DEFAULT_ALIGNMENT = 32
+_HEADER_LIMIT = 128 << 20
 """Bytes. The largest vocabularies in use (260 thousand tokens, 500 thousand merges) take about 20 MB."""
 
 _FIRST_READ = 4 << 20
@@ -222,10 +222,10 @@ class _Header:
         """The buffer, holding at least the file's first `end` bytes."""
         if end > self.size:
             raise self.error(f"truncated: the header goes on to byte {end}, the file has {self.size} bytes")
-        if end > HEADER_LIMIT:
-            raise self.error(f"the header goes on past {HEADER_LIMIT >> 20} MiB: not a sound file")
+        if end > _HEADER_LIMIT:
+            raise self.error(f"the header goes on past {_HEADER_LIMIT >> 20} MiB: not a sound file")
         if end > len(self.buffer):
-            wanted = min(max(end, 2 * len(self.buffer), _FIRST_READ), self.size, HEADER_LIMIT)
+            wanted = min(max(end, 2 * len(self.buffer), _FIRST_READ), self.size, _HEADER_LIMIT)
             while len(self.buffer) < wanted:
                 more = self.file.read(wanted - len(self.buffer))
                 if not more:
@@ -275,7 +275,7 @@ class _Header:
         """A 64-bit count of things of at least `smallest` bytes each, all of which must fit in the file."""
         at = self.position
         count: int = self.scalar(_U64)
-        if count * smallest > min(self.size, HEADER_LIMIT) - self.position:
+        if count * smallest > min(self.size, _HEADER_LIMIT) - self.position:
             raise self.error(f"{count} {what} cannot fit: truncated or damaged", at)
         return count
 
@@ -367,7 +367,7 @@ class _Header:
             raise self.error("GGUF version 1 is no longer read: convert the model anew", 4)
         if version & 0xFFFF == 0 and version:
             raise self.error("big-endian GGUF: get the little-endian file", 4)
-        if version not in VERSIONS:
+        if version not in _VERSIONS:
             raise self.error(f"GGUF version {version} is unknown", 4)
         return version
 
@@ -396,7 +396,7 @@ class _Header:
     def alignment(self, fields: dict[str, Field]) -> int:
         field = fields.get("general.alignment")
         if field is None:
-            return DEFAULT_ALIGNMENT
+            return _DEFAULT_ALIGNMENT
         if field.type is not ValueType.UINT32:
             raise self.error(f"general.alignment is of type {field.type.name}, not UINT32", field.start)
         alignment: int = field.value

@@ -4,9 +4,8 @@ Merges work on the "byte alphabet" of GPT-2: one printable character for each of
 their ordinary tokens in that alphabet or as the raw bytes; both give the same ids here.
 """
 
-from __future__ import annotations
-
 import codecs
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Regex
 from tokenizers import Tokenizer as HFTokenizer
@@ -42,7 +41,9 @@ class BytePairEncoder:
         # Some vocabularies lack rare bytes. A stand-in keeps its neighbours apart in merging; then it goes.
         for byte in set(BYTE_ALPHABET) - ids.keys():
             ids[byte] = len(words)
-        self._bpe = HFTokenizer(BPE(ids, _merges(metadata, ids), ignore_merges=pretokenizer.ignore_merges))
+        self._bpe = HFTokenizer(
+            BPE(ids, _merges(metadata, ids, self._plain()), ignore_merges=pretokenizer.ignore_merges)
+        )
         if pretokenizer.nfc:
             self._bpe.normalizer = NFC()
         self._bpe.pre_tokenizer = Sequence(
@@ -76,6 +77,11 @@ class BytePairEncoder:
             words[token_id] = texts[token_id].decode("utf-8", "replace")
         return words
 
+    def _plain(self) -> Iterator[bytes]:
+        """The bytes of the ordinary tokens."""
+        special = set(self.vocabulary.special_ids)
+        return (piece for token_id, piece in enumerate(self.pieces) if token_id not in special)
+
     def _pieces(self, words: list[str]) -> list[bytes]:
         try:
             pieces: list[bytes] = [codecs.charmap_encode(word, "strict", _TO_BYTE)[0] for word in words]
@@ -106,11 +112,15 @@ def byte_token_value(text: str) -> bytes:
         raise ModelFileError(f"{text!r} is marked as a byte token, but names no byte") from None
 
 
-def _merges(metadata: Metadata, ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Pairs to merge, best first. Those that name no token are left out: the library would panic."""
+def _merges(metadata: Metadata, ids: dict[str, int], plain: Iterable[bytes]) -> list[tuple[str, str]]:
+    """Pairs to merge, best first. Those that name no token are left out: the library would panic. `plain` are the
+    bytes of the ordinary tokens."""
     merges = metadata.get("tokenizer.ggml.merges")
-    if not isinstance(merges, list) or not merges:
+    # A model of bytes has none; any other vocabulary could not make its longer tokens.
+    if not isinstance(merges, list) or not (merges or all(len(piece) <= 1 for piece in plain)):
         raise ModelFileError("the file has a BPE vocabulary without merges (tokenizer.ggml.merges)")
+    if not merges:
+        return []
     halves = b" ".join(merges).decode("utf-8", "replace").split(" ")
     if len(halves) != 2 * len(merges):
         raise ModelFileError("tokenizer.ggml.merges holds something other than pairs of tokens")

@@ -4,8 +4,6 @@ Before rendering, the first character of each look-alike in the messages and too
 that occurs nowhere else. After rendering, special tokens are found; only then do the stand-ins turn back.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache

@@ -9,7 +9,7 @@ from prompt.errors import TemplateError
 
 _FOLDER = Path(__file__).parent / "templates"
 
-STOP_TEXTS: dict[str, tuple[str, ...]] = {
+_STOP_TEXTS: dict[str, tuple[str, ...]] = {
     "falcon": ("\nUser:", "\nAssistant:"),
     "alpaca": ("\n### Instruction:", "\n### Response:"),
     "chatml": ("<|im_end|>", "<|im_start|>"),
@@ -19,14 +19,14 @@ STOP_TEXTS: dict[str, tuple[str, ...]] = {
     "llama-2": ("</s>", "[INST]"),
 }
 _SAME = {"wizardcoder": "alpaca", "mpt-chat": "chatml", "falcon-instruct": "falcon", "llama-2-chat": "llama-2"}
-NAMES = tuple(sorted(STOP_TEXTS.keys() | _SAME.keys()))
+NAMES = tuple(sorted(_STOP_TEXTS.keys() | _SAME.keys()))
 
 
 def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
     """Source and stop texts of the template that CHAT_TEMPLATE means, a name or a file. TemplateError if neither."""
     if chosen in NAMES:
         name = _SAME.get(chosen, chosen)
-        return (_FOLDER / f"{name}.jinja").read_text("utf-8"), STOP_TEXTS[name]
+        return (_FOLDER / f"{name}.jinja").read_text("utf-8"), _STOP_TEXTS[name]
     try:
         return Path(chosen).expanduser().read_text("utf-8"), ()
     except (OSError, ValueError) as error:

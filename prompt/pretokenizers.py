@@ -6,8 +6,6 @@ expressions are those of the models' own tokenizer.json files; where a model has
 expressions (digits one by one, punctuation apart), they are written as the equal expression.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from modelfile.errors import ModelFileError

@@ -5,8 +5,6 @@ time: what it builds and how often it loops is charged against a budget, and wha
 refused beforehand. A deadline stops what is slow without building anything.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator

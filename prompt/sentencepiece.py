@@ -4,8 +4,6 @@ Characters merge pairwise into tokens, the pair with the best score first, the l
 that no token holds becomes its UTF-8 bytes. A space is written `▁`.
 """
 
-from __future__ import annotations
-
 import re
 from heapq import heapify, heappop, heappush
 

@@ -4,8 +4,6 @@ The template comes from the model file, in Jinja2; a file without one gets a pla
 of the text become special tokens is decided in `chat`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any

@@ -4,8 +4,6 @@ The one entry is `Tokenizer.from_metadata`. What a special token is and when tex
 here; the algorithms on plain text are in `bpe` and `sentencepiece`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -50,7 +48,7 @@ class Tokenizer:
         self._user_defined = vocabulary.of_type(TokenType.USER_DEFINED)
 
     @classmethod
-    def from_metadata(cls, metadata: Metadata) -> Tokenizer:
+    def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
         """Builds the tokenizer that a GGUF describes; ModelFileError where it can't be had exactly."""
         match metadata.get("tokenizer.ggml.model"):
             case "gpt2":

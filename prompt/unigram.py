@@ -4,8 +4,6 @@ A space is written `▁`, nothing is put in front of a text. A character that no
 where the vocabulary has tokens for bytes, else the unknown token.
 """
 
-from __future__ import annotations
-
 from tokenizers import Tokenizer as HFTokenizer
 from tokenizers.models import Unigram
 

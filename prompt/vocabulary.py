@@ -3,8 +3,6 @@
 Knows nothing of algorithms: how text becomes ids is in `bpe` and `sentencepiece`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,7 +70,7 @@ class Vocabulary:
         default_ids: dict[str, int],
         add_bos: bool,
         end_of_text: bytes | None = None,
-    ) -> Vocabulary:
+    ) -> "Vocabulary":
         """Reads `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` hold where the file
         says nothing; so does the token spelled `end_of_text`, for BOS and EOS."""
         texts = metadata.get("tokenizer.ggml.tokens")

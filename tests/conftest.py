@@ -1,8 +1,5 @@
 """The default model, loaded once for all tests that need it, and a real server in a process of its own."""
 
-import os
-import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.servers import clean_environment, free_port
 from model import GGUFModel
 from modelfile.source.default import default_model
 
@@ -88,20 +86,6 @@ def wait_until_ready(server: Server, seconds: float = 30) -> None:
         except httpx.TransportError:
             time.sleep(0.05)
     raise AssertionError("the server did not become ready")
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment without this project's own settings."""
-    settings = re.compile(
-        "MODEL_|CHAT_TEMPLATE$|ENGINE$|CONTEXT_LENGTH$|GPU_LAYERS$|THREADS$|PARALLEL$|QUEUE_SIZE$|HOST$|PORT$|LOG_"
-    )
-    return {name: value for name, value in os.environ.items() if not settings.match(name)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

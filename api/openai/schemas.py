@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from engine.contract import Feature, SamplingParams, Tools
 
 # Fields of the OpenAI API that are not supported, with the values that ask for nothing.
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "logprobs": (None, False),
@@ -23,7 +23,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
 }
 # Fields of chats only.
-CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
+_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
@@ -31,7 +31,7 @@ CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
 
 Stop = Annotated[list[str], Field(max_length=16)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
+_MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
 
 
 class StreamOptions(BaseModel):
@@ -43,7 +43,7 @@ class GenerationRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
-    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = _UNSUPPORTED
 
     model: str | None = None
     max_tokens: int | None = Field(None, ge=0)
@@ -110,7 +110,7 @@ class GenerationRequest(BaseModel):
 class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
-    unsupported = UNSUPPORTED | CHAT_FIELDS
+    unsupported = _UNSUPPORTED | _CHAT_FIELDS
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
     stream: bool | None = None
@@ -275,7 +275,7 @@ class EmbeddingsRequest(BaseModel):
     input: (
         str
         | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str] | list[list[TokenId]], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[str] | list[list[TokenId]], Field(min_length=1, max_length=_MAX_INPUTS)]
     )
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None

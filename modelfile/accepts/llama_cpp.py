@@ -13,7 +13,7 @@ import numpy as np
 from modelfile.gguf import GGUFFile, ValueType
 from modelfile.token_spelling import TokenType, has_raw_tokens
 
-MAX_LAYERS = 512
+_MAX_LAYERS = 512
 _MAX_CONTEXT = 2**31 - 1
 _MAX_POOLING_TYPE = 4
 _EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon")
@@ -42,7 +42,7 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
     if not arch:
         yield "general.architecture: missing"
     yield from _integer(gguf, f"{arch}.context_length", 1, _MAX_CONTEXT)
-    yield from _integer(gguf, f"{arch}.block_count", 1, MAX_LAYERS)
+    yield from _integer(gguf, f"{arch}.block_count", 1, _MAX_LAYERS)
     if f"{arch}.pooling_type" in gguf.fields:
         yield from _integer(gguf, f"{arch}.pooling_type", 0, _MAX_POOLING_TYPE)
     for key in (f"{arch}.{name}" for name in _EPSILONS):

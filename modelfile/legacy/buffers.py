@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.legacy.layouts import Header, layout_of, row_length
 
-LARGEST_CHUNK = 64  # tokens; more gain little and make cancelling slow
+_LARGEST_CHUNK = 64  # tokens; more gain little and make cancelling slow
 _BUFFER = (256 << 20) * 98 // 100
 _LARGEST_POOL = 4 << 30  # addresses that the main buffer may take; memory only as far as it is used
 _MEBIBYTE = 1 << 20
@@ -60,13 +60,13 @@ def eval_limits(file: GGMLFile, context_length: int) -> EvalLimits:
     """What fits at `context_length` tokens, which become fewer where not even single tokens would fit that far."""
     header = file.header
     if file.family == "llama":
-        return EvalLimits(context_length, LARGEST_CHUNK)  # it measures its graph beforehand
+        return EvalLimits(context_length, _LARGEST_CHUNK)  # it measures its graph beforehand
     if file.family == "falcon":
         # Each eval writes the values anew, in rows as long as the text is by then: no going back.
         return EvalLimits(context_length, _falcon_chunk(header, context_length), rewinds=False)
     costs = _COSTS[file.family]
     length = _largest(context_length, lambda length: _scratch(costs, header, 1, length) <= _BUFFER)
-    chunk = _largest(LARGEST_CHUNK, lambda tokens: _scratch(costs, header, tokens, length) <= _BUFFER)
+    chunk = _largest(_LARGEST_CHUNK, lambda tokens: _scratch(costs, header, tokens, length) <= _BUFFER)
     if (last := _pool(costs, header, 1, length)) <= _BUFFER:
         # Measured at the end of the context, the memory per token is enough for every eval.
         grown = _largest(chunk, lambda tokens: int(1.1 * last * tokens) <= _LARGEST_POOL)
@@ -132,7 +132,7 @@ def _falcon_chunk(header: Header, length: int) -> int:
         wide = (262144 if header.falcon_40b else 145752) * 512 + 8 * _MEBIBYTE
         return rows + past <= scratch and second <= wide and 2 * ends <= _FALCON_MAIN[header.falcon_40b]
 
-    return _largest(LARGEST_CHUNK, fits)
+    return _largest(_LARGEST_CHUNK, fits)
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

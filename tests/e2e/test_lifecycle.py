@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT, clean_environment, serve
+from bench.servers import clean_environment
+from tests.conftest import ROOT, serve
 
 
 def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -13,12 +13,13 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
+from bench.servers import clean_environment
 from engine.contract import SamplingParams
 from engine.errors import EngineError, InvalidRequest
 from model import GGUFModel
 from modelfile.errors import ModelFileError
 from tests.answers import answer
-from tests.conftest import ROOT, clean_environment
+from tests.conftest import ROOT
 from tests.engine.load_changed_models import spec_of
 from tests.engine.tiny_models import ARCHITECTURES, HEAD, WIDTH, write_tiny_model
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.servers import clean_environment
 from modelfile.gguf import read_gguf
 from modelfile.legacy.ggml import is_ggml
 from modelfile.legacy.layouts import FAMILIES
-from tests.conftest import FAMILY_FILES, ROOT, clean_environment, serve
+from tests.conftest import FAMILY_FILES, ROOT, serve
 from tests.families.blank import write
 
 FILES = sorted(path.name for path in FAMILY_FILES.glob("*.json"))

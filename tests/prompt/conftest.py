@@ -1,7 +1,5 @@
 """Vocabularies to test with: SmolLM2's, from an installed package, and three beside the repository."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

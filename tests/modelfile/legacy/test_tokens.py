@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modelfile.errors import ModelFileError
 from modelfile.gguf import GGUFFile, read_gguf
 from modelfile.legacy.ggml import read_ggml
 from modelfile.legacy.merges import derive_merges
@@ -60,3 +61,19 @@ def test_tokens_that_no_merge_makes_are_left_over() -> None:
     merges, left_over = derive_merges(tokens, np.ones(len(tokens), np.bool_))
     assert merges == [(97, 98, 256), (256, 99, 257), (257, 256, 259)]
     assert left_over == [258]
+
+
+def test_a_model_of_bytes_needs_no_merges(tmp_path: Path) -> None:
+    texts = [b"<|endoftext|>", *(bytes([byte]) for byte in range(256)), b"<|user|>", b"function"]
+    path = write(tmp_path / "m", "gpt2", n_vocab=len(texts), n_layer=1, texts=texts)
+    tokenizer = Tokenizer.from_metadata(read_ggml(path, "gpt2"))
+    assert tokenizer.encode("né") == [1 + byte for byte in "né".encode()]
+    assert tokenizer.encode("a function") == [1 + ord("a"), 1 + ord(" "), len(texts) - 1]
+
+
+def test_merges_that_are_missing_are_missed() -> None:
+    gguf = original("gpt-2")
+    with pytest.raises(ModelFileError, match="without merges"):
+        Tokenizer.from_metadata({key: gguf.get(key) for key in gguf.metadata_keys() if not key.endswith("merges")})
+    with pytest.raises(ModelFileError, match="without merges"):
+        Tokenizer.from_metadata({key: gguf.get(key) for key in gguf.metadata_keys()} | {"tokenizer.ggml.merges": []})

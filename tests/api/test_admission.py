@@ -1,0 +1,83 @@
+"""Requests are turned away before their body is read; every endpoint that computes asks for admission."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from api.admission import Admission, GeneratingRoute
+from api.dependencies import Generator
+from main import ROUTERS
+
+
+@dataclass
+class Busy:
+    capacity: int = 2
+    idle: int = 0
+    queued: int = 0
+    full: bool = False
+
+
+class Model:
+    def __init__(self, occupancy: Busy) -> None:
+        self.occupancy = occupancy
+
+
+def app_with(occupancy: Busy) -> tuple[FastAPI, list[int]]:
+    router, admitted = APIRouter(route_class=GeneratingRoute), []
+    app = FastAPI()
+    app.state.model, app.state.admission = Model(occupancy), Admission()
+
+    @router.post("/ask")
+    async def ask(body: dict[str, Any]) -> int:
+        admitted.append(app.state.admission.unanswered)
+        await asyncio.sleep(0.01)
+        return 1
+
+    app.include_router(router)
+    return app, admitted
+
+
+def ask(app: FastAPI, times: int) -> list[int]:
+    async def all_at_once() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            answers = await asyncio.gather(*(client.post("/ask", json={}) for _ in range(times)))
+        return [answer.status_code for answer in answers]
+
+    return asyncio.run(all_at_once())
+
+
+def test_a_full_queue_is_a_429_and_the_handler_never_runs() -> None:
+    app, admitted = app_with(Busy(full=True))
+    assert ask(app, 1) == [429]
+    assert admitted == []
+
+
+def test_those_on_their_way_count_and_are_counted_out() -> None:
+    app, _ = app_with(Busy(capacity=2))
+    statuses = ask(app, 5)
+    assert statuses.count(200) >= 2
+    assert set(statuses) <= {200, 429}
+    assert app.state.admission.unanswered == 0
+
+
+def test_computing_without_admission_is_an_error_of_the_programmer() -> None:
+    app = FastAPI()
+
+    @app.post("/ask")
+    async def forgetful(model: Generator) -> int:
+        return 1
+
+    with pytest.raises(AssertionError, match="GeneratingRoute"):
+        ask(app, 1)
+
+
+def test_every_post_under_v1_and_v2_asks_for_admission() -> None:
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    computing = [route for route in routes if "POST" in route.methods and route.path.startswith(("/v1", "/v2"))]
+    assert computing
+    assert all(isinstance(route, GeneratingRoute) for route in computing), computing

@@ -1,0 +1,38 @@
+"""Each error from below has one status, type and code."""
+
+import pytest
+
+from api.errors import APIError, api_error
+from engine.errors import (
+    ContextOverflow,
+    EngineClosed,
+    GenerationError,
+    InvalidRequest,
+    InvalidToken,
+    QueueFull,
+)
+from prompt.errors import TemplateError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (ContextOverflow(9, 8), 400, "invalid_request_error", "context_length_exceeded"),
+        (InvalidToken(9, 8), 400, "invalid_request_error", "invalid_token"),
+        (InvalidRequest("no"), 400, "invalid_request_error", "invalid_request"),
+        (TemplateError("no"), 400, "invalid_request_error", "chat_template_error"),
+        (QueueFull(3), 429, "rate_limit_error", "queue_full"),
+        (EngineClosed(), 503, "server_error", "shutting_down"),
+        (GenerationError("why"), 500, "server_error", "generation_failed"),
+        (ZeroDivisionError("why"), 500, "server_error", "internal_error"),
+    ],
+)
+def test_status_type_and_code(error: Exception, status: int, kind: str, code: str) -> None:
+    answer = api_error(error)
+    assert (answer.status, answer.body["error"]["type"], answer.body["error"]["code"]) == (status, kind, code)
+    assert str(error) in answer.body["error"]["message"]
+
+
+def test_an_api_error_stays_as_it_is() -> None:
+    error = APIError(418, "a teapot", param="kettle")
+    assert api_error(error) is error
