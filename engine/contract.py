@@ -82,6 +82,7 @@ class Delta:
     finish_reason: FinishReason | None = None  # set on the last delta
     reasoning: str = ""  # what the model thinks before it answers, where the engine tells it apart
     tool_calls: tuple[ToolCallDelta, ...] = ()
+    stop_sequence: str | None = None  # on the last delta: which of `SamplingParams.stop` was met
 
 
 @dataclass(frozen=True, slots=True)

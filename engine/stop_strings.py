@@ -5,22 +5,27 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Finds stop strings in a text that arrives in pieces, and holds back what may be the start of one."""
+    """Finds stop strings in a text that arrives in pieces, and holds back what may be the start of one.
+
+    `met` is the one that was found: the first in the text, of several that begin there the first given.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
+        self.met: str | None = None
 
     def push(self, text: str) -> tuple[str, bool]:
         """Takes the next piece; returns the text that may be shown and whether a stop string was met."""
         if not self._stops:
             return text, False
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, order) for order, stop in enumerate(self._stops) if (at := text.find(stop)) >= 0]
         if found:
-            self._held = ""
-            return text[: min(found)], True
+            at, order = min(found)
+            self._held, self.met = "", self._stops[order]
+            return text[:at], True
         for start in range(max(0, len(text) - self._longest + 1), len(text)):
             tail = text[start:]
             if any(stop.startswith(tail) for stop in self._stops):
@@ -45,6 +50,11 @@ class TextStream:
         self._pieces = pieces  # by token id, the bytes that the token adds
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopStrings(stops)
+
+    @property
+    def met(self) -> str | None:
+        """The stop string that was met."""
+        return self._stops.met
 
     def push(self, token: int) -> tuple[str, bool]:
         """Takes the next token; returns the text that may be shown and whether a stop string was met."""

@@ -61,4 +61,11 @@ class Generation(RunningRequest):
         self.end = self._delta(text + rest, "stop" if stopped else reason)
 
     def _delta(self, text: str, reason: FinishReason | None = None) -> Delta:
-        return Delta(text, len(self.prompt), self.cached_tokens, self._completion_tokens, finish_reason=reason)
+        return Delta(
+            text,
+            len(self.prompt),
+            self.cached_tokens,
+            self._completion_tokens,
+            finish_reason=reason,
+            stop_sequence=self._text.met,
+        )

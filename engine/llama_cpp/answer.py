@@ -82,7 +82,16 @@ class Answer(RunningRequest):
         reasoning: str = "",
         calls: tuple[ToolCallDelta, ...] = (),
     ) -> Delta:
-        return Delta(text, self._prompt_tokens, self._cached_tokens, self._completion_tokens, reason, reasoning, calls)
+        return Delta(
+            text,
+            self._prompt_tokens,
+            self._cached_tokens,
+            self._completion_tokens,
+            reason,
+            reasoning,
+            calls,
+            stop_sequence=self._stops.met,
+        )
 
 
 def native_error(error: dict[str, Any], context_length: int) -> EngineError:

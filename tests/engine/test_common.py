@@ -96,7 +96,7 @@ def test_a_stop_string_is_never_shown_and_nothing_before_it_is_lost(either: GGUF
     stop = whole[10 : 10 + length]
     text, last = answer(either.complete(PROMPT, replace(stop=(stop,))))
     assert text == whole[: whole.index(stop)]
-    assert last.finish_reason == "stop"
+    assert (last.finish_reason, last.stop_sequence) == ("stop", stop)
 
 
 def test_the_start_of_a_stop_string_is_shown_when_no_more_comes(either: GGUFModel):

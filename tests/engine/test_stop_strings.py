@@ -32,6 +32,14 @@ def test_the_first_stop_string_in_the_text_counts():
     assert shown(["a b c"], ["c", "b"]) == (["a "], True)
 
 
+def test_which_stop_string_was_met_is_known():
+    scanner = StopStrings(["c", "bc", "b"])
+    scanner.push("a ")
+    assert scanner.met is None
+    scanner.push("bc")
+    assert scanner.met == "bc"
+
+
 @given(
     st.lists(st.text("ab\n", max_size=4), max_size=12), st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
 )
