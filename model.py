@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from engine.contract import Delta, Embedding, Feature, Occupancy, SamplingParams, ToolCallDelta, Tools
 from engine.errors import InvalidToken
+from engine.grammar import schema_grammar
 from load import LoadOptions, load
 from prompt.chat import defused
 from prompt.tool_calls import calls_schema, read_calls
@@ -99,7 +100,9 @@ class GGUFModel:
         functions = [dict(function) for function in tools.functions] if tools else None
         if tools and tools.required and functions:
             schema = calls_schema(functions, parallel=tools.parallel)
-            running = called(self._chat(messages, dataclasses.replace(params, json_schema=schema), functions))
+            running = called(
+                self._chat(messages, dataclasses.replace(params, grammar=schema_grammar(schema)), functions)
+            )
         elif (native := self._loaded.native_chat) and (tools or self._loaded.chats_natively):
             control_texts = self._loaded.control_texts
             if tools:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-Feature = Literal["generation", "embeddings", "tools", "json_schema"]
+Feature = Literal["generation", "embeddings", "tools", "grammar"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,15 @@ class EngineOptions(Tuning):
     context_length: int  # tokens of one slot, prompt and answer together
     threads: int = 1
     parallel: int = 1  # slots: answers at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer is held to: JSON of a schema (`text` is the schema), a regular expression that it fits as a whole,
+    one of several texts (`text` is a JSON list of them), or a grammar: llguidance's dialect of Lark, or GBNF."""
+
+    kind: Literal["json_schema", "regex", "choice", "lark", "gbnf"]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class SamplingParams:
     seed: int | None = None  # None: a random one
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    json_schema: Mapping[str, Any] | None = None  # the answer is JSON of this schema; needs Feature "json_schema"
+    grammar: Grammar | None = None  # what the answer is held to; needs Feature "grammar"
 
 
 @dataclass(frozen=True, slots=True)

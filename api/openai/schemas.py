@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from engine.contract import Feature, SamplingParams, Tools
+from engine.grammar import schema_grammar
 
 # Fields of the OpenAI API that are not supported, with the values that ask for nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -241,8 +242,8 @@ class ChatRequest(GenerationRequest):
     def needs(self) -> Iterator[tuple[str, Feature]]:
         if self.called_tools is not None:
             yield "tools", "tools"
-        if self.sampling_params().json_schema is not None:
-            yield "response_format", "json_schema"
+        if self.sampling_params().grammar is not None:
+            yield "response_format", "grammar"
 
     @property
     def called_tools(self) -> Tools | None:
@@ -264,7 +265,7 @@ class ChatRequest(GenerationRequest):
         if self.max_completion_tokens is not None:
             params = replace(params, max_tokens=self.max_completion_tokens)
         schema = self.response_format.schema_of_answer if self.response_format else None
-        return replace(params, json_schema=schema)
+        return params if schema is None else replace(params, grammar=schema_grammar(schema))
 
 
 class EmbeddingsRequest(BaseModel):

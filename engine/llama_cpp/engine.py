@@ -18,7 +18,7 @@ import orjson
 
 from engine.contract import Delta, Embedding, EngineOptions, Feature, SamplingParams, Tools
 from engine.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
-from engine.json_schema import checked_schema
+from engine.grammar import checked_lark
 from engine.llama_cpp.answer import Answer, native_error
 from engine.llama_cpp.listener import PrivateListener
 from engine.llama_cpp.load import Pooling, load_server
@@ -57,7 +57,7 @@ class LlamaCppEngine:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
-            ("generation", "embeddings", "tools", "json_schema") if generates else ("embeddings",)
+            ("generation", "embeddings", "tools", "grammar") if generates else ("embeddings",)
         )
         self._vocab_size = vocab_size
         self._parallel = options.parallel
@@ -155,8 +155,8 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size)
 
     async def _stream(self, call: str, body: dict[str, Any], params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        if params.json_schema is not None:
-            body["json_schema"] = await asyncio.to_thread(checked_schema, params.json_schema)
+        if params.grammar is not None:
+            body["grammar"] = await asyncio.to_thread(checked_lark, params.grammar)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
