@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from modelfile.errors import ModelFileError
 from modelfile.file import ModelFile, chat_template, has_pooling, is_embedding_model, read_model_file
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.memory import MemoryPlan, plan_memory
+from modelfile.read_ahead import read_ahead
 from prompt.codec import Codec, EngineCodec
 from prompt.errors import TemplateError
 from prompt.named_templates import read_chat_template
@@ -29,6 +30,7 @@ from prompt.vocabulary import control_texts
 
 log = logging.getLogger("ggserve.model")
 
+Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
 _REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
@@ -70,9 +72,11 @@ class LoadedModel:
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
 
-def load(path: Path, options: LoadOptions) -> LoadedModel:
-    """Checks the file, chooses the engine, plans the memory and loads. Raises ModelFileError, TemplateError or
-    EngineError, with one line that says what to do."""
+def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
+    """Checks the file, chooses the engine, plans the memory and loads. `report` gets what part of the file is read.
+
+    Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
+    """
     started = time.perf_counter()
     file = read_model_file(path, options.model_type)
     engine_name, reason = choose_engine(file, options.engine)
@@ -84,6 +88,7 @@ def load(path: Path, options: LoadOptions) -> LoadedModel:
         gpu_layers=options.gpu_layers,
         shares_gpu=engine_name != CTransformersEngine.name,
     )
+    read_ahead(file, report or (lambda progress: None))
     loader = _load_ctransformers if engine_name == CTransformersEngine.name else _load_llama_cpp
     loaded = loader(file, reason, chosen, plan, options.for_engine(plan))
     log.info(

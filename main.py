@@ -4,10 +4,12 @@ import gc
 
 gc.disable()  # while modules load: collecting then finds nothing, and takes a tenth of a second
 
+import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -32,7 +34,7 @@ from modelfile.source.default import default_model
 from modelfile.source.find import find_model_file
 from prompt.errors import TemplateError
 from settings import Settings, SettingsError, load_settings
-from shutdown import graceful_stop, interruptible
+from shutdown import graceful_stop
 
 gc.freeze()  # what was imported stays: no later collection needs to look at it
 gc.enable()
@@ -47,8 +49,9 @@ ROUTERS = tuple(module.router for module in (completions, chat, embeddings, mode
 log = logging.getLogger("ggserve.main")
 
 
-def load_model(settings: Settings) -> GGUFModel:
-    """Finds, checks and loads the configured model, or the default one. Raises ModelFileError or EngineError."""
+def load_model(settings: Settings, report: Callable[[float], None]) -> GGUFModel:
+    """Finds, checks and loads the configured model, or the default one; `report` gets what part of it is read. Raises
+    ModelFileError or EngineError."""
     if settings.model_path or (model_path and not settings.model_name):
         path = find_model_file(settings.model_path or Path(model_path))
     elif name := settings.model_name or settings.model_file:
@@ -58,7 +61,7 @@ def load_model(settings: Settings) -> GGUFModel:
     else:
         raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
     options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
-    return GGUFModel(path, log_prompts=settings.log_prompts, **options)
+    return GGUFModel(path, log_prompts=settings.log_prompts, report=report, **options)
 
 
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
@@ -69,25 +72,45 @@ def fail(error: Exception | str, code: int = 2) -> NoReturn:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Loads the model once, serves, closes it."""
+    """Listens at once, loads the model in a thread, serves, closes it."""
     try:
         settings = getattr(app.state, "settings", None) or load_settings()
         configure_logs(settings.log_dir, settings.log_level)
-        with interruptible():
-            app.state.model = model = load_model(settings)
-            app.state.admission = Admission()
-    except KeyboardInterrupt:
-        fail("interrupted while loading", code=130)
-    except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
+    except (SettingsError, OSError) as error:
         fail(error)
-    send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
-    give_back_memory()
-    gc.freeze()  # the model's tables live as long as the process
-    with graceful_stop(model.close):
-        address = f", http://{settings.host}:{settings.port}" if hasattr(app.state, "settings") else ""
+    state, loop = app.state, asyncio.get_running_loop()
+    state.model, state.load_progress, state.admission = None, 0.0, Admission()
+
+    def report(progress: float) -> None:
+        state.load_progress = progress
+
+    def load() -> None:
+        try:
+            model = load_model(settings, report)
+        except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
+            fail(error)
+        except Exception as error:
+            log.exception("loading failed")
+            fail(f"{type(error).__name__}: {error}")
+        loop.call_soon_threadsafe(ready, model)
+
+    def ready(model: GGUFModel) -> None:
+        send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
+        give_back_memory()
+        gc.freeze()  # the model's tables live as long as the process
+        state.model = model
+        address = f", http://{settings.host}:{settings.port}" if hasattr(state, "settings") else ""
         log.info("ready: %s on %s%s", model.name, model.engine_name, address)
+
+    def close() -> None:
+        if state.model is None:
+            fail("interrupted while loading", code=130)
+        state.model.close()
+
+    threading.Thread(target=load, name="load", daemon=True).start()
+    with graceful_stop(close):
         yield
-    model.close()
+    close()
     log.info("stopped")
 
 

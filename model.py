@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from engine.contract import Delta, Embedding, Feature, Occupancy, SamplingParams, ToolCallDelta, Tools
 from engine.errors import InvalidToken
 from engine.grammar import schema_grammar
-from load import LoadOptions, load
+from load import LoadOptions, Report, load
 from prompt.chat import defused
 from prompt.tool_calls import calls_schema, read_calls
 
@@ -33,15 +33,20 @@ _SUFFIXES = (".gguf", ".bin", ".ctransformers")
 class GGUFModel:
     """A loaded model. `chat` and `complete` are async generators of deltas; closing one stops it."""
 
-    def __init__(self, path: str | Path, *, log_prompts: bool = False, **options: Any) -> None:
+    def __init__(
+        self, path: str | Path, *, log_prompts: bool = False, report: Report | None = None, **options: Any
+    ) -> None:
         """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
-        what people write. Raises ModelFileError, TemplateError or EngineError, with one line that says what to do."""
+        what people write; `report` gets what part of the file is read, 0 to 1.
+
+        Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
+        """
         self.path = Path(path)
         self.name = self.path.name
         for suffix in _SUFFIXES:
             self.name = self.name.removesuffix(suffix)
         self._log_prompts = log_prompts
-        self._loaded = loaded = load(self.path, LoadOptions(**options))
+        self._loaded = loaded = load(self.path, LoadOptions(**options), report)
         self.engine = loaded.engine
         self._codec = loaded.codec
 

@@ -1,8 +1,7 @@
-"""Signals: stopping while the model loads, and letting running answers end while the server stops."""
+"""Signals: letting running answers end while the server stops."""
 
 import asyncio
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,21 +9,6 @@ from types import FrameType
 import uvicorn
 
 DRAIN_SECONDS = 10.0  # that running answers get to end when the server stops
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM end a long download or load at once: uvicorn's handlers would only take note of them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from api.errors import api_error
+from api.errors import api_error, model_loading
 from engine.contract import Occupancy
 from engine.errors import QueueFull
 
@@ -31,7 +31,8 @@ class GeneratingRoute(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["app"].state
         admission: Admission = state.admission
-        if refusal := admission.refusal(state.model.occupancy):
+        refusal = admission.refusal(state.model.occupancy) if state.model else model_loading()
+        if refusal:
             await api_error(refusal).response()(scope, receive, send)
             return
         counted = False

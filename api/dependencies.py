@@ -6,13 +6,15 @@ from fastapi import Depends, Request
 
 from api.access import RequestRecord
 from api.admission import is_admitted
-from api.errors import APIError
+from api.errors import APIError, model_loading
 from engine.contract import Feature
 from model import GGUFModel
 
 
 async def _model(request: Request) -> GGUFModel:
     model = request.app.state.model
+    if model is None:
+        raise model_loading()
     assert isinstance(model, GGUFModel)
     return model
 

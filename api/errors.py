@@ -63,6 +63,12 @@ def api_error(error: Exception) -> APIError:
             return APIError(500, f"{type(error).__name__}: {error}", type="server_error", code="internal_error")
 
 
+def model_loading() -> APIError:
+    """The answer to whoever comes before the model."""
+    message = "The model is loading. Try again in a moment; /health tells how far it is."
+    return APIError(503, message, type="server_error", code="model_loading", headers={"Retry-After": "1"})
+
+
 def _validation_error(error: RequestValidationError) -> APIError:
     first: dict[str, Any] = error.errors()[0]
     location = [str(part) for part in first["loc"] if part != "body"]

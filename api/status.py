@@ -1,28 +1,36 @@
 """What state the server is in: `/health`, and the page at `/`."""
 
 import html
-from typing import Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from api.dependencies import Model
+from api.errors import model_loading
+from model import GGUFModel
 
 router = APIRouter(tags=["server"])
 
 
 @router.get("/health")
-async def health(model: Model) -> dict[str, Any]:
-    """Whether requests are answered, and how busy the server is."""
-    return {
-        "status": "ok",
-        "model": model.name,
-        "engine": model.engine_name,
-        "engine_reason": model.engine_reason,
-        "slots": model.parallel,
-        "slots_idle": model.occupancy.idle,
-        "waiting": model.occupancy.queued,
-    }
+async def health(request: Request) -> Response:
+    """Whether requests are answered, and how busy the server is; a 503 with the progress while the model loads."""
+    model: GGUFModel | None = request.app.state.model
+    if model is None:
+        progress = round(request.app.state.load_progress, 3)
+        body = {"status": "loading", "progress": progress, **model_loading().body}
+        return JSONResponse(body, 503, headers={"Retry-After": "1"})
+    return JSONResponse(
+        {
+            "status": "ok",
+            "model": model.name,
+            "engine": model.engine_name,
+            "engine_reason": model.engine_reason,
+            "slots": model.parallel,
+            "slots_idle": model.occupancy.idle,
+            "waiting": model.occupancy.queued,
+        }
+    )
 
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)

@@ -84,7 +84,8 @@ def wait_until_ready(server: Server, seconds: float = 30) -> None:
             if httpx.get(f"{server.url}/health", timeout=1).status_code == 200:
                 return
         except httpx.TransportError:
-            time.sleep(0.05)
+            pass
+        time.sleep(0.05)
     raise AssertionError("the server did not become ready")
 
 

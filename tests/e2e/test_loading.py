@@ -1,0 +1,73 @@
+"""While the model loads the port listens: /health tells how far it is, everything else says to come back."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench.servers import clean_environment, free_port
+from modelfile.file import read_model_file
+from modelfile.read_ahead import read_ahead
+from tests.conftest import ROOT
+from tests.modelfile.source.loopback_hub import Repo, running_hub
+from tests.modelfile.tiny_gguf import llama
+
+
+def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
+    port = free_port()
+    with running_hub() as hub:
+        hub.repos["org/slow"] = Repo({"slow.gguf": bytes(2000)}, stall=1000)
+        process = subprocess.Popen(
+            [sys.executable, "main.py", "--port", str(port)],
+            cwd=ROOT,
+            env={
+                **clean_environment(),
+                "MODEL_NAME": "org/slow",
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(tmp_path / "hf"),
+                "LOG_DIR": str(tmp_path / "logs"),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert hub.stalled.wait(20)
+            url = f"http://127.0.0.1:{port}"
+            health = wait_for(f"{url}/health")
+            assert (health.status_code, health.headers["retry-after"]) == (503, "1")
+            assert (health.json()["status"], health.json()["progress"]) == ("loading", 0.0)
+            for path, body in [("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})]:
+                answer = httpx.post(url + path, json=body)
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                assert answer.json()["error"]["code"] == "model_loading"
+            assert httpx.get(f"{url}/v1/models").status_code == 503
+        finally:
+            process.terminate()
+            _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "ggserve: interrupted while loading"
+    assert "Traceback" not in said
+
+
+def wait_for(url: str) -> httpx.Response:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return httpx.get(url)
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_large_file_is_read_with_its_progress_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelfile.read_ahead._SMALL", 0)
+    monkeypatch.setattr("modelfile.read_ahead._CHUNK", 1000)
+    file = read_model_file(llama().write(tmp_path / "m.gguf"))
+    told: list[float] = []
+    read_ahead(file, told.append)
+    assert told == sorted(told)
+    assert len(told) > 2
+    assert told[-1] == 1.0
