@@ -2,13 +2,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test lint types bench clean
+.PHONY: serve check test lint types bench clean
 
 serve: $(VENV)/.serve
 	$(BIN)/python main.py
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+check: lint types test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
