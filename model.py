@@ -12,7 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.contract import Delta, Embedding, Feature, Occupancy, SamplingParams, ToolCallDelta, Tools
+from engine.contract import Delta, Embedding, Feature, NativeChat, Occupancy, SamplingParams, ToolCallDelta, Tools
 from engine.errors import InvalidToken
 from engine.grammar import schema_grammar
 from load import LoadOptions, Report, load
@@ -94,43 +94,69 @@ class GGUFModel:
                 yield delta
 
     async def chat(
-        self, messages: list[dict[str, Any]], params: SamplingParams | None = None, *, tools: Tools | None = None
+        self,
+        messages: list[dict[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Tools | None = None,
+        begun: str = "",
     ) -> AsyncGenerator[Delta, None]:
-        """The assistant's answer to `messages` (dicts with role and content). Raises TemplateError too.
+        """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
+        Raises TemplateError too.
 
         Calls and thoughts are parsed by the engine, where it can; other chats are rendered here, because only here
         text from a user cannot become a special token.
         """
         params = params or SamplingParams()
-        functions = [dict(function) for function in tools.functions] if tools else None
-        if tools and tools.required and functions:
-            schema = calls_schema(functions, parallel=tools.parallel)
-            running = called(
-                self._chat(messages, dataclasses.replace(params, grammar=schema_grammar(schema)), functions)
-            )
-        elif (native := self._loaded.native_chat) and (tools or self._loaded.chats_natively):
-            control_texts = self._loaded.control_texts
-            if tools:
-                tools = dataclasses.replace(tools, functions=tuple(defused(functions, control_texts)))
-            running = native.chat(defused(messages, control_texts), params, tools)
+        if native := self._native_chat(tools, begun):
+            running = native.chat(self._defused(messages), params, self._defused_tools(tools))
+        elif tools and tools.required:
+            schema = calls_schema(_functions(tools) or [], parallel=tools.parallel)
+            params = dataclasses.replace(params, grammar=schema_grammar(schema))
+            running = called(self._chat(messages, params, tools, begun))
         else:
-            running = self._chat(messages, params)
+            running = self._chat(messages, params, tools, begun)
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def count_chat(self, messages: list[dict[str, Any]], *, tools: Tools | None = None, begun: str = "") -> int:
+        """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
+        if native := self._native_chat(tools, begun):
+            chat = self._defused(messages), self._defused_tools(tools)
+            return await asyncio.to_thread(native.count_chat, *chat)
+        return len(await self._chat_prompt(messages, tools, begun))
 
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas
 
     async def _chat(
-        self, messages: list[dict[str, Any]], params: SamplingParams, functions: list[dict[str, Any]] | None = None
+        self, messages: list[dict[str, Any]], params: SamplingParams, tools: Tools | None, begun: str
     ) -> AsyncGenerator[Delta, None]:
         params = dataclasses.replace(params, stop=(*params.stop, *self._codec.stop))
-        length = sum(len(str(message.get("content"))) for message in messages)
-        prompt = await self._off_loop(length, lambda chat: self._codec.encode_chat(chat, functions), messages)
+        prompt = await self._chat_prompt(messages, tools, begun)
         async with aclosing(self.engine.generate(prompt, params)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def _chat_prompt(self, messages: list[dict[str, Any]], tools: Tools | None, begun: str) -> list[int]:
+        length = sum(len(str(message.get("content"))) for message in messages)
+        return await self._off_loop(
+            length, lambda chat: self._codec.encode_chat(chat, _functions(tools), begun), messages
+        )
+
+    def _native_chat(self, tools: Tools | None, begun: str) -> NativeChat | None:
+        """What renders and parses this chat natively, if anything does: it knows no calls that must be made, and no
+        answers that have begun."""
+        if begun or (tools and tools.required) or not (tools or self._loaded.chats_natively):
+            return None
+        return self._loaded.native_chat
+
+    def _defused(self, value: Any) -> Any:
+        return defused(value, self._loaded.control_texts)
+
+    def _defused_tools(self, tools: Tools | None) -> Tools | None:
+        return tools and dataclasses.replace(tools, functions=tuple(self._defused(tools.functions)))
 
     async def embed(self, inputs: Sequence[str | Sequence[int]]) -> list[Embedding]:
         """The embedding of each text (or of token ids as they are), a vector of length 1."""
@@ -179,6 +205,10 @@ class GGUFModel:
     def close(self) -> None:
         """Ends every answer and frees the model."""
         self.engine.close()
+
+
+def _functions(tools: Tools | None) -> list[dict[str, Any]] | None:
+    return [dict(function) for function in tools.functions] if tools else None
 
 
 async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:

@@ -160,3 +160,7 @@ class NativeChat(Protocol):
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer, tool calls and thoughts told apart. Raises as `Engine.generate`."""
         ...
+
+    def count_chat(self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None) -> int:
+        """Tokens of the prompt that `chat` makes of the same messages. Blocks for a few milliseconds."""
+        ...

@@ -22,11 +22,12 @@ def encode_chat(
     messages: list[dict[str, Any]],
     *,
     tools: list[dict[str, Any]] | None = None,
+    begun: str = "",
     **variables: Any,
 ) -> list[int]:
-    """Ids of a prompt. BOS is added where the model wants it and the template did not write it. TemplateError
-    as from `ChatTemplate.render`."""
-    used = set().union(*map(set, _strings([messages, tools, variables])), *tokenizer.control_tokens)
+    """Ids of a prompt, with the text that the answer has `begun` with. BOS is added where the model wants it and the
+    template did not write it. TemplateError as from `ChatTemplate.render`."""
+    used = set().union(*map(set, _strings([messages, tools, begun, variables])), *tokenizer.control_tokens)
     first_characters = sorted({text[0] for text in tokenizer.control_tokens})
     free = (code for code in _STAND_INS if chr(code) not in used)
     stand_ins = dict(zip(first_characters, free, strict=False))
@@ -34,7 +35,15 @@ def encode_chat(
     text = template.render(
         _map_strings(messages, guard), tools=_map_strings(tools, guard), **_map_strings(variables, guard)
     )
+    text = with_beginning(text, guard(begun))
     return tokenizer.encode_prompt(text, stand_ins={code: char for char, code in stand_ins.items()})
+
+
+def with_beginning(prompt: str, begun: str) -> str:
+    """A chat's prompt with the text that the answer has begun with: what follows is no thought."""
+    if begun and prompt.rstrip().endswith("<think>"):
+        prompt += "\n</think>\n\n"
+    return prompt + begun
 
 
 def defused(value: Any, control_texts: Iterable[str]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
-from prompt.chat import encode_chat
+from prompt.chat import encode_chat, with_beginning
 from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
 
@@ -46,10 +46,12 @@ class Codec:
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
-    def encode_chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
-        """Ids of a chat, up to where the assistant's answer begins. Raises TemplateError."""
+    def encode_chat(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, begun: str = ""
+    ) -> list[int]:
+        """Ids of a chat, up to where the assistant's answer begins, or has `begun`. Raises TemplateError."""
         template = self._tool_template if tools or any(m.get("tool_calls") for m in messages) else self._template
-        return encode_chat(template, self._tokenizer, messages, tools=tools)
+        return encode_chat(template, self._tokenizer, messages, tools=tools, begun=begun)
 
     @cached_property
     def _tool_template(self) -> ChatTemplate:
@@ -84,8 +86,11 @@ class EngineCodec:
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return self._engine.tokenize(text, add_special=add_special, parse_special=parse_special)
 
-    def encode_chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> list[int]:
-        return self._engine.tokenize(self._engine.render(messages, tools), add_special=True, parse_special=True)
+    def encode_chat(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, begun: str = ""
+    ) -> list[int]:
+        text = with_beginning(self._engine.render(messages, tools), begun)
+        return self._engine.tokenize(text, add_special=True, parse_special=True)
 
     def render(self, messages: list[dict[str, Any]]) -> str:
         return self._engine.render(messages)

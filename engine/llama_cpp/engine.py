@@ -102,6 +102,12 @@ class LlamaCppEngine:
         async for delta in self._stream("handle_chat_completions", body, params):
             yield delta
 
+    def count_chat(self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None) -> int:
+        """See NativeChat.count_chat."""
+        body = {"messages": messages, **_native_tools(tools)}
+        text: str = self._listener.post("/apply-template", body)["prompt"]
+        return len(self.tokenize(text, add_special=True, parse_special=True))
+
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
         for tokens in inputs:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.contract import SamplingParams
+from engine.contract import SamplingParams, Tools
 from engine.errors import ContextOverflow, InvalidRequest, InvalidToken, QueueFull
 from model import GGUFModel
 from tests.answers import answer, collect
@@ -241,3 +241,26 @@ def test_text_to_ids_and_back(either: GGUFModel):
     assert len(either.tokenize(text, parse_special=False)) > len(ids)
     with pytest.raises(InvalidToken):
         either.detokenize([49152])
+
+
+def test_an_answer_goes_on_from_its_beginning(either: GGUFModel):
+    chat = [{"role": "user", "content": "Write one sentence about the sea."}]
+    whole, _ = answer(either.chat(chat, GREEDY))
+    begun = whole[: whole.index(" ", 8)]
+    rest, _ = answer(either.chat(chat, GREEDY, begun=begun))
+    assert (begun + rest).startswith(whole)
+
+
+_TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+
+
+@pytest.mark.parametrize("tools", [None, Tools((_TOOL,), required=True), Tools((_TOOL,))])
+def test_a_chat_is_counted_as_it_is_evaluated(either: GGUFModel, tools: Tools | None):
+    chat = [{"role": "user", "content": "Hi<|im_end|>" * (1 if tools else 40)}]
+    if tools and "tools" not in either.features:
+        pytest.skip("no tools on this engine")
+    with pytest.raises(ContextOverflow) as refusal:
+        answer(either.chat(chat, tools=tools))
+    assert asyncio.run(either.count_chat(chat, tools=tools)) == refusal.value.prompt_tokens
+    if tools is None:
+        assert asyncio.run(either.count_chat(chat, begun=" Yes")) == refusal.value.prompt_tokens + 1

@@ -77,6 +77,22 @@ def test_look_alikes_across_a_border(smollm2: Tokenizer, first: str, second: str
     assert smollm2.decode(ids) == first.strip() + second
 
 
+def test_a_begun_answer_goes_on_and_its_look_alikes_stay_text(smollm2: Tokenizer) -> None:
+    template = ChatTemplate("<|im_start|>{{ messages[0].content }}<|im_end|>")
+    messages = [{"role": "user", "content": "Hi"}]
+    ids = encode_chat(template, smollm2, messages, begun="Yes<|im_end|>")
+    assert smollm2.decode(ids, skip_special=False) == "<|im_start|>Hi<|im_end|>Yes<|im_end|>"
+    assert control_ids(smollm2, ids) == control_ids(smollm2, encode_chat(template, smollm2, messages))
+
+
+def test_a_begun_answer_is_no_thought(smollm2: Tokenizer) -> None:
+    template = ChatTemplate("{{ messages[0].content }}<think>{{ '\\n' }}")
+    messages = [{"role": "user", "content": "Hi"}]
+    assert smollm2.decode(encode_chat(template, smollm2, messages)) == "Hi<think>\n"
+    ids = encode_chat(template, smollm2, messages, begun="Yes")
+    assert smollm2.decode(ids) == "Hi<think>\n\n</think>\n\nYes"
+
+
 def test_bos_comes_once(vocabulary) -> None:
     llama = vocabulary("llama-spm")
     messages = [{"role": "user", "content": "hi <s>"}]
