@@ -145,7 +145,7 @@ def _load_llama_cpp(
         vocab_size=vocab_size,
         pooling="last" if generates else "model" if has_pooling(file) else "mean",
         generates=generates,
-        chat_template=None if template is None else with_tools(template),
+        chat_template=_vetted(template),
     )
     codec: Codec | EngineCodec
     try:
@@ -163,6 +163,20 @@ def _load_llama_cpp(
         native_chat=engine,
         chats_natively=codec.blocks or bool(_REASONS.search(template or "")),
     )
+
+
+def _vetted(template: str | None) -> str | None:
+    """What llama.cpp's template engine, which has no bounds, gets: the template, unless it breaks those of ours."""
+    if template is None:
+        return None
+    try:
+        if ChatTemplate(template).is_harmless():
+            return with_tools(template)
+        problem = "it builds or loops without end"
+    except TemplateError as error:
+        problem = str(error)
+    log.warning("the chat template is not given to llama.cpp: %s", problem)
+    return with_tools(ChatTemplate(None).source)
 
 
 def _codec(file: ModelFile, chosen: Template | None) -> Codec:

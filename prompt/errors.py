@@ -1,4 +1,4 @@
-"""The error of this folder."""
+"""The errors of this folder."""
 
 
 class TemplateError(Exception):
@@ -6,3 +6,7 @@ class TemplateError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split())[:500])
+
+
+class TemplateTooCostly(TemplateError):
+    """A chat template that builds or loops without end."""

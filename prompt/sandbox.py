@@ -2,12 +2,14 @@
 
 Jinja2's own sandbox keeps a template from reaching Python. This one also keeps it from taking all memory or
 time: what it builds and how often it loops is charged against a budget, and what would exceed it in one go is
-refused beforehand. A deadline stops what is slow without building anything.
+refused beforehand. A deadline stops what is slow without building anything. Lists may hold the same list many times, so
+that little memory looks like a huge text when it is written out or compared: no value whose written size passes a
+bound is ever made.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from datetime import datetime
 from functools import wraps
 from time import monotonic
@@ -17,17 +19,20 @@ from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from prompt.errors import TemplateError
+from prompt.errors import TemplateError, TemplateTooCostly
 
 _BUDGET = 64_000_000  # characters built by one rendering
+_LARGEST = 16_000_000  # characters that a list or dict may have when all in it is written out
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
 _MAX_SECONDS = 5.0
 _MAX_WIDTH = 1_000  # of anything padded or indented, in characters
 _MAX_INDENT = 16
 _MAX_INT_BITS = 10_000
 _LONG_NUMBER = re.compile(r"\d{4}|\*")
+_CONTAINERS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
 _SPENDTHRIFT_FILTERS = ("batch", "center", "pprint", "slice", "urlize", "wordwrap", "xmlattr")
 
 
@@ -54,6 +59,8 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         self.filters["_concat"] = self.concat
         self.filters["_steps"] = self._steps
         self.filters["_charge"] = self._charge
+        self.filters["_bounded"] = self._bounded
+        self.globals["namespace"] = _Namespace
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
 
@@ -61,13 +68,14 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         """Starts a rendering with the whole budget and time."""
         self._left = _BUDGET
         self._deadline = monotonic() + _MAX_SECONDS
+        self._sizes: dict[int, tuple[int, Any]] = {}  # of lists and dicts by id, with themselves: ids stay theirs
 
     def spend(self, amount: int) -> None:
         self._left -= amount
         if self._left < 0:
-            raise TemplateError("the chat template builds too much text or loops too long")
+            raise TemplateTooCostly("the chat template builds too much text or loops too long")
         if monotonic() > self._deadline:
-            raise TemplateError("the chat template takes too long")
+            raise TemplateTooCostly("the chat template takes too long")
 
     def concat(self, parts: Iterable[Any]) -> str:
         """Joins the output of a block, a macro or `~`."""
@@ -90,6 +98,8 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self.spend(_STEP_COST)
+        for value in (*args, *kwargs.values()):
+            __self._bounded(value)
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
         if isinstance(owner, str):
             __self._check_method(owner, __obj.__name__, args, kwargs)
@@ -114,7 +124,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         if name in ("center", "ljust", "rjust", "zfill", "expandtabs", "indent"):
             widths = [len(value) if isinstance(value, str) else value for value in (*args, *kwargs.values())]
             if any(isinstance(width, int) and width > _MAX_WIDTH for width in widths):
-                raise TemplateError("the chat template asks for too wide a text")
+                raise TemplateTooCostly("the chat template asks for too wide a text")
             lines = text.count("\n") + text.count("\t") + 1
             self.spend(lines * max((width for width in widths if isinstance(width, int)), default=8))
         elif name == "replace":
@@ -141,9 +151,30 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
     def _charge(self, value: Any) -> Any:
         if isinstance(value, (str, bytes)):
             self.spend(len(value))
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, _CONTAINERS):
             self.spend(8 * len(value))
+            self._bounded(value)
         return value
+
+    def _bounded(self, value: Any) -> Any:
+        """The value, unless it is a list or dict too large to be written out."""
+        if isinstance(value, _CONTAINERS) and self._written(value) > _LARGEST:
+            raise TemplateTooCostly("the chat template builds too large a list")
+        return value
+
+    def _written(self, value: Any) -> int:
+        """Characters that a value has when all in it is written out, at least; lists that occur twice count twice.
+
+        Nothing in the sandbox changes a list or dict, so each is measured once.
+        """
+        if isinstance(value, str):
+            return len(value) + 1
+        if not isinstance(value, _CONTAINERS):
+            return 1
+        if (known := self._sizes.get(id(value))) is None:
+            items = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+            known = self._sizes[id(value)] = 1 + sum(map(self._written, items)), value
+        return known[0]
 
     def _steps(self, items: Any) -> Any:
         """What a `for` goes over, with each step charged."""
@@ -158,6 +189,13 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         """The template of a source; joins and loops in it are charged like calls."""
         tree = _Charges().visit(self.parse(source))
         return self.template_class.from_code(self, self.compile(tree), self.make_globals(None))
+
+
+class _Namespace(Namespace):
+    """Jinja2's, which would write out all that it holds."""
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
 
 
 class _Steps:
@@ -179,6 +217,15 @@ class _Charges(NodeTransformer):
         self.generic_visit(node)
         node.iter = nodes.Filter(node.iter, "_steps", [], [], None, None, lineno=node.lineno)
         return node
+
+    def visit_List(self, node: nodes.List | nodes.Dict | nodes.Tuple) -> nodes.Filter:
+        self.generic_visit(node)
+        return nodes.Filter(node, "_bounded", [], [], None, None, lineno=node.lineno)
+
+    visit_Dict = visit_List
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
+        return self.visit_List(node) if node.ctx == "load" else node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
         self.generic_visit(node)
@@ -204,7 +251,7 @@ class _Generation(Extension):
 
 def _check_bits(bits: int) -> None:
     if bits > _MAX_INT_BITS:
-        raise TemplateError("the chat template computes too large a number")
+        raise TemplateTooCostly("the chat template computes too large a number")
 
 
 def _to_json(

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
-from prompt.errors import TemplateError
+from jinja2 import UndefinedError
+
+from prompt.errors import TemplateError, TemplateTooCostly
 from prompt.sandbox import ChatSandbox
 
 # Turns as lines with a label, for models that were not trained on chats or whose file does not say how.
@@ -19,6 +21,22 @@ _DEFAULT = """\
 {%- if add_generation_prompt %}Assistant:{% endif -%}
 """
 _DEFAULT_STOP = ("\nUser:", "\nSystem:", "\nTool:")
+_CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": {"at": "x"}}}
+_TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
+_USER = {"role": "user", "content": "Hello"}
+_TRIALS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
+    ([_USER], None),
+    ([{"role": "system", "content": "Be brief."}, _USER, {"role": "assistant", "content": "Hi."}, _USER], None),
+    ([_USER], [_TOOL]),
+    (
+        [
+            _USER,
+            {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [_CALL]},
+            {"role": "tool", "tool_call_id": "call_1", "name": "look", "content": "y"},
+        ],
+        [_TOOL],
+    ),
+]
 _MAX_SOURCE = 1_000_000
 _MAX_OUTPUT = 16_000_000
 
@@ -51,26 +69,44 @@ class ChatTemplate:
     ) -> str:
         """The prompt's text. `variables` (as `enable_thinking`) are for the template. TemplateError where the
         template refuses the messages, fails, or builds too much."""
-        known = {
-            "messages": messages,
-            "tools": tools,
-            "documents": documents,
-            "add_generation_prompt": add_generation_prompt,
-        }
+        known: dict[str, Any] = {**self._special, **variables}
+        known |= {"messages": messages, "documents": documents, "add_generation_prompt": add_generation_prompt}
         with self._lock:
             self._sandbox.refill()
             try:
-                parts = []
-                room = _MAX_OUTPUT
-                for part in self._template.generate({**self._special, **variables, **known}):
-                    self._sandbox.spend(0)  # looks at the clock
-                    room -= len(part)
-                    if room < 0:
-                        raise TemplateError("the chat template builds too much text")
-                    parts.append(part)
-                return "".join(parts)
+                try:
+                    return self._rendered({**known, "tools": tools})
+                except (TypeError, UndefinedError):
+                    if tools is not None:
+                        raise
+                    return self._rendered(known)  # some ask whether there are tools by looking into them
             except Exception as error:  # a template can raise anything
                 raise _as_template_error(error) from None
+            finally:
+                self._sandbox.refill()  # which forgets the messages
+
+    def is_harmless(self) -> bool:
+        """Whether it renders or refuses chats of several kinds within the sandbox's bounds: for a template engine that
+        has none."""
+        for messages, tools in _TRIALS:
+            try:
+                self.render(messages, tools=tools)
+            except TemplateTooCostly:
+                return False
+            except TemplateError:
+                continue
+        return True
+
+    def _rendered(self, variables: dict[str, Any]) -> str:
+        parts = []
+        room = _MAX_OUTPUT
+        for part in self._template.generate(variables):
+            self._sandbox.spend(0)  # looks at the clock
+            room -= len(part)
+            if room < 0:
+                raise TemplateError("the chat template builds too much text")
+            parts.append(part)
+        return "".join(parts)
 
 
 def _as_template_error(error: Exception) -> TemplateError:

@@ -60,6 +60,8 @@ class CTransformersEngine:
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
+        if "embeddings" not in self.features:
+            raise InvalidRequest("ctransformers makes no embeddings of the older families.")
         nothing_more = SamplingParams(max_tokens=0)
         for tokens in inputs:
             if not tokens:

@@ -6,6 +6,7 @@ that it would load and run wrong.
 """
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,10 @@ _MAX_LAYERS = 512
 _MAX_CONTEXT = 2**31 - 1
 _MAX_POOLING_TYPE = 4
 _EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon")
+_F32 = 0
+# I8 to F64, and Q8_1 and Q8_K, which are for activations: a product with such a matrix ends the process.
+_NO_WEIGHTS = frozenset({9, 15, 24, 25, 26, 27, 28})
+_ELEMENTWISE = re.compile(r"norm|token_types|ssm_(conv1d|a|d)\b")  # matrices that are added or multiplied by element
 _INTEGERS = frozenset(
     {
         ValueType.UINT8,
@@ -51,6 +56,7 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
             yield f"{key}: {epsilon}"
     yield from _rope(gguf)
     yield from _vocabulary(gguf)
+    yield from _tensors(gguf)
 
 
 def _integer(gguf: GGUFFile, key: str, lowest: int, highest: int) -> Iterator[str]:
@@ -98,3 +104,10 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
             yield from _integer(gguf, f"tokenizer.ggml.{role}_token_id", 0, len(tokens) - 1)
         start = "bos" if "tokenizer.ggml.bos_token_id" in gguf.fields else "cls"
         yield from _integer(gguf, f"tokenizer.ggml.{start}_token_id", 0, len(tokens) - 1)
+
+
+def _tensors(gguf: GGUFFile) -> Iterator[str]:
+    for name, tensor in gguf.tensors.items():
+        product = len(tensor.shape) > 1 and min(tensor.shape[:2]) > 1 and not _ELEMENTWISE.search(name)
+        if tensor.type in _NO_WEIGHTS or not (product or tensor.type == _F32):
+            yield f"{name}: of type {tensor.type_name}, which it does not compute with here"

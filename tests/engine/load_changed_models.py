@@ -1,6 +1,7 @@
 """Loads tiny models with one value changed each, in this process; run as a program. Prints each change first, so that
 the last line tells what ended it."""
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from engine.contract import SamplingParams
 from engine.errors import EngineError
 from model import GGUFModel
 from modelfile.errors import ModelFileError
-from modelfile.gguf import ValueType, read_gguf
+from modelfile.gguf import TENSOR_TYPES, ValueType, read_gguf
 from tests.answers import answer
 from tests.engine.tiny_models import write_tiny_model
 from tests.modelfile.tiny_gguf import Array, Spec, Tensor
@@ -20,6 +21,7 @@ NUMBERS: dict[ValueType, tuple[Any, ...]] = {
     ValueType.INT32: (0, -1),
     ValueType.FLOAT32: (0.0, -1.0, float("nan")),
 }
+TYPES = (1, 7, 9, 26)  # F16, Q5_1, Q8_1, I32
 TRANSFORMED = ("block_count", "head_count", "pooling_type", "token_id", "epsilon", "context_length", "dimension_count")
 
 
@@ -58,6 +60,12 @@ def changes(spec: Spec) -> Iterator[tuple[str, Spec]]:
             continue
         others_of = {other: t for other, t in spec.tensors.items() if other != name}
         yield f"without {name}", Spec(spec.fields, others_of)
+        for kind in TYPES:
+            layout = TENSOR_TYPES[kind]
+            if tensor.shape[0] % layout.block == 0 and kind != tensor.type:
+                content = bytes(math.prod(tensor.shape) // layout.block * layout.nbytes)
+                retyped = Tensor(tensor.shape, kind, content)
+                yield f"{name} as {layout.name}", Spec(spec.fields, {**others_of, name: retyped})
         yield (
             f"{name} transposed",
             Spec(spec.fields, {**others_of, name: Tensor(tensor.shape[::-1], tensor.type, tensor.content)}),

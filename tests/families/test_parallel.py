@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from engine.contract import SamplingParams
+from engine.errors import InvalidRequest
 from model import GGUFModel
 from tests.answers import collect
 from tests.conftest import FAMILY_FILES
@@ -27,3 +28,12 @@ def test_parallel_answers_are_those_of_each_alone(name):
     model.close()
     assert len(set(alone)) > 1
     assert together == alone
+
+
+def test_older_families_make_no_embeddings():
+    model = GGUFModel(FAMILY_FILES / "gpt2.f32.bin", model_type="gpt2", threads=1)
+    try:
+        with pytest.raises(InvalidRequest, match="no embeddings"):
+            asyncio.run(model.embed(["a"]))
+    finally:
+        model.close()

@@ -45,6 +45,22 @@ HOSTILE = [
     "{{ x.y.z }}",
     "{{ 1 | nonesuch }}",
     f"{{{{ {'(' * 5000}1{')' * 5000} }}}}",
+    "{{ [range(99999) | list] * 99999 }}",
+    *(
+        f"{{% set ns = namespace(a={start}) %}}{{% for i in range(60) %}}{{% set ns.a = {grow} %}}{{% endfor %}}{use}"
+        for start, grow, use in [
+            ("['x']", "[ns.a, ns.a]", "{{ ns.a }}"),
+            ("['x']", "[ns.a, ns.a]", "{{ ns.a | string | length }}"),
+            ("['x']", "[ns.a, ns.a]", "{{ ns.a | tojson }}"),
+            ("['x']", "[ns.a, ns.a]", "{{ ns.a == ns.a[0] }}"),
+            ("('x', 'y')", "(ns.a, ns.a)", "{{ {ns.a: 1} }}"),
+            ("{}", "{'a': ns.a, 'b': ns.a}", "{{ ns.a.values() }}"),
+            ("[1]", "dict(a=ns.a, b=ns.a)", "{{ ns.a }}"),
+            ("[1]", "(ns.a, ns.a) | list", "{{ '%s' % ns.a }}"),
+            ("[1]", "[ns.a, ns.a] | groupby(0) | list", "{{ ns.a }}"),
+        ]
+    ),
+    "{% macro f(n) %}{{ f(n - 1, varargs, varargs) if n else varargs }}{% endmacro %}{{ f(99, [1]) }}",
 ]
 
 
@@ -55,6 +71,20 @@ def test_hostile_templates_end_in_an_error(source: str) -> None:
         ChatTemplate(source).render(MESSAGES)
     assert "\n" not in str(caught.value)
     assert time.perf_counter() - start < 5
+
+
+def test_a_template_without_bounds_is_not_for_engines_without_bounds() -> None:
+    grow = (
+        "{% set ns = namespace(a=['x']) %}{% for i in range(30) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a }}"
+    )
+    assert not ChatTemplate(grow).is_harmless()
+    assert not ChatTemplate("{% if tools %}" + grow + "{% endif %}").is_harmless()
+    assert ChatTemplate("{{ raise_exception('no tools') if tools }}{{ messages[0].content }}").is_harmless()
+
+
+def test_templates_that_look_into_tools_render_without_any() -> None:
+    assert ChatTemplate("{% for tool in tools %}{{ tool.name }}{% endfor %}a").render(MESSAGES) == "a"
+    assert ChatTemplate("{% if tools is none %}none{% endif %}").render(MESSAGES) == "none"
 
 
 def test_time_is_limited_where_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
