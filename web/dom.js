@@ -1,0 +1,84 @@
+// Elements, icons and announcements. No HTML strings: what a model wrote never passes here as markup.
+
+export const byId = (id) => document.getElementById(id);
+
+/** An element with attributes (`onclick`, ... are listeners; true is an empty attribute, false and null none). */
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value != null) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child != null));
+  return node;
+}
+
+/** An icon of the sprite in index.html. */
+export function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `#i-${name}`);
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(use);
+  return svg;
+}
+
+/** A button with an icon, and a name for those who can't see it. */
+export function iconButton(label, iconName, onclick, attributes = {}) {
+  return el("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...attributes },
+    icon(iconName));
+}
+
+/** Says a text to screen readers. */
+export function announce(text) {
+  byId("announcer").textContent = text;
+}
+
+let hiding;
+
+/** A short notice at the bottom, with an action that may undo what it tells of. */
+export function toast(text, action = null, run = null) {
+  const box = byId("toast");
+  const hide = () => box.replaceChildren();
+  clearTimeout(hiding);
+  hiding = setTimeout(hide, 8000);
+  const act = () => {
+    hide();
+    run();
+  };
+  box.replaceChildren(el("div", { class: "toast" }, text,
+    action && el("button", { type: "button", class: "link-button", onclick: act }, action)));
+}
+
+/** Puts a text on the clipboard, also where the page isn't a secure context (http on another machine). */
+export async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = el("textarea", { class: "visually-hidden", "aria-hidden": "true", tabindex: "-1" });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+    button.focus();
+  }
+  announce("Copied");
+  button.replaceChildren(icon("check"));
+  setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+}
+
+/** Calls `draw` at most once a frame, however often the result is called. */
+export function oncePerFrame(draw) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      draw();
+    });
+  };
+}
