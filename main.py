@@ -18,7 +18,7 @@ from typing import NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from api import status
+from api import page, status
 from api.access import AccessMiddleware
 from api.admission import Admission
 from api.errors import install_error_handlers
@@ -44,7 +44,7 @@ model_path = ""
 
 _MODELS_DIR = Path("models")
 
-ROUTERS = tuple(module.router for module in (completions, chat, embeddings, models, tokens, status))
+ROUTERS = tuple(module.router for module in (completions, chat, embeddings, models, tokens, status, page))
 
 log = logging.getLogger("ggserve.main")
 

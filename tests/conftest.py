@@ -50,10 +50,10 @@ class Server:
 
 @contextmanager
 def serve(
-    log_dir: Path, *arguments: str, command: tuple[str, ...] = ("main.py",), **environment: str
+    log_dir: Path, *arguments: str, command: tuple[str, ...] = ("main.py",), port: int = 0, **environment: str
 ) -> Iterator[Server]:
-    """Starts `python main.py` (or `python -m ...`) on a free port, waits until it is ready, and ends it."""
-    port = free_port()
+    """Starts `python main.py` (or `python -m ...`), on a free port if none is given, waits until ready, and ends it."""
+    port = port or free_port()
     log_dir.mkdir(parents=True, exist_ok=True)
     with (log_dir / "console").open("wb") as console:
         process = subprocess.Popen(

@@ -50,8 +50,7 @@ async function request(path, options) {
 
 async function errorOf(response) {
   const body = await response.json().catch(() => null);
-  if (body?.error) return toError(body.error, response.status);
-  return Object.assign(new ServerError(`The server answered ${response.status}.`, { status: response.status }), { body });
+  return Object.assign(toError(body?.error ?? `The server answered ${response.status}.`, response.status), { body });
 }
 
 function toError(error, status) {

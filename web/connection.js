@@ -10,7 +10,6 @@ class Connection extends EventTarget {
   progress = null; // of loading, 0 to 1
   message = ""; // why it is down
   models = []; // as /v1/models lists them
-  props = {}; // llama-server's /props, where there is one
   #timer;
   #asking = false;
   #key = settings.key;
@@ -39,7 +38,7 @@ class Connection extends EventTarget {
 
   /** Whether the model takes images, as far as the server says. */
   get seesImages() {
-    const hints = [this.model?.capabilities, this.model?.modalities, this.model?.input_modalities, this.props.modalities];
+    const hints = [this.model?.capabilities, this.model?.modalities, this.model?.input_modalities];
     return hints.some((hint) =>
       Array.isArray(hint) ? hint.some((item) => ["vision", "image", "images", "multimodal"].includes(item))
         : Boolean(hint?.vision || hint?.image));
@@ -62,7 +61,6 @@ class Connection extends EventTarget {
       const health = await getJSON("health");
       if (!this.models.length || this.state !== "ready" || health.model !== this.#loaded) {
         this.models = (await getJSON("v1/models")).data ?? [];
-        this.props = await getJSON("props").catch(() => ({}));
         this.#loaded = health.model;
       }
       return { state: "ready" };

@@ -54,20 +54,22 @@ export function toast(text, action = null, run = null) {
 
 /** Puts a text on the clipboard, also where the page isn't a secure context (http on another machine). */
 export async function copy(text, button) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = el("textarea", { class: "visually-hidden", "aria-hidden": "true", tabindex: "-1" });
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-    button.focus();
-  }
+  const copied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  if (!copied && !copyOldWay(text, button)) return toast("This browser doesn't let the page copy.");
   announce("Copied");
   button.replaceChildren(icon("check"));
   setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+}
+
+function copyOldWay(text, button) {
+  const area = el("textarea", { class: "visually-hidden", "aria-hidden": "true", tabindex: "-1" });
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  button.focus();
+  return copied;
 }
 
 /** Calls `draw` at most once a frame, however often the result is called. */

@@ -13,6 +13,7 @@ const RULES = {
     "pre", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul",
   ],
   ALLOWED_ATTR: ["align", "data-language", "href", "start", "title"],
+  ADD_URI_SAFE_ATTR: ["align", "data-language", "start", "title"], // they hold no address
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,

@@ -1,0 +1,132 @@
+"""What a test does on the chat page."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+# What a run of the tests should not wait for: long answers, and chance.
+_QUICK = {"temperature": 0, "max_tokens": 24}
+ENDLESS = {"max_tokens": 400, "more": '{"ignore_eos": true}'}
+SEA = "Write one sentence about the sea."
+
+
+class Page:
+    """The chat page in a browser."""
+
+    def __init__(self, driver: webdriver.Chrome, downloads: Path) -> None:
+        self.driver = driver
+        self.downloads = downloads
+        self.keys = Keys
+
+    def open(self, url: str, place: str = "", **settings: Any) -> None:
+        """The page as one who was never here finds it, but with these settings."""
+        self.driver.get(f"{url}/web/icon.svg")  # of the page's origin, and runs nothing
+        self.driver.execute_script(
+            "localStorage.setItem('ggserve.settings', arguments[0]); localStorage.removeItem('ggserve.notebook')",
+            json.dumps({**_QUICK, **settings}),
+        )
+        self.driver.execute_async_script(
+            """const done = arguments[0], gone = indexedDB.deleteDatabase("ggserve");
+            gone.onsuccess = gone.onerror = () => done()"""
+        )
+        self.driver.get(f"{url}/{place}")
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        self.until(lambda: self.text("#model-name") and not self.shown("#connection"))
+
+    def all(self, css: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def one(self, css: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def shown(self, css: str) -> bool:
+        return any(element.is_displayed() for element in self.all(css))
+
+    def click(self, css: str) -> None:
+        """As a script clicks: buttons that show up under the mouse only can be clicked too."""
+        self.js("document.querySelector(arguments[0]).click()", css)
+
+    def text(self, css: str) -> str:
+        return str(self.js("return document.querySelector(arguments[0])?.textContent ?? ''", css))
+
+    def texts(self, css: str) -> list[str]:
+        return list(self.js("return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)", css))
+
+    def js(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def press(self, *keys: str) -> None:
+        """Keys for whatever has the focus."""
+        self.driver.switch_to.active_element.send_keys(*keys)
+
+    def until(self, done: Callable[[], Any], seconds: float = 20) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (result := done()):
+            assert time.monotonic() < deadline, f"did not come true; the page shows: {self.text('#main')}"
+            time.sleep(0.03)
+        return result
+
+    def write(self, text: str) -> None:
+        self.one("#message").send_keys(text, Keys.ENTER)
+
+    def ask(self, text: str) -> str:
+        """Sends a message; returns the whole answer."""
+        before = len(self.all(".message"))
+        self.write(text)
+        self.until(lambda: len(self.all(".message")) == before + 2)
+        return self.answer()
+
+    def answer(self) -> str:
+        """The last answer, once it is complete."""
+        self.until(lambda: self.shown(".assistant.last:not(.running) .foot"))
+        return self.text(".assistant.last .body")
+
+    def import_chats(self, tmp_path: Path, *chats: dict[str, Any]) -> None:
+        file = tmp_path / "chats.json"
+        file.write_text(json.dumps({"format": "ggserve-chats", "version": 1, "chats": chats}))
+        self.one("#import-file").send_keys(str(file))
+        self.until(lambda: "imported" in self.text("#toast"))
+
+    def stored(self) -> list[dict[str, Any]]:
+        """What IndexedDB holds."""
+        return list(
+            self.driver.execute_async_script(
+                """const done = arguments[0], opening = indexedDB.open("ggserve");
+                opening.onsuccess = () => {
+                  const all = opening.result.transaction("chats").objectStore("chats").getAll();
+                  all.onsuccess = () => { opening.result.close(); done(all.result) };
+                }"""
+            )
+        )
+
+    def requests(self) -> list[str]:
+        """The addresses that were asked for since the last call."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+    def problems(self) -> list[str]:
+        """What the browser's console has to complain of since the last call."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+def chat_of(*contents: str) -> dict[str, Any]:
+    """A chat, as an export has it."""
+    roles = ["user", "assistant"] * len(contents)
+    messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
+    return {
+        "id": "0123456789abcdef",
+        "title": contents[0],
+        "created": 1,
+        "updated": 1,
+        "system": "",
+        "messages": messages,
+    }
