@@ -111,7 +111,7 @@ def test_plain_text_is_for_one_prompt(server):
 def test_request_ids_stand_in_the_log_and_prompts_do_not(server):
     response = httpx.post(
         f"{server.url}/v1/completions",
-        json={"prompt": "My secret is 4711", "max_tokens": 3, "ignore_eos": True},
+        json={"prompt": "My secret is swordfish", "max_tokens": 3, "ignore_eos": True},
         headers={"x-request-id": "my-own-id"},
     )
     assert response.headers["x-request-id"] == "my-own-id"
@@ -119,7 +119,7 @@ def test_request_ids_stand_in_the_log_and_prompts_do_not(server):
     assert "POST /v1/completions 200" in line
     assert "3 out" in line
     assert "tokens/s" in line
-    assert "4711" not in server.log() + server.log("model.log")
+    assert "swordfish" not in server.log() + server.log("model.log")
 
 
 def test_a_request_id_cannot_forge_log_lines(server):
