@@ -32,20 +32,22 @@ class RequestRecord:
         self.status = 499  # as nginx says it: the client left before an answer
 
     async def watch(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        """The same deltas, counted. A request may have several answers."""
-        last: Delta | None = None
+        """The same deltas, counted. A request may have several such streams."""
+        first: Delta | None = None
+        tokens_out: dict[int, int] = {}
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
                     if self._first is None:
                         self._first = time.perf_counter()
-                    last = delta
+                    first = first or delta
+                    tokens_out[delta.index] = delta.completion_tokens
                     yield delta
         finally:
-            if last:
-                self._tokens_in += last.prompt_tokens
-                self._tokens_cached += last.cached_tokens
-                self._tokens_out += last.completion_tokens
+            if first:
+                self._tokens_in += first.prompt_tokens
+                self._tokens_cached += first.cached_tokens
+                self._tokens_out += sum(tokens_out.values())
 
     def line(self) -> str:
         now = time.perf_counter()

@@ -1,7 +1,7 @@
 """Deltas to HTTP: server-sent events, errors on the way, and clients that leave."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -12,7 +12,6 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
 from api.errors import api_error
-from engine.contract import Delta
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -70,39 +69,6 @@ async def started(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, Non
     return all_items()
 
 
-async def merged(
-    streams: Sequence[AsyncGenerator[Delta, None]], at_once: int
-) -> AsyncGenerator[tuple[int, Delta], None]:
-    """The deltas of several answers as they come, with the index of each; at most `at_once` answers run."""
-    items: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
-    free = asyncio.Semaphore(at_once)
-
-    async def pump(index: int, deltas: AsyncGenerator[Delta, None]) -> None:
-        async with free, aclosing(deltas):
-            try:
-                async for delta in deltas:
-                    items.put_nowait((index, delta))
-                items.put_nowait(None)
-            except Exception as error:
-                items.put_nowait(error)
-
-    tasks = [asyncio.ensure_future(pump(index, deltas)) for index, deltas in enumerate(streams)]
-    try:
-        running = len(tasks)
-        while running:
-            item = await items.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of `work`, which is cancelled when the client leaves (ClientDisconnect)."""
 
@@ -120,19 +86,6 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     finally:
         working.cancel()
         leaving.cancel()
-
-
-def usage(lasts: Iterable[Delta]) -> dict[str, Any]:
-    """OpenAI's usage object, from the last delta of each choice."""
-    lasts = list(lasts)
-    prompt_tokens = sum(last.prompt_tokens for last in lasts)
-    completion_tokens = sum(last.completion_tokens for last in lasts)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(last.cached_tokens for last in lasts)},
-    }
 
 
 def json_response(payload: dict[str, Any]) -> Response:

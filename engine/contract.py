@@ -39,7 +39,7 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens; one meaning for all engines.
+    """How many answers, and how to choose their tokens; one meaning for all engines.
 
     Order: penalties and bias, temperature, top_k, top_p, min_p, draw. `presence_penalty` and
     `frequency_penalty` count the tokens sampled so far (OpenAI's definition), `repetition_penalty` divides or
@@ -59,6 +59,9 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     grammar: Grammar | None = None  # what the answer is held to; needs Feature "grammar"
+    n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i
+    logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without
+    prompt_logprobs: bool = False  # the prompt's tokens too; needs `logprobs`
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +84,31 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token, and how likely the model took it to be: before temperature, penalties, bias and grammar."""
+
+    id: int
+    bytes: bytes  # what it adds to the text; of a control token, which adds nothing, how the file spells it
+    logprob: float | None  # natural logarithm; None: nothing comes before it
+    top: tuple["ScoredToken", ...] = ()  # the likeliest in its place, as many as were asked for, the likeliest first
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of an answer. Counts are totals up to and including this piece."""
+    """A piece of an answer. Counts are totals of that answer, up to and including this piece."""
 
     text: str
     prompt_tokens: int
     cached_tokens: int  # prompt tokens that were already in the KV cache
     completion_tokens: int
-    finish_reason: FinishReason | None = None  # set on the last delta
+    finish_reason: FinishReason | None = None  # set on the answer's last delta
     reasoning: str = ""  # what the model thinks before it answers, where the engine tells it apart
     tool_calls: tuple[ToolCallDelta, ...] = ()
     stop_sequence: str | None = None  # on the last delta: which of `SamplingParams.stop` was met
+    index: int = 0  # which of `SamplingParams.n` answers goes on
+    tokens: tuple[ScoredToken, ...] = ()  # those that begin in this piece, and a token that ends the answer
+    prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
 
 
 @dataclass(frozen=True, slots=True)

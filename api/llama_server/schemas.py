@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.openai.schemas import Message, TokenId
+from api.openai.schemas.generation import TokenId
+from api.openai.schemas.messages import Message
 
 
 class TokenizeRequest(BaseModel):

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -10,9 +10,11 @@ from fastapi import APIRouter, Request, Response
 
 from api.access import RequestRecord
 from api.admission import GeneratingRoute
+from api.answers import Answers, Choice
 from api.dependencies import Generator, Record, require
-from api.openai.schemas import ChatRequest
-from api.streaming import EventStream, event, guarded, json_response, started, usage, while_connected
+from api.openai.objects import chat_logprobs, usage_object
+from api.openai.schemas.chat import ChatRequest
+from api.streaming import EventStream, event, guarded, json_response, started, while_connected
 from engine.contract import Delta, ToolCallDelta
 from model import GGUFModel
 
@@ -38,7 +40,9 @@ async def _answer(
     for field, feature in body.needs():
         require(model, feature, field)
     messages = [message.template_message() for message in body.messages]
-    deltas = record.watch(model.chat(messages, body.sampling_params(), tools=body.called_tools))
+    params = body.sampling_params()
+    answers = Answers([record.watch(model.chat(messages, params, tools=body.called_tools))], n=params.n)
+    scored = params.logprobs is not None
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk" if stream else "chat.completion",
@@ -46,56 +50,65 @@ async def _answer(
         "model": model.name,
     }
     if stream:
-        running = await while_connected(request, started(deltas))
-        return EventStream(guarded(_events(running, head, include_usage=body.include_usage)))
-    message, last = await while_connected(request, _collected(deltas))
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": last.finish_reason}
-    return json_response({**head, "choices": [choice], "usage": usage([last])})
+        pieces = await while_connected(request, started(answers.streamed()))
+        return EventStream(guarded(_events(pieces, answers, head, scored, include_usage=body.include_usage)))
+    choices = await while_connected(request, answers.collected())
+    usage = usage_object(answers.usage)
+    return json_response({**head, "choices": [_whole(choice, scored) for choice in choices], "usage": usage})
 
 
-async def _collected(deltas: AsyncGenerator[Delta, None]) -> tuple[dict[str, Any], Delta]:
-    """The whole message and the last delta."""
-    texts, thoughts = [], []
-    calls: dict[int, dict[str, Any]] = {}
-    async with aclosing(deltas):
-        async for delta in deltas:
-            texts.append(delta.text)
-            thoughts.append(delta.reasoning)
-            for piece in delta.tool_calls:
-                call = calls.setdefault(
-                    piece.index, {"id": piece.id, "type": "function", "function": {"arguments": ""}}
-                )
-                call["function"] |= {"name": piece.name} if piece.name else {}
-                call["function"]["arguments"] += piece.arguments
-    text, thought = "".join(texts), "".join(thoughts)
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if thought:
-        message["reasoning_content"] = thought
-    if calls:
-        message |= {"content": text or None, "tool_calls": [calls[index] for index in sorted(calls)]}
-    return message, delta
+def _whole(choice: Choice, scored: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.reasoning:
+        message["reasoning_content"] = choice.reasoning
+    if choice.calls:
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in choice.calls
+        ]
+        message |= {"content": choice.text or None, "tool_calls": calls}
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": chat_logprobs(choice.tokens) if scored else None,
+        "finish_reason": choice.finish_reason,
+    }
 
 
 async def _events(
-    deltas: AsyncGenerator[Delta, None], head: dict[str, Any], *, include_usage: bool
+    pieces: AsyncGenerator[tuple[Choice, Delta], None],
+    answers: Answers,
+    head: dict[str, Any],
+    scored: bool,
+    *,
+    include_usage: bool,
 ) -> AsyncGenerator[bytes, None]:
-    def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def chunk(index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return event({**head, "choices": [choice], **usage_field})
 
     usage_field = {"usage": None} if include_usage else {}
-    yield chunk({"role": "assistant", "content": ""})
-    async with aclosing(deltas):
-        async for delta in deltas:
-            if delta.reasoning:
-                yield chunk({"reasoning_content": delta.reasoning})
-            if delta.text:
-                yield chunk({"content": delta.text})
-            if delta.tool_calls:
-                yield chunk({"tool_calls": [_call_chunk(call) for call in delta.tool_calls]})
-    yield chunk({}, delta.finish_reason)
+    for choice in answers.choices:
+        yield chunk(choice.index, {"role": "assistant", "content": ""})
+    async with aclosing(pieces):
+        async for choice, delta in pieces:
+            logprobs = chat_logprobs(delta.tokens) if scored else None
+            for part in _parts(delta):
+                yield chunk(choice.index, part, logprobs)
+                logprobs = None
+            if delta.finish_reason:
+                yield chunk(choice.index, {}, finish_reason=delta.finish_reason)
     if include_usage:
-        yield event({**head, "choices": [], "usage": usage([delta])})
+        yield event({**head, "choices": [], "usage": usage_object(answers.usage)})
+
+
+def _parts(delta: Delta) -> Iterator[dict[str, Any]]:
+    if delta.text:
+        yield {"content": delta.text}
+    if delta.reasoning:
+        yield {"reasoning_content": delta.reasoning}
+    if delta.tool_calls:
+        yield {"tool_calls": [_call_chunk(call) for call in delta.tool_calls]}
 
 
 def _call_chunk(call: ToolCallDelta) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from api.admission import GeneratingRoute
 from api.dependencies import Generator, require
 from api.errors import APIError
-from api.openai.schemas import EmbeddingsRequest
+from api.openai.schemas.embeddings import EmbeddingsRequest
 from api.streaming import json_response, while_connected
 from engine.contract import Embedding
 

@@ -2,66 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import orjson
 import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from api.streaming import event, guarded, merged, started, while_connected
-from engine.contract import Delta
+from api.streaming import event, guarded, started, while_connected
 from engine.errors import GenerationError
-
-
-def delta(text: str, reason: Any = None) -> Delta:
-    return Delta(text, 1, 0, 1, reason)
-
-
-class Stream:
-    """Deltas of some texts, and whether it was closed."""
-
-    def __init__(self, *texts: str, error: Exception | None = None) -> None:
-        self.texts, self.error = texts, error
-        self.begun = self.closed = False
-
-    async def deltas(self) -> AsyncGenerator[Delta, None]:
-        self.begun = True
-        try:
-            for text in self.texts:
-                await asyncio.sleep(0)
-                yield delta(text)
-            if self.error:
-                raise self.error
-        finally:
-            self.closed = True
-
-
-def test_merged_keeps_the_order_within_each_answer_and_runs_no_more_than_it_may() -> None:
-    streams = [Stream(*(f"{index}{piece}" for piece in "abc")) for index in range(5)]
-    running: list[int] = []
-
-    async def collect() -> dict[int, str]:
-        texts: dict[int, str] = {}
-        async for index, piece in merged([stream.deltas() for stream in streams], at_once=2):
-            running.append(sum(stream.begun and not stream.closed for stream in streams))
-            texts[index] = texts.get(index, "") + piece.text
-        return texts
-
-    assert asyncio.run(collect()) == {index: f"{index}a{index}b{index}c" for index in range(5)}
-    assert max(running) <= 2
-
-
-def test_merged_ends_all_with_the_first_error() -> None:
-    streams = [Stream(*"abcdef"), Stream("a", error=GenerationError("no more"))]
-
-    async def collect() -> None:
-        async for _ in merged([stream.deltas() for stream in streams], at_once=2):
-            pass
-
-    with pytest.raises(GenerationError, match="no more"):
-        asyncio.run(collect())
-    assert all(stream.closed for stream in streams)
+from tests.api.streams import Stream
 
 
 def test_an_error_on_the_way_is_an_event_before_the_end() -> None:

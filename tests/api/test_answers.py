@@ -1,0 +1,89 @@
+"""Streams of deltas become indexed choices: side by side, of several answers, the best of them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from api.answers import Answers, Call, Choice, merged
+from engine.contract import Delta, ToolCallDelta
+from engine.errors import GenerationError
+from tests.api.streams import Stream, delta, score
+
+
+def test_merged_keeps_the_order_within_each_answer_and_runs_no_more_than_it_may() -> None:
+    streams = [Stream(*(f"{index}{piece}" for piece in "abc")) for index in range(5)]
+    running: list[int] = []
+
+    async def collect() -> dict[int, str]:
+        texts: dict[int, str] = {}
+        async for index, piece in merged([stream.deltas() for stream in streams], at_once=2):
+            running.append(sum(stream.begun and not stream.closed for stream in streams))
+            texts[index] = texts.get(index, "") + piece.text
+        return texts
+
+    assert asyncio.run(collect()) == {index: f"{index}a{index}b{index}c" for index in range(5)}
+    assert max(running) <= 2
+
+
+def test_merged_ends_all_with_the_first_error() -> None:
+    streams = [Stream(*"abcdef"), Stream("a", error=GenerationError("no more"))]
+
+    async def collect() -> None:
+        async for _ in merged([stream.deltas() for stream in streams], at_once=2):
+            pass
+
+    with pytest.raises(GenerationError, match="no more"):
+        asyncio.run(collect())
+    assert all(stream.closed for stream in streams)
+
+
+async def of(*deltas: Delta) -> AsyncGenerator[Delta, None]:
+    for item in deltas:
+        yield item
+
+
+def two_answers(prompt: str) -> AsyncGenerator[Delta, None]:
+    """Two answers that come in turns; the second is the likelier."""
+    return of(
+        delta("a", tokens=(score("a", -3.0),), prompt=(score(prompt),)),
+        delta("x", index=1, tokens=(score("x", -1.0),)),
+        delta("b", "stop", tokens=(score("b", -1.0),)),
+        delta("yz", "length", index=1, tokens=(score("y", -1.0), score("z", -1.0))),
+    )
+
+
+def test_each_delta_goes_into_its_choice_by_prompt_and_answer() -> None:
+    answers = Answers([two_answers("p"), two_answers("q")], n=2, at_once=1)
+
+    async def collect() -> list[tuple[int, str]]:
+        return [(choice.index, piece.text) async for choice, piece in answers.streamed()]
+
+    assert asyncio.run(collect()) == [(0, "a"), (1, "x"), (0, "b"), (1, "yz"), (2, "a"), (3, "x"), (2, "b"), (3, "yz")]
+    assert [choice.text for choice in answers.choices] == ["ab", "xyz", "ab", "xyz"]
+    assert [choice.finish_reason for choice in answers.choices] == ["stop", "length"] * 2
+    assert [choice.prompt[0].bytes for choice in answers.choices] == [b"p", b"p", b"q", b"q"]
+
+
+def test_a_prompt_counts_once_and_every_answer_counts() -> None:
+    answers = Answers([two_answers("p"), two_answers("q")], n=2, at_once=2)
+    asyncio.run(answers.collected(best=1))
+    assert (answers.usage.prompt_tokens, answers.usage.cached_tokens) == (10, 4)
+    assert answers.usage.completion_tokens == sum(choice.completion_tokens for choice in answers.choices) == 6
+
+
+def test_the_best_are_the_likeliest_of_each_prompt_and_counted_anew() -> None:
+    answers = Answers([two_answers("p"), two_answers("q")], n=2)
+    best = asyncio.run(answers.collected(best=1))
+    assert [(choice.index, choice.text) for choice in best] == [(0, "xyz"), (1, "xyz")]
+
+
+def test_calls_come_together_from_their_pieces() -> None:
+    choice = Choice(0)
+    for pieces in (
+        (ToolCallDelta(0, "", "id0", "f"),),
+        (ToolCallDelta(0, '{"a'), ToolCallDelta(1, "{", "id1", "g")),
+        (ToolCallDelta(0, '": 1}'), ToolCallDelta(1, "}")),
+    ):
+        choice.add(delta(tool_calls=pieces))
+    assert choice.calls == [Call("id0", "f", '{"a": 1}'), Call("id1", "g", "{}")]
