@@ -21,6 +21,8 @@ from fastapi import FastAPI
 from api import page, status
 from api.access import AccessMiddleware
 from api.admission import Admission
+from api.anthropic import messages
+from api.anthropic.errors import anthropic_envelope
 from api.errors import install_error_handlers
 from api.llama_server import tokens
 from api.openai import chat, completions, embeddings, models
@@ -44,7 +46,8 @@ model_path = ""
 
 _MODELS_DIR = Path("models")
 
-ROUTERS = tuple(module.router for module in (completions, chat, embeddings, models, tokens, status, page))
+ROUTERS = tuple(module.router for module in (completions, chat, embeddings, models, messages, tokens, status, page))
+ENVELOPES = {"/v1/messages": anthropic_envelope}  # by how paths begin, errors of dialects that are not OpenAI's
 
 log = logging.getLogger("ggserve.main")
 
@@ -118,7 +121,7 @@ app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", li
 app.add_middleware(AccessMiddleware)
 for router in ROUTERS:
     app.include_router(router)
-install_error_handlers(app)
+install_error_handlers(app, ENVELOPES)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from api.errors import api_error, model_loading
+from api.errors import error_response, model_loading
 from engine.contract import Occupancy
 from engine.errors import QueueFull
 
@@ -33,7 +33,7 @@ class GeneratingRoute(APIRoute):
         admission: Admission = state.admission
         refusal = admission.refusal(state.model.occupancy) if state.model else model_loading()
         if refusal:
-            await api_error(refusal).response()(scope, receive, send)
+            await error_response(refusal, scope)(scope, receive, send)
             return
         counted = False
 

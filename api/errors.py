@@ -1,7 +1,7 @@
-"""Every error as OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+"""Every error as OpenAI's error object, `{"error": {"message", "type", "param", "code"}}`, or as a dialect words it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from engine.errors import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
 from prompt.errors import TemplateError
@@ -31,12 +32,32 @@ class APIError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.type = type
+        self.param = param
+        self.code = code
         self.headers = headers
-        self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
 
-    def response(self) -> Response:
-        headers = dict(self.headers or {})
-        return Response(orjson.dumps(self.body), self.status, headers, media_type="application/json")
+    @property
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+
+
+Envelope = Callable[[APIError], dict[str, Any]]  # an error as a dialect's JSON
+
+
+def openai_envelope(error: APIError) -> dict[str, Any]:
+    """OpenAI's, which all paths have that no dialect claims."""
+    return error.body
+
+
+def error_response(error: Exception, scope: Scope) -> Response:
+    """The answer to a request that failed, as its path's dialect words it."""
+    answer = api_error(error)
+    envelopes: Mapping[str, Envelope] = getattr(scope["app"].state, "envelopes", {})
+    envelope = next((wrap for path, wrap in envelopes.items() if scope["path"].startswith(path)), openai_envelope)
+    headers = dict(answer.headers or {})
+    return Response(orjson.dumps(envelope(answer)), answer.status, headers, media_type="application/json")
 
 
 def api_error(error: Exception) -> APIError:
@@ -81,12 +102,13 @@ def _validation_error(error: RequestValidationError) -> APIError:
     return APIError(400, f"{param}: {message}" if param else message, param=param, code=first["type"])
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Turns every exception into an error object."""
+def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | None = None) -> None:
+    """Turns every exception into an error object. `envelopes`: by how paths begin, the dialects with their own."""
+    app.state.envelopes = envelopes or {}
 
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _validation_error(error).response()
+        return error_response(_validation_error(error), request.scope)
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -95,7 +117,7 @@ def install_error_handlers(app: FastAPI) -> None:
             405: (f"{request.url.path} does not take {request.method}.", "method_not_allowed"),
             413: (error.detail, "request_too_large"),
         }.get(error.status_code, (error.detail, None))
-        return APIError(error.status_code, message, code=code, headers=error.headers).response()
+        return error_response(APIError(error.status_code, message, code=code, headers=error.headers), request.scope)
 
     async def on_left(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # as nginx says it; nobody reads it
@@ -104,7 +126,7 @@ def install_error_handlers(app: FastAPI) -> None:
         answer = api_error(error)
         if answer.status == 500 and not isinstance(error, EngineError):
             log.error("%s failed", request.state.record.id, exc_info=error)
-        response = answer.response()
+        response = error_response(answer, request.scope)
         response.headers["x-request-id"] = request.state.record.id
         return response
 

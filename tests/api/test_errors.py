@@ -1,8 +1,10 @@
 """Each error from below has one status, type and code."""
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
-from api.errors import APIError, api_error
+from api.errors import APIError, api_error, install_error_handlers
 from engine.errors import (
     ContextOverflow,
     EngineClosed,
@@ -31,6 +33,14 @@ def test_status_type_and_code(error: Exception, status: int, kind: str, code: st
     answer = api_error(error)
     assert (answer.status, answer.body["error"]["type"], answer.body["error"]["code"]) == (status, kind, code)
     assert str(error) in answer.body["error"]["message"]
+
+
+def test_a_dialect_words_the_errors_of_its_own_paths() -> None:
+    app = FastAPI()
+    install_error_handlers(app, {"/other": lambda error: {"oops": str(error), "status": error.status}})
+    with TestClient(app) as client:
+        assert client.get("/other/x").json() == {"oops": "Unknown path: GET /other/x", "status": 404}
+        assert client.get("/x").json()["error"]["code"] == "unknown_url"
 
 
 def test_an_api_error_stays_as_it_is() -> None:

@@ -1,0 +1,41 @@
+"""`POST /v1/messages`, the assistant's next message, whole or streamed, and `/v1/messages/count_tokens`."""
+
+from fastapi import APIRouter, Request, Response
+
+from api.admission import GeneratingRoute
+from api.anthropic.answer import MessageAnswer
+from api.anthropic.conversation import conversation
+from api.anthropic.schemas import MessagesRequest, PromptRequest
+from api.blocks import typed_events, whole
+from api.dependencies import Generator, Record, require
+from api.streaming import EventStream, json_response, started, while_connected
+
+router = APIRouter(route_class=GeneratingRoute, tags=["messages"])
+
+
+@router.post("/v1/messages")
+async def messages(body: MessagesRequest, request: Request, model: Generator, record: Record) -> Response:
+    """The assistant's next message, whole or streamed."""
+    require(model, "generation", "model")
+    if body.called_tools:
+        require(model, "tools", "tools")
+    if body.output_format:
+        require(model, "grammar", "output_config.format")
+    chat, begun = conversation(body)
+    deltas = record.watch(model.chat(chat, body.sampling_params(), tools=body.called_tools, begun=begun))
+    answer = MessageAnswer(body, model.name)
+    if body.stream:
+        running = await while_connected(request, started(deltas))
+        return EventStream(typed_events(running, answer))
+    await while_connected(request, whole(deltas, answer))
+    return json_response(answer.message)
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(body: PromptRequest, model: Generator) -> dict[str, int]:
+    """The tokens of the prompt that the same fields make in `/v1/messages`."""
+    require(model, "generation", "model")
+    if body.called_tools:
+        require(model, "tools", "tools")
+    chat, begun = conversation(body)
+    return {"input_tokens": await model.count_chat(chat, tools=body.called_tools, begun=begun)}

@@ -1,0 +1,234 @@
+"""Anthropic's request bodies, validated. Unknown fields are ignored, `cache_control` among them."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from engine.contract import SamplingParams, Tools
+from engine.grammar import schema_grammar
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+
+def _as_blocks(content: Any) -> Any:
+    """A text is short for one text block; one form keeps the places that errors name short too."""
+    if content is None or isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    if not isinstance(content, list):
+        raise ValueError("must be a text or a list of content blocks")
+    return content
+
+
+def _writable(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        orjson.dumps(value)
+    except TypeError as error:  # half a character, a number without end, hundreds of levels
+        raise ValueError(f"cannot be written as JSON: {error}") from error
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_writable)]
+
+
+class TextBlock(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(Strict):
+    type: Literal["thinking"]
+    thinking: str
+
+
+class RedactedThinkingBlock(Strict):
+    type: Literal["redacted_thinking"]
+
+
+class ImageBlock(Strict):
+    type: Literal["image"]
+
+    @model_validator(mode="after")
+    def _refused(self) -> "ImageBlock":
+        raise ValueError("images are not supported, only text")
+
+
+class SearchResultBlock(Strict):
+    type: Literal["search_result"]
+    title: str
+    source: str
+    content: list[TextBlock]
+
+    @property
+    def text(self) -> str:
+        return "\n".join((self.title, self.source, *(block.text for block in self.content)))
+
+
+class PlainTextSource(Strict):
+    type: Literal["text"]
+    data: str
+
+
+class DocumentBlock(Strict):
+    type: Literal["document"]
+    source: PlainTextSource
+    title: str | None = None
+    context: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part for part in (self.title, self.context, self.source.data) if part)
+
+
+ResultBlock = Annotated[TextBlock | SearchResultBlock | DocumentBlock | ImageBlock, Field(discriminator="type")]
+
+
+class ToolUseBlock(Strict):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: JsonObject
+
+
+class ToolResultBlock(Strict):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: Annotated[list[ResultBlock], BeforeValidator(_as_blocks)] = []
+    is_error: bool = False
+
+
+Block = Annotated[
+    TextBlock
+    | ThinkingBlock
+    | RedactedThinkingBlock
+    | ImageBlock
+    | DocumentBlock
+    | SearchResultBlock
+    | ToolUseBlock
+    | ToolResultBlock,
+    Field(discriminator="type"),
+]
+Role = Literal["user", "assistant", "system", "ctx", "msg"]
+
+
+class Message(Strict):
+    """One turn. Claude Code sends roles besides `user` and `assistant`."""
+
+    role: Role
+    content: Annotated[list[Block], BeforeValidator(_as_blocks)]
+
+
+class Tool(Strict):
+    """A tool of the client's. Anthropic's own (`web_search_...`) have a type and no schema, and are left out."""
+
+    type: str | None = None
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    description: str | None = None
+    input_schema: JsonObject | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> "Tool":
+        if self.is_custom and self.input_schema is None:
+            raise ValueError("input_schema is missing")
+        return self
+
+    @property
+    def is_custom(self) -> bool:
+        return self.type in (None, "custom")
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """As OpenAI's tool object."""
+        described = {} if self.description is None else {"description": self.description}
+        return {"type": "function", "function": {"name": self.name, **described, "parameters": self.input_schema}}
+
+
+class ToolChoice(Strict):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class Thinking(Strict):
+    type: Literal["enabled", "adaptive", "between_tools", "disabled"]
+    budget_tokens: int | None = None
+
+
+class OutputFormat(Strict):
+    type: Literal["json_schema"]
+    definition: JsonObject = Field(alias="schema")
+
+
+class OutputConfig(Strict):
+    effort: str | None = None
+    format: OutputFormat | None = None
+
+
+class PromptRequest(Strict):
+    """`POST /v1/messages/count_tokens`, and what `/v1/messages` has in common with it."""
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)]
+    system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] = []
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+
+    @model_validator(mode="after")
+    def _tool_exists(self) -> "PromptRequest":
+        names = [tool.name for tool in self.tools or () if tool.is_custom]
+        if choice := self.tool_choice:
+            if choice.type == "tool" and choice.name not in names:
+                raise ValueError(f"tool_choice names {choice.name!r}, which is not among the tools")
+            if choice.type == "any" and not names:
+                raise ValueError("tool_choice is 'any', but there are no tools")
+        return self
+
+    @property
+    def called_tools(self) -> Tools | None:
+        """What the answer may call."""
+        choice = self.tool_choice or ToolChoice(type="auto")
+        functions = tuple(
+            tool.function
+            for tool in self.tools or ()
+            if tool.is_custom and (choice.type != "tool" or tool.name == choice.name)
+        )
+        if not functions or choice.type == "none":
+            return None
+        return Tools(
+            functions,
+            required=choice.type in ("any", "tool"),
+            parallel=not choice.disable_parallel_tool_use and choice.type != "tool",
+        )
+
+
+class MessagesRequest(PromptRequest):
+    """`POST /v1/messages`."""
+
+    max_tokens: int = Field(ge=0)
+    stop_sequences: list[str] | None = Field(None, max_length=16)
+    stream: bool | None = None
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=0)
+    metadata: dict[str, Any] | None = None
+
+    @property
+    def output_format(self) -> OutputFormat | None:
+        return self.output_config.format if self.output_config else None
+
+    def sampling_params(self) -> SamplingParams:
+        """The parameters given, and defaults for the rest."""
+        given: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "stop": tuple(self.stop_sequences or ()),
+            "grammar": schema_grammar(self.output_format.definition) if self.output_format else None,
+        }
+        return SamplingParams(
+            max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}
+        )
