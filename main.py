@@ -25,6 +25,7 @@ from api.anthropic import messages
 from api.anthropic.errors import anthropic_envelope
 from api.errors import install_error_handlers
 from api.llama_server import tokens
+from api.metrics import Metrics
 from api.openai import chat, completions, embeddings, models
 from engine.errors import EngineError
 from engine.native_process import give_back_memory, send_c_stderr
@@ -78,7 +79,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Listens at once, loads the model in a thread, serves, closes it."""
     try:
         settings = getattr(app.state, "settings", None) or load_settings()
-        configure_logs(settings.log_dir, settings.log_level)
+        configure_logs(settings.log_dir, settings.log_level, settings.log_format)
     except (SettingsError, OSError) as error:
         fail(error)
     state, loop = app.state, asyncio.get_running_loop()
@@ -118,7 +119,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
-app.add_middleware(AccessMiddleware)
+app.state.metrics = Metrics(lambda: getattr(app.state, "model", None))
+app.add_middleware(AccessMiddleware, metrics=app.state.metrics)
 for router in ROUTERS:
     app.include_router(router)
 install_error_handlers(app, ENVELOPES)

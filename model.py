@@ -6,6 +6,7 @@ Usable without HTTP; the API talks to nothing else.
 import asyncio
 import dataclasses
 import logging
+import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -46,7 +47,9 @@ class GGUFModel:
         for suffix in _SUFFIXES:
             self.name = self.name.removesuffix(suffix)
         self._log_prompts = log_prompts
+        started = time.perf_counter()
         self._loaded = loaded = load(self.path, LoadOptions(**options), report)
+        self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec
 

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
     log_dir: Path = Field(Path("applogs"), description="folder of main.log and model.log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much to log")
+    log_format: Literal["text", "json"] = Field("text", description="lines of the log files: text, or JSON objects")
     log_prompts: bool = Field(False, description="log prompts and answers too")
 
 

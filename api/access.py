@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.metrics import Metrics
 from engine.contract import Delta
 
 log = logging.getLogger("ggserve.main")
@@ -23,9 +24,10 @@ _CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 class RequestRecord:
     """What the log says about one request."""
 
-    def __init__(self, request_id: str, method: str, path: str) -> None:
+    def __init__(self, request_id: str, method: str, path: str, metrics: Metrics) -> None:
         self.id = request_id
-        self._what = f"{method} {path}"
+        self._method, self._path = method, path
+        self._metrics = metrics
         self._started = time.perf_counter()
         self._first: float | None = None
         self._tokens_in = self._tokens_cached = self._tokens_out = 0
@@ -34,39 +36,65 @@ class RequestRecord:
     async def watch(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """The same deltas, counted. A request may have several such streams."""
         first: Delta | None = None
-        tokens_out: dict[int, int] = {}
+        tokens_out: dict[int, int] = {}  # of each answer
+        came: dict[int, float] = {}
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
+                    now, index = time.perf_counter(), delta.index
                     if self._first is None:
-                        self._first = time.perf_counter()
+                        self._first = now
+                        self._metrics.first(now - self._started)
                     first = first or delta
-                    tokens_out[delta.index] = delta.completion_tokens
+                    if index in came:
+                        self._metrics.tokens(delta.completion_tokens - tokens_out[index], now - came[index])
+                    tokens_out[index], came[index] = delta.completion_tokens, now
+                    self._metrics.live[deltas] = first.prompt_tokens + sum(tokens_out.values())
                     yield delta
         finally:
+            self._metrics.live.pop(deltas, None)
             if first:
+                generated = sum(tokens_out.values())
                 self._tokens_in += first.prompt_tokens
                 self._tokens_cached += first.cached_tokens
-                self._tokens_out += sum(tokens_out.values())
+                self._tokens_out += generated
+                self._metrics.ended(first, generated)
 
-    def line(self) -> str:
-        now = time.perf_counter()
-        line = f"{self.id} {self._what} {self.status} {now - self._started:.3f} s"
+    def end(self, route: str | None) -> None:
+        """The request has ended, at a route or at none: a line in the log, and the metrics."""
+        seconds = time.perf_counter() - self._started
+        self._metrics.request(self._method, route or "", self.status, None if self._first is None else seconds)
+        facts: dict[str, str | int | float] = {
+            "id": self.id,
+            "method": self._method,
+            "path": self._path,
+            "status": self.status,
+            "seconds": round(seconds, 3),
+        }
+        line = f"{self.id} {self._method} {self._path} {self.status} {seconds:.3f} s"
         if self._first is not None:
+            first = self._first - self._started
+            facts |= {
+                "tokens_in": self._tokens_in,
+                "tokens_cached": self._tokens_cached,
+                "tokens_out": self._tokens_out,
+                "first_token_seconds": round(first, 3),
+            }
             line += (
                 f", {self._tokens_in} tokens in ({self._tokens_cached} cached), {self._tokens_out} out, "
-                f"first after {self._first - self._started:.3f} s"
+                f"first after {first:.3f} s"
             )
             if self._tokens_out > 1:
-                line += f", {(self._tokens_out - 1) / max(now - self._first, 1e-9):.1f} tokens/s"
-        return line
+                line += f", {(self._tokens_out - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
+        log.info(line, extra={"request": facts})
 
 
 class AccessMiddleware:
     """Gives each request its record (`request.state.record`), the response its `x-request-id`."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,7 +103,7 @@ class AccessMiddleware:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         # The path is the client's text: quoted, so that it cannot write log lines of its own.
-        record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1])
+        record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1], self._metrics)
         scope.setdefault("state", {})["record"] = record
         received = 0
 
@@ -93,13 +121,14 @@ class AccessMiddleware:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        scope = _as_json(scope)
         try:
-            await self.app(_as_json(scope), limited_receive, send_with_id)
+            await self.app(scope, limited_receive, send_with_id)
         except Exception:  # one that nobody foresaw: its response is made outside of here
             record.status = 500
             raise
         finally:
-            log.info(record.line())
+            record.end(getattr(scope.get("route"), "path", None))
 
 
 def _as_json(scope: Scope) -> Scope:

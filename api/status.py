@@ -1,4 +1,4 @@
-"""What state the server is in: `/health`."""
+"""What state the server is in: `/health` and `/metrics`."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -28,3 +28,9 @@ async def health(request: Request) -> Response:
             "waiting": model.occupancy.queued,
         }
     )
+
+
+@router.get("/metrics")
+def metrics(request: Request) -> Response:
+    """Counters, histograms and gauges, as Prometheus scrapes them."""
+    return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
