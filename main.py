@@ -23,7 +23,7 @@ from api.access import AccessMiddleware
 from api.admission import Admission
 from api.anthropic import messages
 from api.anthropic.errors import anthropic_envelope
-from api.errors import install_error_handlers
+from api.errors import ERROR_RESPONSES, install_error_handlers
 from api.llama_server import tokens
 from api.metrics import Metrics
 from api.openai import chat, completions, embeddings, models
@@ -118,7 +118,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     log.info("stopped")
 
 
-app = FastAPI(title="ggserve", description="One model file, the OpenAI API.", lifespan=lifespan)
+app = FastAPI(
+    title="ggserve",
+    description="One model file, the OpenAI API.",
+    lifespan=lifespan,
+    redirect_slashes=False,  # they would lead to whatever host the client names
+    responses=ERROR_RESPONSES,
+)
 app.state.metrics = Metrics(lambda: getattr(app.state, "model", None))
 app.add_middleware(AccessMiddleware, metrics=app.state.metrics)
 for router in ROUTERS:

@@ -7,14 +7,44 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import Scope
 
 from engine.errors import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
 from prompt.errors import TemplateError
 
 log = logging.getLogger("ggserve.main")
+
+
+class ErrorObject(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """The body of an error's answer."""
+
+    error: ErrorObject
+
+
+_DESCRIPTIONS: dict[int | str, str] = {
+    400: "The request makes no sense; `param` names the field.",
+    401: "The key is missing or wrong.",
+    429: "Too many requests wait already: try again after `Retry-After` seconds.",
+    500: "The server failed; its log tells more under the answer's `x-request-id`.",
+    "default": "Any other error.",
+}
+# For `responses=`, so that OpenAPI tells what else may come.
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description} for status, description in _DESCRIPTIONS.items()
+}
 
 
 class APIError(Exception):
@@ -102,6 +132,17 @@ def _validation_error(error: RequestValidationError) -> APIError:
     return APIError(400, f"{param}: {message}" if param else message, param=param, code=first["type"])
 
 
+def _unknown_path(request: Request) -> str:
+    """What a 404 says: the path, and the one that was probably meant."""
+    path = request.scope["path"]
+    message = f"Unknown path: {request.method} {path}"
+    for meant in (path.rstrip("/"), f"/v1{path}".rstrip("/")):
+        scope = {**request.scope, "path": meant}
+        if meant != path and any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes):
+            return f"{message}. Did you mean {meant}?"
+    return message
+
+
 def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | None = None) -> None:
     """Turns every exception into an error object. `envelopes`: by how paths begin, the dialects with their own."""
     app.state.envelopes = envelopes or {}
@@ -113,7 +154,7 @@ def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | Non
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         message, code = {
-            404: (f"Unknown path: {request.method} {request.url.path}", "unknown_url"),
+            404: (_unknown_path(request), "unknown_url"),
             405: (f"{request.url.path} does not take {request.method}.", "method_not_allowed"),
             413: (error.detail, "request_too_large"),
         }.get(error.status_code, (error.detail, None))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 from fastapi import Request, Response
@@ -29,6 +29,9 @@ class EventStream(StreamingResponse):
     """Sends the events of a generator, and closes it whatever happens."""
 
     media_type = "text/event-stream"
+    RESPONSES: ClassVar[dict[int | str, dict[str, Any]]] = {  # of routes that stream when asked to
+        200: {"content": {media_type: {"schema": {"type": "string"}}}, "description": "The answer."}
+    }
 
     def __init__(self, events: AsyncGenerator[bytes, None], media_type: str | None = None) -> None:
         super().__init__(

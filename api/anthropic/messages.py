@@ -13,7 +13,7 @@ from api.streaming import EventStream, json_response, started, while_connected
 router = APIRouter(route_class=GeneratingRoute, tags=["messages"])
 
 
-@router.post("/v1/messages")
+@router.post("/v1/messages", responses=EventStream.RESPONSES)
 async def messages(body: MessagesRequest, request: Request, model: Generator, record: Record) -> Response:
     """The assistant's next message, whole or streamed."""
     require(model, "generation", "model")

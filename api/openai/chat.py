@@ -21,13 +21,13 @@ from model import GGUFModel
 router = APIRouter(route_class=GeneratingRoute, tags=["chat"])
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=EventStream.RESPONSES)
 async def chat_completions(body: ChatRequest, request: Request, model: Generator, record: Record) -> Response:
     """The assistant's next message, whole or streamed."""
     return await _answer(body, request, model, record, stream=bool(body.stream))
 
 
-@router.post("/v2/chat/completions")
+@router.post("/v2/chat/completions", responses=EventStream.RESPONSES)
 async def chat_completions_v2(body: ChatRequest, request: Request, model: Generator, record: Record) -> Response:
     """The same, for many chats at once: streams unless `"stream": false`."""
     return await _answer(body, request, model, record, stream=body.stream is not False)

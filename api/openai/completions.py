@@ -23,7 +23,7 @@ router = APIRouter(route_class=GeneratingRoute, tags=["completions"])
 Pieces = AsyncGenerator[tuple[Choice, Delta], None]
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=EventStream.RESPONSES)
 async def completions(body: CompletionRequest, request: Request, model: Generator, record: Record) -> Response:
     """The continuation of a prompt, or of each of several. `Accept: text/plain` gives the bare text."""
     require(model, "generation", "model")

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 
 from api.admission import Admission, GeneratingRoute
 from api.dependencies import Generator
+from api.errors import install_error_handlers
 from main import ROUTERS
 
 
@@ -39,6 +40,7 @@ def app_with(occupancy: Busy) -> tuple[FastAPI, list[int]]:
         return 1
 
     app.include_router(router)
+    install_error_handlers(app)
     return app, admitted
 
 

@@ -4,6 +4,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+import main
 from api.errors import APIError, api_error, install_error_handlers
 from engine.errors import (
     ContextOverflow,
@@ -46,3 +47,26 @@ def test_a_dialect_words_the_errors_of_its_own_paths() -> None:
 def test_an_api_error_stays_as_it_is() -> None:
     error = APIError(418, "a teapot", param="kettle")
     assert api_error(error) is error
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/docs/", "/docs"),
+    ],
+)
+def test_a_path_that_is_nearly_right_is_named_and_nobody_is_redirected(path: str, meant: str) -> None:
+    answer = TestClient(main.app).get(path, follow_redirects=False)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"].endswith(f"Did you mean {meant}?")
+
+
+def test_openapi_tells_the_errors_and_the_streams() -> None:
+    paths = main.app.openapi()["paths"]
+    for path in ("/v1/chat/completions", "/v2/chat/completions", "/v1/completions", "/v1/messages"):
+        responses = paths[path]["post"]["responses"]
+        assert {"400", "401", "429", "500"} <= set(responses)
+        assert "422" not in responses
+        assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
