@@ -152,7 +152,7 @@ def _load_llama_cpp(
         codec = _codec(file, chosen)
     except (ModelFileError, TemplateError) as error:
         log.info("llama.cpp's own tokenizer and template: %s", error)
-        codec = EngineCodec(engine, int(file.get("tokenizer.ggml.bos_token_id", 0)))
+        codec = EngineCodec(engine, file)
     return LoadedModel(
         engine,
         reason,

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.contract import Delta, Embedding, Feature, NativeChat, Occupancy, SamplingParams, ToolCallDelta, Tools
-from engine.errors import InvalidToken
+from engine.errors import ContextOverflow, InvalidToken
 from engine.grammar import schema_grammar
 from load import LoadOptions, Report, load
-from prompt.chat import defused
+from prompt.chat import defused, text_length
 from prompt.tool_calls import calls_schema, read_calls
 
 __all__ = ["GGUFModel", "SamplingParams"]
@@ -143,10 +143,9 @@ class GGUFModel:
                 yield delta
 
     async def _chat_prompt(self, messages: list[dict[str, Any]], tools: Tools | None, begun: str) -> list[int]:
-        length = sum(len(str(message.get("content"))) for message in messages)
-        return await self._off_loop(
-            length, lambda chat: self._codec.encode_chat(chat, _functions(tools), begun), messages
-        )
+        functions = _functions(tools)
+        length = text_length([messages, functions])
+        return await self._off_loop(length, lambda chat: self._codec.encode_chat(chat, functions, begun), messages)
 
     def _native_chat(self, tools: Tools | None, begun: str) -> NativeChat | None:
         """What renders and parses this chat natively, if anything does: it knows no calls that must be made, and no
@@ -200,7 +199,11 @@ class GGUFModel:
                 raise InvalidToken(token, self._loaded.vocab_size)
 
     async def _off_loop(self, length: int, function: Callable[[Argument], Result], argument: Argument) -> Result:
-        """Calls `function` in a thread if its work is long."""
+        """Calls `function`, which makes tokens of a text of `length` characters: in a thread if that is long. Raises
+        ContextOverflow if they cannot fit, which the length alone may tell."""
+        fewest = length // self._codec.longest_token
+        if fewest > self.context_length:
+            raise ContextOverflow(fewest, self.context_length, at_least=True)
         if self._codec.blocks or length > _LONG_TEXT:
             return await asyncio.to_thread(function, argument)
         return function(argument)

@@ -1,8 +1,8 @@
 """Turns requests away before they cost anything when there is no room for them."""
 
-from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
+from api.bodies import JSONRoute
 from api.errors import error_response, model_loading
 from engine.contract import Occupancy
 from engine.errors import QueueFull
@@ -24,7 +24,7 @@ class Admission:
         return None
 
 
-class GeneratingRoute(APIRoute):
+class GeneratingRoute(JSONRoute):
     """The route class of endpoints that make the model compute. Answers 429 without reading the body when there is no
     room: in a rush, reading it is what would take the time."""
 

@@ -12,10 +12,11 @@ class GenerationError(EngineError):
 class ContextOverflow(EngineError):
     """A prompt does not fit the context."""
 
-    def __init__(self, prompt_tokens: int, context_length: int) -> None:
+    def __init__(self, prompt_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+        counted = f"{'at least ' if at_least else ''}{prompt_tokens}"
         super().__init__(
-            f"This model's maximum context length is {context_length} tokens, and the prompt has "
-            f"{prompt_tokens}: shorten it (at least one token must be left for the answer)."
+            f"This model's maximum context length is {context_length} tokens, and the prompt has {counted}: "
+            "shorten it (at least one token must be left for the answer)."
         )
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length

@@ -46,6 +46,7 @@ class BytePairEncoder:
         )
         if pretokenizer.nfc:
             self._bpe.normalizer = NFC()
+        self.shrinks = 4 if pretokenizer.nfc else 1
         self._bpe.pre_tokenizer = Sequence(
             [Split(Regex(pattern), "isolated") for pattern in pretokenizer.patterns]
             + [ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -55,7 +56,8 @@ class BytePairEncoder:
         """`starts` (nothing, or a special token, stands before) makes no difference to byte-level BPE."""
         ids: list[int] = []
         for start in range(0, len(text), _MAX_LENGTH):
-            ids += self._bpe.encode(text[start : start + _MAX_LENGTH], add_special_tokens=False).ids
+            # Only the call for batches lets other threads run meanwhile.
+            ids += self._bpe.encode_batch_fast([text[start : start + _MAX_LENGTH]], add_special_tokens=False)[0].ids
         n_tokens = len(self.pieces)
         return ids if max(ids, default=0) < n_tokens else [i for i in ids if i < n_tokens]
 

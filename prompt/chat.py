@@ -53,6 +53,11 @@ def defused(value: Any, control_texts: Iterable[str]) -> Any:
     return _map_strings(value, lambda text: looks_alike.sub(lambda match: f"{match[0]}\u2060", text))
 
 
+def text_length(value: Any) -> int:
+    """Characters of all strings in `value`."""
+    return sum(map(len, _strings(value)))
+
+
 @lru_cache(maxsize=4)
 def _look_alikes(control_texts: tuple[str, ...]) -> tuple[re.Pattern[str], set[str]]:
     any_text = "|".join(map(re.escape, control_texts)) or "(?!)"

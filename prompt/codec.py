@@ -11,6 +11,10 @@ from typing import Any, Protocol
 from prompt.chat import encode_chat, with_beginning
 from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
+from prompt.vocabulary import Metadata
+
+_NORMALIZED = 4  # characters that normalization may make one of
+_LONGEST_WORD = 10_000  # characters
 
 
 class EngineTokenizer(Protocol):
@@ -36,6 +40,7 @@ class Codec:
         self.stop = tuple(template.stop)  # texts that end an answer
         self.end_ids = tokenizer.end_ids  # tokens that do
         self.token_pieces = tokenizer.pieces  # by token id, the bytes that the token adds to a text
+        self.longest_token = tokenizer.longest_token  # characters that one can stand for
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a text to continue; for an empty one the token that starts texts."""
@@ -76,9 +81,12 @@ class EngineCodec:
     blocks = True
     stop: tuple[str, ...] = ()
 
-    def __init__(self, engine: EngineTokenizer, start_id: int) -> None:
+    def __init__(self, engine: EngineTokenizer, metadata: Metadata) -> None:
         self._engine = engine
-        self._start_id = start_id
+        self._start_id = int(metadata.get("tokenizer.ggml.bos_token_id", 0))
+        self.longest_token = _NORMALIZED * max(map(len, metadata.get("tokenizer.ggml.tokens")))
+        if metadata.get("tokenizer.ggml.model") == "bert":  # gives up on a long word: one token, whatever its length
+            self.longest_token = max(self.longest_token, _LONGEST_WORD)
 
     def encode_prompt(self, text: str) -> list[int]:
         return self._engine.tokenize(text, add_special=True, parse_special=True) or [self._start_id]

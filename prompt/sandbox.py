@@ -25,6 +25,7 @@ from jinja2.visitor import NodeTransformer
 from prompt.errors import TemplateError, TemplateTooCostly
 
 _BUDGET = 64_000_000  # characters built by one rendering
+_LONGEST = 500_000  # items of a list or dict
 _LARGEST = 16_000_000  # characters that a list or dict may have when all in it is written out
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
 _MAX_SECONDS = 5.0
@@ -158,7 +159,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
 
     def _bounded(self, value: Any) -> Any:
         """The value, unless it is a list or dict too large to be written out."""
-        if isinstance(value, _CONTAINERS) and self._written(value) > _LARGEST:
+        if isinstance(value, _CONTAINERS) and (len(value) > _LONGEST or self._written(value) > _LARGEST):
             raise TemplateTooCostly("the chat template builds too large a list")
         return value
 

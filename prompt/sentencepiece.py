@@ -21,6 +21,8 @@ _CACHED_LENGTH = 64  # characters
 class SentencePieceEncoder:
     """Plain text to ids, and `pieces`: the bytes of each id."""
 
+    shrinks = 1
+
     def __init__(self, metadata: Metadata) -> None:
         self.vocabulary = vocabulary = Vocabulary.from_metadata(
             metadata, default_ids={"bos": 1, "eos": 2, "unknown": 0}, add_bos=True

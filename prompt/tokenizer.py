@@ -22,6 +22,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class PlainTextEncoder(Protocol):
     vocabulary: Vocabulary
     pieces: list[bytes]
+    shrinks: int  # characters that may become one before they are tokens
 
     def encode(self, text: str, *, starts: bool) -> list[int]: ...
     def decode_start(self, text: str) -> str: ...
@@ -38,6 +39,7 @@ class Tokenizer:
         self._texts = vocabulary.texts
         self.pieces = encoder.pieces
         self.vocab_size = len(vocabulary.texts)
+        self.longest_token = encoder.shrinks * max(map(len, vocabulary.texts))  # characters that one can stand for
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.unk_id = vocabulary.unk_id

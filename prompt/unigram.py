@@ -23,6 +23,7 @@ class UnigramEncoder:
         scores = token_array(metadata, "scores", len(vocabulary.texts))
         if scores is None or vocabulary.unk_id is None:
             raise ModelFileError("the file has a unigram vocabulary without scores or without an unknown token")
+        self.shrinks = 1 if TokenType.BYTE in vocabulary.types else 1000  # unknown characters become one unknown token
         self.pieces: list[bytes] = []
         self._bytes: dict[int, int] = {}
         entries: list[tuple[str, float]] = []
@@ -44,7 +45,7 @@ class UnigramEncoder:
     def encode(self, text: str, *, starts: bool) -> list[int]:
         """`starts` (nothing, or a special token, stands before) makes no difference here."""
         text = text.replace(" ", _SPACE).replace("\0", "\ufffd")
-        encoding = self._unigram.encode(text, add_special_tokens=False)
+        encoding = self._unigram.encode_batch([text], add_special_tokens=False)[0]  # lets other threads run meanwhile
         ids: list[int] = []
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token_id == self.vocabulary.unk_id and self._bytes:

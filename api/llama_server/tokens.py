@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from api.bodies import JSONRoute
 from api.dependencies import Model
 from api.llama_server.schemas import ApplyTemplateRequest, DetokenizeRequest, TokenizeRequest
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(route_class=JSONRoute, tags=["tokens"])
 
 
 @router.post("/tokenize")
