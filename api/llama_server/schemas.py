@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.openai.schemas.generation import TokenId
 from api.openai.schemas.messages import Message
 
+_LONGEST = 1_000_000  # characters of a text to tokenize
+
 
 class TokenizeRequest(BaseModel):
     """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
@@ -14,7 +16,7 @@ class TokenizeRequest(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    content: str
+    content: Annotated[str, Field(max_length=_LONGEST)]
     add_special: bool = False
     parse_special: bool = True
     with_pieces: bool = False
