@@ -1,5 +1,7 @@
-"""What one client's huge requests cost the others: `python -m bench.stalls URL`. For each, the seconds until it is answered, and the
-slowest of the /health requests that another client sends meanwhile."""
+"""What one client's huge requests cost the others: `python -m bench.stalls URL`.
+
+For each, the seconds until it is answered, and the slowest of the /health requests that another client sends meanwhile.
+"""
 
 import sys
 import threading

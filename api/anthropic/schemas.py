@@ -170,7 +170,7 @@ class PromptRequest(Strict):
     """`POST /v1/messages/count_tokens`, and what `/v1/messages` has in common with it."""
 
     model: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] = []
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None

@@ -43,7 +43,7 @@ class ResponseFormat(BaseModel):
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions` and `/v2/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     max_completion_tokens: int | None = Field(None, ge=0)
     stream: bool | None = None
     tools: list[Tool] | None = None
