@@ -36,7 +36,7 @@ from modelfile.errors import ModelFileError
 from modelfile.source.default import default_model
 from modelfile.source.find import find_model_file
 from prompt.errors import TemplateError
-from settings import Settings, SettingsError, load_settings
+from settings import VERSION, Settings, SettingsError, load_settings
 from shutdown import graceful_stop
 
 gc.freeze()  # what was imported stays: no later collection needs to look at it
@@ -120,6 +120,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(
     title="ggserve",
+    version=VERSION,
     description="One model file, the OpenAI API.",
     lifespan=lifespan,
     redirect_slashes=False,  # they would lead to whatever host the client names
@@ -134,6 +135,9 @@ install_error_handlers(app, ENVELOPES)
 
 def main() -> None:
     """Serves with the settings of the command line, the environment and `.env`."""
+    if "--version" in sys.argv[1:]:
+        print(f"ggserve {VERSION}")
+        return
     try:
         settings = load_settings(command_line=True)
     except SettingsError as error:

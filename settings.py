@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+VERSION = "0.2.0"
+
 
 class SettingsError(Exception):
     """A setting makes no sense; str() is one line for the user."""

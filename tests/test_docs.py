@@ -1,0 +1,41 @@
+"""What the documents say of the project's surface is true: links, settings, metrics, bodies, the version."""
+
+import json
+import re
+
+import pytest
+
+from main import app
+from settings import VERSION, Settings
+from tests.conftest import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_setting_is_documented():
+    text = "".join(page.read_text("utf-8") for page in PAGES)
+    assert [name for name in Settings.model_fields if name.upper() not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_bodies_of_curl_are_json(page):
+    for body in re.findall(r"curl [^\n]*-d '([^']*)'", page.read_text("utf-8")):
+        json.loads(body)
+
+
+def test_the_dashboard_asks_for_metrics_that_exist():
+    source = (ROOT / "api/metrics.py").read_text()
+    for name in re.findall(r"ggserve:(\w+)", (ROOT / "docs/grafana.json").read_text()):
+        assert f'"{re.sub("_(total|bucket)$", "", name)}"' in source, name
+
+
+def test_one_version():
+    assert app.version == VERSION
+    assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert VERSION not in (ROOT / "pyproject.toml").read_text()
