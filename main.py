@@ -35,6 +35,7 @@ from model import GGUFModel
 from modelfile.errors import ModelFileError
 from modelfile.source.default import default_model
 from modelfile.source.find import find_model_file
+from models import Models
 from prompt.errors import TemplateError
 from settings import VERSION, Settings, SettingsError, load_settings
 from shutdown import graceful_stop
@@ -53,17 +54,22 @@ ENVELOPES = {"/v1/messages": anthropic_envelope}  # by how paths begin, errors o
 log = logging.getLogger("ggserve.main")
 
 
-def load_model(settings: Settings, report: Callable[[float], None]) -> GGUFModel:
-    """Finds, checks and loads the configured model, or the default one; `report` gets what part of it is read. Raises
-    ModelFileError or EngineError."""
+def find_model(settings: Settings) -> Path | None:
+    """The configured model's file, or the default one's; None where MODELS_DIR holds all there is. Raises
+    ModelFileError or SettingsError."""
     if settings.model_path or (model_path and not settings.model_name):
-        path = find_model_file(settings.model_path or Path(model_path))
-    elif name := settings.model_name or settings.model_file:
-        path = find_model_file(name, settings.model_file if settings.model_name else None)
-    elif (default := default_model(_MODELS_DIR)) is not None:
-        path = default
-    else:
-        raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
+        return find_model_file(settings.model_path or Path(model_path))
+    if name := settings.model_name or settings.model_file:
+        return find_model_file(name, settings.model_file if settings.model_name else None)
+    if settings.models_dir:
+        return None
+    if (default := default_model(_MODELS_DIR)) is not None:
+        return default
+    raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
+
+
+def load_model(path: Path, settings: Settings, report: Callable[[float], None]) -> GGUFModel:
+    """Checks and loads a file; `report` gets what part of it is read. Raises ModelFileError or EngineError."""
     options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
     return GGUFModel(path, log_prompts=settings.log_prompts, report=report, **options)
 
@@ -85,12 +91,25 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     state, loop = app.state, asyncio.get_running_loop()
     state.model, state.load_progress, state.admission = None, 0.0, Admission()
 
+    def changed(model: GGUFModel | None) -> None:
+        state.model = model
+
+    state.models = Models(
+        lambda path: load_model(path, settings, report),
+        changed,
+        folder=settings.models_dir,
+        keep_alive=settings.keep_alive,
+        queue_size=settings.queue_size,
+    )
+
     def report(progress: float) -> None:
         state.load_progress = progress
 
     def load() -> None:
         try:
-            model = load_model(settings, report)
+            if (path := find_model(settings)) is None:
+                return
+            model = load_model(path, settings, report)
         except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
             fail(error)
         except Exception as error:
@@ -102,14 +121,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
         give_back_memory()
         gc.freeze()  # the model's tables live as long as the process
-        state.model = model
+        state.models.start(model)
         address = f", http://{settings.host}:{settings.port}" if hasattr(state, "settings") else ""
         log.info("ready: %s on %s%s", model.name, model.engine_name, address)
 
     def close() -> None:
-        if state.model is None:
+        if state.model is None and not state.models.on_demand:
             fail("interrupted while loading", code=130)
-        state.model.close()
+        state.models.close()
 
     threading.Thread(target=load, name="load", daemon=True).start()
     with graceful_stop(close):

@@ -43,9 +43,7 @@ class GGUFModel:
         Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
         """
         self.path = Path(path)
-        self.name = self.path.name
-        for suffix in _SUFFIXES:
-            self.name = self.name.removesuffix(suffix)
+        self.name = model_name(self.path)
         self._log_prompts = log_prompts
         started = time.perf_counter()
         self._loaded = loaded = load(self.path, LoadOptions(**options), report)
@@ -211,6 +209,14 @@ class GGUFModel:
     def close(self) -> None:
         """Ends every answer and frees the model."""
         self.engine.close()
+
+
+def model_name(path: Path) -> str:
+    """What the model of a file is called."""
+    name = path.name
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
 
 
 def _functions(tools: Tools | None) -> list[dict[str, Any]] | None:

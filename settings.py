@@ -32,6 +32,10 @@ class Settings(BaseSettings):
     model_name: str | None = Field(None, description="a folder, or a hub repository: org/name[@revision]")
     model_file: str | None = Field(None, description="the file in MODEL_NAME, where it has several")
     model_type: str | None = Field(None, description="the model family, where the file does not tell")
+    models_dir: Path | None = Field(None, description="a folder of models: each request names the one it wants")
+    keep_alive: float | None = Field(
+        None, ge=0, description="seconds without a request after which the model is unloaded (default: never)"
+    )
     chat_template: str | None = Field(
         None,
         description="how chats become prompts: a name (see README) or a Jinja2 file (default: the model's)",

@@ -31,7 +31,10 @@ class GeneratingRoute(JSONRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope["app"].state
         admission: Admission = state.admission
-        refusal = admission.refusal(state.model.occupancy) if state.model else model_loading()
+        if state.model:
+            refusal: Exception | None = admission.refusal(state.model.occupancy)
+        else:  # the request may be what loads it
+            refusal = None if state.models.on_demand else model_loading()
         if refusal:
             await error_response(refusal, scope)(scope, receive, send)
             return

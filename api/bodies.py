@@ -7,7 +7,9 @@ import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
+LEASED = "ggserve.leased"  # in the scope of a request that holds a lease of its model
 _MOST_VALUES = 200_000  # in all lists and objects of a body; validating many holds up every other request
 _DEEPEST = 100  # lists and objects within each other
 
@@ -17,13 +19,22 @@ class JSONRequest(Request):
 
     async def json(self) -> Any:
         """The body, parsed. Raises json.JSONDecodeError too, of which orjson's error is one."""
-        body = orjson.loads(await self.body())
-        _check_size(body)
-        return body
+        if not hasattr(self, "_json"):
+            self._json = orjson.loads(await self.body())
+            _check_size(self._json)
+        return self._json
 
 
 class JSONRoute(APIRoute):
     """The route class of endpoints that take a body."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Also gives back, once all is sent, the model that the request has leased."""
+        try:
+            await super().handle(scope, receive, send)
+        finally:
+            if scope.pop(LEASED, False):
+                scope["app"].state.models.release()
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

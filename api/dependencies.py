@@ -6,12 +6,22 @@ from fastapi import Depends, Request
 
 from api.access import RequestRecord
 from api.admission import is_admitted
+from api.bodies import LEASED
 from api.errors import APIError, model_loading
+from api.streaming import while_connected
 from engine.contract import Feature
 from model import GGUFModel
+from models import Models
 
 
 async def _model(request: Request) -> GGUFModel:
+    models: Models | None = getattr(request.app.state, "models", None)
+    if models is not None and models.on_demand and request.method == "POST":
+        body = await request.json()
+        named = body.get("model") if isinstance(body, dict) else None
+        model = await while_connected(request, models.lease(named if isinstance(named, str) else None))
+        request.scope[LEASED] = True
+        return model
     model = request.app.state.model
     if model is None:
         raise model_loading()

@@ -14,6 +14,8 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from engine.errors import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
+from modelfile.errors import ModelFileError
+from models import UnknownModel
 from prompt.errors import TemplateError
 
 log = logging.getLogger("ggserve.main")
@@ -104,6 +106,10 @@ def api_error(error: Exception) -> APIError:
             return APIError(400, message, code="invalid_request")
         case TemplateError():
             return APIError(400, message, param="messages", code="chat_template_error")
+        case UnknownModel():
+            return APIError(404, message, param="model", code="model_not_found")
+        case ModelFileError():
+            return APIError(500, message, type="server_error", code="model_load_failed")
         case QueueFull():
             return APIError(429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": "1"})
         case EngineClosed():
@@ -174,5 +180,5 @@ def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | Non
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(ClientDisconnect, on_left)
-    for kind in (APIError, EngineError, TemplateError, Exception):
+    for kind in (APIError, EngineError, TemplateError, UnknownModel, ModelFileError, Exception):
         app.add_exception_handler(kind, on_error)

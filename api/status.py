@@ -13,6 +13,8 @@ router = APIRouter(tags=["server"])
 async def health(request: Request) -> Response:
     """Whether requests are answered, and how busy the server is; a 503 with the progress while the model loads."""
     model: GGUFModel | None = request.app.state.model
+    if model is None and request.app.state.models.idle:
+        return JSONResponse({"status": "ok", "model": None, "waiting": 0})  # the next request loads one
     if model is None:
         progress = round(request.app.state.load_progress, 3)
         body = {"status": "loading", "progress": progress, **model_loading().body}

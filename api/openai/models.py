@@ -1,30 +1,47 @@
-"""`GET /v1/models`: the loaded model, and why which engine runs it."""
+"""`GET /v1/models`: the loaded model and why which engine runs it, and what else MODELS_DIR holds."""
 
+import asyncio
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from api.dependencies import Model
-from api.errors import APIError
+from api.errors import APIError, model_loading
 from model import GGUFModel
+from models import Models
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
-async def models(model: Model) -> dict[str, Any]:
-    """The loaded model, as a list of one."""
-    return {"object": "list", "data": [_model_object(model)]}
+async def models(request: Request) -> dict[str, Any]:
+    """The loaded model, and those of MODELS_DIR."""
+    return {"object": "list", "data": await _model_objects(request)}
 
 
 @router.get("/v1/models/{name:path}")
-async def model_by_name(name: str, model: Model) -> dict[str, Any]:
-    """The loaded model, by its name."""
-    if name != model.name:
-        raise APIError(
-            404, f"The model {name!r} is not served here, {model.name!r} is.", param="model", code="model_not_found"
-        )
-    return _model_object(model)
+async def model_by_name(name: str, request: Request) -> dict[str, Any]:
+    """One of them, by its name."""
+    objects = await _model_objects(request)
+    for found in objects:
+        if found["id"] == name:
+            return found
+    names = ", ".join(repr(found["id"]) for found in objects)
+    raise APIError(404, f"The model {name!r} is not served here: {names}.", param="model", code="model_not_found")
+
+
+async def _model_objects(request: Request) -> list[dict[str, Any]]:
+    loaded: GGUFModel | None = request.app.state.model
+    all_models: Models = request.app.state.models
+    if not all_models.on_demand:
+        if loaded is None:
+            raise model_loading()
+        return [_model_object(loaded)]
+    return [
+        _model_object(loaded)
+        if loaded is not None and listed.path == loaded.path
+        else {"id": listed.name, "object": "model", "created": listed.created, "owned_by": "local"}
+        for listed in await asyncio.to_thread(all_models.listed)
+    ]
 
 
 def _model_object(model: GGUFModel) -> dict[str, Any]:
