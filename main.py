@@ -27,6 +27,8 @@ from api.errors import ERROR_RESPONSES, install_error_handlers
 from api.llama_server import tokens
 from api.metrics import Metrics
 from api.openai import chat, completions, embeddings, models
+from api.openai.responses import endpoint as responses
+from api.openai.responses.store import ResponseStore
 from engine.errors import EngineError
 from engine.native_process import give_back_memory, send_c_stderr
 from load import LoadOptions
@@ -48,7 +50,9 @@ model_path = ""
 
 _MODELS_DIR = Path("models")
 
-ROUTERS = tuple(module.router for module in (completions, chat, embeddings, models, messages, tokens, status, page))
+ROUTERS = tuple(
+    module.router for module in (completions, chat, responses, embeddings, models, messages, tokens, status, page)
+)
 ENVELOPES = {"/v1/messages": anthropic_envelope}  # by how paths begin, errors of dialects that are not OpenAI's
 
 log = logging.getLogger("ggserve.main")
@@ -145,6 +149,7 @@ app = FastAPI(
     redirect_slashes=False,  # they would lead to whatever host the client names
     responses=ERROR_RESPONSES,
 )
+app.state.responses = ResponseStore()
 app.state.metrics = Metrics(lambda: getattr(app.state, "model", None))
 app.add_middleware(AccessMiddleware, metrics=app.state.metrics)
 for router in ROUTERS:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from api.fields import JsonObject
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
 
@@ -20,17 +20,6 @@ def _as_blocks(content: Any) -> Any:
     if not isinstance(content, list):
         raise ValueError("must be a text or a list of content blocks")
     return content
-
-
-def _writable(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        orjson.dumps(value)
-    except TypeError as error:  # half a character, a number without end, hundreds of levels
-        raise ValueError(f"cannot be written as JSON: {error}") from error
-    return value
-
-
-JsonObject = Annotated[dict[str, Any], AfterValidator(_writable)]
 
 
 class TextBlock(Strict):

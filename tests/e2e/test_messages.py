@@ -27,7 +27,7 @@ WEATHER = {
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     logs = tmp_path_factory.mktemp("logs")
-    with serve(logs, MODEL_PATH=str(packaged_model()), CONTEXT_LENGTH="4096", PARALLEL="1") as server:
+    with serve(logs, MODEL_PATH=str(packaged_model()), CONTEXT_LENGTH="1024", PARALLEL="1") as server:
         yield server
 
 
@@ -101,7 +101,7 @@ def test_events_come_in_anthropic_s_order(any_server: Server):
 
 def test_errors_come_in_anthropic_s_envelope(client: anthropic.Anthropic, any_server: Server):
     with pytest.raises(anthropic.BadRequestError) as error:
-        client.messages.create(model="any", max_tokens=5, messages=[{"role": "user", "content": "a b " * 5000}])
+        client.messages.create(model="any", max_tokens=5, messages=[{"role": "user", "content": "a b " * 2000}])
     assert error.value.body["error"]["type"] == "invalid_request_error"
     assert "maximum context length" in error.value.body["error"]["message"]
     for path, body, status, kind, said in (
@@ -122,7 +122,7 @@ def test_a_tool_that_must_be_called_and_its_result(native_client: anthropic.Anth
         "model": "any",
         "max_tokens": 200,
         "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
-        "tools": [{**WEATHER, "name": f"tool_{index}"} for index in range(20)] + [WEATHER],
+        "tools": [{**WEATHER, "name": f"tool_{index}"} for index in range(3)] + [WEATHER],
         "tool_choice": {"type": "tool", "name": "get_weather"},
         "system": [{"type": "text", "text": "You help.", "cache_control": {"type": "ephemeral"}}],
         "extra_body": {"temperature": 0},

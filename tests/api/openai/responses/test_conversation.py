@@ -1,0 +1,77 @@
+"""Items become a chat; of one that is too long the oldest turns go."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from api.openai.responses.conversation import chat_messages, fitting
+from api.openai.responses.items import ITEM
+
+
+def converted(*items: dict[str, Any], instructions: str | None = None) -> list[dict[str, Any]]:
+    return chat_messages(instructions, [ITEM.validate_python(item) for item in items])
+
+
+def test_a_tool_s_round_trip() -> None:
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "now", "arguments": '{"zone": "UTC"}'}
+    messages = converted(
+        {"role": "user", "content": "What time is it?"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me see."}]},
+        call,
+        {**call, "call_id": "c2"},
+        {"type": "function_call_output", "call_id": "c1", "output": "12:00"},
+        {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "13:00"}]},
+        {**call, "call_id": "c3"},
+        instructions="Help.",
+    )
+    function = {"name": "now", "arguments": '{"zone": "UTC"}'}
+    calls = [{"id": f"c{number}", "type": "function", "function": function} for number in (1, 2, 3)]
+    assert messages == [
+        {"role": "system", "content": "Help."},
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": "Let me see.", "reasoning_content": "Hm", "tool_calls": calls[:2]},
+        {"role": "tool", "tool_call_id": "c1", "content": "12:00"},
+        {"role": "tool", "tool_call_id": "c2", "content": "13:00"},
+        {"role": "assistant", "content": "", "tool_calls": calls[2:]},
+    ]
+
+
+def test_a_thought_before_a_call_is_the_call_s() -> None:
+    messages = converted(
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}]},
+        {"type": "function_call", "call_id": "c", "name": "now", "arguments": "{}"},
+    )
+    assert messages[0]["reasoning_content"] == "Hm"
+    assert messages[0]["tool_calls"][0]["id"] == "c"
+
+
+def test_instructions_and_a_developer_s_message_are_one_system_message() -> None:
+    messages = converted(
+        {"role": "developer", "content": "Be kind."}, {"role": "user", "content": "Hi"}, instructions="Be brief."
+    )
+    assert [(m["role"], m["content"]) for m in messages] == [("system", "Be brief.\n\nBe kind."), ("user", "Hi")]
+
+
+class OneTokenAWord:
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+
+    async def count_chat(self, messages: list[dict[str, Any]], *, tools: Any = None) -> int:
+        return sum(len(message["content"].split()) for message in messages)
+
+
+@pytest.mark.parametrize(("context_length", "kept"), [(42, 4), (41, 3), (32, 3), (31, 2), (21, 1), (8, 1)])
+def test_the_oldest_turns_go(context_length: int, kept: int) -> None:
+    turns = [
+        message
+        for number in range(4)
+        for message in (
+            {"role": "user", "content": f"{number} " * 8},
+            {"role": "assistant", "content": "yes " * 2},
+        )
+    ]
+    chat = [{"role": "system", "content": "Help."}, *turns]
+    model: Any = OneTokenAWord(context_length)
+    assert asyncio.run(fitting(model, chat, None, 1)) == [chat[0], *turns[-2 * kept :]]
