@@ -12,6 +12,7 @@ from engine.contract import Engine, EngineOptions, NativeChat, Tuning
 from engine.ctransformers.context import Context
 from engine.ctransformers.engine import CTransformersEngine
 from engine.ctransformers.legacy_context import LegacyContext, LegacySetup
+from engine.grammar import Grammars, GrammarVocabulary, byte_vocabulary
 from engine.llama_cpp.engine import LlamaCppEngine
 from engine.threads import usable_cores
 from modelfile.accepts.choice import WantedEngine, choose_engine
@@ -120,6 +121,7 @@ def _load_ctransformers(
         embeds=not isinstance(file, GGMLFile),
         pieces=codec.token_pieces,
         end_ids=codec.end_ids,
+        grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,
     )
     return LoadedModel(engine, reason, options, codec, len(codec.token_pieces))
@@ -143,6 +145,7 @@ def _load_llama_cpp(
         file.path,
         options=options,
         vocab_size=vocab_size,
+        grammars=Grammars(byte_vocabulary()),
         pooling="last" if generates else "model" if has_pooling(file) else "mean",
         generates=generates,
         chat_template=_vetted(template),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-Feature = Literal["generation", "embeddings", "tools", "grammar"]
+Feature = Literal["generation", "embeddings", "tools"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,10 @@ class EngineOptions(Tuning):
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """What an answer is held to: JSON of a schema (`text` is the schema), a regular expression that it fits as a whole,
-    one of several texts (`text` is a JSON list of them), or a grammar: llguidance's dialect of Lark, or GBNF."""
+    one of several texts (`text` is a JSON list of them), or a grammar: llguidance's dialect of Lark, or GBNF. `calls`
+    is Lark of our own making, with nothing of a user's that was not checked."""
 
-    kind: Literal["json_schema", "regex", "choice", "lark", "gbnf"]
+    kind: Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
     text: str
 
 
@@ -58,7 +59,7 @@ class SamplingParams:
     seed: int | None = None  # None: a random one
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    grammar: Grammar | None = None  # what the answer is held to; needs Feature "grammar"
+    grammar: Grammar | None = None  # what the answer is held to
     n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i
     logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without
     prompt_logprobs: bool = False  # the prompt's tokens too; needs `logprobs`

@@ -31,19 +31,22 @@ class Sampler:
             len(self._bias_ids) or len(self._banned) or self._seen is not None or self._counts is not None
         )
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
-        """The next token's id, from `logits` float32[n_vocab], which stay as they are.
+    def sample(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
+        """The next token's id, from `logits` float32[n_vocab], which stay as they are, of the tokens that `allowed`
+        bool[n_vocab] names.
 
         Raises GenerationError when the logits are not numbers.
         """
         if self._adjusts:
             logits = self._adjusted(logits)
+        if allowed is not None:
+            logits = np.where(allowed, logits, np.float32(-np.inf))
         if self._params.temperature < _GREEDY:
             token = int(logits.argmax())
             self._check(logits[token])
         else:
             token = self._draw(logits)
-        self._count(token)
+        self.count(token)
         return token
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
@@ -94,7 +97,8 @@ class Sampler:
             logits[self._banned] = -np.inf
         return logits
 
-    def _count(self, token: int) -> None:
+    def count(self, token: int) -> None:
+        """Takes note of a token for the penalties; of those that `sample` chose it has been taken."""
         if self._counts is not None:
             self._counts[token] = self._counts.get(token, 0) + 1
         if self._seen is not None and token not in self._seen:

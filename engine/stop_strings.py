@@ -60,7 +60,9 @@ class TextStream:
         """Takes the next token; returns the text that may be shown and whether a stop string was met."""
         return self._stops.push(self._decoder.decode(self._pieces[token]))
 
-    def finish(self) -> tuple[str, bool]:
-        """The rest, when no more tokens come; a half character that is left counts as one that is not UTF-8."""
-        text, stopped = self._stops.push(self._decoder.decode(b"", final=True))
+    def finish(self, *, drops_half: bool = False) -> tuple[str, bool]:
+        """The rest, when no more tokens come; a half character that is left counts as one that is not UTF-8, or is
+        dropped."""
+        half = "" if drops_half else self._decoder.decode(b"", final=True)
+        text, stopped = self._stops.push(half)
         return text + ("" if stopped else self._stops.finish()), stopped

@@ -51,6 +51,10 @@ class Codec:
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
+    def encode_middle(self, text: str) -> list[int]:
+        """Ids of a text in the middle of an answer, of which nothing can become a control token."""
+        return self._tokenizer.encode_middle(text)
+
     def encode_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, begun: str = ""
     ) -> list[int]:

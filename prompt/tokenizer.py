@@ -99,6 +99,13 @@ class Tokenizer:
             ids.insert(0, self.bos_id)
         return ids
 
+    def encode_middle(self, text: str) -> list[int]:
+        """Ids of a text in the middle of another, of which nothing can become a control token."""
+        ids: list[int] = []
+        for part in self._parts(_SURROGATE.sub("\ufffd", text), False, None):
+            ids += [part] if isinstance(part, int) else self._encoder.encode(part, starts=False)
+        return ids
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of a whole sequence; for generated text, which goes on from a prompt, join `pieces`
         instead (a SentencePiece prompt has a space in front that is not text)."""

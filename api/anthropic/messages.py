@@ -19,8 +19,6 @@ async def messages(body: MessagesRequest, request: Request, model: Generator, re
     require(model, "generation", "model")
     if body.called_tools:
         require(model, "tools", "tools")
-    if body.output_format:
-        require(model, "grammar", "output_config.format")
     chat, begun = conversation(body)
     deltas = record.watch(model.chat(chat, body.sampling_params(), tools=body.called_tools, begun=begun))
     answer = MessageAnswer(body, model.name)

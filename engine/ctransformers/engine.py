@@ -13,6 +13,7 @@ from engine.contract import Delta, Embedding, EngineOptions, Feature, SamplingPa
 from engine.ctransformers.context import Context
 from engine.ctransformers.generation import Generation
 from engine.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
+from engine.grammar import Grammars, Matcher
 from engine.pool import Pool
 from engine.threads import ThreadBudget
 
@@ -31,6 +32,7 @@ class CTransformersEngine:
         embeds: bool,  # whether the library keeps embeddings: of the older families it does not
         pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
         end_ids: frozenset[int],  # tokens that end an answer
+        grammars: Grammars,  # of the same vocabulary
         options: EngineOptions,
     ) -> None:
         """Raises EngineError where tokenizer and library disagree on the vocabulary."""
@@ -38,6 +40,7 @@ class CTransformersEngine:
         self.features: frozenset[Feature] = frozenset(("generation", "embeddings") if embeds else ("generation",))
         self._pieces = pieces
         self._end_ids = end_ids
+        self._grammars = grammars
         self._contexts = contexts
         if self._contexts[0].vocab_size != len(pieces):
             raise EngineError(
@@ -51,8 +54,9 @@ class CTransformersEngine:
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
         self._check(prompt, params)
+        matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
         context = await self.pool.acquire(prompt)
-        generation = self._new_generation(prompt, params)
+        generation = self._new_generation(prompt, params, matcher)
         self._workers.submit(self._run, context, generation)
         async with aclosing(generation.listen()) as deltas:
             async for delta in deltas:
@@ -87,6 +91,7 @@ class CTransformersEngine:
         for generation in list(self._running):
             generation.cancelled = True
         self._workers.shutdown()
+        self._grammars.close()
         for context in self._contexts:
             context.close()
 
@@ -97,13 +102,16 @@ class CTransformersEngine:
             if not 0 <= token < len(self._pieces):
                 raise InvalidToken(token, len(self._pieces))
 
-    def _new_generation(self, prompt: Sequence[int], params: SamplingParams) -> Generation:
+    def _new_generation(
+        self, prompt: Sequence[int], params: SamplingParams, matcher: Matcher | None = None
+    ) -> Generation:
         generation = Generation(
             prompt,
             params,
             pieces=self._pieces,
             end_ids=self._end_ids,
             context_length=self.context_length,
+            matcher=matcher,
         )
         self._running.add(generation)
         return generation
@@ -140,12 +148,8 @@ class CTransformersEngine:
 
     def _prefill(self, context: Context, generation: Generation) -> None:
         """Evaluates what the context does not hold of the prompt yet; returns early when cancelled."""
-        prompt = generation.prompt
-        generation.cached_tokens = context.reuse(prompt)
-        while (done := len(context.tokens)) < len(prompt) and not generation.cancelled:
-            chunk = prompt[done : done + context.chunk]
-            with self._threads.eval(len(chunk)) as threads:
-                context.eval(chunk, threads)
+        generation.cached_tokens = context.reuse(generation.prompt)
+        self._eval(context, generation, generation.prompt[generation.cached_tokens :])
 
     def _produce(self, context: Context, generation: Generation) -> None:
         self._prefill(context, generation)
@@ -154,6 +158,14 @@ class CTransformersEngine:
         if not generation.wants_tokens:
             generation.finish("length")
             return
-        while not generation.cancelled and (token := generation.step(context.logits())) is not None:
-            with self._threads.eval(1) as threads:
-                context.eval((token,), threads)
+        while not generation.cancelled and (tokens := generation.step(context.logits())):
+            self._eval(context, generation, tokens)
+
+    def _eval(self, context: Context, generation: Generation, tokens: Sequence[int]) -> None:
+        """Appends tokens to the context, a chunk at a time; returns early when cancelled."""
+        for start in range(0, len(tokens), context.chunk):
+            if generation.cancelled:
+                return
+            chunk = tokens[start : start + context.chunk]
+            with self._threads.eval(len(chunk)) as threads:
+                context.eval(chunk, threads)

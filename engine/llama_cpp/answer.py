@@ -7,6 +7,7 @@ import orjson
 
 from engine.contract import Delta, FinishReason, SamplingParams, ToolCallDelta
 from engine.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest
+from engine.grammar import Matcher
 from engine.request import RunningRequest
 from engine.stop_strings import StopStrings
 
@@ -14,10 +15,12 @@ log = logging.getLogger("ggserve.model")
 
 
 class Answer(RunningRequest):
-    """`receive` gets the chunks of one answer."""
+    """`receive` gets the chunks of one answer. `matcher` follows it: where llama.cpp gives a grammar up, in the middle
+    of an answer even, it logs why and goes on without."""
 
-    def __init__(self, params: SamplingParams, context_length: int) -> None:
+    def __init__(self, params: SamplingParams, context_length: int, matcher: Matcher | None = None) -> None:
         super().__init__()
+        self._matcher = matcher
         self._context_length = context_length
         self._wants_tokens = params.max_tokens != 0
         # llama.cpp's own stop strings lose the text that they hold back when an answer ends by its length.
@@ -65,15 +68,28 @@ class Answer(RunningRequest):
                 self._completion_tokens = 0
                 self.end = self._delta("", "length")
             return
+        complete = self._follow(text)
+        if self.end is not None:
+            return
         text, stopped = self._stops.push(text)
         reasoning = delta.get("reasoning_content") or ""
         calls = tuple(map(_tool_call, delta.get("tool_calls") or ()))
         if stopped:
             self.end = self._delta(text, "stop")
+        elif complete:
+            self.end = self._delta(text + self._stops.finish(), "stop")
         elif self._finish_reason is None and self._prompt_tokens + self._completion_tokens >= self._context_length:
             self.end = self._delta(text + self._stops.finish(), "length", reasoning, calls)
         elif text or reasoning or calls:
             self.put(self._delta(text, None, reasoning, calls))
+
+    def _follow(self, text: str) -> bool:
+        """Takes a piece of the answer into the grammar; returns whether nothing can follow it there."""
+        if self._matcher is None:
+            return False
+        if not self._matcher.take_text(text) or (self._finish_reason == "stop" and not self._matcher.complete):
+            self.end = GenerationError("llama.cpp's answer does not follow the grammar.")
+        return self._matcher.ended
 
     def _delta(
         self,

@@ -18,7 +18,7 @@ import orjson
 
 from engine.contract import Delta, Embedding, EngineOptions, Feature, SamplingParams, Tools
 from engine.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
-from engine.grammar import checked_lark
+from engine.grammar import Grammars
 from engine.llama_cpp.answer import Answer, native_error
 from engine.llama_cpp.listener import PrivateListener
 from engine.llama_cpp.load import Pooling, load_server
@@ -50,6 +50,7 @@ class LlamaCppEngine:
         *,
         options: EngineOptions,
         vocab_size: int,
+        grammars: Grammars,  # of bytes
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
         chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
@@ -57,9 +58,10 @@ class LlamaCppEngine:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
-            ("generation", "embeddings", "tools", "grammar") if generates else ("embeddings",)
+            ("generation", "embeddings", "tools") if generates else ("embeddings",)
         )
         self._vocab_size = vocab_size
+        self._grammars = grammars
         self._parallel = options.parallel
         self._listener = PrivateListener()
         try:
@@ -152,6 +154,7 @@ class LlamaCppEngine:
         for answer in list(self._running):
             answer.cancelled = True
         self._workers.shutdown()
+        self._grammars.close()
         self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
         self._listener.close()
 
@@ -161,8 +164,9 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size)
 
     async def _stream(self, call: str, body: dict[str, Any], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        matcher = None
         if params.grammar is not None:
-            body["grammar"] = await asyncio.to_thread(checked_lark, params.grammar)
+            matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -174,7 +178,7 @@ class LlamaCppEngine:
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         slot = await self.pool.acquire(())
-        answer = Answer(params, self.context_length)
+        answer = Answer(params, self.context_length, matcher)
         self._running.add(answer)
         self._workers.submit(self._run, call, slot, request, answer)
         async with aclosing(answer.listen()) as deltas:

@@ -218,7 +218,7 @@ def test_embeddings_on_ctransformers(server: Server):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("tools", [WEATHER]), ("response_format", {"type": "json_object"})],
+    [("tools", [WEATHER])],
 )
 def test_what_ctransformers_lacks_is_named(server: Server, field: str, value):
     answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": QUESTION, field: value})

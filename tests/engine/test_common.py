@@ -3,13 +3,15 @@
 import asyncio
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engine.contract import SamplingParams, Tools
+from engine.contract import Grammar, SamplingParams, Tools
 from engine.errors import ContextOverflow, InvalidRequest, InvalidToken, QueueFull
+from engine.grammar import schema_grammar
 from model import GGUFModel
 from tests.answers import answer, collect
 
@@ -125,6 +127,57 @@ def test_penalties_keep_from_repeating(either: GGUFModel):
     plain = repeated()
     assert repeated(repetition_penalty=1.5) < plain
     assert repeated(presence_penalty=2.0, frequency_penalty=2.0) < plain
+
+
+@pytest.mark.parametrize(
+    ("grammar", "answers"),
+    [
+        (Grammar("choice", '["red, and", "blue\\n"]'), "red, and|blue\n"),
+        (Grammar("regex", "[0-9]{3}-[A-Z]{2}"), "[0-9]{3}-[A-Z]{2}"),
+        (Grammar("gbnf", 'root ::= " " item item\nitem ::= [a-c]'), " [a-c]{2}"),
+        (Grammar("lark", 'start: "x" /y{2}/ z?\nz: "z"'), "xyyz?"),
+        (
+            schema_grammar({"type": "array", "items": {"type": "boolean"}, "maxItems": 2}),
+            r"\[((true|false)(, |\]$)){0,2}\]?",
+        ),
+        (Grammar("regex", "[🙂-🙏]{2}"), "[🙂-🙏]{2}"),
+    ],
+    ids=["choice", "regex", "gbnf", "lark", "schema", "emoji"],
+)
+@pytest.mark.parametrize("changes", [{}, {"temperature": 1.5, "seed": 1}, {"ignore_eos": True}], ids=str)
+def test_an_answer_follows_its_grammar(either: GGUFModel, grammar: Grammar, answers: str, changes: dict):
+    text, last = answer(either.complete(PROMPT, replace(grammar=grammar, max_tokens=30, **changes)))
+    assert last.finish_reason == "stop"
+    assert re.fullmatch(answers, text)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+def test_an_answer_of_a_grammar_that_is_cut_is_a_beginning(either: GGUFModel, length: int):
+    for pattern, prefix in (("(colour 🙏🙏){9}", "colour 🙏🙏" * 9), ("🙏{9}", "🙏" * 9)):
+        params = replace(grammar=Grammar("regex", pattern), max_tokens=length)
+        text, last = answer(either.complete(PROMPT, params))
+        assert prefix.startswith(text)
+        assert (last.finish_reason, last.completion_tokens) == ("length", length)
+
+
+def test_a_stop_string_ends_an_answer_of_a_grammar(either: GGUFModel):
+    params = replace(grammar=Grammar("regex", "one, two, (three|four)"), stop=("two",))
+    text, last = answer(either.complete(PROMPT, params))
+    assert (text, last.finish_reason, last.stop_sequence) == ("one, ", "stop", "two")
+
+
+def test_a_grammar_that_cannot_be_followed_is_refused_and_costs_no_slot(either: GGUFModel):
+    for grammar in (schema_grammar({"type": "wat"}), Grammar("regex", "(a"), Grammar("gbnf", "x"), Grammar("lark", "")):
+        with pytest.raises(InvalidRequest):
+            answer(either.complete(PROMPT, replace(grammar=grammar)))
+    assert either.engine.pool.idle == 2
+
+
+def test_penalties_and_bias_do_not_break_a_grammar(either: GGUFModel):
+    bias = dict.fromkeys(either.tokenize("0123456789-"), -100.0)
+    params = replace(grammar=Grammar("regex", "[0-9]{3}-[0-9]{4}"), logit_bias=bias, frequency_penalty=2.0)
+    text, _ = answer(either.complete(PROMPT, dataclasses.replace(params, repetition_penalty=3.0)))
+    assert re.fullmatch("[0-9]{3}-[0-9]{4}", text)
 
 
 def test_top_k_of_one_is_greedy(either: GGUFModel):

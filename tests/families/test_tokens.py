@@ -2,11 +2,16 @@
 
 import asyncio
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import pytest
 
-from engine.contract import SamplingParams
+from engine.contract import Grammar, SamplingParams
+from engine.errors import InvalidRequest
+from engine.grammar import schema_grammar
 from model import GGUFModel
 from tests.answers import collect
 from tests.conftest import FAMILY_FILES
@@ -57,3 +62,23 @@ def test_continuing_equals_starting_anew(loaded: Any) -> None:
     half = model.detokenize(first["ids"][: len(first["ids"]) // 2])
     continuation(model, half)
     assert again == continuation(model, first["prompt"]) == expected
+
+
+def test_an_answer_is_json_of_a_schema(loaded: Any) -> None:
+    model, record, _ = loaded
+    properties = {
+        "colour": {"enum": ["red", "green"]},
+        "size": {"type": "integer", "minimum": 0, "maximum": 99},
+        "name": {"type": "string", "maxLength": 3},
+    }
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    params = SamplingParams(temperature=1, seed=1, max_tokens=80, grammar=schema_grammar(schema))
+    if record["family"] == "replit":  # its vocabulary has no braces
+        with pytest.raises(InvalidRequest, match="no token"):
+            asyncio.run(collect(model.complete("the", params)))
+        params = replace(params, grammar=Grammar("regex", '"(red|green)": [0-9]{2}'))
+        assert re.fullmatch('"(red|green)": [0-9]{2}', asyncio.run(collect(model.complete("the", params)))[0])
+        return
+    text, last = asyncio.run(collect(model.complete("the", params)))
+    assert last.finish_reason == "stop", text
+    jsonschema.validate(json.loads(text), {**schema, "additionalProperties": False})

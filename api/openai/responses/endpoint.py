@@ -34,8 +34,6 @@ async def responses(
     body: ResponsesRequest, request: Request, model: Generator, record: Record, store: Store
 ) -> Response:
     """The model's response to a conversation, whole or streamed."""
-    if body.grammar:
-        require(model, "grammar", "text.format")
     messages = await _messages(body, model, store)
     input_items = [listed(item) for item in body.input] if body.store else []
 

@@ -63,8 +63,6 @@ class ChatRequest(GenerationRequest):
     def needs(self) -> Iterator[tuple[str, Feature]]:
         if self.called_tools is not None:
             yield "tools", "tools"
-        if self.sampling_params().grammar is not None:
-            yield "response_format", "grammar"
 
     @property
     def called_tools(self) -> Tools | None:
