@@ -2,16 +2,11 @@
 
 from typing import Annotated, Any
 
-import orjson
-from pydantic import AfterValidator
+from pydantic import BeforeValidator
 
 
-def _writable(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        orjson.dumps(value)
-    except TypeError as error:  # half a character, a number of more than 64 bits, hundreds of levels
-        raise ValueError(f"cannot be written as JSON: {error}") from error
-    return value
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-JsonObject = Annotated[dict[str, Any], AfterValidator(_writable)]
+Whole = Annotated[int, BeforeValidator(_whole)]  # 5.0 is 5: some languages' JSON has no other way to say it

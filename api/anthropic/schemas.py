@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.fields import JsonObject
+from api.fields import Whole
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
 
@@ -78,7 +78,7 @@ class ToolUseBlock(Strict):
     type: Literal["tool_use"]
     id: str
     name: str
-    input: JsonObject
+    input: dict[str, Any]
 
 
 class ToolResultBlock(Strict):
@@ -115,7 +115,7 @@ class Tool(Strict):
     type: str | None = None
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
-    input_schema: JsonObject | None = None
+    input_schema: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _schema_given(self) -> "Tool":
@@ -142,12 +142,12 @@ class ToolChoice(Strict):
 
 class Thinking(Strict):
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    budget_tokens: int | None = None
+    budget_tokens: Whole | None = None
 
 
 class OutputFormat(Strict):
     type: Literal["json_schema"]
-    definition: JsonObject = Field(alias="schema")
+    definition: dict[str, Any] = Field(alias="schema")
 
 
 class OutputConfig(Strict):
@@ -197,12 +197,12 @@ class PromptRequest(Strict):
 class MessagesRequest(PromptRequest):
     """`POST /v1/messages`."""
 
-    max_tokens: int = Field(ge=0)
+    max_tokens: Whole = Field(ge=0)
     stop_sequences: list[str] | None = Field(None, max_length=16)
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(None, ge=0)
+    top_k: Whole | None = Field(None, ge=0)
     metadata: dict[str, Any] | None = None
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.fields import JsonObject
+from api.fields import Whole
 from api.openai.responses.items import Item, Strict
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -29,7 +29,7 @@ class Tool(Strict):
     type: str
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
     description: str | None = None
-    parameters: JsonObject | None = None
+    parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
     @model_validator(mode="after")
@@ -75,7 +75,7 @@ class TextFormat(Strict):
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
-    definition: JsonObject | None = Field(None, alias="schema")
+    definition: dict[str, Any] | None = Field(None, alias="schema")
 
     @model_validator(mode="after")
     def _schema_given(self) -> "TextFormat":
@@ -150,13 +150,13 @@ class ResponsesRequest(PromptRequest):
 
     stream: bool = False
     store: bool = True
-    max_output_tokens: int | None = Field(None, ge=1)
+    max_output_tokens: Whole | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
     include: list[str] = Field([])
     metadata: dict[str, str] = Field({})
-    max_tool_calls: int | None = None  # of OpenAI's own tools
+    max_tool_calls: Whole | None = None  # of OpenAI's own tools
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None

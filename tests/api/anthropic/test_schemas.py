@@ -31,7 +31,6 @@ def block(**fields: Any) -> dict[str, Any]:
         ("messages.0.content.0.image", block(type="image", source={})),
         ("messages.0.content.0.document.source.type", block(type="document", source={"type": "base64"})),
         ("messages.0.content.0.tool_use.input", block(type="tool_use", id="1", name="f", input="x")),
-        ("messages.0.content.0.tool_use.input", block(type="tool_use", id="1", name="f", input={"a": "\ud800"})),
         ("messages.0.content.0.tool_result.content", block(type="tool_result", tool_use_id="1", content=3)),
         ("messages.0.content.0.tool_result.content.0", block(type="tool_result", tool_use_id="1", content=[3])),
         ("system", {"system": 5}),
@@ -75,6 +74,12 @@ def test_the_choice_of_tools(choice: Any, names: list[str], required: bool, para
     assert [tool["function"]["name"] for tool in called.functions] == names
     assert called.functions[0]["function"]["parameters"] == TOOL["input_schema"]
     assert (called.required, called.parallel) == (required, parallel)
+
+
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    assert MessagesRequest.model_validate(BODY | {"max_tokens": 5.0}).max_tokens == 5
+    with pytest.raises(ValidationError):
+        MessagesRequest.model_validate(BODY | {"max_tokens": 5.5})
 
 
 def test_no_tools_where_none_may_be_called() -> None:
