@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+from starlette.datastructures import State
 
 from api import page, status
 from api.access import AccessMiddleware
@@ -24,11 +26,13 @@ from api.admission import Admission
 from api.anthropic import messages
 from api.anthropic.errors import anthropic_envelope
 from api.errors import ERROR_RESPONSES, install_error_handlers
+from api.keys import Keys, KeysMiddleware, read_keys
 from api.llama_server import tokens
 from api.metrics import Metrics
 from api.openai import chat, completions, embeddings, models
 from api.openai.responses import endpoint as responses
 from api.openai.responses.store import ResponseStore
+from api.origins import Origins, OriginsMiddleware, is_loopback
 from engine.errors import EngineError
 from engine.native_process import give_back_memory, send_c_stderr
 from load import LoadOptions
@@ -40,7 +44,7 @@ from modelfile.source.find import find_model_file
 from models import Models
 from prompt.errors import TemplateError
 from settings import VERSION, Settings, SettingsError, load_settings
-from shutdown import graceful_stop
+from shutdown import graceful_stop, running_server
 
 gc.freeze()  # what was imported stays: no later collection needs to look at it
 gc.enable()
@@ -78,6 +82,17 @@ def load_model(path: Path, settings: Settings, report: Callable[[float], None]) 
     return GGUFModel(path, log_prompts=settings.log_prompts, report=report, **options)
 
 
+def open_doors(state: State, settings: Settings) -> None:
+    """Says who may use the server, and warns where anybody may. Raises OSError or ValueError: keys cannot be read."""
+    state.keys = keys = read_keys(settings.api_key, settings.api_key_file)
+    state.origins = Origins(hosts=settings.allowed_hosts, origins=settings.cors_origins, keyed=bool(keys))
+    host = server.config.host if (server := running_server()) else "127.0.0.1"
+    if not keys and not is_loopback(host):
+        log.warning("anyone who can reach %s may use the model: set API_KEY, or HOST=127.0.0.1", host or "this machine")
+    if not keys and "*" in settings.cors_origins:
+        log.warning("any page that somebody visits here may use the model: set API_KEY, or name sites in CORS_ORIGINS")
+
+
 def fail(error: Exception | str, code: int = 2) -> NoReturn:
     """Ends the process with one line: the way out of uvicorn's lifespan without a traceback."""
     print(f"ggserve: {error}", file=sys.stderr, flush=True)
@@ -90,7 +105,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         settings = getattr(app.state, "settings", None) or load_settings()
         configure_logs(settings.log_dir, settings.log_level, settings.log_format)
-    except (SettingsError, OSError) as error:
+        open_doors(app.state, settings)
+    except (SettingsError, OSError, ValueError) as error:
         fail(error)
     state, loop = app.state, asyncio.get_running_loop()
     state.model, state.load_progress, state.admission = None, 0.0, Admission()
@@ -148,13 +164,17 @@ app = FastAPI(
     lifespan=lifespan,
     redirect_slashes=False,  # they would lead to whatever host the client names
     responses=ERROR_RESPONSES,
+    dependencies=[Depends(HTTPBearer(auto_error=False))],  # tells OpenAPI; api/keys.py decides
 )
 app.state.responses = ResponseStore()
 app.state.metrics = Metrics(lambda: getattr(app.state, "model", None))
-app.add_middleware(AccessMiddleware, metrics=app.state.metrics)
+app.state.keys, app.state.origins = Keys(), Origins()  # until there are settings
 for router in ROUTERS:
     app.include_router(router)
 install_error_handlers(app, ENVELOPES)
+app.add_middleware(KeysMiddleware)
+app.add_middleware(OriginsMiddleware)
+app.add_middleware(AccessMiddleware, metrics=app.state.metrics)  # the outermost, so that it sees all requests
 
 
 def main() -> None:

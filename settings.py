@@ -1,16 +1,26 @@
 """Every setting, from the environment, `.env` and the command line; one line of help each."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 VERSION = "0.2.0"
 
 
 class SettingsError(Exception):
     """A setting makes no sense; str() is one line for the user."""
+
+
+def _parts(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip().lower().rstrip("/") for part in value.split(",") if part.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)]
 
 
 class Settings(BaseSettings):
@@ -52,10 +62,34 @@ class Settings(BaseSettings):
     queue_size: int = Field(64, ge=0, description="requests that may wait; more get a 429")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
+    api_key: str | None = Field(None, description="keys of which clients must send one, separated by commas")
+    api_key_file: Path | None = Field(None, description="a file of such keys, one a line")
+    allowed_hosts: CommaSeparated = Field(
+        (), description="names of the server in requests besides its own, separated by commas; *.NAME, or * for any"
+    )
+    cors_origins: CommaSeparated = Field(
+        (), description="sites whose pages may use the server: https://a.example,http://localhost:3000, or * for any"
+    )
     log_dir: Path = Field(Path("applogs"), description="folder of main.log and model.log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much to log")
     log_format: Literal["text", "json"] = Field("text", description="lines of the log files: text, or JSON objects")
     log_prompts: bool = Field(False, description="log prompts and answers too")
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"\*|(\*\.)?[^*/:\[\]]+|[0-9a-f:]+", host):
+                raise ValueError(f"{host!r} is no name: give it without scheme and port")
+        return hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _sites(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/*]+", origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://chat.example or http://localhost:3000")
+        return origins
 
 
 def load_settings(*, command_line: bool = False) -> Settings:

@@ -11,14 +11,19 @@ import uvicorn
 DRAIN_SECONDS = 10.0  # that running answers get to end when the server stops
 
 
+def running_server() -> uvicorn.Server | None:
+    """The uvicorn that runs this app; None where something else does, or not in the main thread."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if isinstance(server, uvicorn.Server) else None
+
+
 @contextmanager
 def graceful_stop(close: Callable[[], None]) -> Iterator[None]:
     """On SIGINT or SIGTERM uvicorn takes no new requests; here running answers get DRAIN_SECONDS to end.
 
     Also keeps uvicorn from raising the signal again once all is done, so that the exit code is 0.
     """
-    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    if not isinstance(server, uvicorn.Server):
+    if (server := running_server()) is None:
         yield
         return
     loop = asyncio.get_running_loop()

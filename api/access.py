@@ -124,9 +124,6 @@ class AccessMiddleware:
         scope = _as_json(scope)
         try:
             await self.app(scope, limited_receive, send_with_id)
-        except Exception:  # one that nobody foresaw: its response is made outside of here
-            record.status = 500
-            raise
         finally:
             record.end(getattr(scope.get("route"), "path", None))
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import ContextOverflow, EngineClosed, EngineError, InvalidRequest, InvalidToken, QueueFull
 from modelfile.errors import ModelFileError
@@ -138,6 +138,29 @@ def _validation_error(error: RequestValidationError) -> APIError:
     return APIError(400, f"{param}: {message}" if param else message, param=param, code=first["type"])
 
 
+class _UnforeseenErrors:
+    """Makes answers of errors that no handler knows, inside of what adds headers to answers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noticed_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticed_send)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise
+            log.exception("%s failed", scope["state"]["record"].id)
+            await error_response(error, scope)(scope, receive, send)
+
+
 def _unknown_path(request: Request) -> str:
     """What a 404 says: the path, and the one that was probably meant."""
     path = request.scope["path"]
@@ -150,7 +173,9 @@ def _unknown_path(request: Request) -> str:
 
 
 def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | None = None) -> None:
-    """Turns every exception into an error object. `envelopes`: by how paths begin, the dialects with their own."""
+    """Turns every exception into an error object. `envelopes`: by how paths begin, the dialects with their own.
+
+    Comes before all middleware that adds to answers."""
     app.state.envelopes = envelopes or {}
 
     async def on_validation(request: Request, error: Exception) -> Response:
@@ -170,15 +195,11 @@ def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | Non
         return Response(status_code=499)  # as nginx says it; nobody reads it
 
     async def on_error(request: Request, error: Exception) -> Response:
-        answer = api_error(error)
-        if answer.status == 500 and not isinstance(error, EngineError):
-            log.error("%s failed", request.state.record.id, exc_info=error)
-        response = error_response(answer, request.scope)
-        response.headers["x-request-id"] = request.state.record.id
-        return response
+        return error_response(error, request.scope)
 
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(ClientDisconnect, on_left)
-    for kind in (APIError, EngineError, TemplateError, UnknownModel, ModelFileError, Exception):
+    for kind in (APIError, EngineError, TemplateError, UnknownModel, ModelFileError):
         app.add_exception_handler(kind, on_error)
+    app.add_middleware(_UnforeseenErrors)

@@ -11,7 +11,10 @@ router = APIRouter(tags=["server"])
 
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """Whether requests are answered, and how busy the server is; a 503 with the progress while the model loads."""
+    """Whether requests are answered, and how busy the server is; a 503 with the progress while the model loads.
+
+    Without a key where one is needed: the status alone.
+    """
     model: GGUFModel | None = request.app.state.model
     if model is None and request.app.state.models.idle:
         return JSONResponse({"status": "ok", "model": None, "waiting": 0})  # the next request loads one
@@ -19,6 +22,8 @@ async def health(request: Request) -> Response:
         progress = round(request.app.state.load_progress, 3)
         body = {"status": "loading", "progress": progress, **model_loading().body}
         return JSONResponse(body, 503, headers={"Retry-After": "1"})
+    if not request.state.known:
+        return JSONResponse({"status": "ok"})
     return JSONResponse(
         {
             "status": "ok",

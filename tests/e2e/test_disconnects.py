@@ -28,7 +28,7 @@ def send(server: Server, body: dict) -> socket.socket:
     connection = socket.create_connection((address.hostname, address.port))
     content = json.dumps(body).encode()
     connection.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
     )
     return connection
 
@@ -82,7 +82,7 @@ def test_leaving_while_waiting_and_a_full_queue(narrow):
 
 def test_requests_that_never_end_take_nobodys_place(narrow):
     address = urlparse(narrow.url)
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     unfinished = [socket.create_connection((address.hostname, address.port)) for _ in range(5)]
     for connection in unfinished:
         connection.sendall(head)

@@ -44,8 +44,8 @@ def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
 
 def test_an_error_that_nobody_foresaw_is_a_500_with_the_id_that_is_logged(caplog, monkeypatch):
     app = FastAPI()
-    app.add_middleware(AccessMiddleware, metrics=Metrics(lambda: None))
     install_error_handlers(app)
+    app.add_middleware(AccessMiddleware, metrics=Metrics(lambda: None))
 
     @app.get("/")
     async def fail() -> None:

@@ -76,7 +76,7 @@ async def post(url: str, body: dict) -> bytes:
     address = urlparse(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     content = json.dumps(body).encode()
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
     writer.write(head % len(content) + content)
     response = await reader.read()
     writer.close()
