@@ -16,8 +16,8 @@ async def health(request: Request) -> Response:
     Without a key where one is needed: the status alone.
     """
     model: GGUFModel | None = request.app.state.model
-    if model is None and request.app.state.models.idle:
-        return JSONResponse({"status": "ok", "model": None, "waiting": 0})  # the next request loads one
+    if model is None and request.app.state.models.idle:  # the next request loads one
+        return JSONResponse({"status": "ok", "model": None, "waiting": 0} if request.state.known else {"status": "ok"})
     if model is None:
         progress = round(request.app.state.load_progress, 3)
         body = {"status": "loading", "progress": progress, **model_loading().body}
