@@ -17,6 +17,7 @@ from engine.llama_cpp.engine import LlamaCppEngine
 from engine.threads import usable_cores
 from modelfile.accepts.choice import WantedEngine, choose_engine
 from modelfile.errors import ModelFileError
+from modelfile.facts import ModelFacts, model_facts
 from modelfile.file import ModelFile, chat_template, has_pooling, is_embedding_model, read_model_file
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.memory import MemoryPlan, plan_memory
@@ -67,6 +68,7 @@ class LoadedModel:
     engine_reason: str  # one line: why this engine
     options: EngineOptions
     codec: Codec | EngineCodec
+    facts: ModelFacts
     vocab_size: int
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
     native_chat: NativeChat | None = None  # for chats with tools
@@ -124,7 +126,7 @@ def _load_ctransformers(
         grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,
     )
-    return LoadedModel(engine, reason, options, codec, len(codec.token_pieces))
+    return LoadedModel(engine, reason, options, codec, model_facts(file), len(codec.token_pieces))
 
 
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
@@ -161,6 +163,7 @@ def _load_llama_cpp(
         reason,
         options,
         codec,
+        model_facts(file),
         vocab_size,
         control_texts=control_texts(file),
         native_chat=engine,
