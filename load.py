@@ -122,6 +122,7 @@ def _load_ctransformers(
         contexts,
         embeds=not isinstance(file, GGMLFile),
         pieces=codec.token_pieces,
+        spelling=lambda token: codec.pieces([token])[0],
         end_ids=codec.end_ids,
         grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,
