@@ -1,16 +1,30 @@
-"""What a test does on the chat page."""
+"""A real Chromium, headless, and what a test does on the chat page."""
 
 import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",  # as root there is none
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--lang=en",
+)
 # What a run of the tests should not wait for: long answers, and chance.
 _QUICK = {"temperature": 0, "max_tokens": 24}
 ENDLESS = {"max_tokens": 400, "more": '{"ignore_eos": true}'}
@@ -130,3 +144,27 @@ def chat_of(*contents: str) -> dict[str, Any]:
         "system": "",
         "messages": messages,
     }
+
+
+def find_chromium() -> tuple[str, str] | None:
+    """A Chromium or Chrome, and its driver."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    driver = shutil.which("chromedriver")
+    return (browser, driver) if browser and driver else None
+
+
+@contextmanager
+def running_chromium(found: tuple[str, str], folder: Path) -> Iterator[Page]:
+    """A fresh browser, with its profile and its downloads in `folder`."""
+    downloads = folder / "downloads"
+    options = webdriver.ChromeOptions()
+    options.binary_location, driver_path = found
+    for flag in (*_FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1280,900"):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(driver_path))
+    try:
+        yield Page(driver, downloads)
+    finally:
+        driver.quit()

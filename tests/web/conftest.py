@@ -1,58 +1,26 @@
-"""A real Chromium, headless."""
+"""One browser for all tests of the page; each test starts as if nobody had been there before."""
 
 import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
-from tests.web.browser import Page
-
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",  # as root there is none
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--lang=en",
-)
-
-
-def find_chromium() -> tuple[str, str] | None:
-    """A Chromium or Chrome, and its driver."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    driver = shutil.which("chromedriver")
-    return (browser, driver) if browser and driver else None
+from tests.web.browser import Page, find_chromium, running_chromium
 
 
 @pytest.fixture(scope="session")
-def _driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[webdriver.Chrome, Path]]:
+def _chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     found = find_chromium()
     if found is None:
         message = "no Chromium with its driver: on Debian, apt-get install chromium chromium-driver"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    downloads = tmp_path_factory.mktemp("downloads")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found[0]
-    for flag in (*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1280,900"):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(found[1]))
-    yield driver, downloads
-    driver.quit()
+    with running_chromium(found, tmp_path_factory.mktemp("chromium")) as page:
+        yield page
 
 
 @pytest.fixture
-def page(_driver: tuple[webdriver.Chrome, Path]) -> Iterator[Page]:
-    page = Page(*_driver)
-    yield page
-    page.driver.get("about:blank")  # ends what still runs
-    page.problems()
-    page.requests()
+def page(_chromium: Page) -> Iterator[Page]:
+    yield _chromium
+    _chromium.driver.get("about:blank")  # ends what still runs
+    _chromium.problems()
+    _chromium.requests()
