@@ -82,7 +82,7 @@ class Page:
         """Keys for whatever has the focus."""
         self.driver.switch_to.active_element.send_keys(*keys)
 
-    def until(self, done: Callable[[], Any], seconds: float = 20) -> Any:
+    def until(self, done: Callable[[], Any], seconds: float = 60) -> Any:
         deadline = time.monotonic() + seconds
         while not (result := done()):
             assert time.monotonic() < deadline, f"did not come true; the page shows: {self.text('#main')}"
@@ -154,12 +154,12 @@ def find_chromium() -> tuple[str, str] | None:
 
 
 @contextmanager
-def running_chromium(found: tuple[str, str], folder: Path) -> Iterator[Page]:
+def running_chromium(found: tuple[str, str], folder: Path, *flags: str) -> Iterator[Page]:
     """A fresh browser, with its profile and its downloads in `folder`."""
     downloads = folder / "downloads"
     options = webdriver.ChromeOptions()
     options.binary_location, driver_path = found
-    for flag in (*_FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1280,900"):
+    for flag in (*_FLAGS, *flags, f"--user-data-dir={folder / 'profile'}", "--window-size=1280,900"):
         options.add_argument(flag)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

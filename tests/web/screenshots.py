@@ -15,10 +15,12 @@ _EARLIER = (
     "Explain gravity to a child in two sentences.",
     "Write a haiku about the sea.",
     "Explain in two sentences why the sky is blue.",
-    "What is photosynthesis? Answer in one sentence.",
+    "Give me three tips for sleeping well.",
 )
 _CODE = "Write a Python function that reverses a string."
-_TIPS = "Give me three tips for sleeping well."
+_SENTENCE = "What is photosynthesis? Answer in one sentence."
+# A mouse: Blink's numbers for a pointer that is fine and can hover.
+_MOUSE = "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
 
 
 def picture(page: Page, name: str) -> None:
@@ -38,36 +40,32 @@ def screen(page: Page, width: int, height: int, *, phone: bool = False) -> None:
     metrics = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": phone}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     page.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
-    hover = [{"name": "hover", "value": "none" if phone else "hover"}]
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": hover})
 
 
 def main() -> None:
     found = find_chromium()
     if found is None:
         sys.exit("no Chromium with its driver: on Debian, apt-get install chromium chromium-driver")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serve(Path(folder) / "logs") as server,
-        running_chromium(found, Path(folder)) as page,
-    ):
-        screen(page, 1200, 780)
-        page.open(server.url, theme="light", max_tokens=250)
-        for question in _EARLIER:
+    with tempfile.TemporaryDirectory() as name, serve(Path(name) / "logs") as server:
+        with running_chromium(found, Path(name) / "desk", _MOUSE) as page:
+            screen(page, 1200, 780)
+            page.open(server.url, theme="light", max_tokens=250)
+            for question in _EARLIER:
+                page.click("#new-chat")
+                page.ask(question)
             page.click("#new-chat")
-            page.ask(question)
-        page.click("#new-chat")
-        page.until(lambda: page.shown("#empty"))
-        picture(page, "page-start.png")
-        page.ask(_TIPS)
-        page.ask(_CODE)
-        page.click("#toggle-theme")
-        page.until(lambda: page.texts(".hljs-keyword"))
-        picture(page, "page-chat.png")
-        screen(page, 390, 780, phone=True)
-        page.open(server.url, theme="light", max_tokens=250)
-        page.ask(_TIPS)
-        picture(page, "page-phone.png")
+            page.until(lambda: page.shown("#empty"))
+            picture(page, "page-start.png")
+            page.ask(_CODE)
+            page.ask(_SENTENCE)
+            page.click("#toggle-theme")
+            page.until(lambda: page.texts(".hljs-keyword"))
+            picture(page, "page-chat.png")
+        with running_chromium(found, Path(name) / "phone") as page:
+            screen(page, 390, 780, phone=True)
+            page.open(server.url, theme="light", max_tokens=250)
+            page.ask(_EARLIER[-1])
+            picture(page, "page-phone.png")
 
 
 if __name__ == "__main__":
