@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.contract import Engine, EngineOptions, NativeChat, Tuning
-from engine.ctransformers.context import Context
+from engine.ctransformers.context import Context, cuda_loads
 from engine.ctransformers.engine import CTransformersEngine
 from engine.ctransformers.legacy_context import LegacyContext, LegacySetup
 from engine.grammar import Grammars, GrammarVocabulary, byte_vocabulary
 from engine.llama_cpp.engine import LlamaCppEngine
+from engine.llama_cpp.load import sees_gpu
 from engine.threads import usable_cores
-from modelfile.accepts.choice import WantedEngine, choose_engine
+from modelfile.accepts.choice import EngineName, WantedEngine, choose_engine
+from modelfile.accepts.llama_cpp import llama_cpp_objection
 from modelfile.errors import ModelFileError
-from modelfile.facts import ModelFacts, model_facts
 from modelfile.file import ModelFile, chat_template, has_pooling, is_embedding_model, read_model_file
+from modelfile.gguf import read_gguf
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.memory import MemoryPlan, plan_memory
 from modelfile.read_ahead import read_ahead
@@ -35,6 +37,9 @@ log = logging.getLogger("ggserve.model")
 Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
+_GPU_USERS: dict[EngineName, Callable[[], bool]] = {"ctransformers": cuda_loads, "llama.cpp": sees_gpu}
+_MANY = 8  # answers at the same time, from which on llama.cpp runs the default model faster (`python -m bench`)
+_PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
 _REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
 
 
@@ -48,6 +53,23 @@ class LoadOptions(Tuning):
     context_length: int | None = None  # tokens; None: the model's own, at most 4096
     threads: int | None = None  # None: the usable cores
     parallel: int | None = None  # answers at the same time; None: 1 to 4, as memory allows
+
+    @property
+    def only_llama_cpp(self) -> str | None:
+        """The first setting that ctransformers has no counterpart of."""
+        if self.draft_model:
+            return f"DRAFT_MODEL={self.draft_model}"
+        if self.kv_cache_type != "f16":
+            return f"KV_CACHE_TYPE={self.kv_cache_type}"
+        return "FLASH_ATTENTION=on" if self.flash_attention == "on" else None
+
+    @property
+    def default_on_llama_cpp(self) -> bool:
+        """Whether llama.cpp is to run the default model, which there is for each engine."""
+        if self.engine != "auto":
+            return self.engine == "llama.cpp"
+        many = (self.parallel or 0) >= _MANY
+        return many or self.only_llama_cpp is not None or (self.gpu_layers > 0 and sees_gpu())
 
     def for_engine(self, plan: MemoryPlan) -> EngineOptions:
         """The options of the engine that follows a plan."""
@@ -68,7 +90,6 @@ class LoadedModel:
     engine_reason: str  # one line: why this engine
     options: EngineOptions
     codec: Codec | EngineCodec
-    facts: ModelFacts
     vocab_size: int
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
     native_chat: NativeChat | None = None  # for chats with tools
@@ -82,7 +103,14 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     """
     started = time.perf_counter()
     file = read_model_file(path, options.model_type)
-    engine_name, reason = choose_engine(file, options.engine)
+    engine_name, reason = choose_engine(
+        file,
+        options.engine,
+        slots=options.parallel,
+        gpu_users=[name for name, uses_gpu in _GPU_USERS.items() if options.gpu_layers and uses_gpu()],
+        only_llama_cpp=options.only_llama_cpp,
+    )
+    draft = _draft(file, options.draft_model) if options.draft_model else None
     chosen = read_chat_template(options.chat_template) if options.chat_template else None
     plan = plan_memory(
         file,
@@ -90,6 +118,8 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         slots=options.parallel,
         gpu_layers=options.gpu_layers,
         shares_gpu=engine_name != CTransformersEngine.name,
+        cache_type=options.kv_cache_type,
+        draft=draft,
     )
     read_ahead(file, report or (lambda progress: None))
     loader = _load_ctransformers if engine_name == CTransformersEngine.name else _load_llama_cpp
@@ -110,6 +140,17 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     return loaded
 
 
+def _draft(file: ModelFile, path: Path) -> ModelFile:
+    """The checked file of a model that guesses ahead. Raises ModelFileError where llama.cpp could not use it."""
+    draft = read_gguf(path)
+    if objection := llama_cpp_objection(draft):
+        raise ModelFileError(f"DRAFT_MODEL={path.name}: llama.cpp cannot run this file: {objection}")
+    own, others = (each.get("tokenizer.ggml.tokens") for each in (file, draft))
+    if abs(len(own) - len(others)) > _PADDING or any(a != b for a, b in zip(own, others, strict=False)):
+        raise ModelFileError(f"DRAFT_MODEL={path.name}: its tokens are not those of {file.path.name}")
+    return draft
+
+
 def _load_ctransformers(
     file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
 ) -> LoadedModel:
@@ -122,12 +163,11 @@ def _load_ctransformers(
         contexts,
         embeds=not isinstance(file, GGMLFile),
         pieces=codec.token_pieces,
-        spelling=lambda token: codec.pieces([token])[0],
         end_ids=codec.end_ids,
         grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,
     )
-    return LoadedModel(engine, reason, options, codec, model_facts(file), len(codec.token_pieces))
+    return LoadedModel(engine, reason, options, codec, len(codec.token_pieces))
 
 
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
@@ -164,7 +204,6 @@ def _load_llama_cpp(
         reason,
         options,
         codec,
-        model_facts(file),
         vocab_size,
         control_texts=control_texts(file),
         native_chat=engine,

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import Depends, FastAPI
@@ -29,10 +29,6 @@ from api.errors import ERROR_RESPONSES, install_error_handlers
 from api.keys import Keys, KeysMiddleware, read_keys
 from api.llama_server import tokens
 from api.metrics import Metrics
-from api.ollama import embeddings as ollama_embeddings
-from api.ollama import generation as ollama_generation
-from api.ollama import models as ollama_models
-from api.ollama.errors import ollama_envelope
 from api.openai import chat, completions, embeddings, models
 from api.openai.responses import endpoint as responses
 from api.openai.responses.store import ResponseStore
@@ -43,7 +39,7 @@ from load import LoadOptions
 from logs import LOGGERS, configure_logs
 from model import GGUFModel
 from modelfile.errors import ModelFileError
-from modelfile.source.default import default_model
+from modelfile.source.default import default_model, packaged_model
 from modelfile.source.find import find_model_file
 from models import Models
 from prompt.errors import TemplateError
@@ -59,26 +55,9 @@ model_path = ""
 _MODELS_DIR = Path("models")
 
 ROUTERS = tuple(
-    module.router
-    for module in (
-        completions,
-        chat,
-        responses,
-        embeddings,
-        models,
-        messages,
-        ollama_generation,
-        ollama_embeddings,
-        ollama_models,
-        tokens,
-        status,
-        page,
-    )
+    module.router for module in (completions, chat, responses, embeddings, models, messages, tokens, status, page)
 )
-ENVELOPES = {
-    "/v1/messages": anthropic_envelope,
-    "/api/": ollama_envelope,
-}  # by how paths begin, errors of dialects that are not OpenAI's
+ENVELOPES = {"/v1/messages": anthropic_envelope}  # by how paths begin, errors of dialects that are not OpenAI's
 
 log = logging.getLogger("ggserve.main")
 
@@ -92,15 +71,20 @@ def find_model(settings: Settings) -> Path | None:
         return find_model_file(name, settings.model_file if settings.model_name else None)
     if settings.models_dir:
         return None
-    if (default := default_model(_MODELS_DIR)) is not None:
+    on_llama_cpp = LoadOptions(**load_options(settings)).default_on_llama_cpp
+    if (default := packaged_model() if on_llama_cpp else default_model(_MODELS_DIR)) is not None:
         return default
     raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
 
 
+def load_options(settings: Settings) -> dict[str, Any]:
+    """What the settings say about a load: the fields of LoadOptions."""
+    return {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
+
+
 def load_model(path: Path, settings: Settings, report: Callable[[float], None]) -> GGUFModel:
     """Checks and loads a file; `report` gets what part of it is read. Raises ModelFileError or EngineError."""
-    options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
-    return GGUFModel(path, log_prompts=settings.log_prompts, report=report, **options)
+    return GGUFModel(path, log_prompts=settings.log_prompts, report=report, **load_options(settings))
 
 
 def open_doors(state: State, settings: Settings) -> None:

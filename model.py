@@ -17,7 +17,6 @@ from engine.contract import Delta, Embedding, Feature, NativeChat, Occupancy, Sa
 from engine.errors import ContextOverflow, InvalidToken
 from engine.grammar import schema_grammar
 from load import LoadOptions, Report, load
-from modelfile.facts import ModelFacts
 from prompt.chat import defused, text_length
 from prompt.tool_calls import calls_schema, read_calls
 
@@ -76,11 +75,6 @@ class GGUFModel:
     def occupancy(self) -> Occupancy:
         """How busy it is."""
         return self.engine.pool
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What the file says of itself."""
-        return self._loaded.facts
 
     @property
     def features(self) -> frozenset[Feature]:

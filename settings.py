@@ -60,6 +60,13 @@ class Settings(BaseSettings):
         None, ge=1, le=256, description="answers at the same time (default: 4; GPU or GGML: 1)"
     )
     queue_size: int = Field(64, ge=0, description="requests that may wait; more get a 429")
+    speculate: Literal["off", "ngram-mod"] = Field("off", description="how llama.cpp guesses tokens ahead")
+    draft_model: Path | None = Field(None, description="a small model of the same vocabulary that guesses ahead")
+    prompt_cache: int = Field(1024, ge=0, description="MiB of memory for what llama.cpp's slots held before")
+    kv_cache_type: Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = Field(
+        "f16", description="type of llama.cpp's KV cache"
+    )
+    flash_attention: Literal["auto", "on", "off"] = Field("auto", description="llama.cpp's flash attention")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
     api_key: str | None = Field(None, description="keys of which clients must send one, separated by commas")

@@ -28,15 +28,16 @@ class RequestRecord:
         self.id = request_id
         self._method, self._path = method, path
         self._metrics = metrics
-        self.started = time.perf_counter()  # seconds
+        self._started = time.perf_counter()
         self._first: float | None = None
-        self._tokens_in = self._tokens_cached = self._tokens_out = 0
+        self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
         self.status = 499  # as nginx says it: the client left before an answer
 
     async def watch(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """The same deltas, counted. A request may have several such streams."""
         first: Delta | None = None
         tokens_out: dict[int, int] = {}  # of each answer
+        guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
         try:
             async with aclosing(deltas):
@@ -44,11 +45,12 @@ class RequestRecord:
                     now, index = time.perf_counter(), delta.index
                     if self._first is None:
                         self._first = now
-                        self._metrics.first(now - self.started)
+                        self._metrics.first(now - self._started)
                     first = first or delta
                     if index in came:
                         self._metrics.tokens(delta.completion_tokens - tokens_out[index], now - came[index])
                     tokens_out[index], came[index] = delta.completion_tokens, now
+                    guesses[index] = delta.accepted_tokens, delta.rejected_tokens
                     self._metrics.live[deltas] = first.prompt_tokens + sum(tokens_out.values())
                     yield delta
         finally:
@@ -58,11 +60,13 @@ class RequestRecord:
                 self._tokens_in += first.prompt_tokens
                 self._tokens_cached += first.cached_tokens
                 self._tokens_out += generated
+                self._accepted += sum(accepted for accepted, _ in guesses.values())
+                self._rejected += sum(rejected for _, rejected in guesses.values())
                 self._metrics.ended(first, generated)
 
     def end(self, route: str | None) -> None:
         """The request has ended, at a route or at none: a line in the log, and the metrics."""
-        seconds = time.perf_counter() - self.started
+        seconds = time.perf_counter() - self._started
         self._metrics.request(self._method, route or "", self.status, None if self._first is None else seconds)
         facts: dict[str, str | int | float] = {
             "id": self.id,
@@ -73,7 +77,7 @@ class RequestRecord:
         }
         line = f"{self.id} {self._method} {self._path} {self.status} {seconds:.3f} s"
         if self._first is not None:
-            first = self._first - self.started
+            first = self._first - self._started
             facts |= {
                 "tokens_in": self._tokens_in,
                 "tokens_cached": self._tokens_cached,
@@ -86,6 +90,9 @@ class RequestRecord:
             )
             if self._tokens_out > 1:
                 line += f", {(self._tokens_out - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
+            if guessed := self._accepted + self._rejected:
+                facts |= {"tokens_accepted": self._accepted, "tokens_rejected": self._rejected}
+                line += f", {self._accepted} of {guessed} guesses right"
         log.info(line, extra={"request": facts})
 
 

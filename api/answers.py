@@ -34,6 +34,8 @@ class Choice:
     finish_reason: FinishReason | None = None  # None: more comes
     stop_sequence: str | None = None
     completion_tokens: int = 0
+    accepted_tokens: int = 0
+    rejected_tokens: int = 0
 
     def add(self, delta: Delta) -> None:
         """Takes the next piece."""
@@ -47,6 +49,7 @@ class Choice:
         self.finish_reason = delta.finish_reason
         self.stop_sequence = delta.stop_sequence
         self.completion_tokens = delta.completion_tokens
+        self.accepted_tokens, self.rejected_tokens = delta.accepted_tokens, delta.rejected_tokens
 
     @property
     def likelihood(self) -> float:
@@ -62,6 +65,8 @@ class Usage:
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of the prompts, those that were in a KV cache before the request
     completion_tokens: int = 0
+    accepted_tokens: int = 0  # of those that were guessed ahead of the model, the right ones
+    rejected_tokens: int = 0
 
 
 class Answers:
@@ -108,6 +113,8 @@ class Answers:
             prompt_tokens=sum(first.prompt_tokens for first in firsts),
             cached_tokens=sum(first.cached_tokens for first in firsts),
             completion_tokens=sum(choice.completion_tokens for choice in self.choices),
+            accepted_tokens=sum(choice.accepted_tokens for choice in self.choices),
+            rejected_tokens=sum(choice.rejected_tokens for choice in self.choices),
         )
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+Speculation = Literal["off", "ngram-mod"]
+CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Feature = Literal["generation", "embeddings", "tools"]
 
 
@@ -17,6 +20,11 @@ class Tuning:
 
     gpu_layers: int = 0
     queue_size: int = 64  # requests that may wait for a slot
+    speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
+    draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
+    prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
+    kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
+    flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +117,8 @@ class Delta:
     stop_sequence: str | None = None  # on the last delta: which of `SamplingParams.stop` was met
     index: int = 0  # which of `SamplingParams.n` answers goes on
     tokens: tuple[ScoredToken, ...] = ()  # those that begin in this piece, and a token that ends the answer
+    accepted_tokens: int = 0  # of those that were guessed ahead, the right ones, which are part of the answer
+    rejected_tokens: int = 0  # and the wrong ones
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
 
 

@@ -37,16 +37,15 @@ class Channel(Generic[Item]):
 
 
 class RunningRequest:
-    """Answers in the making, `n` to one prompt: `listen` runs on the event loop, everything else in a worker thread."""
+    """One answer in the making: `listen` runs on the event loop, everything else in a worker thread."""
 
-    def __init__(self, n: int = 1) -> None:
-        self._n = n
+    def __init__(self) -> None:
         self.cancelled = False  # set by the listener; the worker looks at each step
         self.end: Delta | EngineError | None = None  # sent once the slot is free for the next request
         self._deltas: Channel[Delta | EngineError] = Channel()
 
     def put(self, delta: Delta) -> None:
-        """Sends a delta, but for the last of all."""
+        """Sends a delta that is not the last."""
         self._deltas.put(delta)
 
     def put_end(self) -> None:
@@ -56,13 +55,13 @@ class RunningRequest:
 
     async def listen(self) -> AsyncGenerator[Delta, None]:
         """The deltas as they come. Closing the generator cancels the request."""
-        ended = 0
         try:
-            while ended < self._n:
+            while True:
                 delta = await self._deltas.get()
                 if isinstance(delta, EngineError):
                     raise delta
                 yield delta
-                ended += delta.finish_reason is not None
+                if delta.finish_reason:
+                    return
         finally:
             self.cancelled = True

@@ -8,6 +8,7 @@ import psutil
 
 from modelfile.errors import ModelFileError
 from modelfile.file import ModelFile
+from modelfile.gguf import TENSOR_TYPES
 from modelfile.legacy.buffers import EvalLimits, buffer_bytes, eval_limits, weight_bytes
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.legacy.layouts import kv_cache_bytes, layout_of
@@ -32,16 +33,24 @@ class MemoryPlan:
 
 
 def plan_memory(
-    file: ModelFile, *, context_length: int | None, slots: int | None, gpu_layers: int, shares_gpu: bool
+    file: ModelFile,
+    *,
+    context_length: int | None,
+    slots: int | None,
+    gpu_layers: int,
+    shares_gpu: bool,
+    cache_type: str = "f16",
+    draft: ModelFile | None = None,
 ) -> MemoryPlan:
     """The plan for what is wanted, None for what suits the machine.
 
-    `shares_gpu`: whether the engine can run several answers on a GPU. Raises ModelFileError where one slot cannot be
-    had.
+    `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: of a GGUF file's keys and values.
+    `draft`: a model that has a cache of its own beside. Raises ModelFileError where one slot cannot be had.
     """
     trained = int(file.get(f"{file.architecture}.context_length"))
     length = context_length or min(trained, _DEFAULT_CONTEXT)
-    plan = MemoryPlan(length, 1, cache_bytes_per_token(file) * length)
+    token_bytes = cache_bytes_per_token(file, cache_type) + (cache_bytes_per_token(draft) if draft else 0)
+    plan = MemoryPlan(length, 1, int(token_bytes * length))
     if isinstance(file, GGMLFile):
         plan = _legacy_plan(file, length)
     elif length > trained:
@@ -63,8 +72,9 @@ def plan_memory(
     return replace(plan, slots=slots)
 
 
-def cache_bytes_per_token(file: ModelFile) -> int:
-    """What a token takes in the KV cache: keys and values for every layer, of 2 bytes (some legacy families: 4)."""
+def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
+    """What a token takes in the KV cache: keys and values for every layer. `cache_type` is a tensor type's name; legacy
+    families have their own."""
     if isinstance(file, GGMLFile):
         return kv_cache_bytes(layout_of(file.family), file.header) // file.header.n_ctx
 
@@ -75,7 +85,9 @@ def cache_bytes_per_token(file: ModelFile) -> int:
     heads = max(1, largest("attention.head_count", 1))
     width = largest("embedding_length", 0) // heads
     keys, values = largest("attention.key_length", width), largest("attention.value_length", width)
-    return 2 * (keys + values) * largest("attention.head_count_kv", heads) * largest("block_count", 0)
+    numbers = (keys + values) * largest("attention.head_count_kv", heads) * largest("block_count", 0)
+    kind = next(kind for kind in TENSOR_TYPES.values() if kind.name.lower() == cache_type)
+    return numbers * kind.nbytes / kind.block
 
 
 def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
@@ -89,7 +101,7 @@ def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
     if limits.context_length < length:
         log.warning("%s computes in 256 MiB: the context is cut to %d tokens", file.family, limits.context_length)
     cached = header.n_ctx if header.fixed_context else limits.context_length
-    nbytes = cache_bytes_per_token(file) * cached + buffer_bytes(file, limits)
+    nbytes = int(cache_bytes_per_token(file)) * cached + buffer_bytes(file, limits)
     if file.family not in _STRETCHABLE:
         nbytes += weight_bytes(file)
     return MemoryPlan(limits.context_length, 1, nbytes, limits)

@@ -9,12 +9,17 @@ from engine.contract import ScoredToken
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's usage object."""
+    """OpenAI's usage object; its `completion_tokens_details` where tokens were guessed ahead."""
+    guesses = {
+        "accepted_prediction_tokens": usage.accepted_tokens,
+        "rejected_prediction_tokens": usage.rejected_tokens,
+    }
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        **({"completion_tokens_details": guesses} if any(guesses.values()) else {}),
     }
 
 

@@ -49,6 +49,18 @@ def _library() -> str | None:
     return "avx2" if platform.machine() == "x86_64" and " avx2 " in flags and " fma " in flags else None
 
 
+def cuda_loads() -> bool:
+    """Whether the build for GPUs can be loaded here: it needs CUDA's libraries and a driver."""
+    try:
+        _import_llm()
+        library = importlib.import_module("ctransformers.lib")
+        library.load_cuda()
+        ctypes.CDLL(library.find_library(None, gpu=True))
+    except (EngineError, ImportError, OSError):
+        return False
+    return True
+
+
 class Context:
     """One ctransformers context and the tokens in its KV cache."""
 

@@ -15,10 +15,20 @@ from engine.native_process import captured_stderr, kept_signal_handlers
 Pooling = Literal["model", "mean", "last"]
 
 _BATCH = 256  # tokens of prompts evaluated at once; between batches a request can be cancelled and others go on
-_PROMPT_CACHE = 1024  # MiB of main memory for the prompts that slots held before
+_KNOWN_TOKENS = 8  # in a row that must have been there before, for a guess of what comes next
+_FEWEST_GUESSES, _MOST_GUESSES = 0, 8
 _ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
 _LOG_SECONDS = 0.3  # that its log thread gets to write why a load failed
 _LAST_WORD = b"exiting due to"
+
+
+def sees_gpu() -> bool:
+    """Whether the installed build can use a GPU that is here."""
+    try:
+        devices = _import_xllamacpp().get_device_info()
+    except EngineError:
+        return False
+    return not all(device["type"].name.endswith("_CPU") for device in devices)
 
 
 def load_server(
@@ -32,11 +42,12 @@ def load_server(
 ) -> Any:
     """An `xllamacpp.Server` that has loaded the file, and listens where `listener` says. Raises EngineError."""
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else a failed assertion starts a debugger on this process
-    try:
-        xllamacpp = importlib.import_module("xllamacpp")
-    except ImportError as error:
-        raise EngineError(f"xllamacpp cannot be imported ({error}): pip install -r requirements.txt") from error
-    _check_gpu(xllamacpp, options.gpu_layers)
+    xllamacpp = _import_xllamacpp()
+    if options.gpu_layers > 0 and not sees_gpu():
+        raise EngineError(
+            f"GPU_LAYERS={options.gpu_layers} needs an xllamacpp build for this machine's GPU, and the one that is "
+            "installed sees none: install one (its README lists them), or set GPU_LAYERS=0"
+        )
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.model_alias = {"m"}  # it is repeated in every chunk
@@ -52,7 +63,13 @@ def load_server(
         params.pooling_type = {"mean": types.LLAMA_POOLING_TYPE_MEAN, "last": types.LLAMA_POOLING_TYPE_LAST}[pooling]
     if chat_template is not None:
         params.chat_template = chat_template
-    params.cache_ram_mib = _PROMPT_CACHE
+    params.cache_ram_mib = options.prompt_cache
+    params.cache_type_k = params.cache_type_v = getattr(
+        xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"
+    )
+    attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options.flash_attention]
+    params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
+    _speculate(xllamacpp, params, options)
     params.slot_prompt_similarity = 0.5  # as our own pool: less in common is not worth a slot's history
     params.prefill_assistant = False
     params.hostnames = [str(listener.path)]
@@ -74,6 +91,24 @@ def load_server(
     return server
 
 
+def _speculate(xllamacpp: ModuleType, params: Any, options: EngineOptions) -> None:
+    """What guesses ahead; text that was there before comes first, a draft model only where that knows nothing."""
+    types = xllamacpp.common_speculative_type
+    chosen = []
+    if options.speculate == "ngram-mod":
+        chosen.append(types.COMMON_SPECULATIVE_TYPE_NGRAM_MOD)
+        ngrams = params.speculative.ngram_mod
+        ngrams.n_match, ngrams.n_min, ngrams.n_max = _KNOWN_TOKENS, _FEWEST_GUESSES, _MOST_GUESSES
+    if options.draft_model is not None:
+        chosen.append(types.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE)
+        draft = params.speculative.draft
+        draft.mparams.path = str(options.draft_model)
+        draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = options.threads
+        draft.n_gpu_layers = options.gpu_layers
+    if chosen:
+        params.speculative.types = chosen
+
+
 def _load_error(output: bytes) -> str:
     """The reason in llama.cpp's log lines, as `0.00.224.278 E llama_model_load: error loading model: REASON`."""
     errors = [line.partition(" E ")[2] for line in output.decode("utf-8", "replace").splitlines()]
@@ -81,9 +116,8 @@ def _load_error(output: bytes) -> str:
     return next(filter(None, reasons), next(filter(None, errors), ""))
 
 
-def _check_gpu(xllamacpp: ModuleType, gpu_layers: int) -> None:
-    if gpu_layers > 0 and all(device["type"].name.endswith("_CPU") for device in xllamacpp.get_device_info()):
-        raise EngineError(
-            f"GPU_LAYERS={gpu_layers} needs an xllamacpp build for this machine's GPU, and the one that is installed "
-            "sees none: install one (its README lists them), or set GPU_LAYERS=0"
-        )
+def _import_xllamacpp() -> ModuleType:
+    try:
+        return importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise EngineError(f"xllamacpp cannot be imported ({error}): pip install -r requirements.txt") from error

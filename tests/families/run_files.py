@@ -14,7 +14,7 @@ from modelfile.errors import ModelFileError
 
 async def run(family: str, path: str) -> str:
     try:
-        model = GGUFModel(path, model_type=family, threads=1)
+        model = GGUFModel(path, model_type=family, threads=1, engine="ctransformers")
     except (ModelFileError, EngineError) as error:
         return f"refused: {error}"
     params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)

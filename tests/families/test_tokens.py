@@ -25,7 +25,12 @@ GREEDY = SamplingParams(temperature=0, max_tokens=20)
 def loaded(request: pytest.FixtureRequest) -> Any:
     record, name = request.param
     # What the file does not prove must be said; what it proves, need not.
-    model = GGUFModel(FAMILY_FILES / name, model_type="gpt2" if record["family"] == "gpt2" else None, threads=1)
+    model = GGUFModel(
+        FAMILY_FILES / name,
+        model_type="gpt2" if record["family"] == "gpt2" else None,
+        threads=1,
+        engine="ctransformers",
+    )
     yield model, record, name
     model.close()
 

@@ -1,0 +1,104 @@
+"""Figures of both engines to tables, and to the rule of modelfile/accepts/speed.py."""
+
+from collections.abc import Iterator, Mapping
+from statistics import geometric_mean, median
+
+from bench.one_engine import ANSWER, MANY, PROMPT
+from bench.report import aligned
+from bench.synthetic import MIXES
+from modelfile.accepts.speed import Gain, measured_gain
+
+ENGINES = ("ctransformers", "llama.cpp")
+DEFAULT = "default"  # the default model, as converted for ctransformers and as published
+SMALL = ("0.13B",)  # sizes that the rule calls small
+ROWS = ("mix", "clients-4")  # that the rule is about: seconds for one answer, and for four
+
+Tries = dict[str, list[float]]  # by row
+Figures = Mapping[str, Mapping[str, Mapping[str, Tries]]]  # by size, mix and engine
+
+
+def table(figures: Figures) -> str:
+    """Markdown for each size: medians of ctransformers and llama.cpp, and how many times better llama.cpp is."""
+    many = f"of {PROMPT // MANY}+{ANSWER // MANY}, s"
+    columns = {
+        "prompt": f"prompt of {PROMPT}, s",
+        "decode": "decode, tokens/s",
+        "mix": f"{PROMPT}+{ANSWER}, s",
+        "clients-4": f"4 {many}",
+        "clients-8": f"8 {many}",
+        "memory": "memory, MB",
+    }
+    blocks = []
+    for size, mixes in figures.items():
+        lines = [[size, *columns.values()]]
+        for mix in sorted(mixes, key=[DEFAULT, *MIXES].index):
+            old, new = (_medians(mixes[mix][engine]) for engine in ENGINES)
+            lines.append([mix, *(_cell(row, old.get(row), new.get(row)) for row in columns)])
+        blocks.append("\n".join(aligned(lines)))
+    return "\n\n".join(blocks)
+
+
+def _medians(tries: Tries) -> dict[str, float]:
+    return {row: median(values) for row, values in tries.items()}
+
+
+def _cell(row: str, old: float | None, new: float | None) -> str:
+    if old is None or new is None:  # memory needs two rounds
+        return ""
+    ratio = new / old if row == "decode" else old / new
+    digits = 0 if row == "memory" else 1 if row == "decode" else 2
+    return f"{old:.{digits}f} / {new:.{digits}f} = {ratio:.2f}"
+
+
+def gains_measured(figures: Figures) -> dict[str, list[list[float]]]:
+    """What speed.GAINS should hold: by type, of small files and of larger ones, alone and four at a time."""
+    found = {}
+    for mix, (kind, _, _) in MIXES.items():
+        sizes: list[list[str]] = [[], []]
+        for size, mixes in figures.items():
+            if mix in mixes:
+                sizes[size not in SMALL].append(size)
+        if all(sizes):
+            found[kind.name] = [
+                [round(geometric_mean(_ratio(figures[size][mix], row) for size in some), 2) for row in ROWS]
+                for some in sizes
+            ]
+    return found
+
+
+def _ratio(engines: Mapping[str, Tries], row: str) -> float:
+    old, new = (median(engines[engine][row]) for engine in ENGINES)
+    return old / new
+
+
+def gains(figures: Figures) -> str:
+    """The same as Python, to put into speed.py."""
+    lines = [
+        f'    "{kind}": ({", ".join(str(tuple(some)) for some in both)}),'
+        for kind, both in gains_measured(figures).items()
+    ]
+    return "\n".join(["GAINS = {", *lines, "}"])
+
+
+def rule_table(figures: Figures) -> str:
+    """What `ENGINE=auto` takes for each file, and its speed over that of the better engine."""
+    lines = [["file", "auto alone", "speed / best", "auto, PARALLEL=4", "speed / best"]]
+    worst = 1.0
+    for name, cells in _choices(figures):
+        lines.append([name, *(text for chosen, share in cells for text in (chosen, f"{share:.2f}"))])
+        worst = min(worst, *(share for _, share in cells))
+    return "\n".join([*aligned(lines), "", f"The least: {worst:.2f}."])
+
+
+def _choices(figures: Figures) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    for size, mixes in figures.items():
+        for mix, engines in mixes.items():
+            if size == DEFAULT:
+                continue
+            cells = []
+            for slots, row in zip((1, 4), ROWS, strict=True):
+                gain: Gain = measured_gain(MIXES[mix][0].name, size not in SMALL, slots)
+                ratio = _ratio(engines, row)
+                share = min(1.0, ratio) if gain.counts else min(1.0, 1 / ratio)
+                cells.append((ENGINES[gain.counts], share))
+            yield f"{size} {mix}", cells

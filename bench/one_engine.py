@@ -1,0 +1,114 @@
+"""One engine with one file, without HTTP. Run by bench.engines in a process of its own, which gets the names of
+measurements and prints their figures, a line of JSON each.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from bench.client import BenchError
+from bench.servers import ROOT, clean_environment
+from model import GGUFModel, SamplingParams
+
+Figures = dict[str, float]
+
+SLOTS = 8
+CONTEXT = 512  # tokens for each slot
+PROMPT, ANSWER = 256, 128  # tokens of what is asked of it alone; of many at once each asks a quarter
+MANY = 4
+_FIRST_WORD, _LAST_WORD = 300, 32000  # token ids to draw prompts from
+
+
+class OneEngine:
+    """The measurements, by name."""
+
+    def __init__(self, path: Path, engine: str, threads: int) -> None:
+        started = time.perf_counter()
+        self._model = GGUFModel(path, engine=engine, threads=threads, parallel=SLOTS, context_length=CONTEXT)
+        self._load_seconds = time.perf_counter() - started
+
+    def memory(self) -> Figures:
+        """After four clients: megabytes of this process (its proportional set size), and the seconds of the load."""
+        asyncio.run(self._together(4, 32, 4))
+        asyncio.run(self._answer(16, 8))  # alone again: what an engine learns at first is known after that
+        return {"memory": psutil.Process().memory_full_info().pss / 1e6, "load": self._load_seconds}
+
+    def alone(self) -> Figures:
+        """Seconds to the first token, tokens per second after it, and seconds of all."""
+        started = time.perf_counter()
+        first, last = asyncio.run(self._answer(PROMPT, ANSWER))
+        return {
+            "prompt": first - started,
+            "decode": (ANSWER - 1) / (last - first),
+            "mix": last - started,
+        }
+
+    def clients(self, count: int) -> Figures:
+        """Seconds of so many at once."""
+        started = time.perf_counter()
+        asyncio.run(self._together(count, PROMPT // MANY, ANSWER // MANY))
+        return {f"clients-{count}": time.perf_counter() - started}
+
+    def run(self, name: str) -> Figures:
+        if name.startswith("clients-"):
+            return self.clients(int(name.removeprefix("clients-")))
+        return {"memory": self.memory, "alone": self.alone}[name]()
+
+    async def _together(self, count: int, prompt: int, answer: int) -> None:
+        await asyncio.gather(*(self._answer(prompt, answer) for _ in range(count)))
+
+    async def _answer(self, prompt: int, answer: int) -> tuple[float, float]:
+        """Greedy tokens after a prompt that was never seen before: when the first came, and when the last."""
+        ids = [random.randrange(_FIRST_WORD, _LAST_WORD) for _ in range(prompt)]
+        params = SamplingParams(max_tokens=answer, temperature=0, ignore_eos=True)
+        first, tokens = 0.0, 0
+        async for delta in self._model.complete(ids, params):
+            first, tokens = first or time.perf_counter(), delta.completion_tokens
+        if tokens != answer:
+            raise BenchError(f"{tokens} tokens came instead of {answer}")
+        return first, time.perf_counter()
+
+
+@contextmanager
+def one_engine(path: Path, engine: str, threads: int) -> Iterator[Callable[[str], Figures]]:
+    """A new process with a loaded file: a function from a measurement's name to its figures. Raises BenchError."""
+    command = [sys.executable, "-m", "bench.one_engine", str(path), engine, str(threads)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def measure(name: str) -> Figures:
+            assert process.stdin and process.stdout
+            try:
+                print(name, file=process.stdin, flush=True)
+                figures: Figures = json.loads(process.stdout.readline())
+            except (BrokenPipeError, ValueError):
+                raise BenchError(f"{engine} ended while measuring {name} of {path.name}") from None
+            return figures
+
+        yield measure  # the end of its input ends it
+
+
+def main() -> None:
+    """Measures what its standard input asks for, a name on each line, until that ends."""
+    parser = argparse.ArgumentParser("python -m bench.one_engine")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("engine")
+    parser.add_argument("threads", type=int)
+    options = parser.parse_args()
+    engine = OneEngine(options.path, options.engine, options.threads)
+    for line in sys.stdin:
+        print(json.dumps(engine.run(line.strip())), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Which engine `auto` takes, and why."""
+
+import pytest
+
+from modelfile.accepts.choice import choose_engine
+from modelfile.accepts.speed import GAINS, Gain, llama_cpp_gain, measured_gain
+from modelfile.errors import ModelFileError
+from modelfile.file import read_model_file
+from modelfile.source.default import packaged_model
+from tests.conftest import FAMILY_FILES
+
+BOTH = FAMILY_FILES / "llama.q8_0.v3.gguf"  # that both engines run
+LEGACY = FAMILY_FILES / "llama.f16.bin"
+
+
+@pytest.mark.parametrize("slots", [None, 1, 4])
+def test_auto_takes_the_faster_engine_and_says_how_much_faster(slots):
+    file = read_model_file(BOTH)
+    gain = llama_cpp_gain(file, slots)
+    assert gain == Gain(GAINS["Q8_0"][0][slots != 1], "Q8_0")  # the type of most of its bytes, and a small file
+    name, reason = choose_engine(file, "auto", slots=slots)
+    assert name == ("llama.cpp" if gain.counts else "ctransformers")
+    assert f"{gain.factor:.1f} times as fast for Q8_0" in reason
+
+
+def test_a_tie_goes_to_ctransformers(monkeypatch):
+    monkeypatch.setitem(GAINS, "Q8_0", ((1.05, 1.05), (1.05, 1.05)))
+    assert choose_engine(read_model_file(BOTH))[0] == "ctransformers"
+
+
+def test_small_and_large_files_alone_and_together_are_told_apart():
+    for kind, ((small, small_many), (large, large_many)) in GAINS.items():
+        factors = [measured_gain(kind, size, slots).factor for size in (False, True) for slots in (1, 4)]
+        assert factors == [small, small_many, large, large_many]
+
+
+def test_an_engine_that_is_asked_for_runs_the_file_and_the_other_ones_gain_is_told(monkeypatch):
+    file = read_model_file(BOTH)
+    monkeypatch.setitem(GAINS, "Q8_0", ((2.0, 2.0), (2.0, 2.0)))
+    name, reason = choose_engine(file, "ctransformers")
+    assert name == "ctransformers"
+    assert "llama.cpp would be 2.0 times as fast for Q8_0" in reason
+    assert choose_engine(file, "llama.cpp") == ("llama.cpp", "ENGINE=llama.cpp asks for it")
+
+
+def test_what_can_use_the_gpu_here_comes_first(monkeypatch):
+    file = read_model_file(BOTH)
+    assert choose_engine(file, gpu_users=["ctransformers"])[0] == "ctransformers"
+    monkeypatch.setitem(GAINS, "Q8_0", ((0.5, 0.5), (0.5, 0.5)))
+    assert choose_engine(file, gpu_users=["llama.cpp"])[0] == "llama.cpp"
+    assert choose_engine(file)[0] == "ctransformers"
+
+
+def test_a_setting_that_only_llama_cpp_has_decides_or_is_refused(default_path):
+    setting = "KV_CACHE_TYPE=q8_0"
+    assert choose_engine(read_model_file(BOTH), only_llama_cpp=setting) == ("llama.cpp", f"{setting} needs it")
+    for path, wanted in ((BOTH, "ctransformers"), (LEGACY, "auto"), (default_path, "auto")):
+        with pytest.raises(ModelFileError, match=setting):
+            choose_engine(read_model_file(path), wanted, only_llama_cpp=setting)
+
+
+def test_what_one_engine_cannot_run_the_other_gets(default_path):
+    assert choose_engine(read_model_file(default_path))[0] == "ctransformers"
+    original = packaged_model()
+    assert original is not None
+    assert choose_engine(read_model_file(original))[0] == "llama.cpp"
