@@ -1,6 +1,8 @@
 """Log files: `main.log` for requests, `model.log` for the model, both in short on the console."""
 
 import logging
+import sys
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,25 @@ LOGGERS = {"ggserve.main": "main.log", "ggserve.model": "model.log"}
 MAX_BYTES = 10_000_000
 _BACKUPS = 3
 _FIELDS = "%(asctime)s %(levelname)s %(message)s"  # and what a line has besides, as `request`
+
+
+class _LogFile(RotatingFileHandler):
+    """Says once what keeps it from writing, until it can write again: a full disk must not flood the console."""
+
+    _failing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        self._failed = False
+        super().emit(record)
+        self._failing = self._failed
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called where a line could not be written."""
+        self._failed = True
+        if not self._failing:
+            with suppress(OSError):
+                print(f"ggserve: cannot write {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr, flush=True)
 
 
 def configure_logs(folder: Path, level: str, form: Literal["text", "json"] = "text") -> None:
@@ -26,9 +47,7 @@ def configure_logs(folder: Path, level: str, form: Literal["text", "json"] = "te
     else:
         lines = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     for name, file in LOGGERS.items():
-        handler = RotatingFileHandler(
-            folder / file, maxBytes=MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8", delay=False
-        )
+        handler = _LogFile(folder / file, maxBytes=MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8", delay=False)
         _replace_handlers(logging.getLogger(name), handler, lines)
 
 

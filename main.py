@@ -27,6 +27,7 @@ from api.anthropic import messages
 from api.anthropic.errors import anthropic_envelope
 from api.errors import ERROR_RESPONSES, install_error_handlers
 from api.keys import Keys, KeysMiddleware, read_keys
+from api.limits import Limits
 from api.llama_server import tokens
 from api.metrics import Metrics
 from api.openai import chat, completions, embeddings, models
@@ -88,9 +89,17 @@ def load_model(path: Path, settings: Settings, report: Callable[[float], None]) 
 
 
 def open_doors(state: State, settings: Settings) -> None:
-    """Says who may use the server, and warns where anybody may. Raises OSError or ValueError: keys cannot be read."""
+    """Says who may use the server and how much, and warns where anybody may. Raises OSError, or ValueError, where keys
+    cannot be read."""
     state.keys = keys = read_keys(settings.api_key, settings.api_key_file)
     state.origins = Origins(hosts=settings.allowed_hosts, origins=settings.cors_origins, keyed=bool(keys))
+    state.limits = Limits(
+        body_bytes=settings.max_body_mb << 20,
+        body_seconds=settings.body_timeout,
+        first_token_seconds=settings.first_token_timeout,
+        request_seconds=settings.request_timeout,
+        prompts=settings.max_prompts,
+    )
     host = server.config.host if (server := running_server()) else "127.0.0.1"
     if not keys and not is_loopback(host):
         log.warning("anyone who can reach %s may use the model: set API_KEY, or HOST=127.0.0.1", host or "this machine")
@@ -173,7 +182,7 @@ app = FastAPI(
 )
 app.state.responses = ResponseStore()
 app.state.metrics = Metrics(lambda: getattr(app.state, "model", None))
-app.state.keys, app.state.origins = Keys(), Origins()  # until there are settings
+app.state.keys, app.state.origins, app.state.limits = Keys(), Origins(), Limits()  # until there are settings
 for router in ROUTERS:
     app.include_router(router)
 install_error_handlers(app, ENVELOPES)

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = Field(
         (), description="sites whose pages may use the server: https://a.example,http://localhost:3000, or * for any"
     )
+    max_body_mb: int = Field(32, ge=1, description="MiB of a request's body; more is a 413")
+    max_prompts: int = Field(256, ge=1, description="prompts in a request; more is a 400")
+    body_timeout: float = Field(120, ge=0, description="seconds until a request's body must be there (0: any)")
+    first_token_timeout: float = Field(600, ge=0, description="seconds until an answer must begin (0: any)")
+    request_timeout: float = Field(3600, ge=0, description="seconds until an answer must be complete (0: any)")
     log_dir: Path = Field(Path("applogs"), description="folder of main.log and model.log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much to log")
     log_format: Literal["text", "json"] = Field("text", description="lines of the log files: text, or JSON objects")

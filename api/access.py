@@ -1,5 +1,6 @@
 """What every request gets: an id, a size limit, and a line in the log when it ends."""
 
+import asyncio
 import json
 import logging
 import re
@@ -12,20 +13,23 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.limits import Limits, within
 from api.metrics import Metrics
 from engine.contract import Delta
+from engine.native_process import give_back_memory
 
 log = logging.getLogger("ggserve.main")
 
-_MAX_BODY = 32 << 20  # bytes
+_LARGE_BODY = 1 << 20  # bytes, after which memory is given back to the system
 _CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 class RequestRecord:
     """What the log says about one request."""
 
-    def __init__(self, request_id: str, method: str, path: str, metrics: Metrics) -> None:
+    def __init__(self, request_id: str, method: str, path: str, metrics: Metrics, limits: Limits) -> None:
         self.id = request_id
+        self.limits = limits
         self._method, self._path = method, path
         self._metrics = metrics
         self._started = time.perf_counter()
@@ -34,14 +38,15 @@ class RequestRecord:
         self.status = 499  # as nginx says it: the client left before an answer
 
     async def watch(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        """The same deltas, counted. A request may have several such streams."""
+        """The same deltas, counted, and ended when their time is over. A request may have several such streams."""
         first: Delta | None = None
         tokens_out: dict[int, int] = {}  # of each answer
         guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
         try:
-            async with aclosing(deltas):
-                async for delta in deltas:
+            timed = within(deltas, self.limits, self._started, lambda: self._first is not None)
+            async with aclosing(timed):
+                async for delta in timed:
                     now, index = time.perf_counter(), delta.index
                     if self._first is None:
                         self._first = now
@@ -107,19 +112,30 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limits: Limits = scope["app"].state.limits
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         # The path is the client's text: quoted, so that it cannot write log lines of its own.
-        record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1], self._metrics)
+        record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1], self._metrics, limits)
         scope.setdefault("state", {})["record"] = record
-        received = 0
+        received, whole = 0, False
+        body_deadline = asyncio.get_running_loop().time() + limits.body_seconds if limits.body_seconds else None
 
         async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, whole
+            if whole:  # the next message is that the client left, whenever that is
+                return await receive()
+            try:
+                async with asyncio.timeout_at(body_deadline):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"The request was not complete after {limits.body_seconds:g} seconds."
+                raise HTTPException(408, detail, headers={"Connection": "close"}) from None
+            whole = not message.get("more_body", False)
             received += len(message.get("body", b""))
-            if received > _MAX_BODY:
-                raise HTTPException(413, f"The request is larger than {_MAX_BODY >> 20} MiB.")
+            if received > limits.body_bytes:
+                detail = f"The request is larger than {limits.body_bytes >> 20} MiB."
+                raise HTTPException(413, detail, headers={"Connection": "close"})
             return message
 
         async def send_with_id(message: Message) -> None:
@@ -132,12 +148,15 @@ class AccessMiddleware:
         try:
             await self.app(scope, limited_receive, send_with_id)
         finally:
+            if received > _LARGE_BODY:
+                give_back_memory()
             record.end(getattr(scope.get("route"), "path", None))
 
 
 def _as_json(scope: Scope) -> Scope:
-    """The API takes JSON only, so a body is JSON whatever its type says: curl -d calls it a form."""
-    if scope["method"] != "POST":
+    """The API takes JSON only, so a body is JSON whatever its type says: curl -d calls it a form. Not a page's body:
+    one that is not called JSON is sent without asking the server first."""
+    if scope["method"] != "POST" or "origin" in Headers(scope=scope):
         return scope
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from unittest import mock
 
 from api.access import RequestRecord
+from api.limits import Limits
 from api.metrics import Metrics
 from engine.contract import Delta
 
@@ -22,7 +23,7 @@ async def _deltas() -> AsyncGenerator[Delta, None]:
 
 
 async def _seconds(metrics: Metrics) -> float:
-    record = RequestRecord("id", "POST", "/v1/chat/completions", metrics)
+    record = RequestRecord("id", "POST", "/v1/chat/completions", metrics, Limits())
     started = time.perf_counter()
     async for _ in record.watch(_deltas()):
         pass

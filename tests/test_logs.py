@@ -1,22 +1,23 @@
-"""Log files hold text, or a JSON object in each line."""
+"""A log file that cannot grow costs one line on the console, and no answer."""
 
-import json
 import logging
 from pathlib import Path
 
 import pytest
 
-from logs import configure_logs
+from logs import LOGGERS, configure_logs
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_lines(tmp_path: Path, form: str) -> None:
-    configure_logs(tmp_path, "info", form)  # type: ignore[arg-type]
-    logging.getLogger("ggserve.main").info("it %s", "ended", extra={"request": {"id": "req_1", "status": 200}})
-    line = (tmp_path / "main.log").read_text().strip()
-    if form == "text":
-        assert line.endswith("INFO it ended")
-    else:
-        entry = json.loads(line)
-        assert (entry["level"], entry["message"]) == ("INFO", "it ended")
-        assert entry["request"] == {"id": "req_1", "status": 200}
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in LOGGERS.values():
+        (tmp_path / name).symlink_to("/dev/full")
+    configure_logs(tmp_path, "info")
+    log = logging.getLogger("ggserve.main")
+    for number in range(3):
+        log.info("line %d", number)
+    told = capsys.readouterr().err
+    assert told.count("ggserve: cannot write") == 1
+    assert "No space left" in told
+    assert "Traceback" not in told
+    assert "line 2" in told

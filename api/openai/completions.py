@@ -27,9 +27,10 @@ Pieces = AsyncGenerator[tuple[Choice, Delta], None]
 async def completions(body: CompletionRequest, request: Request, model: Generator, record: Record) -> Response:
     """The continuation of a prompt, or of each of several. `Accept: text/plain` gives the bare text."""
     require(model, "generation", "model")
+    record.limits.check_prompts(len(body.prompts))
     params = body.sampling_params()
     streams = [record.watch(model.complete(prompt, params)) for prompt in body.prompts]
-    answers = Answers(streams, n=params.n, at_once=model.parallel)
+    answers = Answers(streams, n=params.n, at_once=max(1, model.parallel - 1))  # a slot is left for others
     plain = "text/plain" in request.headers.get("accept", "")
     if plain and len(answers.choices) > 1:
         raise APIError(400, "Plain text has room for one answer only.", param="prompt")

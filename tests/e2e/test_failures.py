@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from api.access import AccessMiddleware
 from api.errors import install_error_handlers
+from api.limits import Limits
 from api.metrics import Metrics
 from modelfile.gguf import read_gguf
 from tests.conftest import FAMILY_FILES, serve
@@ -44,6 +45,7 @@ def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
 
 def test_an_error_that_nobody_foresaw_is_a_500_with_the_id_that_is_logged(caplog, monkeypatch):
     app = FastAPI()
+    app.state.limits = Limits()
     install_error_handlers(app)
     app.add_middleware(AccessMiddleware, metrics=Metrics(lambda: None))
 

@@ -58,7 +58,12 @@ def test_streams_are_server_sent_events(server):
 
 
 IMAGE = '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}'
+LONG_ID = b'{"prompt": "a", "logit_bias": {"%s": 1}}' % (b"1" * 5000)
 BAD_REQUESTS = [
+    ("POST", "/v1/completions", LONG_ID, 400, "token id", "logit_bias"),
+    ("POST", "/v1/completions", b'{"prompt": "a", "repetition_penalty": 1e-300}', 400, "0.01", "repetition_penalty"),
+    ("POST", "/v1/completions", b'{"prompt": "a", "stream_options": {"include_usage": "yes"}}', 400, "boolean", None),
+    ("POST", "/v1/completions", b'{"prompt": [%s]}' % b",".join([b'"a"'] * 300), 400, "300 prompts", "prompt"),
     ("POST", "/v1/completions", "{", 400, "not JSON", None),
     ("POST", "/v1/completions", "[]", 400, "", None),
     ("POST", "/v1/completions", "{}", 400, "", "prompt"),

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -153,6 +154,22 @@ def test_an_answer_that_takes_too_long_is_ended(tmp_path, default_path):
         assert b"event: error" in rest
         assert rest.endswith(b"data: [DONE]\n\n")
         assert server.process.wait(timeout=10) == 0
+
+
+def test_a_second_signal_ends_answers_at_once_with_an_error_event(tmp_path, default_path):
+    with serve(tmp_path) as server:
+        body = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:
+            chunks = response.iter_raw()
+            next(chunks)
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            server.process.send_signal(signal.SIGTERM)
+            rest = b"".join(chunks)
+        assert b"shutting_down" in rest
+        assert rest.endswith(b"data: [DONE]\n\n")
+        assert server.process.wait(timeout=8) == 0
+    assert "Traceback" not in server.log("console")
 
 
 def test_prompts_are_logged_when_asked_for(tmp_path, default_path):

@@ -23,10 +23,13 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 
 Stop = Annotated[list[str], Field(max_length=16)]
+_LONGEST_ID = 10  # digits
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool = False
 
 
@@ -47,7 +50,7 @@ class GenerationRequest(BaseModel):
     seed: int | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    repetition_penalty: float | None = Field(None, gt=0, le=10, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     ignore_eos: bool | None = None
     stream_options: StreamOptions | None = None
@@ -68,8 +71,8 @@ class GenerationRequest(BaseModel):
     @classmethod
     def _token_keys(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
         for key in bias or {}:
-            if not (key.isascii() and key.isdigit()):
-                raise ValueError(f"{key!r} is not a token id")
+            if not (key.isascii() and key.isdigit() and len(key) <= _LONGEST_ID):
+                raise ValueError(f"{key[:20]!r} is not a token id")
         return bias
 
     @property

@@ -1,0 +1,94 @@
+"""A request's bytes, prompts and seconds are bounded."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from api.access import AccessMiddleware
+from api.errors import APIError, install_error_handlers
+from api.limits import Limits, within
+from api.metrics import Metrics
+from engine.contract import Delta
+
+
+async def deltas(*waits: float) -> AsyncGenerator[Delta, None]:
+    for wait in waits:
+        await asyncio.sleep(wait)
+        yield Delta("a", 1, 0, 1)
+
+
+async def gathered(limits: Limits, *waits: float) -> list[Delta]:
+    came: list[Delta] = []
+    try:
+        async for delta in within(deltas(*waits), limits, time.perf_counter(), lambda: bool(came)):
+            came.append(delta)  # noqa: PERF401
+    except APIError as error:
+        assert (error.status, error.code) == (503, "timeout")
+        return [*came, Delta(str(error), 0, 0, 0)]
+    return came
+
+
+@pytest.mark.parametrize(
+    ("limits", "waits", "last"),
+    [
+        (Limits(first_token_seconds=0.02, request_seconds=9), (5,), "The answer had no token after 0.02 seconds."),
+        (
+            Limits(first_token_seconds=9, request_seconds=0.02),
+            (0, 5),
+            "The answer was not complete after 0.02 seconds.",
+        ),
+        (Limits(first_token_seconds=0.02, request_seconds=9), (0, 0.05), "a"),
+        (Limits(first_token_seconds=0, request_seconds=0), (0, 0.01), "a"),
+    ],
+)
+def test_an_answer_ends_when_its_time_is_over(limits: Limits, waits: tuple[float, ...], last: str) -> None:
+    assert asyncio.run(gathered(limits, *waits))[-1].text == last
+
+
+def test_too_many_prompts_are_a_400() -> None:
+    Limits(prompts=2).check_prompts(2)
+    with pytest.raises(APIError, match="3 prompts") as raised:
+        Limits(prompts=2).check_prompts(3)
+    assert (raised.value.status, raised.value.param) == (400, "prompt")
+
+
+def app_with(limits: Limits) -> FastAPI:
+    app = FastAPI()
+    app.state.limits = limits
+
+    @app.post("/size")
+    async def size(request: Request) -> int:
+        return len(await request.body())
+
+    install_error_handlers(app)
+    app.add_middleware(AccessMiddleware, metrics=Metrics(lambda: None))
+    return app
+
+
+def test_a_body_may_have_as_many_bytes_as_the_limit_says() -> None:
+    client = TestClient(app_with(Limits(body_bytes=1 << 20)))
+    assert client.post("/size", content=bytes(1 << 20)).json() == 1 << 20
+    refused = client.post("/size", content=bytes((1 << 20) + 1))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_a_body_that_does_not_come_is_a_408() -> None:
+    sent = []
+
+    async def ask() -> None:
+        async def receive() -> dict[str, object]:
+            await asyncio.sleep(0.005)
+            return {"type": "http.request", "body": b"a", "more_body": True}
+
+        async def send(message: dict[str, object]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/size", "headers": [], "query_string": b""}
+        await app_with(Limits(body_seconds=0.05))(scope, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 408
