@@ -19,6 +19,7 @@ from engine.threads import usable_cores
 from modelfile.accepts.choice import EngineName, WantedEngine, choose_engine
 from modelfile.accepts.llama_cpp import llama_cpp_objection
 from modelfile.errors import ModelFileError
+from modelfile.facts import ModelFacts, model_facts
 from modelfile.file import ModelFile, chat_template, has_pooling, is_embedding_model, read_model_file
 from modelfile.gguf import read_gguf
 from modelfile.legacy.ggml import GGMLFile
@@ -90,6 +91,7 @@ class LoadedModel:
     engine_reason: str  # one line: why this engine
     options: EngineOptions
     codec: Codec | EngineCodec
+    facts: ModelFacts
     vocab_size: int
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
     native_chat: NativeChat | None = None  # for chats with tools
@@ -163,11 +165,12 @@ def _load_ctransformers(
         contexts,
         embeds=not isinstance(file, GGMLFile),
         pieces=codec.token_pieces,
+        spelling=lambda token: codec.pieces([token])[0],
         end_ids=codec.end_ids,
         grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,
     )
-    return LoadedModel(engine, reason, options, codec, len(codec.token_pieces))
+    return LoadedModel(engine, reason, options, codec, model_facts(file), len(codec.token_pieces))
 
 
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
@@ -204,6 +207,7 @@ def _load_llama_cpp(
         reason,
         options,
         codec,
+        model_facts(file),
         vocab_size,
         control_texts=control_texts(file),
         native_chat=engine,

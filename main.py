@@ -30,6 +30,10 @@ from api.keys import Keys, KeysMiddleware, read_keys
 from api.limits import Limits
 from api.llama_server import tokens
 from api.metrics import Metrics
+from api.ollama import embeddings as ollama_embeddings
+from api.ollama import generation as ollama_generation
+from api.ollama import models as ollama_models
+from api.ollama.errors import ollama_envelope
 from api.openai import chat, completions, embeddings, models
 from api.openai.responses import endpoint as responses
 from api.openai.responses.store import ResponseStore
@@ -56,9 +60,26 @@ model_path = ""
 _MODELS_DIR = Path("models")
 
 ROUTERS = tuple(
-    module.router for module in (completions, chat, responses, embeddings, models, messages, tokens, status, page)
+    module.router
+    for module in (
+        completions,
+        chat,
+        responses,
+        embeddings,
+        models,
+        messages,
+        ollama_generation,
+        ollama_embeddings,
+        ollama_models,
+        tokens,
+        status,
+        page,
+    )
 )
-ENVELOPES = {"/v1/messages": anthropic_envelope}  # by how paths begin, errors of dialects that are not OpenAI's
+ENVELOPES = {
+    "/v1/messages": anthropic_envelope,
+    "/api/": ollama_envelope,
+}  # by how paths begin, errors of dialects that are not OpenAI's
 
 log = logging.getLogger("ggserve.main")
 

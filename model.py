@@ -17,6 +17,7 @@ from engine.contract import Delta, Embedding, Feature, NativeChat, Occupancy, Sa
 from engine.errors import ContextOverflow, InvalidToken
 from engine.grammar import schema_grammar
 from load import LoadOptions, Report, load
+from modelfile.facts import ModelFacts
 from prompt.chat import defused, text_length
 from prompt.tool_calls import calls_schema, read_calls
 
@@ -75,6 +76,11 @@ class GGUFModel:
     def occupancy(self) -> Occupancy:
         """How busy it is."""
         return self.engine.pool
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the file says of itself."""
+        return self._loaded.facts
 
     @property
     def features(self) -> frozenset[Feature]:

@@ -32,7 +32,7 @@ class RequestRecord:
         self.limits = limits
         self._method, self._path = method, path
         self._metrics = metrics
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()  # seconds
         self._first: float | None = None
         self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
         self.status = 499  # as nginx says it: the client left before an answer
@@ -44,13 +44,13 @@ class RequestRecord:
         guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
         try:
-            timed = within(deltas, self.limits, self._started, lambda: self._first is not None)
+            timed = within(deltas, self.limits, self.started, lambda: self._first is not None)
             async with aclosing(timed):
                 async for delta in timed:
                     now, index = time.perf_counter(), delta.index
                     if self._first is None:
                         self._first = now
-                        self._metrics.first(now - self._started)
+                        self._metrics.first(now - self.started)
                     first = first or delta
                     if index in came:
                         self._metrics.tokens(delta.completion_tokens - tokens_out[index], now - came[index])
@@ -71,7 +71,7 @@ class RequestRecord:
 
     def end(self, route: str | None) -> None:
         """The request has ended, at a route or at none: a line in the log, and the metrics."""
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self.started
         self._metrics.request(self._method, route or "", self.status, None if self._first is None else seconds)
         facts: dict[str, str | int | float] = {
             "id": self.id,
@@ -82,7 +82,7 @@ class RequestRecord:
         }
         line = f"{self.id} {self._method} {self._path} {self.status} {seconds:.3f} s"
         if self._first is not None:
-            first = self._first - self._started
+            first = self._first - self.started
             facts |= {
                 "tokens_in": self._tokens_in,
                 "tokens_cached": self._tokens_cached,

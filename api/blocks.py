@@ -6,6 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+from pydantic_core import from_json
+
 from api.errors import APIError, api_error
 from api.streaming import event
 from engine.contract import Delta, ToolCallDelta
@@ -26,6 +28,15 @@ class Block:
     def text(self) -> str:
         """The text so far; of a call its arguments, as JSON."""
         return "".join(self.pieces)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """A call's arguments, parsed; those that the end of the answer cut off as far as they came."""
+        try:
+            arguments = from_json(self.text, allow_partial="trailing-strings")
+        except ValueError:
+            return {}
+        return arguments if isinstance(arguments, dict) else {}
 
 
 class Step(NamedTuple):

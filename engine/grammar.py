@@ -71,6 +71,10 @@ class Matcher:
         self._vocab_size = len(vocabulary.pieces)
         self._bits = np.zeros(self._vocab_size // 32 + 1, np.int32)
 
+    def copy(self) -> "Matcher":
+        """Another answer that has come as far."""
+        return Matcher(self._matcher.deep_copy(), self._vocabulary)
+
     @property
     def ended(self) -> bool:
         """Whether nothing can follow."""

@@ -37,15 +37,16 @@ class Channel(Generic[Item]):
 
 
 class RunningRequest:
-    """One answer in the making: `listen` runs on the event loop, everything else in a worker thread."""
+    """Answers in the making, `n` to one prompt: `listen` runs on the event loop, everything else in a worker thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int = 1) -> None:
+        self._n = n
         self.cancelled = False  # set by the listener; the worker looks at each step
         self.end: Delta | EngineError | None = None  # sent once the slot is free for the next request
         self._deltas: Channel[Delta | EngineError] = Channel()
 
     def put(self, delta: Delta) -> None:
-        """Sends a delta that is not the last."""
+        """Sends a delta, but for the last of all."""
         self._deltas.put(delta)
 
     def put_end(self) -> None:
@@ -55,13 +56,13 @@ class RunningRequest:
 
     async def listen(self) -> AsyncGenerator[Delta, None]:
         """The deltas as they come. Closing the generator cancels the request."""
+        ended = 0
         try:
-            while True:
+            while ended < self._n:
                 delta = await self._deltas.get()
                 if isinstance(delta, EngineError):
                     raise delta
                 yield delta
-                if delta.finish_reason:
-                    return
+                ended += delta.finish_reason is not None
         finally:
             self.cancelled = True

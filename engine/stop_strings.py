@@ -50,6 +50,7 @@ class TextStream:
         self._pieces = pieces  # by token id, the bytes that the token adds
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopStrings(stops)
+        self.characters = 0  # that the tokens completed so far, shown or not
 
     @property
     def met(self) -> str | None:
@@ -58,7 +59,9 @@ class TextStream:
 
     def push(self, token: int) -> tuple[str, bool]:
         """Takes the next token; returns the text that may be shown and whether a stop string was met."""
-        return self._stops.push(self._decoder.decode(self._pieces[token]))
+        text = self._decoder.decode(self._pieces[token])
+        self.characters += len(text)
+        return self._stops.push(text)
 
     def finish(self, *, drops_half: bool = False) -> tuple[str, bool]:
         """The rest, when no more tokens come; a half character that is left counts as one that is not UTF-8, or is

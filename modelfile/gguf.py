@@ -50,7 +50,7 @@ class ValueType(IntEnum):
 
 _VALUE_TYPES = {int(t): t for t in ValueType}
 
-_SCALARS = {
+SCALARS = {
     ValueType.UINT8: struct.Struct("<B"),
     ValueType.INT8: struct.Struct("<b"),
     ValueType.UINT16: struct.Struct("<H"),
@@ -63,8 +63,8 @@ _SCALARS = {
     ValueType.INT64: struct.Struct("<q"),
     ValueType.FLOAT64: struct.Struct("<d"),
 }
-_U32 = _SCALARS[ValueType.UINT32]
-_U64 = _SCALARS[ValueType.UINT64]
+_U32 = SCALARS[ValueType.UINT32]
+_U64 = SCALARS[ValueType.UINT64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ class _Header:
         if kind is ValueType.STRING:
             return self.string().decode("utf-8", errors="replace")
         at = self.position
-        value = self.scalar(_SCALARS[kind])
+        value = self.scalar(SCALARS[kind])
         if kind is ValueType.BOOL:
             if value > 1:
                 raise self.error(f"boolean value {value} is neither 0 nor 1", at)
@@ -305,7 +305,7 @@ class _Header:
             if depth == _MAX_NESTING:
                 raise self.error(f"arrays nested deeper than {_MAX_NESTING}")
             return kind, [self.array(depth + 1)[1] for _ in range(self.count("arrays", 12))]
-        layout = _SCALARS[kind]
+        layout = SCALARS[kind]
         count = self.count("numbers", layout.size)
         at = self.position
         dtype = np.dtype(np.uint8 if kind is ValueType.BOOL else layout.format)

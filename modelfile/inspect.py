@@ -11,6 +11,7 @@ from modelfile.accepts.choice import choose_engine
 from modelfile.accepts.ctransformers import ctransformers_objection
 from modelfile.accepts.llama_cpp import llama_cpp_objection
 from modelfile.errors import ModelFileError
+from modelfile.facts import weights
 from modelfile.file import ModelFile, chat_template, read_model_file
 from modelfile.gguf import GGUFFile
 from modelfile.source.pick import human_size
@@ -55,13 +56,7 @@ def _weights(gguf: ModelFile) -> str:
     """How many, and how they are stored: the type that takes most bytes first."""
     if not gguf.tensors:
         return "none: the file holds a vocabulary only"
-    count, nbytes = 0, Counter[str]()
-    for tensor in gguf.tensors.values():
-        weights = 1
-        for length in tensor.shape:
-            weights *= length
-        count += weights
-        nbytes[tensor.type_name] += tensor.nbytes
+    count, nbytes = weights(gguf)
     kinds = Counter(tensor.type_name for tensor in gguf.tensors.values())
     parts = [f"{name} ({kinds[name]} tensors, {human_size(size)})" for name, size in nbytes.most_common()]
     return f"{count:,} in {', '.join(parts)}"

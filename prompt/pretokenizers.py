@@ -49,10 +49,10 @@ class PreTokenizer:
 
 _GROUPS: list[tuple[str, PreTokenizer]] = [
     (
-        "gpt-2 phi-2 mpt olmo jais trillion exaone4 gigachat a.x-4.0 mellum granite-docling",
+        "gpt-2 phi-2 olmo jais trillion exaone4 gigachat a.x-4.0 mellum granite-docling",
         PreTokenizer((_GPT2,)),
     ),
-    ("gpt-neox", PreTokenizer((_GPT2,), nfc=True)),
+    ("gpt-neox mpt", PreTokenizer((_GPT2,), nfc=True)),
     (
         "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
         PreTokenizer((r"\p{N}", _GPT2)),

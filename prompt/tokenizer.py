@@ -13,7 +13,7 @@ from modelfile.errors import ModelFileError
 from modelfile.token_spelling import TokenType
 from prompt.bpe import BytePairEncoder
 from prompt.sentencepiece import SentencePieceEncoder
-from prompt.unigram import UnigramEncoder
+from prompt.unigram import UnigramEncoder, leaves_spaces
 from prompt.vocabulary import Metadata, Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -58,6 +58,8 @@ class Tokenizer:
             case "llama":
                 return cls(SentencePieceEncoder(metadata))
             case "replit":
+                return cls(UnigramEncoder(metadata))
+            case "t5" if leaves_spaces(metadata):
                 return cls(UnigramEncoder(metadata))
             case None:
                 raise ModelFileError("the file has no tokenizer (tokenizer.ggml.model)")

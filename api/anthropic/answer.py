@@ -4,8 +4,6 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic_core import from_json
-
 from api.anthropic.errors import anthropic_envelope
 from api.anthropic.schemas import MessagesRequest
 from api.blocks import Block, Blocks, Step
@@ -115,13 +113,4 @@ def _content(block: Block, text: str | None = None) -> dict[str, Any]:
         return {"type": "text", "text": text}
     if block.kind == "reasoning":
         return {"type": "thinking", "thinking": text, "signature": _SIGNATURE if whole else ""}
-    return {"type": "tool_use", "id": block.id, "name": block.name, "input": _arguments(text)}
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """Arguments that the end of the answer cut off count as far as they came."""
-    try:
-        arguments = from_json(text, allow_partial="trailing-strings")
-    except ValueError:
-        return {}
-    return arguments if isinstance(arguments, dict) else {}
+    return {"type": "tool_use", "id": block.id, "name": block.name, "input": block.arguments}

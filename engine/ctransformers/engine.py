@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
@@ -14,6 +14,7 @@ from engine.ctransformers.context import Context
 from engine.ctransformers.generation import Generation
 from engine.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
 from engine.grammar import Grammars, Matcher
+from engine.logprobs import PromptScores, Scorer
 from engine.pool import Pool
 from engine.threads import ThreadBudget
 
@@ -31,6 +32,7 @@ class CTransformersEngine:
         *,
         embeds: bool,  # whether the library keeps embeddings: of the older families it does not
         pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
+        spelling: Callable[[int], bytes],  # how the file spells a token
         end_ids: frozenset[int],  # tokens that end an answer
         grammars: Grammars,  # of the same vocabulary
         options: EngineOptions,
@@ -40,6 +42,8 @@ class CTransformersEngine:
         self.features: frozenset[Feature] = frozenset(("generation", "embeddings") if embeds else ("generation",))
         self._pieces = pieces
         self._end_ids = end_ids
+        self._scorer = Scorer(pieces, spelling)
+        self._prompt_scores = PromptScores()
         self._grammars = grammars
         self._contexts = contexts
         if self._contexts[0].vocab_size != len(pieces):
@@ -110,6 +114,7 @@ class CTransformersEngine:
             params,
             pieces=self._pieces,
             end_ids=self._end_ids,
+            scorer=self._scorer,
             context_length=self.context_length,
             matcher=matcher,
         )
@@ -129,12 +134,15 @@ class CTransformersEngine:
             self.pool.release(context)
 
     def _run(self, context: Context, generation: Generation) -> None:
-        """Produces an answer, in a worker thread, and gives the context back before it sends the end."""
+        """Produces the answers, in a worker thread, and gives the context back before it sends the end."""
         try:
             if not context.opened:
                 context.open()
             with self._threads.request():
-                self._produce(context, generation)
+                if generation.params.prompt_logprobs:
+                    self._score_prompt(context, generation)
+                while generation.end is None and not generation.cancelled:
+                    self._produce(context, generation)
         except EngineError as error:
             log.error("generation failed: %s", error)
             generation.end = error
@@ -151,7 +159,22 @@ class CTransformersEngine:
         generation.cached_tokens = context.reuse(generation.prompt)
         self._eval(context, generation, generation.prompt[generation.cached_tokens :])
 
+    def _score_prompt(self, context: Context, generation: Generation) -> None:
+        """Evaluates the prompt token by token, because the library keeps the logits of the last one only."""
+        prompt, top = generation.prompt, generation.params.logprobs or 0
+        scores = self._prompt_scores.known(prompt, top) or [self._scorer.unscored(prompt[0])]
+        if len(scores) < len(prompt):
+            self._eval(context, generation, prompt[context.reuse(prompt[: len(scores)]) : len(scores)])
+        for token in prompt[len(scores) :]:
+            if generation.cancelled:
+                return
+            scores.append(self._scorer.score(context.logits(), token, top))
+            self._eval(context, generation, [token])
+        self._prompt_scores.keep(scores, top)
+        generation.prompt_scores = tuple(scores)
+
     def _produce(self, context: Context, generation: Generation) -> None:
+        """One of the answers."""
         self._prefill(context, generation)
         if generation.cancelled:
             return

@@ -1,20 +1,22 @@
 """A running request of this engine: its prompt, its sampler, its text so far."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.contract import Delta, FinishReason, SamplingParams
+from engine.contract import Delta, FinishReason, SamplingParams, ScoredToken
 from engine.errors import GenerationError
 from engine.grammar import Matcher
+from engine.logprobs import Scorer, ShownTokens
 from engine.request import RunningRequest
 from engine.sampling import Sampler
 from engine.stop_strings import TextStream
 
 
 class Generation(RunningRequest):
-    """One answer in the making, token by token."""
+    """The answers of one request in the making, one after the other, token by token."""
 
     def __init__(
         self,
@@ -23,18 +25,33 @@ class Generation(RunningRequest):
         *,
         pieces: Sequence[bytes],
         end_ids: frozenset[int],
+        scorer: Scorer,
         context_length: int,
-        matcher: Matcher | None = None,  # holds the answer to a grammar
+        matcher: Matcher | None = None,  # holds an answer to a grammar
     ) -> None:
-        super().__init__()
+        super().__init__(params.n)
         self.prompt = list(prompt)
+        self.params = params
         self.cached_tokens = 0
+        self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
+        self._pieces = pieces
+        self._all_end_ids = end_ids
         self._end_ids = frozenset() if params.ignore_eos else end_ids
+        self._scorer = scorer
+        self._grammar = matcher
         room = context_length - len(self.prompt)
         self._max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
-        self._sampler = Sampler(params, self.prompt, end_ids)
-        self._text = TextStream(pieces, params.stop)
-        self._matcher = matcher
+        self._begin(0)
+
+    def _begin(self, index: int) -> None:
+        """Starts the answer of that number."""
+        params = self.params
+        seed = None if params.seed is None else params.seed + index
+        self._index = index
+        self._sampler = Sampler(replace(params, seed=seed), self.prompt, self._all_end_ids)
+        self._text = TextStream(self._pieces, params.stop)
+        self._matcher = self._grammar and self._grammar.copy()
+        self._scores = None if params.logprobs is None else ShownTokens()
         self._completion_tokens = 0
 
     @property
@@ -49,12 +66,15 @@ class Generation(RunningRequest):
         for token in tokens:
             self._completion_tokens += 1
             if token in self._end_ids:
+                self._score(logits, token, 0)
                 self.finish("stop", shown)
                 return []
+            before = self._text.characters
             text, stopped = self._text.push(token)
+            self._score(logits, token, self._text.characters - before)
             shown += text
             if stopped:
-                self.end = self._delta(shown, "stop")
+                self._complete(self._delta(shown, "stop"))
                 return []
         if self._matcher is not None and self._matcher.ended:
             self.finish("stop", shown)
@@ -70,7 +90,9 @@ class Generation(RunningRequest):
         """The next token, and all that must follow it in the grammar; none where nothing can come."""
         if self._matcher is None:
             return [self._sampler.sample(logits)]
-        if tokens := self._forced(self._max_tokens - self._completion_tokens):
+        # A token's likelihood is known from the logits before it alone: then they come one by one.
+        room = self._max_tokens - self._completion_tokens if self._scores is None else 1
+        if tokens := self._forced(room):
             return tokens
         allowed = self._matcher.allowed()
         if self._matcher.ended:
@@ -79,7 +101,7 @@ class Generation(RunningRequest):
         if token in self._end_ids:
             return [token]
         self._follow([token])
-        return [token, *self._forced(self._max_tokens - self._completion_tokens - 1)]
+        return [token, *self._forced(room - 1)]
 
     def _forced(self, room: int) -> list[int]:
         """The tokens that must come next, `room` of them at most."""
@@ -95,12 +117,27 @@ class Generation(RunningRequest):
         if not self._matcher.take(tokens):
             raise GenerationError("The answer does not follow the grammar.")
 
+    def _score(self, logits: NDArray[np.float32], token: int, characters: int) -> None:
+        if self._scores is not None:
+            self._scores.add(self._scorer.score(logits, token, self.params.logprobs or 0), characters)
+
     def finish(self, reason: FinishReason, text: str = "") -> None:
-        """Makes the last delta, with the text that was held back."""
+        """Ends the answer, with the text that was held back."""
         rest, stopped = self._text.finish(drops_half=self._matcher is not None)  # or the grammar has no such text
-        self.end = self._delta(text + rest, "stop" if stopped else reason)
+        delta = self._delta(text + rest, "stop" if stopped else reason)
+        if self._scores is not None and not stopped:
+            delta = replace(delta, tokens=delta.tokens + self._scores.take_all())
+        self._complete(delta)
+
+    def _complete(self, delta: Delta) -> None:
+        if self._index + 1 < self.params.n:
+            self.put(delta)
+            self._begin(self._index + 1)
+        else:
+            self.end = delta
 
     def _delta(self, text: str, reason: FinishReason | None = None) -> Delta:
+        prompt_scores, self.prompt_scores = self.prompt_scores, ()
         return Delta(
             text,
             len(self.prompt),
@@ -108,4 +145,7 @@ class Generation(RunningRequest):
             self._completion_tokens,
             finish_reason=reason,
             stop_sequence=self._text.met,
+            index=self._index,
+            tokens=() if self._scores is None else self._scores.take(len(text)),
+            prompt=prompt_scores,
         )

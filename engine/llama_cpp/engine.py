@@ -22,6 +22,7 @@ from engine.grammar import Grammars
 from engine.llama_cpp.answer import Answer, native_error
 from engine.llama_cpp.listener import PrivateListener
 from engine.llama_cpp.load import Pooling, load_server
+from engine.llama_cpp.scoring import NativeScorer
 from engine.pool import Pool
 
 log = logging.getLogger("ggserve.model")
@@ -76,6 +77,11 @@ class LlamaCppEngine:
         except EngineError:
             self._listener.close()
             raise
+        self._scorer = NativeScorer(
+            self._server,
+            spelling=lambda token: self.token_bytes([token])[0],
+            tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
+        )
         self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
@@ -88,7 +94,7 @@ class LlamaCppEngine:
         room = self.context_length - len(prompt)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         body = {"prompt": list(prompt), "n_predict": max_tokens, **_native_sampling(params, self.context_length)}
-        async for delta in self._stream("handle_completions", body, params):
+        async for delta in self._stream("handle_completions", body, params, prompt):
             yield delta
 
     async def chat(
@@ -163,7 +169,9 @@ class LlamaCppEngine:
             if not 0 <= token < self._vocab_size:
                 raise InvalidToken(token, self._vocab_size)
 
-    async def _stream(self, call: str, body: dict[str, Any], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    async def _stream(
+        self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
+    ) -> AsyncGenerator[Delta, None]:
         matcher = None
         if params.grammar is not None:
             matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
@@ -174,22 +182,33 @@ class LlamaCppEngine:
             "timings_per_token": True,  # tells the true number of tokens
         }
         try:
-            request = orjson.dumps(body)
+            bodies = [orjson.dumps({**body, **_seed(params, index)}) for index in range(params.n)]
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         slot = await self.pool.acquire(())
-        answer = Answer(params, self.context_length, matcher)
+        answer = Answer(params, self.context_length, self._scorer, prompt=prompt, matcher=matcher)
         self._running.add(answer)
-        self._workers.submit(self._run, call, slot, request, answer)
+        self._workers.submit(self._run, call, slot, bodies, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, call: str, slot: Slot, body: bytes, answer: Answer) -> None:
-        """Produces an answer, in a worker thread, and gives the slot back before it sends the end."""
+    def _run(self, call: str, slot: Slot, bodies: Sequence[bytes], answer: Answer) -> None:
+        """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
+
+        They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
+        """
         try:
-            if not answer.cancelled:
+            if answer.prompt is not None and answer.params.prompt_logprobs:
+                top = answer.params.logprobs or 0
+                answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
+            for index, body in enumerate(bodies):
+                if answer.cancelled or answer.end is not None:
+                    break
+                answer.begin(index)
                 getattr(self._server, call)(body, answer.receive)
+        except EngineError as error:
+            answer.end = error
         except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates and schemas mostly
             answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
         finally:
@@ -236,9 +255,14 @@ def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, A
         }
     if params.logit_bias:
         fields["logit_bias"] = [[token, bias] for token, bias in params.logit_bias.items()]
-    if params.seed is not None:
-        fields["seed"] = params.seed % 0xFFFFFFFF  # the one left out means a random seed
+    if params.logprobs is not None:
+        fields["n_probs"] = max(params.logprobs, 1)  # of the distribution before all samplers
     return fields
+
+
+def _seed(params: SamplingParams, index: int) -> dict[str, int]:
+    """The seed of that answer; 0xFFFFFFFF would mean a random one."""
+    return {} if params.seed is None else {"seed": (params.seed + index) % 0xFFFFFFFF}
 
 
 def _native_tools(tools: Tools | None) -> dict[str, Any]:

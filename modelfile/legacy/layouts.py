@@ -70,6 +70,11 @@ class Header:
     n_tokens: int = 0  # in the file's vocabulary
     n_rows: int = 0  # of the embedding, in the file
     n_rot: int | None = None
+    epsilon: float = 1e-5  # of the normalizations, which no file tells
+    rms_norm: bool = False
+    parallel_residual: bool | None = None  # gptneox
+    alibi_bias_max: float | None = None  # mpt, replit
+    clip_qkv: float = 0.0  # mpt; 0: none
     n_mult: int = 1  # llama: what the feed-forward width is rounded up to
     falcon_40b: bool = False
     drops_pad: bool = False  # falcon: the loader drops a 65025th token, [PAD]
@@ -77,7 +82,7 @@ class Header:
 
     def metadata(self) -> dict[str, Any]:
         """The numbers under GGUF's names."""
-        return {
+        numbers: dict[str, Any] = {
             "context_length": self.n_ctx,
             "embedding_length": self.n_embd,
             "feed_forward_length": self.n_ff,
@@ -85,7 +90,17 @@ class Header:
             "attention.head_count": self.n_head,
             "attention.head_count_kv": self.n_head_kv,
             "vocab_size": self.n_vocab,
+            "attention.layer_norm_rms_epsilon" if self.rms_norm else "attention.layer_norm_epsilon": self.epsilon,
         }
+        if self.n_rot is not None:
+            numbers["rope.dimension_count"] = self.n_rot
+        if self.parallel_residual is not None:
+            numbers["use_parallel_residual"] = self.parallel_residual
+        if self.alibi_bias_max is not None:
+            numbers["attention.max_alibi_bias"] = self.alibi_bias_max
+        if self.clip_qkv:
+            numbers["attention.clamp_kqv"] = self.clip_qkv
+        return numbers
 
 
 class Layout:
@@ -321,7 +336,7 @@ class NeoXLayout(Layout):
     def header(self, values: Mapping[str, Any], magic: str, version: int | None) -> Header:
         if values["par_res"] not in (0, 1):
             raise UnfitHeader(f"par_res is {values['par_res']}, neither 0 nor 1")
-        return _GPTJ.header(values, magic, version)
+        return replace(_GPTJ.header(values, magic, version), parallel_residual=bool(values["par_res"]))
 
     def tensors(self, header: Header) -> tuple[dict[str, Shape], dict[str, Shape]]:
         embd, vocab = header.n_embd, header.n_vocab
@@ -366,6 +381,8 @@ class ReplitLayout(Layout):
             n_tokens=values["n_vocab"],
             matrix_type=_matrix_type(values["ftype"]),
             fixed_context=not self.follows_context_length,
+            alibi_bias_max=values.get("alibi_bias_max", 8.0),
+            clip_qkv=values.get("clip_qkv", 0.0),
         )
         return _check_sizes(header, int_arithmetic=not self.follows_context_length)
 
@@ -443,6 +460,8 @@ class LlamaLayout(Layout):
             n_head_kv=values["n_head"],
             n_tokens=values["n_vocab"],
             n_rot=values["n_rot"],
+            epsilon=5e-6,  # as ctransformers has it, between LLaMA's 1e-6 and LLaMA 2's 1e-5
+            rms_norm=True,
             fixed_context=False,
             old_blocks=_old_blocks(values["ftype"], magic, version),
         )
@@ -452,7 +471,7 @@ class LlamaLayout(Layout):
         keys = tensors.get("layers.0.attention.wk.weight")
         if keys is None or header.n_head % 8 or keys.shape != (header.n_embd, header.n_embd // 8):
             return header
-        grouped = replace(header, n_head_kv=header.n_head // 8)
+        grouped = replace(header, n_head_kv=header.n_head // 8, epsilon=1e-5)  # only LLaMA 2 has groups
         if header.n_layer != 80:
             return grouped
         wider = int(np.float32(1.3) * np.float32(_feed_forward(header.n_embd, 1)))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelfile import convert as conversion
+from modelfile import gguf_writer
 from modelfile.accepts.ctransformers import ctransformers_objection
 from modelfile.convert import convert, main
 from modelfile.errors import ModelFileError
@@ -70,8 +70,8 @@ def test_weights_and_metadata_are_kept(tmp_path: Path, make: Callable[[], tiny.S
     old, new = entries(before), entries(after)
     assert {key: new[key] for key in old if key not in changed} == {k: old[k] for k in old if k not in changed}
     added = {SCORES} if make is bpe else set()
-    assert set(new) - set(old) == {conversion.SOURCE_NAME, conversion.SOURCE_SIZE} | added
-    assert after.get(conversion.SOURCE_SIZE) == before.size
+    assert set(new) - set(old) == {gguf_writer.SOURCE_NAME, gguf_writer.SOURCE_SIZE} | added
+    assert after.get(gguf_writer.SOURCE_SIZE) == before.size
 
 
 def test_only_plain_tokens_become_raw_and_back(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "__init__.py").write_text("raise RuntimeError('imported')")
     bpe().write(folder / "Tiny.Q4_0.gguf")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setattr(default, "PACKAGE", "tiny_packaged_model")
+    monkeypatch.setattr(default, "_PACKAGE", "tiny_packaged_model")
     return folder
 
 
@@ -250,11 +250,11 @@ def test_a_conversion_older_than_the_package_is_made_anew(package: Path, tmp_pat
     later = path.stat().st_mtime + 10
     os.utime(source, (later, later))
     default.default_model(tmp_path)
-    assert read_gguf(path).get(conversion.SOURCE_SIZE) == source.stat().st_size
+    assert read_gguf(path).get(gguf_writer.SOURCE_SIZE) == source.stat().st_size
 
 
 def test_without_the_package_there_is_no_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(default, "PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr(default, "_PACKAGE", "no_such_package_anywhere")
     assert default.default_model(tmp_path) is None
     assert default.main([str(tmp_path)]) == 2
 

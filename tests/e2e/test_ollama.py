@@ -1,0 +1,92 @@
+"""The `ollama` client against the real server on the default model."""
+
+import json
+
+import httpx
+import ollama
+import pytest
+
+from tests.conftest import Server
+
+SEA = [{"role": "user", "content": "Write one sentence about the sea."}]
+GREEDY = {"temperature": 0, "num_predict": 12, "num_ctx": 4096}
+BEGINNING = "The sea is a vast and mysterious realm"
+
+
+@pytest.fixture
+def client(server: Server) -> ollama.Client:
+    return ollama.Client(host=server.url, timeout=60)
+
+
+def test_a_chat_whole_and_streamed(client: ollama.Client):
+    whole = client.chat(model="any", messages=SEA, options=GREEDY)
+    pieces = list(client.chat(model="any", messages=SEA, options=GREEDY, stream=True))
+    assert whole.message.content.startswith(BEGINNING)
+    assert "".join(piece.message.content for piece in pieces) == whole.message.content
+    assert (whole.done, whole.done_reason, whole.eval_count) == (True, "length", 12)
+    assert whole.total_duration >= whole.prompt_eval_duration > 0
+    assert whole.eval_duration > 0
+
+
+def test_streaming_is_the_default(server: Server):
+    answer = httpx.post(f"{server.url}/api/chat", json={"messages": SEA, "options": {"num_predict": 2}})
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+
+
+def test_a_prompt_with_a_system_and_raw(client: ollama.Client):
+    asked = client.generate(model="any", prompt=SEA[0]["content"], options=GREEDY)
+    assert asked.response.startswith(BEGINNING)
+    with_system = client.generate(model="any", prompt=SEA[0]["content"], system="Say one word only.", options=GREEDY)
+    assert with_system.prompt_eval_count != asked.prompt_eval_count
+    raw = client.generate(model="any", prompt="def fibonacci(n):", raw=True, options=GREEDY)
+    assert raw.response.startswith("\n    if n == 0:")
+
+
+def test_a_format_holds_the_answer(client: ollama.Client):
+    schema = {"type": "object", "properties": {"age": {"type": "integer", "maximum": 99}}, "required": ["age"]}
+    schema["additionalProperties"] = False
+    answer = client.chat(model="any", messages=SEA, format=schema, options={"num_predict": 40})
+    assert json.loads(answer.message.content)["age"] <= 99
+
+
+def test_embeddings(client: ollama.Client):
+    both = client.embed(model="any", input=["a cat", "a dog"])
+    assert [len(vector) for vector in both.embeddings] == [576, 576]
+    short = client.embed(model="any", input="a cat", dimensions=8).embeddings[0]
+    assert sum(number * number for number in short) == pytest.approx(1, abs=1e-5)
+    assert client.embeddings(model="any", prompt="a cat").embedding == pytest.approx(both.embeddings[0], abs=1e-4)
+    assert len(client.embed(model="any", input="a cat " * 600).embeddings[0]) == 576
+    with pytest.raises(ollama.ResponseError, match="maximum context length"):
+        client.embed(model="any", input="a cat " * 600, truncate=False)
+
+
+def test_what_there_is(client: ollama.Client, server: Server):
+    (listed,) = client.list().models
+    assert listed.model == "SmolLM2-135M-Instruct.Q4_1"
+    assert listed.details.family == "llama"
+    assert len(listed.digest) == 64
+    assert client.ps().models[0].digest == listed.digest
+    shown = client.show(listed.model)
+    assert shown.modelinfo["llama.block_count"] == 30
+    assert "completion" in shown.capabilities
+    assert client.generate(model=listed.model).done_reason == "load"
+    assert httpx.get(f"{server.url}/api/version").json()["version"]
+
+
+def test_errors_are_texts(client: ollama.Client, server: Server):
+    with pytest.raises(ollama.ResponseError, match="maximum context length") as error:
+        client.chat(model="any", messages=[{"role": "user", "content": "a b " * 2000}])
+    assert error.value.status_code == 400
+    for path, body, status, said in (
+        ("chat", {"messages": 5}, 400, "messages"),
+        ("chat", {"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "images are not supported"),
+        ("generate", {"prompt": "a", "options": {"temperature": "hot"}}, 400, "options.temperature"),
+        ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, 400, "template"),
+        ("embed", {"input": 5}, 400, "input"),
+        ("pull", {"model": "llama3"}, 404, "/api/pull"),
+    ):
+        answer = httpx.post(f"{server.url}/api/{path}", json=body)
+        assert answer.status_code == status
+        assert said in answer.json()["error"]
