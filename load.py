@@ -8,19 +8,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.contract import Engine, EngineOptions, NativeChat, Tuning
+from engine.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
 from engine.ctransformers.context import Context, cuda_loads
 from engine.ctransformers.engine import CTransformersEngine
 from engine.ctransformers.legacy_context import LegacyContext, LegacySetup
 from engine.grammar import Grammars, GrammarVocabulary, byte_vocabulary
 from engine.llama_cpp.engine import LlamaCppEngine
-from engine.llama_cpp.load import sees_gpu
+from engine.llama_cpp.load import Pooling, sees_gpu
 from engine.threads import usable_cores
 from modelfile.accepts.choice import EngineName, WantedEngine, choose_engine
 from modelfile.accepts.llama_cpp import llama_cpp_objection
 from modelfile.errors import ModelFileError
 from modelfile.facts import ModelFacts, model_facts
-from modelfile.file import ModelFile, chat_template, has_pooling, is_embedding_model, read_model_file
+from modelfile.file import (
+    ModelFile,
+    chat_template,
+    has_pooling,
+    is_embedding_model,
+    is_reranker,
+    read_model_file,
+)
 from modelfile.gguf import read_gguf
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.memory import MemoryPlan, plan_memory
@@ -94,6 +101,7 @@ class LoadedModel:
     facts: ModelFacts
     vocab_size: int
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
+    reranker: Reranker | None = None  # for models that rank documents
     native_chat: NativeChat | None = None  # for chats with tools
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
@@ -192,7 +200,7 @@ def _load_llama_cpp(
         options=options,
         vocab_size=vocab_size,
         grammars=Grammars(byte_vocabulary()),
-        pooling="last" if generates else "model" if has_pooling(file) else "mean",
+        pooling=_pooling(file),
         generates=generates,
         chat_template=_vetted(template),
     )
@@ -211,8 +219,18 @@ def _load_llama_cpp(
         vocab_size,
         control_texts=control_texts(file),
         native_chat=engine,
+        reranker=engine if is_reranker(file) else None,
         chats_natively=codec.blocks or bool(_REASONS.search(template or "")),
     )
+
+
+def _pooling(file: ModelFile) -> Pooling:
+    """How token vectors become one: as the file says, or else as its kind of model does."""
+    if is_reranker(file):
+        return "rank"
+    if not is_embedding_model(file):
+        return "last"
+    return "model" if has_pooling(file) else "mean"
 
 
 def _vetted(template: str | None) -> str | None:

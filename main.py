@@ -28,7 +28,7 @@ from api.anthropic.errors import anthropic_envelope
 from api.errors import ERROR_RESPONSES, install_error_handlers
 from api.keys import Keys, KeysMiddleware, read_keys
 from api.limits import Limits
-from api.llama_server import tokens
+from api.llama_server import rerank, state, tokens
 from api.metrics import Metrics
 from api.ollama import embeddings as ollama_embeddings
 from api.ollama import generation as ollama_generation
@@ -71,6 +71,8 @@ ROUTERS = tuple(
         ollama_generation,
         ollama_embeddings,
         ollama_models,
+        rerank,
+        state,
         tokens,
         status,
         page,

@@ -13,8 +13,18 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.contract import Delta, Embedding, Feature, NativeChat, Occupancy, SamplingParams, ToolCallDelta, Tools
-from engine.errors import ContextOverflow, InvalidToken
+from engine.contract import (
+    Delta,
+    Embedding,
+    Feature,
+    NativeChat,
+    Occupancy,
+    Ranking,
+    SamplingParams,
+    ToolCallDelta,
+    Tools,
+)
+from engine.errors import ContextOverflow, InvalidRequest, InvalidToken
 from engine.grammar import schema_grammar
 from load import LoadOptions, Report, load
 from modelfile.facts import ModelFacts
@@ -171,6 +181,12 @@ class GGUFModel:
             for text in inputs
         ]
         return await self.engine.embed(ids)
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """How well each document answers the query; needs Feature "rerank"."""
+        if self._loaded.reranker is None:
+            raise InvalidRequest(f"{self.name} does not rank documents")
+        return await self._loaded.reranker.rerank(query, documents)
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Ids of a text: with the special tokens that the model wants around it, and with those that it spells."""

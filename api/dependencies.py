@@ -45,7 +45,11 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
     if feature in model.features:
         return
     if feature == "generation":
-        message = f"{model.name} makes embeddings and does not generate text: use /v1/embeddings"
+        use = "ranks documents" if "rerank" in model.features else "makes embeddings"
+        path = "/v1/rerank" if "rerank" in model.features else "/v1/embeddings"
+        message = f"{model.name} {use} and does not generate text: use {path}"
+    elif feature == "rerank":
+        message = f"{model.name} does not rank documents: that needs a GGUF of a reranker"
     elif feature == "embeddings":
         message = f"the {model.engine_name} engine makes no embeddings of {model.name}"
     else:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 FinishReason = Literal["stop", "length", "tool_calls"]
 Speculation = Literal["off", "ngram-mod"]
 CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-Feature = Literal["generation", "embeddings", "tools"]
+Feature = Literal["generation", "embeddings", "tools", "rerank"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,14 @@ class Embedding:
     prompt_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """How well documents answer a query."""
+
+    scores: tuple[float, ...]  # by document; the model's own, the higher the better
+    prompt_tokens: int
+
+
 class Occupancy(Protocol):
     """How busy an engine is."""
 
@@ -191,4 +199,12 @@ class NativeChat(Protocol):
 
     def count_chat(self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None) -> int:
         """Tokens of the prompt that `chat` makes of the same messages. Blocks for a few milliseconds."""
+        ...
+
+
+class Reranker(Protocol):
+    """What an engine may offer besides: the relevance of documents, which needs Feature "rerank"."""
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """How well each document answers the query. Raises as `Engine.generate`."""
         ...

@@ -24,6 +24,8 @@ _ENCODERS = frozenset(
     }
 )
 
+_POOLING_RANK = 4
+
 
 class ModelFile(Protocol):
     """A checked header, whose metadata has GGUF's keys whatever the format. Arrays of numbers are numpy's, those of
@@ -77,6 +79,11 @@ def is_embedding_model(file: ModelFile) -> bool:
     converters write for embedding models only."""
     arch = file.architecture
     return arch in _ENCODERS or file.get(f"{arch}.attention.causal") is False or has_pooling(file)
+
+
+def is_reranker(file: ModelFile) -> bool:
+    """Whether it says how well a text answers a query, and nothing else (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
+    return bool(file.get(f"{file.architecture}.pooling_type", 0) == _POOLING_RANK)
 
 
 def has_pooling(file: ModelFile) -> bool:

@@ -7,6 +7,7 @@ checked before.
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from engine.contract import Delta, Embedding, EngineOptions, Feature, SamplingParams, Tools
+from engine.contract import Delta, Embedding, EngineOptions, Feature, Ranking, SamplingParams, Tools
 from engine.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from engine.grammar import Grammars
 from engine.llama_cpp.answer import Answer, native_error
@@ -26,6 +27,8 @@ from engine.llama_cpp.scoring import NativeScorer
 from engine.pool import Pool
 
 log = logging.getLogger("ggserve.model")
+
+_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
 
 
 class Slot:
@@ -59,7 +62,11 @@ class LlamaCppEngine:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
-            ("generation", "embeddings", "tools") if generates else ("embeddings",)
+            ("rerank",)
+            if pooling == "rank"
+            else ("generation", "embeddings", "tools")
+            if generates
+            else ("embeddings",)
         )
         self._vocab_size = vocab_size
         self._grammars = grammars
@@ -131,6 +138,19 @@ class LlamaCppEngine:
             call = asyncio.wrap_future(self._workers.submit(self._embed, slot, some))
             embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
         return embeddings
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """See Reranker.rerank."""
+        scores: tuple[float, ...] = ()
+        prompt_tokens = 0
+        for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
+            slot = await self.pool.acquire(())
+            some = documents[start : start + self._parallel]
+            call = asyncio.wrap_future(self._workers.submit(self._rerank, slot, query, some))
+            ranking = await asyncio.shield(call)  # it gives the slot back, come what may
+            scores += ranking.scores
+            prompt_tokens += ranking.prompt_tokens
+        return Ranking(scores, prompt_tokens)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
@@ -228,6 +248,19 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
         return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]
+
+    def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
+        try:
+            body = orjson.dumps({"query": query, "documents": list(documents)})
+            answer = orjson.loads(self._server.handle_rerank(body))
+        finally:
+            self.pool.release(slot)
+        if error := answer.get("error"):
+            if too_long := _TOO_LONG.search(error["message"]):
+                raise ContextOverflow(int(too_long[1]), self.context_length)
+            raise native_error(error, self.context_length)
+        results = sorted(answer["results"], key=lambda result: int(result["index"]))
+        return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
 
 
 def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from engine.errors import EngineError
 from engine.llama_cpp.listener import PrivateListener
 from engine.native_process import captured_stderr, kept_signal_handlers
 
-Pooling = Literal["model", "mean", "last"]
+Pooling = Literal["model", "mean", "last", "rank"]
 
 _BATCH = 256  # tokens of prompts evaluated at once; between batches a request can be cancelled and others go on
 _KNOWN_TOKENS = 8  # in a row that must have been there before, for a guess of what comes next
@@ -60,7 +60,11 @@ def load_server(
     params.embedding = True
     types = xllamacpp.llama_pooling_type
     if pooling != "model":
-        params.pooling_type = {"mean": types.LLAMA_POOLING_TYPE_MEAN, "last": types.LLAMA_POOLING_TYPE_LAST}[pooling]
+        params.pooling_type = {
+            "mean": types.LLAMA_POOLING_TYPE_MEAN,
+            "last": types.LLAMA_POOLING_TYPE_LAST,
+            "rank": types.LLAMA_POOLING_TYPE_RANK,
+        }[pooling]
     if chat_template is not None:
         params.chat_template = chat_template
     params.cache_ram_mib = options.prompt_cache

@@ -191,10 +191,10 @@ def llama(model: TinyModel) -> None:
     model.writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, HEAD // 2, dtype=np.float32))
 
 
-def bert(model: TinyModel) -> None:
+def bert(model: TinyModel, pooling: gguf.PoolingType = gguf.PoolingType.MEAN) -> None:
     model.wordpiece_vocabulary()
     model.writer.add_causal_attention(False)
-    model.writer.add_pooling_type(gguf.PoolingType.MEAN)
+    model.writer.add_pooling_type(pooling)
     model.writer.add_layer_norm_eps(1e-12)
     model.add("token_embd.weight", model.vocab_size, WIDTH)
     model.add("token_types.weight", 2, WIDTH, kind=GGMLQuantizationType.F32)
@@ -207,6 +207,14 @@ def bert(model: TinyModel) -> None:
             model.add(f"{block}{name}.bias", WIDTH)
         norm(model, f"{block}attn_output_norm")
         norm(model, f"{block}layer_output_norm")
+
+
+def reranker(model: TinyModel) -> None:
+    """A bert that says how well a text answers a query."""
+    bert(model, gguf.PoolingType.RANK)
+    for name, rows in (("cls", WIDTH), ("cls.output", 1)):
+        model.add(f"{name}.weight", rows, WIDTH, kind=GGMLQuantizationType.F32)
+        model.add(f"{name}.bias", rows)
 
 
 def norm(model: TinyModel, name: str) -> None:
@@ -229,7 +237,10 @@ def write_tiny_model(
 ) -> Path:
     """A model of about 2 MB, its matrices of type `kind`. `pre` names another pre-tokenizer (qwen2 only)."""
     model = TinyModel(folder / f"tiny-{architecture}-{kind.name}{f'-{pre}' if pre else ''}.gguf", architecture, kind)
-    if pre:
+    if architecture == "reranker":
+        model = TinyModel(folder / "tiny-reranker.gguf", "bert", kind)
+        reranker(model)
+    elif pre:
         model.byte_level_vocabulary(pre)
         decoder(model, biases=True)
     else:
