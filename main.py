@@ -1,5 +1,10 @@
 """The app: settings, the model's lifespan, routes. `python main.py` or `uvicorn main:app` starts it."""
 
+if __name__ == "__main__":
+    from supervisor import supervise
+
+    worker = supervise()  # before all other imports, so that the supervisor is spared them
+
 import gc
 
 gc.disable()  # while modules load: collecting then finds nothing, and takes a tenth of a second
@@ -7,10 +12,12 @@ gc.disable()  # while modules load: collecting then finds nothing, and takes a t
 import asyncio
 import logging
 import os
+import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,6 +57,7 @@ from models import Models
 from prompt.errors import TemplateError
 from settings import VERSION, Settings, SettingsError, load_settings
 from shutdown import graceful_stop, running_server
+from supervisor import Worker
 
 gc.freeze()  # what was imported stays: no later collection needs to look at it
 gc.enable()
@@ -179,6 +187,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         give_back_memory()
         gc.freeze()  # the model's tables live as long as the process
         state.models.start(model)
+        if state.worker:
+            state.worker.ready()
         address = f", http://{settings.host}:{settings.port}" if hasattr(state, "settings") else ""
         log.info("ready: %s on %s%s", model.name, model.engine_name, address)
 
@@ -187,6 +197,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             fail("interrupted while loading", code=130)
         state.models.close()
 
+    def orphaned() -> None:
+        loop.remove_reader(state.worker.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)  # the supervisor is gone, and with it who could stop this process
+
+    if state.worker:
+        if state.worker.death:
+            log.warning("started again; the worker before was ended by %s", state.worker.death)
+        loop.add_reader(state.worker.fileno(), orphaned)
     threading.Thread(target=load, name="load", daemon=True).start()
     with graceful_stop(close):
         yield
@@ -203,6 +221,7 @@ app = FastAPI(
     responses=ERROR_RESPONSES,
     dependencies=[Depends(HTTPBearer(auto_error=False))],  # tells OpenAPI; api/keys.py decides
 )
+app.state.worker = None  # where no supervisor has started it
 app.state.responses = ResponseStore()
 app.state.metrics = Metrics(lambda: getattr(app.state, "model", None))
 app.state.keys, app.state.origins, app.state.limits = Keys(), Origins(), Limits()  # until there are settings
@@ -214,7 +233,15 @@ app.add_middleware(OriginsMiddleware)
 app.add_middleware(AccessMiddleware, metrics=app.state.metrics)  # the outermost, so that it sees all requests
 
 
-def main() -> None:
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on all addresses of `host`. Raises OSError."""
+    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    if port == 0:
+        addresses = addresses[:1]
+    return [socket.create_server(address[:2], family=family, backlog=2048) for family, *_, address in addresses]
+
+
+def main(worker: Worker | None = None) -> None:
     """Serves with the settings of the command line, the environment and `.env`."""
     if "--version" in sys.argv[1:]:
         print(f"ggserve {VERSION}")
@@ -223,9 +250,22 @@ def main() -> None:
         settings = load_settings(command_line=True)
     except SettingsError as error:
         fail(error)
-    app.state.settings = settings
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False)
+    app.state.settings, app.state.worker = settings, worker
+    config = uvicorn.Config(
+        app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False
+    )
+    try:
+        sockets = worker.sockets if worker and worker.sockets else listen(settings.host, settings.port)
+    except OSError as error:
+        # asyncio and socket add words to a system error's own.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        fail(f"cannot listen on {settings.host or '*'}, port {settings.port}: {reason}")
+    if worker:
+        worker.listens(sockets)
+    settings.port = sockets[0].getsockname()[1]
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets)
 
 
 if __name__ == "__main__":
-    main()
+    main(worker)
