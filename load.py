@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
@@ -18,6 +18,7 @@ from engine.llama_cpp.load import Pooling, sees_gpu
 from engine.threads import usable_cores
 from modelfile.accepts.choice import EngineName, WantedEngine, choose_engine
 from modelfile.accepts.llama_cpp import llama_cpp_objection
+from modelfile.companions import checked_adapter, checked_projector, projector_beside
 from modelfile.errors import ModelFileError
 from modelfile.facts import ModelFacts, model_facts
 from modelfile.file import (
@@ -65,6 +66,9 @@ class LoadOptions(Tuning):
     @property
     def only_llama_cpp(self) -> str | None:
         """The first setting that ctransformers has no counterpart of."""
+        for name in ("mmproj_path", "lora_path"):
+            if path := getattr(self, name):
+                return f"{name.upper()}={path.name}"
         if self.draft_model:
             return f"DRAFT_MODEL={self.draft_model}"
         if self.kv_cache_type != "f16":
@@ -121,6 +125,8 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         only_llama_cpp=options.only_llama_cpp,
     )
     draft = _draft(file, options.draft_model) if options.draft_model else None
+    if engine_name == LlamaCppEngine.name:
+        options = _with_companions(file, options)
     chosen = read_chat_template(options.chat_template) if options.chat_template else None
     plan = plan_memory(
         file,
@@ -159,6 +165,16 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
     if abs(len(own) - len(others)) > _PADDING or any(a != b for a, b in zip(own, others, strict=False)):
         raise ModelFileError(f"DRAFT_MODEL={path.name}: its tokens are not those of {file.path.name}")
     return draft
+
+
+def _with_companions(file: ModelFile, options: LoadOptions) -> LoadOptions:
+    """The options with the files that go along with the model, checked."""
+    projector = options.mmproj_path or projector_beside(file.path)
+    return replace(
+        options,
+        mmproj_path=checked_projector(projector) if projector else None,
+        lora_path=checked_adapter(options.lora_path, file) if options.lora_path else None,
+    )
 
 
 def _load_ctransformers(
@@ -220,7 +236,7 @@ def _load_llama_cpp(
         control_texts=control_texts(file),
         native_chat=engine,
         reranker=engine if is_reranker(file) else None,
-        chats_natively=codec.blocks or bool(_REASONS.search(template or "")),
+        chats_natively=codec.blocks or options.mmproj_path is not None or bool(_REASONS.search(template or "")),
     )
 
 

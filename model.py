@@ -125,7 +125,7 @@ class GGUFModel:
         text from a user cannot become a special token.
         """
         params = params or SamplingParams()
-        if native := self._native_chat(tools, begun):
+        if native := self._native_chat(messages, tools, begun):
             running = native.chat(self._defused(messages), params, self._defused_tools(tools))
         elif tools and tools.required:
             schema = calls_schema(_functions(tools) or [], parallel=tools.parallel)
@@ -139,7 +139,7 @@ class GGUFModel:
 
     async def count_chat(self, messages: list[dict[str, Any]], *, tools: Tools | None = None, begun: str = "") -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        if native := self._native_chat(tools, begun):
+        if native := self._native_chat(messages, tools, begun):
             chat = self._defused(messages), self._defused_tools(tools)
             return await asyncio.to_thread(native.count_chat, *chat)
         return len(await self._chat_prompt(messages, tools, begun))
@@ -161,9 +161,11 @@ class GGUFModel:
         length = text_length([messages, functions])
         return await self._off_loop(length, lambda chat: self._codec.encode_chat(chat, functions, begun), messages)
 
-    def _native_chat(self, tools: Tools | None, begun: str) -> NativeChat | None:
+    def _native_chat(self, messages: list[dict[str, Any]], tools: Tools | None, begun: str) -> NativeChat | None:
         """What renders and parses this chat natively, if anything does: it knows no calls that must be made, and no
-        answers that have begun."""
+        answers that have begun, and alone can look at images."""
+        if any(isinstance(message.get("content"), list) for message in messages):
+            return self._loaded.native_chat
         if begun or (tools and tools.required) or not (tools or self._loaded.chats_natively):
             return None
         return self._loaded.native_chat

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         description="how chats become prompts: a name (see README) or a Jinja2 file (default: the model's)",
     )
     engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="what runs the file")
+    mmproj_path: Path | None = Field(
+        None, description="the projector of a model that sees (default: the only one beside the model)"
+    )
+    lora_path: Path | None = Field(None, description="a LoRA adapter (GGUF) to apply; llama.cpp only")
+    lora_scale: float = Field(1.0, description="how much of it")
     context_length: int | None = Field(
         None, ge=8, description="tokens of prompt and answer together (default: the model's own, at most 4096)"
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 FinishReason = Literal["stop", "length", "tool_calls"]
 Speculation = Literal["off", "ngram-mod"]
 CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-Feature = Literal["generation", "embeddings", "tools", "rerank"]
+Feature = Literal["generation", "embeddings", "tools", "rerank", "images"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class Tuning:
     prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
     kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
+    mmproj_path: Path | None = None  # a GGUF file of what turns images into embeddings, for llama.cpp
+    lora_path: Path | None = None  # a GGUF file of a LoRA adapter, for llama.cpp
+    lora_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

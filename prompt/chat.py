@@ -86,6 +86,8 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
+        if value.get("type") == "image_url":  # its data is no text
+            return
         for key, item in value.items():
             yield from _strings(key)
             yield from _strings(item)
@@ -98,6 +100,8 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
+        if value.get("type") == "image_url":
+            return value
         return {_map_strings(key, change): _map_strings(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_map_strings(item, change) for item in value]

@@ -53,4 +53,5 @@ def _model_object(model: GGUFModel) -> dict[str, Any]:
         "engine": model.engine_name,
         "engine_reason": model.engine_reason,
         "context_length": model.context_length,
+        "modalities": ["text", "image"] if "images" in model.features else ["text"],
     }

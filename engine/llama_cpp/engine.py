@@ -68,6 +68,8 @@ class LlamaCppEngine:
             if generates
             else ("embeddings",)
         )
+        if options.mmproj_path is not None:
+            self.features |= {"images"}
         self._vocab_size = vocab_size
         self._grammars = grammars
         self._parallel = options.parallel
@@ -100,7 +102,11 @@ class LlamaCppEngine:
         self._check_tokens((*prompt, *params.logit_bias))
         room = self.context_length - len(prompt)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
-        body = {"prompt": list(prompt), "n_predict": max_tokens, **_native_sampling(params, self.context_length)}
+        body = {
+            "prompt": await self._prompt(prompt),
+            "n_predict": max_tokens,
+            **_native_sampling(params, self.context_length),
+        }
         async for delta in self._stream("handle_completions", body, params, prompt):
             yield delta
 
@@ -122,6 +128,10 @@ class LlamaCppEngine:
         body = {"messages": messages, **_native_tools(tools)}
         text: str = self._listener.post("/apply-template", body)["prompt"]
         return len(self.tokenize(text, add_special=True, parse_special=True))
+
+    async def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
+        """A prompt as llama.cpp takes it: of a model that sees, as text only."""
+        return await asyncio.to_thread(self.detokenize, tokens) if "images" in self.features else list(tokens)
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""

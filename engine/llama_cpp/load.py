@@ -67,6 +67,11 @@ def load_server(
         }[pooling]
     if chat_template is not None:
         params.chat_template = chat_template
+    if options.mmproj_path is not None:
+        params.mmproj.path = str(options.mmproj_path)
+        params.mmproj_use_gpu = options.gpu_layers > 0
+    if options.lora_path is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
     params.cache_ram_mib = options.prompt_cache
     params.cache_type_k = params.cache_type_v = getattr(
         xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"

@@ -63,6 +63,8 @@ class ChatRequest(GenerationRequest):
     def needs(self) -> Iterator[tuple[str, Feature]]:
         if self.called_tools is not None:
             yield "tools", "tools"
+        if any(message.has_image for message in self.messages):
+            yield "messages", "images"
 
     @property
     def called_tools(self) -> Tools | None:

@@ -1,8 +1,10 @@
 """The messages of a chat, and what they are made of."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from api.openai.images import check_image
 
 
 class TextPart(BaseModel):
@@ -12,27 +14,50 @@ class TextPart(BaseModel):
     text: str
 
 
+class ImageURL(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    url: str
+
+
+class ImagePart(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
 class Message(BaseModel):
     """One message of a chat. Fields that only templates know are passed on to the template."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _text_only(cls, message: Any) -> Any:
+    def _known_parts(cls, message: Any) -> Any:
         if isinstance(message, dict) and isinstance(message.get("content"), list):
             for part in message["content"]:
-                if isinstance(part, dict) and part.get("type") not in ("text", None):
-                    raise ValueError(f"content of type {part['type']!r} is not supported, only 'text'")
+                kind = part.get("type") if isinstance(part, dict) else None
+                if kind not in ("text", "image_url", None):
+                    raise ValueError(f"content of type {kind!r} is not supported, only 'text' and 'image_url'")
+                if kind == "image_url" and isinstance(image := part.get("image_url"), dict):
+                    check_image(str(image.get("url")))
         return message
 
+    @property
+    def has_image(self) -> bool:
+        return isinstance(self.content, list) and any(isinstance(part, ImagePart) for part in self.content)
+
     def template_message(self) -> dict[str, Any]:
-        """The message as chat templates expect it: content a string, OpenAI's newer role names as older ones."""
-        content = self.content or ""
-        if isinstance(content, list):
+        """The message as chat templates expect it: content a string (with images: parts), OpenAI's newer role names as
+        older ones."""
+        content: Any = self.content or ""
+        if self.has_image:
+            content = [part.model_dump() for part in content]
+        elif isinstance(content, list):
             content = "".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
         return {**(self.model_extra or {}), "role": role, "content": content}

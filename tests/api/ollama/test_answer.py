@@ -6,6 +6,7 @@ import ollama
 import pytest
 
 from api.access import RequestRecord
+from api.limits import Limits
 from api.metrics import Metrics
 from api.ollama.answer import OllamaAnswer
 from api.ollama.generation import chat_messages
@@ -19,7 +20,7 @@ def delta(text: str = "", tokens: int = 1, **fields: Any) -> Delta:
 
 def made(*deltas: Delta, chat: bool = True, scored: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The lines, and the answer in one."""
-    record = RequestRecord("id", "POST", "/api/chat", Metrics(lambda: None))
+    record = RequestRecord("id", "POST", "/api/chat", Metrics(lambda: None), Limits())
     answer = OllamaAnswer("tiny", record, chat=chat, scored=scored)
     lines = [line for delta in deltas for line in answer.take(delta)]
     return lines + list(answer.end()), answer.whole

@@ -1,0 +1,45 @@
+"""Files that go along with a model: a projector that makes embeddings of images, a LoRA adapter. Both are GGUF, and
+only llama.cpp knows them."""
+
+from pathlib import Path
+
+from modelfile.errors import ModelFileError
+from modelfile.file import ModelFile
+from modelfile.gguf import read_gguf
+from modelfile.source.pick import whole_models
+
+_PROJECTOR = "clip"  # its general.architecture
+
+
+def checked_projector(path: Path) -> Path:
+    """The path of a sound projector. Raises ModelFileError."""
+    if (found := read_gguf(path).architecture) != _PROJECTOR:
+        raise ModelFileError(f"MMPROJ_PATH={path.name}: of architecture {found!r}, and a projector is 'clip'")
+    return path
+
+
+def checked_adapter(path: Path, model: ModelFile) -> Path:
+    """The path of a sound LoRA adapter for `model`, whose matrices have the right shapes. Raises ModelFileError."""
+    adapter = read_gguf(path)
+    if adapter.get("general.type") != "adapter" or adapter.get("adapter.type") != "lora":
+        raise ModelFileError(f"LORA_PATH={path.name}: no LoRA adapter (general.type, adapter.type)")
+    if adapter.architecture != model.architecture:
+        raise ModelFileError(
+            f"LORA_PATH={path.name}: made for {adapter.architecture!r}, and {model.path.name} is {model.architecture!r}"
+        )
+    for name, tensor in adapter.tensors.items():
+        matrix, _, side = name.rpartition(".lora_")
+        base, pair = model.tensors.get(matrix), adapter.tensors.get(f"{matrix}.lora_{'b' if side == 'a' else 'a'}")
+        if base is None or pair is None or side not in ("a", "b"):
+            raise ModelFileError(f"LORA_PATH={path.name}: {name} belongs to no matrix of {model.path.name}")
+        a, b = (tensor, pair) if side == "a" else (pair, tensor)
+        if (a.shape[0], b.shape[1:2]) != (base.shape[0], base.shape[1:2]) and matrix != "token_embd.weight":
+            raise ModelFileError(f"LORA_PATH={path.name}: {matrix} has other sizes in {model.path.name}")
+    return path
+
+
+def projector_beside(path: Path) -> Path | None:
+    """The projector in a model's folder, where both are the only ones of their kind there."""
+    sizes = {file.name: file.stat().st_size for file in path.parent.glob("*.gguf")}
+    projectors = [name for name in sizes if "mmproj" in name.lower()]
+    return path.parent / projectors[0] if len(projectors) == 1 and whole_models(sizes) == [path.name] else None

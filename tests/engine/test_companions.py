@@ -1,0 +1,104 @@
+"""Models that see, and LoRA adapters, on llama.cpp: what goes along with a model changes what it says."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from api.openai.images import check_image
+from engine.contract import SamplingParams
+from model import GGUFModel
+from modelfile.errors import ModelFileError
+from tests.answers import answer
+from tests.conftest import serve
+from tests.engine.tiny_companions import write_adapter, write_projector
+from tests.engine.tiny_models import write_tiny_model
+
+GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+
+
+def data_url(colour: str, side: int = 28, form: str = "PNG") -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, form)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def asking(url: str) -> list[dict[str, Any]]:
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+    return [{"role": "user", "content": parts}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sees")
+    write_tiny_model(folder, "qwen2")
+    write_projector(folder / "mmproj-tiny.gguf")
+    return folder
+
+
+def test_a_model_that_sees_is_asked_over_http(folder: Path, tmp_path: Path) -> None:
+    path = next(folder.glob("tiny-*.gguf"))
+    with serve(tmp_path, MODEL_PATH=str(path), CONTEXT_LENGTH="128", PARALLEL="1") as server:
+
+        def ask(messages: list[dict[str, Any]]) -> httpx.Response:
+            body = {"messages": messages, "max_tokens": 3, "temperature": 0}
+            return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+
+        seen = ask(asking(data_url("red")))
+        assert seen.status_code == 200, seen.text
+        without = ask([{"role": "user", "content": "What is it?"}])
+        assert without.status_code == 200, without.text
+        assert seen.json()["usage"]["prompt_tokens"] > without.json()["usage"]["prompt_tokens"]
+        for url in ("http://localhost/x.png", "data:image/png;base64,AAAA", "data:text/plain;base64,AAAA"):
+            refused = ask(asking(url))
+            assert refused.status_code == 400
+            assert "image" in refused.json()["error"]["message"]
+
+
+def test_a_model_that_does_not_see_says_what_it_lacks(tmp_path: Path) -> None:
+    with serve(tmp_path, CONTEXT_LENGTH="128", PARALLEL="1") as server:
+        answered = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": asking(data_url("red"))})
+        assert answered.status_code == 400
+        assert "MMPROJ_PATH" in answered.json()["error"]["message"]
+
+
+def test_an_adapter_changes_the_answer_by_its_scale(tmp_path: Path) -> None:
+    path, adapter = write_tiny_model(tmp_path, "qwen2"), write_adapter(tmp_path / "lora.gguf")
+
+    def said(**options: Any) -> str:
+        model = GGUFModel(path, threads=1, parallel=1, context_length=64, **options)
+        try:
+            return answer(model.complete([5, 6, 7, 8], GREEDY))[0]
+        finally:
+            model.close()
+
+    plain = said()
+    assert said(lora_path=adapter) != plain
+    assert said(lora_path=adapter, lora_scale=0.0) == plain
+
+
+def test_companions_of_other_models_are_refused_before_native_code_sees_them(
+    tmp_path: Path, folder: Path, default_path: Path
+) -> None:
+    path = write_tiny_model(tmp_path, "qwen2")
+    with pytest.raises(ModelFileError, match="made for 'llama'"):
+        GGUFModel(path, lora_path=write_adapter(tmp_path / "a.gguf", "llama"))
+    with pytest.raises(ModelFileError, match="other sizes"):
+        GGUFModel(path, lora_path=write_adapter(tmp_path / "b.gguf", width=32))
+    with pytest.raises(ModelFileError, match="no LoRA adapter"):
+        GGUFModel(path, lora_path=path)
+    with pytest.raises(ModelFileError, match="a projector is 'clip'"):
+        GGUFModel(path, mmproj_path=path)
+    with pytest.raises(ModelFileError, match="is for llama.cpp"):
+        GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
+
+
+def test_images_that_would_take_all_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_image(data_url("red", form="JPEG"))
+    monkeypatch.setattr("api.openai.images._MOST_PIXELS", 100)
+    with pytest.raises(ValueError, match="784 pixels"):
+        check_image(data_url("red"))
