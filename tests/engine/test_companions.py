@@ -93,7 +93,7 @@ def test_companions_of_other_models_are_refused_before_native_code_sees_them(
         GGUFModel(path, lora_path=path)
     with pytest.raises(ModelFileError, match="a projector is 'clip'"):
         GGUFModel(path, mmproj_path=path)
-    with pytest.raises(ModelFileError, match="is for llama.cpp"):
+    with pytest.raises(ModelFileError, match="is for llama"):
         GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
 
 
