@@ -19,6 +19,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,7 @@ from api.openai import chat, completions, embeddings, models
 from api.openai.responses import endpoint as responses
 from api.openai.responses.store import ResponseStore
 from api.origins import Origins, OriginsMiddleware, is_loopback
+from connections import Connection, ConnectionLimits
 from engine.errors import EngineError
 from engine.native_process import give_back_memory, send_c_stderr
 from load import LoadOptions
@@ -189,7 +191,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.models.start(model)
         if state.worker:
             state.worker.ready()
-        address = f", http://{settings.host}:{settings.port}" if hasattr(state, "settings") else ""
+        scheme = "https" if settings.ssl_certfile else "http"
+        address = f", {scheme}://{settings.host}:{settings.port}" if hasattr(state, "settings") else ""
         log.info("ready: %s on %s%s", model.name, model.engine_name, address)
 
     def close() -> None:
@@ -233,6 +236,19 @@ app.add_middleware(OriginsMiddleware)
 app.add_middleware(AccessMiddleware, metrics=app.state.metrics)  # the outermost, so that it sees all requests
 
 
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Raises OSError or ValueError where HTTPS is wanted and its files are no use."""
+    if certificate is not None:
+        import ssl  # takes a while, and few need it
+
+        def no_password() -> str:
+            raise ValueError("the key must not need a password")
+
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, no_password)
+    elif key is not None:
+        raise ValueError("a key needs its certificate")
+
+
 def listen(host: str, port: int) -> list[socket.socket]:
     """Sockets on all addresses of `host`. Raises OSError."""
     addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -251,9 +267,27 @@ def main(worker: Worker | None = None) -> None:
     except SettingsError as error:
         fail(error)
     app.state.settings, app.state.worker = settings, worker
-    config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False
+    connection_limits = ConnectionLimits(
+        connections=settings.max_connections,
+        header_bytes=settings.max_header_kb << 10,
+        header_seconds=settings.header_timeout,
+        send_seconds=settings.send_timeout,
     )
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=partial(Connection, limits=connection_limits),  # type: ignore[arg-type]
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+    )
+    try:
+        check_certificate(settings.ssl_certfile, settings.ssl_keyfile)
+    except (OSError, ValueError) as error:
+        fail(f"SSL_CERTFILE={settings.ssl_certfile}, SSL_KEYFILE={settings.ssl_keyfile}: {error}")
     try:
         sockets = worker.sockets if worker and worker.sockets else listen(settings.host, settings.port)
     except OSError as error:

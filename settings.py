@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = Field(
         (), description="sites whose pages may use the server: https://a.example,http://localhost:3000, or * for any"
     )
+    ssl_certfile: Path | None = Field(None, description="the certificate chain, for HTTPS")
+    ssl_keyfile: Path | None = Field(None, description="the certificate's key, where it is not in SSL_CERTFILE")
+    max_connections: int = Field(1000, ge=1, description="connections at the same time; more get a 503")
+    max_header_kb: int = Field(64, ge=1, description="KiB of a request's header; more is a 431")
+    header_timeout: float = Field(20, ge=0, description="seconds until a request's header must be there (0: any)")
+    send_timeout: float = Field(30, ge=0, description="seconds until a client must read on (0: any)")
     max_body_mb: int = Field(32, ge=1, description="MiB of a request's body; more is a 413")
     max_prompts: int = Field(256, ge=1, description="prompts in a request; more is a 400")
     body_timeout: float = Field(120, ge=0, description="seconds until a request's body must be there (0: any)")

@@ -1,0 +1,87 @@
+"""What clients may do to connections, on the real server."""
+
+import json
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlparse
+
+import pytest
+
+from tests.conftest import FAMILY_FILES, Server, serve
+from tests.e2e.test_lifecycle import run
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory) -> Iterator[Server]:
+    settings = {"HEADER_TIMEOUT": "1", "MAX_HEADER_KB": "8", "SEND_TIMEOUT": "1", "MAX_CONNECTIONS": "20"}
+    model = str(FAMILY_FILES / "llama.f16.v2.gguf")
+    with serve(tmp_path_factory.mktemp("logs"), MODEL_PATH=model, **settings) as server:
+        yield server
+
+
+def connect(server: Server, content: bytes = b"") -> socket.socket:
+    address = urlparse(server.url)
+    connection = socket.create_connection((address.hostname, address.port), timeout=20)
+    connection.sendall(content)
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while piece := connection.recv(1 << 16):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return received
+
+
+@pytest.mark.parametrize("half", [b"", b"\r\n", b"GET /health HTTP/1.1\r\nHost: local"])
+def test_half_a_header_is_closed(strict, half):
+    with connect(strict, half) as connection:
+        assert rest(connection) == b""
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"X: " + b"a" * 9000 + b"\r\n", b"".join(b"X%d: a\r\n" % number for number in range(2000)), b"X: " + b"a" * 9000],
+)
+def test_a_large_header_is_a_431(strict, header):
+    with connect(strict, b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n") as connection:
+        assert rest(connection).startswith(b"HTTP/1.1 431")
+
+
+def test_no_http_is_an_error_object(strict):
+    with connect(strict, b"\x16\x03\x01 hello\r\n\r\n") as connection:
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+
+
+def test_too_many_connections_are_a_503(strict):
+    many = [connect(strict) for _ in range(20)]
+    with connect(strict) as connection:
+        assert rest(connection).startswith(b"HTTP/1.1 503")
+    for each in many:
+        each.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_http_1_0_gets_no_chunks(strict, stream):
+    body = json.dumps({"prompt": "a", "max_tokens": 3, "ignore_eos": True, "stream": stream}).encode()
+    head = b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with connect(strict, head + body) as connection:
+        head, _, content = rest(connection).partition(b"\r\n\r\n")
+    assert b" 200 " in head
+    assert b"chunked" not in head.lower()
+    assert content.startswith(b"data: {" if stream else b"{")
+    assert content.endswith(b"data: [DONE]\n\n" if stream else b"}")
+
+
+def test_a_bad_certificate_is_one_line(tmp_path):
+    bad = tmp_path / "bad.pem"
+    bad.write_text("no certificate")
+    ended = run(SSL_CERTFILE=str(bad), LOG_DIR=str(tmp_path))
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("ggserve: SSL_CERTFILE=")
+    assert "Traceback" not in ended.stderr
