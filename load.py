@@ -38,6 +38,7 @@ from prompt.errors import TemplateError
 from prompt.named_templates import read_chat_template
 from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
+from prompt.tool_calls import HERMES, CallFormat, call_format
 from prompt.tool_template import with_tools
 from prompt.vocabulary import control_texts
 
@@ -107,6 +108,8 @@ class LoadedModel:
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
     reranker: Reranker | None = None  # for models that rank documents
     native_chat: NativeChat | None = None  # for chats with tools
+    call_format: CallFormat = HERMES  # how answers that are read here write calls
+    calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
 
@@ -194,7 +197,9 @@ def _load_ctransformers(
         grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,
     )
-    return LoadedModel(engine, reason, options, codec, model_facts(file), len(codec.token_pieces))
+    form = call_format(codec.template_source) or HERMES
+    facts = model_facts(file)
+    return LoadedModel(engine, reason, options, codec, facts, len(codec.token_pieces), call_format=form)
 
 
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
@@ -216,6 +221,7 @@ def _load_llama_cpp(
         options=options,
         vocab_size=vocab_size,
         grammars=Grammars(byte_vocabulary()),
+        end_ids=_named_ends(file, vocab_size),
         pooling=_pooling(file),
         generates=generates,
         chat_template=_vetted(template),
@@ -236,6 +242,8 @@ def _load_llama_cpp(
         control_texts=control_texts(file),
         native_chat=engine,
         reranker=engine if is_reranker(file) else None,
+        call_format=call_format(template or "") or HERMES,
+        calls_natively=call_format(template or "") is None,
         chats_natively=codec.blocks or options.mmproj_path is not None or bool(_REASONS.search(template or "")),
     )
 
@@ -247,6 +255,12 @@ def _pooling(file: ModelFile) -> Pooling:
     if not is_embedding_model(file):
         return "last"
     return "model" if has_pooling(file) else "mean"
+
+
+def _named_ends(file: ModelFile, vocab_size: int) -> list[int]:
+    """The tokens that a file itself says to end an answer."""
+    named = (file.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
+    return sorted({int(token) for token in named if token is not None and 0 <= int(token) < vocab_size})
 
 
 def _vetted(template: str | None) -> str | None:
@@ -269,4 +283,9 @@ def _codec(file: ModelFile, chosen: Template | None) -> Codec:
     bos, eos = tokenizer.token_text(tokenizer.bos_id), tokenizer.token_text(tokenizer.eos_id)
     source, stop = chosen or (chat_template(file), ())
     template = ChatTemplate(source, bos, eos, stop)
-    return Codec(tokenizer, template, lambda: ChatTemplate(with_tools(template.source), bos, eos, template.stop))
+
+    def make_tool_template() -> ChatTemplate:
+        replaces = call_format(template.source) is None
+        return ChatTemplate(with_tools(template.source, replaces=replaces), bos, eos, template.stop)
+
+    return Codec(tokenizer, template, make_tool_template)

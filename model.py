@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -21,15 +20,13 @@ from engine.contract import (
     Occupancy,
     Ranking,
     SamplingParams,
-    ToolCallDelta,
     Tools,
 )
 from engine.errors import ContextOverflow, InvalidRequest, InvalidToken
-from engine.grammar import schema_grammar
 from load import LoadOptions, Report, load
 from modelfile.facts import ModelFacts
 from prompt.chat import defused, text_length
-from prompt.tool_calls import calls_schema, read_calls
+from tool_calling import held_to_calls, with_calls
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
@@ -121,16 +118,16 @@ class GGUFModel:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
         Raises TemplateError too.
 
-        Calls and thoughts are parsed by the engine, where it can; other chats are rendered here, because only here
-        text from a user cannot become a special token.
+        Chats are rendered and calls read here, because only here text from a user cannot become a special token;
+        thoughts, and calls of formats that are not known here, are for the engine to tell apart.
         """
         params = params or SamplingParams()
         if native := self._native_chat(messages, tools, begun):
             running = native.chat(self._defused(messages), params, self._defused_tools(tools))
-        elif tools and tools.required:
-            schema = calls_schema(_functions(tools) or [], parallel=tools.parallel)
-            params = dataclasses.replace(params, grammar=schema_grammar(schema))
-            running = called(self._chat(messages, params, tools, begun))
+        elif tools:
+            form = self._loaded.call_format
+            params = held_to_calls(params, tools, form)
+            running = with_calls(self._chat(messages, params, tools, begun), tools, form)
         else:
             running = self._chat(messages, params, tools, begun)
         async with aclosing(self._logged(messages, running)) as deltas:
@@ -166,9 +163,8 @@ class GGUFModel:
         answers that have begun, and alone can look at images."""
         if any(isinstance(message.get("content"), list) for message in messages):
             return self._loaded.native_chat
-        if begun or (tools and tools.required) or not (tools or self._loaded.chats_natively):
-            return None
-        return self._loaded.native_chat
+        native = self._loaded.chats_natively or (tools and self._loaded.calls_natively)
+        return self._loaded.native_chat if native and not (begun or (tools and tools.required)) else None
 
     def _defused(self, value: Any) -> Any:
         return defused(value, self._loaded.control_texts)
@@ -257,23 +253,3 @@ async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGener
                 yield delta
     finally:
         log.info("prompt %r, answer %r", prompt, "".join(texts))
-
-
-async def called(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """An answer of `calls_schema`, as calls: all of them in the last delta, for a half call is of no use."""
-    texts = []
-    async with aclosing(deltas):
-        async for delta in deltas:
-            texts.append(delta.text)
-            if delta.finish_reason is None:
-                yield dataclasses.replace(delta, text="")
-    calls = read_calls("".join(texts))
-    yield dataclasses.replace(
-        delta,
-        text="",
-        tool_calls=tuple(
-            ToolCallDelta(index, arguments, f"call_{uuid.uuid4().hex[:24]}", name)
-            for index, (name, arguments) in enumerate(calls)
-        ),
-        finish_reason="tool_calls" if delta.finish_reason == "stop" else delta.finish_reason,
-    )

@@ -50,12 +50,10 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
         message = f"{model.name} {use} and does not generate text: use {path}"
     elif feature == "rerank":
         message = f"{model.name} does not rank documents: that needs a GGUF of a reranker"
-    elif feature == "embeddings":
-        message = f"the {model.engine_name} engine makes no embeddings of {model.name}"
     elif feature == "images":
         message = f"{model.name} sees no images: a model that does needs its projector, MMPROJ_PATH"
     else:
-        message = f"{field} is not supported by the {model.engine_name} engine, which runs {model.name}"
+        message = f"the {model.engine_name} engine makes no embeddings of {model.name}"
     raise APIError(400, message, param=field, code="unsupported_parameter")
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 FinishReason = Literal["stop", "length", "tool_calls"]
 Speculation = Literal["off", "ngram-mod"]
 CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-Feature = Literal["generation", "embeddings", "tools", "rerank", "images"]
+Feature = Literal["generation", "embeddings", "rerank", "images"]
 
 
 @dataclass(frozen=True, kw_only=True)

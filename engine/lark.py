@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -55,6 +55,15 @@ def lark(grammar: Grammar) -> str:
             return UNFORCED_HEAD + _without_head(text)
         case "calls":
             return HEAD + text
+
+
+def with_ends(text: str, end_ids: Iterable[int]) -> str:
+    """Lark of the same answers, which one of these tokens may end. Where rules refer to `start` it stays as it is."""
+    ids = ",".join(map(str, sorted(end_ids)))
+    if not ids or len(re.findall(r"\bstart\b", text)) != 1:
+        return text
+    wrapped = re.sub(r"(?m)^start(?=\s*:)", "whole_answer", text)
+    return f"{wrapped}\nstart: whole_answer (<[{ids}]>)?\n" if wrapped != text else text
 
 
 def literal(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from prompt.chat import encode_chat, with_beginning
 from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
+from prompt.tool_calls.history import with_parsed_arguments
 from prompt.vocabulary import Metadata
 
 _NORMALIZED = 4  # characters that normalization may make one of
@@ -37,6 +38,7 @@ class Codec:
         self._tokenizer = tokenizer
         self._template = template
         self._make_tool_template = make_tool_template
+        self.template_source = template.source
         self.stop = tuple(template.stop)  # texts that end an answer
         self.end_ids = tokenizer.end_ids  # tokens that do
         self.token_pieces = tokenizer.pieces  # by token id, the bytes that the token adds to a text
@@ -60,7 +62,7 @@ class Codec:
     ) -> list[int]:
         """Ids of a chat, up to where the assistant's answer begins, or has `begun`. Raises TemplateError."""
         template = self._tool_template if tools or any(m.get("tool_calls") for m in messages) else self._template
-        return encode_chat(template, self._tokenizer, messages, tools=tools, begun=begun)
+        return encode_chat(template, self._tokenizer, with_parsed_arguments(messages), tools=tools, begun=begun)
 
     @cached_property
     def _tool_template(self) -> ChatTemplate:

@@ -42,6 +42,9 @@ _TOOLS = """\
 """
 
 
-def with_tools(template: str) -> str:
-    """The template as it is if it knows tools, else one that writes tools, calls and results into messages first."""
+def with_tools(template: str, *, replaces: bool = False) -> str:
+    """The template as it is if it knows tools, else one that writes tools, calls and results into messages first; with
+    `replaces` in any case."""
+    if replaces:
+        return _TOOLS + "{%- set tools = none -%}\n" + template
     return template if re.search(r"\btools\b", template) else _TOOLS + template

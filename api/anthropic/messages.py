@@ -17,8 +17,6 @@ router = APIRouter(route_class=GeneratingRoute, tags=["messages"])
 async def messages(body: MessagesRequest, request: Request, model: Generator, record: Record) -> Response:
     """The assistant's next message, whole or streamed."""
     require(model, "generation", "model")
-    if body.called_tools:
-        require(model, "tools", "tools")
     chat, begun = conversation(body)
     deltas = record.watch(model.chat(chat, body.sampling_params(), tools=body.called_tools, begun=begun))
     answer = MessageAnswer(body, model.name)
@@ -33,7 +31,5 @@ async def messages(body: MessagesRequest, request: Request, model: Generator, re
 async def count_tokens(body: PromptRequest, model: Generator) -> dict[str, int]:
     """The tokens of the prompt that the same fields make in `/v1/messages`."""
     require(model, "generation", "model")
-    if body.called_tools:
-        require(model, "tools", "tools")
     chat, begun = conversation(body)
     return {"input_tokens": await model.count_chat(chat, tools=body.called_tools, begun=begun)}

@@ -23,8 +23,6 @@ _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"
 async def chat(body: ChatRequest, request: Request, model: Generator, record: Record) -> Response:
     """The assistant's next message."""
     require(model, "generation", "model")
-    if body.called_tools:
-        require(model, "tools", "tools")
     if not body.messages:
         return _loaded(model, record, chat=True)
     deltas = model.chat(chat_messages(body.messages), body.sampling_params(), tools=body.called_tools)

@@ -53,14 +53,16 @@ async def running(request: Request) -> dict[str, Any]:
 async def show(body: ShowRequest, model: Model) -> dict[str, Any]:
     """All about a model."""
     facts = model.facts
-    capabilities = {"generation": "completion", "tools": "tools", "embeddings": "embedding"}
+    capabilities = {"generation": ["completion", "tools"], "embeddings": ["embedding"]}
     return {
         "modelfile": f"FROM {model.name}",
         "parameters": "",
         "template": facts.chat_template or "",
         "details": _details(model),
         "model_info": {**facts.metadata, "general.parameter_count": facts.parameters},
-        "capabilities": [word for feature, word in capabilities.items() if feature in model.features],
+        "capabilities": [
+            word for feature, words in capabilities.items() if feature in model.features for word in words
+        ],
         "modified_at": _time(model.path.stat().st_mtime),
     }
 

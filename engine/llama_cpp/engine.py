@@ -20,6 +20,7 @@ import orjson
 from engine.contract import Delta, Embedding, EngineOptions, Feature, Ranking, SamplingParams, Tools
 from engine.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from engine.grammar import Grammars
+from engine.lark import with_ends
 from engine.llama_cpp.answer import Answer, native_error
 from engine.llama_cpp.listener import PrivateListener
 from engine.llama_cpp.load import Pooling, load_server
@@ -55,6 +56,7 @@ class LlamaCppEngine:
         options: EngineOptions,
         vocab_size: int,
         grammars: Grammars,  # of bytes
+        end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
         chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
@@ -62,16 +64,13 @@ class LlamaCppEngine:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
-            ("rerank",)
-            if pooling == "rank"
-            else ("generation", "embeddings", "tools")
-            if generates
-            else ("embeddings",)
+            ("rerank",) if pooling == "rank" else ("generation", "embeddings") if generates else ("embeddings",)
         )
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
         self._grammars = grammars
+        self._end_ids = end_ids
         self._parallel = options.parallel
         self._listener = PrivateListener()
         try:
@@ -204,7 +203,8 @@ class LlamaCppEngine:
     ) -> AsyncGenerator[Delta, None]:
         matcher = None
         if params.grammar is not None:
-            matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
+            matcher, text = await self._grammars.matcher(params.grammar)
+            body["grammar"] = with_ends(text, self._end_ids)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},

@@ -101,8 +101,6 @@ def _kept(response_id: str, store: ResponseStore) -> tuple[dict[str, Any], list[
 
 async def _messages(body: PromptRequest, model: GGUFModel, store: ResponseStore) -> list[dict[str, Any]]:
     require(model, "generation", "model")
-    if body.called_tools:
-        require(model, "tools", "tools")
     items: list[Item] = []
     if body.previous_response_id:
         earlier = store.conversation(body.previous_response_id)

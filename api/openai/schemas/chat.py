@@ -61,8 +61,7 @@ class ChatRequest(GenerationRequest):
         return self
 
     def needs(self) -> Iterator[tuple[str, Feature]]:
-        if self.called_tools is not None:
-            yield "tools", "tools"
+        """Fields that not every model supports, with what they need."""
         if any(message.has_image for message in self.messages):
             yield "messages", "images"
 

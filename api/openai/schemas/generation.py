@@ -1,12 +1,11 @@
 """What the bodies of completions and chats have in common."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from engine.contract import Feature, SamplingParams
+from engine.contract import SamplingParams
 
 # Fields of the OpenAI API that are not supported, with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -78,10 +77,6 @@ class GenerationRequest(BaseModel):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
-
-    def needs(self) -> Iterator[tuple[str, Feature]]:
-        """Fields that not every engine supports, with what they need."""
-        return iter(())
 
     def sampling_params(self) -> SamplingParams:
         """The parameters given, and defaults for the rest."""

@@ -1,0 +1,21 @@
+"""How models write calls of functions. One file for each format that is read here; `reader` reads them all."""
+
+import re
+
+from prompt.tool_calls.format import CallFormat
+from prompt.tool_calls.functionary import FUNCTIONARY, is_functionary
+from prompt.tool_calls.hermes import HERMES, is_hermes
+from prompt.tool_calls.llama3 import LLAMA3, is_llama3
+
+__all__ = ["HERMES", "CallFormat", "call_format"]
+
+
+def call_format(template: str) -> CallFormat | None:
+    """The format of a chat template that knows tools; None: one that is not read here."""
+    if is_functionary(template):
+        return FUNCTIONARY
+    if is_llama3(template):
+        return LLAMA3
+    if is_hermes(template) or not re.search(r"\btools\b", template):
+        return HERMES  # as `tool_template` says it
+    return None

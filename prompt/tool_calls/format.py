@@ -1,0 +1,52 @@
+"""How a model writes calls of functions: what a format consists of, and the grammar of calls that follows from it."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_NAMED_OBJECT = re.compile(
+    r'\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*'
+    r'"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallFormat:
+    """A call is `opening`, something with the function's name, its arguments as JSON, and `closing`."""
+
+    opening: str  # "": an answer that begins with a call consists of calls
+    closing: str = ""
+    before_name: str
+    after_name: str
+    after_arguments: str = ""
+    between: str = ""  # two calls
+    head: re.Pattern[str] = field(default=_NAMED_OBJECT)  # what comes between `opening` and the arguments
+    wrapped: bool = True  # the arguments are in an object with the name
+
+    def grammar(self, arguments: Mapping[str, str], *, required: bool, parallel: bool) -> str:
+        """Lark of an answer that calls some of these functions: by name, the rule of the arguments. Unless calls are
+        `required`, they may come after text, or not at all."""
+        rules = [
+            f"call_{number}: {_quoted(self.before_name + name + self.after_name)} {rule} "
+            f"{_quoted(self.after_arguments + self.closing)}"
+            for number, (name, rule) in enumerate(arguments.items())
+        ]
+        lines = [*rules, f"call: {' | '.join(f'call_{number}' for number in range(len(arguments)))}"]
+        opening = f"{_quoted(self.opening)} " if self.opening else ""
+        if required or not self.opening:
+            next_call = f"{_quoted(self.between)} " if self.between else ""
+            more = f" ({next_call}{opening}call)*" if parallel else ""
+            lines.append(f"calls: {opening}call{more}")
+        if required:
+            return "\n".join(["start: calls", *lines])
+        if not self.opening:
+            text = rf"TEXT: /(.|\n)*/ & ~/{re.escape(self.before_name)}(.|\n)*/"
+            return "\n".join(["start: calls | TEXT", text, *lines])
+        text = r"TEXT: /(.|\n)*/"
+        start = "start: called* TEXT" if parallel else "start: called | TEXT"
+        return "\n".join([start, "called: head call", f"head[lazy]: TEXT {_quoted(self.opening)}", text, *lines])
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
