@@ -94,11 +94,11 @@ export class MessageView {
     const copyButton = iconButton("Copy", "copy", () => copy(message.content, copyButton));
     const stats = [message.note, statsText(message.stats)].filter(Boolean).join(" ");
     this.foot.replaceChildren(
+      el("span", { class: "stats" }, stats),
       copyButton,
       message.role === "tool" ? "" : iconButton("Edit", "edit", () => this.edit()),
       message.role === "assistant" ? iconButton("Regenerate", "redo", () => this.actions.regenerate(message)) : "",
       message.tokens?.length ? this.#tokensButton() : "",
-      el("span", { class: "stats" }, stats),
     );
   }
 

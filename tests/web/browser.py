@@ -39,8 +39,8 @@ class Page:
         self.downloads = downloads
         self.keys = Keys
 
-    def open(self, url: str, place: str = "", **settings: Any) -> None:
-        """The page as one who was never here finds it, but with these settings."""
+    def open(self, url: str, place: str = "", *, ready: bool = True, **settings: Any) -> None:
+        """The page as one who was never here finds it, but with these settings; waits for the model if `ready`."""
         self.driver.get(f"{url}/web/icon.svg")  # of the page's origin, and runs nothing
         self.driver.execute_script(
             "localStorage.setItem('ggserve.settings', arguments[0]); localStorage.removeItem('ggserve.notebook')",
@@ -51,7 +51,8 @@ class Page:
             gone.onsuccess = gone.onerror = () => done()"""
         )
         self.driver.get(f"{url}/{place}")
-        self.wait_ready()
+        if ready:
+            self.wait_ready()
 
     def wait_ready(self) -> None:
         self.until(lambda: self.text("#model-name") and not self.shown("#connection"))
@@ -102,7 +103,7 @@ class Page:
     def answer(self) -> str:
         """The last answer, once it is complete."""
         self.until(lambda: self.shown(".assistant.last:not(.running) .foot"))
-        return self.text(".assistant.last .body")
+        return self.text(".assistant.last .body").strip()
 
     def import_chats(self, tmp_path: Path, *chats: dict[str, Any]) -> None:
         file = tmp_path / "chats.json"
@@ -164,6 +165,7 @@ def running_chromium(found: tuple[str, str], folder: Path, *flags: str) -> Itera
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(driver_path))
+    driver.set_script_timeout(60)
     try:
         yield Page(driver, downloads)
     finally:

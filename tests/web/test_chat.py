@@ -1,7 +1,11 @@
 """Chatting on the page: answers stream in, stop, are made anew; the real server answers."""
 
+import json
+
 import httpx
 
+from modelfile.source.default import packaged_model
+from tests.conftest import serve
 from tests.web.browser import ENDLESS, SEA, chat_of
 
 
@@ -129,3 +133,41 @@ def test_a_refusal_of_the_server_is_shown(page, server):
     page.click("[aria-label=Regenerate]")
     page.until(lambda: page.text(".assistant .body") and page.answer())
     assert not page.shown(".error")
+
+
+WEATHER = {
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "description": "The weather of a city.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"city": {"enum": ["Oslo", "Rome"]}},
+                    "required": ["city"],
+                    "additionalProperties": False,
+                },
+            },
+        }
+    ],
+    "tool_choice": "required",
+}
+
+
+def test_a_model_that_calls_a_tool_gets_its_result(page, tmp_path):
+    with serve(tmp_path, MODEL_PATH=str(packaged_model()), CONTEXT_LENGTH="512") as server:
+        call_a_tool(page, server)
+
+
+def call_a_tool(page, server):
+    page.open(server.url, max_tokens=60, more=json.dumps(WEATHER))
+    page.ask("How is the weather in Oslo?")
+    assert page.text(".call-name") == "weather"
+    assert json.loads(page.text(".call pre"))["city"] in ("Oslo", "Rome")
+    page.one(".call textarea").send_keys("Sunny.")
+    page.click(".calls > .button")
+    page.until(lambda: len(page.all(".message")) == 4)
+    page.answer()
+    roles = [message["role"] for message in page.stored()[0]["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant"]

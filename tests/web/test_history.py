@@ -88,7 +88,7 @@ def test_a_server_that_goes_away_and_comes_back(page, tmp_path, default_path):
     assert len(page.all(".message")) == 2
     page.click("#new-chat")
     page.click("#chat-list a")
-    page.until(lambda: page.text(".assistant .body") == answer)
+    page.until(lambda: page.text(".assistant .body").strip() == answer)
     with serve(tmp_path / "second", port=port, CONTEXT_LENGTH="512"):
         page.until(lambda: not page.shown("#connection"))
         page.click("[aria-label=Regenerate]")
