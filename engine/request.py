@@ -6,9 +6,11 @@ from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 from engine.contract import Delta
-from engine.errors import EngineClosed, EngineError
+from engine.errors import EngineClosed, EngineError, GenerationError
 
 Item = TypeVar("Item")
+
+_MOST_UNREAD = 1024  # deltas, beside what the connection holds: no slot goes on for a client that does not read
 
 
 class Channel(Generic[Item]):
@@ -28,6 +30,9 @@ class Channel(Generic[Item]):
             if not self._loop.is_closed():
                 raise
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     async def get(self) -> Item:
         """The next item; waits for one."""
         while not self._items:
@@ -46,7 +51,10 @@ class RunningRequest:
         self._deltas: Channel[Delta | EngineError] = Channel()
 
     def put(self, delta: Delta) -> None:
-        """Sends a delta, but for the last of all."""
+        """Sends a delta, but for the last of all. Ends the request where nobody takes them."""
+        if len(self._deltas) >= _MOST_UNREAD and not self.cancelled:
+            self.cancelled = True
+            self.end = GenerationError(f"The client left {_MOST_UNREAD} pieces of the answer unread.")
         self._deltas.put(delta)
 
     def put_end(self) -> None:
