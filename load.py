@@ -48,7 +48,7 @@ Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
 _GPU_USERS: dict[EngineName, Callable[[], bool]] = {"ctransformers": cuda_loads, "llama.cpp": sees_gpu}
-_MANY = 8  # answers at the same time, from which on llama.cpp runs the default model faster (`python -m bench`)
+_MANY = 8  # answers at the same time, from which on llama.cpp runs the default model: it decodes them in one batch
 _PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
 _REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
 
