@@ -2,13 +2,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve check test lint types bench clean
+.PHONY: serve cluster check test test-cluster lint types bench clean
 
 serve: $(VENV)/.serve
 	$(BIN)/python main.py
 
+# Two replicas on this machine; docs/cluster.md tells of more.
+cluster: $(VENV)/.cluster
+	$(BIN)/python cluster.py
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/cluster
+
+# A real Ray on this machine: two minutes, and as many cores as there are.
+test-cluster: $(VENV)/.dev $(VENV)/.cluster
+	$(BIN)/python -m pytest tests/cluster
 
 check: lint types test
 
@@ -42,4 +50,8 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.serve
 	$(BIN)/python -m pip install -q -r requirements-bench.txt
+	touch $@
+
+$(VENV)/.cluster: requirements-cluster.txt $(VENV)/.serve
+	$(BIN)/python -m pip install -q -r requirements-cluster.txt
 	touch $@

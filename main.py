@@ -154,7 +154,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_dir, settings.log_level, settings.log_format)
         open_doors(app.state, settings)
     except (SettingsError, OSError, ValueError) as error:
-        fail(error)
+        app.state.fail(error)
     state, loop = app.state, asyncio.get_running_loop()
     state.model, state.load_progress, state.admission = None, 0.0, Admission()
 
@@ -178,10 +178,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 return
             model = load_model(path, settings, report)
         except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
-            fail(error)
+            state.fail(error)
         except Exception as error:
             log.exception("loading failed")
-            fail(f"{type(error).__name__}: {error}")
+            state.fail(f"{type(error).__name__}: {error}")
         loop.call_soon_threadsafe(ready, model)
 
     def ready(model: GGUFModel) -> None:
@@ -197,7 +197,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
     def close() -> None:
         if state.model is None and not state.models.on_demand:
-            fail("interrupted while loading", code=130)
+            state.fail("interrupted while loading", code=130)
         state.models.close()
 
     def orphaned() -> None:
@@ -228,6 +228,7 @@ app.state.worker = None  # where no supervisor has started it
 app.state.responses = ResponseStore()
 app.state.metrics = Metrics(lambda: getattr(app.state, "model", None))
 app.state.keys, app.state.origins, app.state.limits = Keys(), Origins(), Limits()  # until there are settings
+app.state.fail = fail  # called when a start turns out to be impossible; does not return
 for router in ROUTERS:
     app.include_router(router)
 install_error_handlers(app, ENVELOPES)

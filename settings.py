@@ -1,8 +1,9 @@
 """Every setting, from the environment, `.env` and the command line; one line of help each."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
         "f16", description="type of llama.cpp's KV cache"
     )
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="llama.cpp's flash attention")
+    replicas: str = Field("2", description="for cluster.py: a number, or 1-4 to follow the load")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
     api_key: str | None = Field(None, description="keys of which clients must send one, separated by commas")
@@ -114,11 +116,25 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is no origin, such as https://chat.example or http://localhost:3000")
         return origins
 
+    @field_validator("replicas")
+    @classmethod
+    def _are_replicas(cls, value: str) -> str:
+        numbers = [int(number) if number.isdecimal() else 0 for number in value.split("-")]
+        if len(numbers) > 2 or not 0 < numbers[0] <= numbers[-1] <= 10_000:
+            raise ValueError("should be a number, or the least and the most, such as 1-4")
+        return value
 
-def load_settings(*, command_line: bool = False) -> Settings:
-    """Reads the settings. Raises SettingsError that names each setting that is wrong."""
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """The least and the most replicas."""
+        least, _, most = self.replicas.partition("-")
+        return int(least), int(most or least)
+
+
+def load_settings(*, command_line: bool = False, given: Mapping[str, Any] | None = None) -> Settings:
+    """Reads the settings that are not `given`. Raises SettingsError that names each setting that is wrong."""
     try:
-        return Settings(_cli_parse_args=command_line)
+        return Settings(_cli_parse_args=command_line, **(given or {}))
     except ValidationError as error:
         raise SettingsError(
             "; ".join(

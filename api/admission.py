@@ -1,5 +1,8 @@
 """Turns requests away before they cost anything when there is no room for them."""
 
+from collections.abc import Iterable
+
+from fastapi import APIRouter
 from starlette.types import Message, Receive, Scope, Send
 
 from api.bodies import JSONRoute
@@ -65,3 +68,14 @@ class GeneratingRoute(JSONRoute):
 def is_admitted(scope: Scope) -> bool:
     """Whether the request came through a GeneratingRoute."""
     return bool(scope.get(_ADMITTED))
+
+
+def generating_paths(routers: Iterable[APIRouter]) -> frozenset[str]:
+    """The paths whose routes make the model compute, also those of routers within routers."""
+    paths: set[str] = set()
+    for route in (route for router in routers for route in router.routes):
+        if isinstance(route, GeneratingRoute):
+            paths.add(route.path)
+        elif (inner := getattr(route, "original_router", None)) is not None:
+            paths |= generating_paths([inner])
+    return frozenset(paths)

@@ -16,7 +16,7 @@ from api.errors import api_error
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 
 
 def event(payload: dict[str, Any], name: str | None = None) -> bytes:
@@ -52,7 +52,7 @@ async def guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
                 yield item
         except Exception as error:
             yield event(api_error(error).body, "error")
-        yield _DONE
+        yield DONE
 
 
 async def started(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:

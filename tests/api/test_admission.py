@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from api.admission import Admission, GeneratingRoute
+from api.admission import Admission, GeneratingRoute, generating_paths
 from api.dependencies import Generator
 from api.errors import install_error_handlers
 from main import ROUTERS
@@ -83,3 +83,12 @@ def test_every_post_under_v1_and_v2_asks_for_admission() -> None:
     computing = [route for route in routes if "POST" in route.methods and route.path.startswith(("/v1", "/v2"))]
     assert computing
     assert all(isinstance(route, GeneratingRoute) for route in computing), computing
+
+
+def test_paths_that_compute_are_found_in_routers_within_routers() -> None:
+    inner, outer = APIRouter(route_class=GeneratingRoute), APIRouter()
+    inner.post("/inner")(lambda: None)
+    outer.get("/outer")(lambda: None)
+    outer.include_router(inner)
+    assert generating_paths([outer]) == {"/inner"}
+    assert {"/v1/chat/completions", "/v1/responses", "/v1/messages"} <= generating_paths(ROUTERS)
