@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from api.openai.schemas.structure import StructuredRequest
 from engine.contract import SamplingParams
 
 # Fields of the OpenAI API that are not supported, with the values that ask for nothing.
@@ -32,7 +33,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(StructuredRequest):
     """What completions and chats have in common."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
@@ -93,5 +94,6 @@ class GenerationRequest(BaseModel):
             "seed": self.seed,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "ignore_eos": self.ignore_eos,
+            "grammar": self.held_to,
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
