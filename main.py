@@ -118,7 +118,13 @@ def load_options(settings: Settings) -> dict[str, Any]:
 
 def load_model(path: Path, settings: Settings, report: Callable[[float], None]) -> GGUFModel:
     """Checks and loads a file; `report` gets what part of it is read. Raises ModelFileError or EngineError."""
-    return GGUFModel(path, log_prompts=settings.log_prompts, report=report, **load_options(settings))
+    return GGUFModel(
+        path,
+        log_prompts=settings.log_prompts,
+        max_tokens=settings.max_tokens,
+        report=report,
+        **load_options(settings),
+    )
 
 
 def open_doors(state: State, settings: Settings) -> None:

@@ -43,7 +43,13 @@ class GGUFModel:
     """A loaded model. `chat` and `complete` are async generators of deltas; closing one stops it."""
 
     def __init__(
-        self, path: str | Path, *, log_prompts: bool = False, report: Report | None = None, **options: Any
+        self,
+        path: str | Path,
+        *,
+        log_prompts: bool = False,
+        max_tokens: int | None = None,  # that an answer may have, whatever is asked for
+        report: Report | None = None,
+        **options: Any,
     ) -> None:
         """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
         what people write; `report` gets what part of the file is read, 0 to 1.
@@ -53,6 +59,7 @@ class GGUFModel:
         self.path = Path(path)
         self.name = model_name(self.path)
         self._log_prompts = log_prompts
+        self._max_tokens = max_tokens
         started = time.perf_counter()
         self._loaded = loaded = load(self.path, LoadOptions(**options), report)
         self.load_seconds = time.perf_counter() - started
@@ -102,7 +109,7 @@ class GGUFModel:
             ids = await self._off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
-        running = self._logged(prompt, self.engine.generate(ids, params or SamplingParams()))
+        running = self._logged(prompt, self.engine.generate(ids, self._capped(params)))
         async with aclosing(running) as deltas:
             async for delta in deltas:
                 yield delta
@@ -121,7 +128,7 @@ class GGUFModel:
         Chats are rendered and calls read here, because only here text from a user cannot become a special token;
         thoughts, and calls of formats that are not known here, are for the engine to tell apart.
         """
-        params = params or SamplingParams()
+        params = self._capped(params)
         if native := self._native_chat(messages, tools, begun):
             running = native.chat(self._defused(messages), params, self._defused_tools(tools))
         elif tools:
@@ -140,6 +147,11 @@ class GGUFModel:
             chat = self._defused(messages), self._defused_tools(tools)
             return await asyncio.to_thread(native.count_chat, *chat)
         return len(await self._chat_prompt(messages, tools, begun))
+
+    def _capped(self, params: SamplingParams | None) -> SamplingParams:
+        params = params or SamplingParams()
+        limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
+        return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
 
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     header_timeout: float = Field(20, ge=0, description="seconds until a request's header must be there (0: any)")
     send_timeout: float = Field(30, ge=0, description="seconds until a client must read on (0: any)")
     max_body_mb: int = Field(32, ge=1, description="MiB of a request's body; more is a 413")
+    max_tokens: int | None = Field(None, ge=1, description="tokens of an answer, whatever a request asks for")
     max_prompts: int = Field(256, ge=1, description="prompts in a request; more is a 400")
     body_timeout: float = Field(120, ge=0, description="seconds until a request's body must be there (0: any)")
     first_token_timeout: float = Field(600, ge=0, description="seconds until an answer must begin (0: any)")

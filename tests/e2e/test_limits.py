@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from urllib.parse import urlparse
 
+import httpx
 import pytest
 
 from tests.conftest import FAMILY_FILES, Server, serve
@@ -85,3 +86,13 @@ def test_a_bad_certificate_is_one_line(tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("ggserve: SSL_CERTFILE=")
     assert "Traceback" not in ended.stderr
+
+
+def test_answers_have_at_most_max_tokens(tmp_path):
+    model = str(FAMILY_FILES / "llama.f16.v2.gguf")
+    with serve(tmp_path, MODEL_PATH=model, MAX_TOKENS="3") as server:
+        for asked in ({}, {"max_tokens": 9}):
+            body = {"prompt": "a", "ignore_eos": True, **asked}
+            answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+            assert answer["usage"]["completion_tokens"] == 3
+            assert answer["choices"][0]["finish_reason"] == "length"
