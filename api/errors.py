@@ -1,7 +1,7 @@
 """Every error as OpenAI's error object, `{"error": {"message", "type", "param", "code"}}`, or as a dialect words it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -128,14 +128,32 @@ def model_loading() -> APIError:
 
 def _validation_error(error: RequestValidationError) -> APIError:
     first: dict[str, Any] = error.errors()[0]
-    location = [str(part) for part in first["loc"] if part != "body"]
+    location = first["loc"][1:] if first["loc"][:1] == ("body",) else first["loc"]
     if first["type"] == "json_invalid":
         return APIError(400, f"The request's body is not JSON: {first['ctx']['error']}.", code="invalid_json")
-    if first["type"] == "unsupported_parameter":
+    if "param" in first.get("ctx", {}):  # what a validator of the whole body says of one field
         return APIError(400, first["msg"], param=first["ctx"]["param"], code=first["type"])
-    param = ".".join(location) or None
+    if not location:
+        empty = first["type"] == "missing" or error.body is None
+        message = "The request's body is empty." if empty else "The request's body is no JSON object."
+        return APIError(400, message, code="invalid_json")
+    param = _field_path(location, error.body, is_missing=first["type"] == "missing")
     message = first["msg"].removeprefix("Value error, ")
     return APIError(400, f"{param}: {message}" if param else message, param=param, code=first["type"])
+
+
+def _field_path(location: Sequence[int | str], body: Any, *, is_missing: bool) -> str | None:
+    """Where in the body a field is, as `messages.0.content`: pydantic names the types that it tried as well."""
+    path: list[str] = []
+    for number, part in enumerate(location, 1):
+        if is_missing and number == len(location):
+            path.append(str(part))
+        elif (isinstance(body, dict) and part in body) or (
+            isinstance(body, list) and isinstance(part, int) and part < len(body)
+        ):
+            body = body[part]  # type: ignore[index]
+            path.append(str(part))
+    return ".".join(path) or None
 
 
 class _UnforeseenErrors:

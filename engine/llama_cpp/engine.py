@@ -72,6 +72,7 @@ class LlamaCppEngine:
         self._grammars = grammars
         self._end_ids = end_ids
         self._parallel = options.parallel
+        self._speculates = options.speculate != "off" or options.draft_model is not None
         self._listener = PrivateListener()
         try:
             self._server = load_server(
@@ -201,6 +202,11 @@ class LlamaCppEngine:
     async def _stream(
         self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
     ) -> AsyncGenerator[Delta, None]:
+        if self._speculates and params.logprobs is not None and params.max_tokens not in (0, 1):
+            raise InvalidRequest(
+                "logprobs of more than one token need SPECULATE=off and no DRAFT_MODEL: llama.cpp tells "
+                "nothing of the tokens that it guesses."
+            )
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)

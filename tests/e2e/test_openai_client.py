@@ -147,10 +147,8 @@ def test_models(client):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
-        ("logprobs", True),
-        ("n", 2),
-        ("response_format", {"type": "json_object"}),
+        ("audio", {"voice": "x", "format": "wav"}),
+        ("store", True),
     ],
 )
 def test_what_is_not_supported_is_named(client, field, value):

@@ -4,10 +4,12 @@ import asyncio
 import dataclasses
 import math
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
 from engine.contract import Delta, Grammar, SamplingParams, ScoredToken
+from engine.errors import InvalidRequest
 from model import GGUFModel
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
@@ -197,3 +199,17 @@ def test_a_listener_that_leaves_while_a_prompt_is_scored_frees_the_slot(either: 
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(leave(), 20))
+
+
+def test_what_llama_cpp_guesses_has_no_scores_and_is_refused(original_path: Path):
+    model = GGUFModel(
+        original_path, engine="llama.cpp", context_length=64, parallel=1, threads=1, speculate="ngram-mod"
+    )
+    try:
+        with pytest.raises(InvalidRequest, match="SPECULATE=off"):
+            deltas(model.complete(PROMPT, replace(logprobs=1)))
+        found = deltas(model.complete(PROMPT, replace(logprobs=1, prompt_logprobs=True, max_tokens=1)))
+        assert len(found[0].prompt) == found[0].prompt_tokens
+        assert len(tokens(found)) == 1
+    finally:
+        model.close()

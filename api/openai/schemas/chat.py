@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.openai.schemas.generation import GenerationRequest
+from api.fields import Whole
+from api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens, wrong
 from api.openai.schemas.messages import Message
 from api.openai.schemas.tools import NamedTool, Tool
 from engine.contract import Feature, SamplingParams, Tools
@@ -40,16 +41,35 @@ class ResponseFormat(BaseModel):
         return {"type": "object"} if self.type == "json_object" else None
 
 
+# Fields of completions only, and those of chats that are not supported.
+_COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+}
+
+
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions` and `/v2/chat/completions`."""
 
+    unsupported = UNSUPPORTED | _COMPLETION_FIELDS
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
-    max_completion_tokens: int | None = Field(None, ge=0)
-    stream: bool | None = None
+    max_completion_tokens: MaxTokens = None
+    logprobs: bool | None = None
+    top_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_wanted(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise wrong("top_logprobs", "top_logprobs needs logprobs to be true")
+        return self
 
     @model_validator(mode="after")
     def _choice_of_tools(self) -> "ChatRequest":
@@ -84,5 +104,7 @@ class ChatRequest(GenerationRequest):
         params = super().sampling_params()
         if self.max_completion_tokens is not None:
             params = replace(params, max_tokens=self.max_completion_tokens)
+        if self.logprobs:
+            params = replace(params, logprobs=self.top_logprobs or 0)
         schema = self.response_format.schema_of_answer if self.response_format else None
         return params if schema is None else replace(params, grammar=schema_grammar(schema))

@@ -1,16 +1,30 @@
 """`POST /v1/completions`: the request body."""
 
+from dataclasses import replace
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
-from api.openai.schemas.generation import UNSUPPORTED, GenerationRequest, TokenId
+from api.fields import Whole
+from api.openai.schemas.generation import (
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    UNSUPPORTED,
+    GenerationRequest,
+    TokenId,
+    wrong,
+)
+from engine.contract import SamplingParams
 
 # Fields of chats only.
 _CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "top_logprobs": (None, 0),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
+    "suffix": (None, ""),
 }
 
 
@@ -20,16 +34,14 @@ class CompletionRequest(GenerationRequest):
     unsupported = UNSUPPORTED | _CHAT_FIELDS
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
-    stream: bool | None = None
+    best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
+    echo: bool | None = None
+    logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
-    @property
-    def prompts(self) -> list[str] | list[list[int]]:
-        """The prompts, one for each choice."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return self.prompt
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _none_wanted(cls, value: Any) -> Any:
+        return None if value is False else value
 
     @field_validator("prompt")
     @classmethod
@@ -37,3 +49,35 @@ class CompletionRequest(GenerationRequest):
         if prompt == []:
             raise ValueError("must hold at least one prompt")
         return prompt
+
+    @model_validator(mode="after")
+    def _best_of_enough(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise wrong("best_of", f"best_of must be at least n, which is {self.n}")
+        if self.stream and self.best is not None:
+            raise wrong("best_of", "the best of several answers is known when they are complete: it cannot be streamed")
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, one for each stream of answers."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
+
+    @property
+    def best(self) -> int | None:
+        """How many of the answers to keep, where that is not all."""
+        n = self.n or 1
+        return n if self.best_of is not None and self.best_of > n else None
+
+    def sampling_params(self) -> SamplingParams:
+        params = super().sampling_params()
+        logprobs = self.logprobs
+        if self.best is not None:  # found by how likely their tokens are
+            params = replace(params, n=self.best_of or 1)
+            logprobs = logprobs or 0
+        scored = self.logprobs is not None
+        return replace(params, logprobs=logprobs, prompt_logprobs=scored and bool(self.echo))

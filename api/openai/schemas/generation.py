@@ -1,60 +1,86 @@
 """What the bodies of completions and chats have in common."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from api.fields import Whole
 from api.openai.schemas.structure import StructuredRequest
 from engine.contract import SamplingParams
 
-# Fields of the OpenAI API that are not supported, with the values that ask for nothing.
+# Fields of OpenAI's API, vLLM's and llama.cpp's that would change an answer and are not supported, with the values that
+# ask for nothing. Others that are unknown are ignored.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "n": (None, 1),
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "suffix": (None, ""),
-    "modalities": (None, ["text"]),
     "audio": (None,),
+    "modalities": (None, ["text"]),
+    "store": (None, False),
+    "web_search_options": (None,),
+    "bad_words": (None, []),
+    "chat_template": (None,),
+    "length_penalty": (None, 1, 1.0),
+    "min_tokens": (None, 0),
+    "stop_token_ids": (None, []),
+    "truncate_prompt_tokens": (None,),
+    "use_beam_search": (None, False),
+    "dry_multiplier": (None, 0, 0.0),
+    "dynatemp_range": (None, 0, 0.0),
+    "lora": (None, []),
+    "mirostat": (None, 0),
+    "typical_p": (None, 1, 1.0),
+    "xtc_probability": (None, 0, 0.0),
 }
+
+MAX_CHOICES = 16  # answers to one prompt
+MAX_LOGPROBS = 20  # alternatives to a token
 
 Stop = Annotated[list[str], Field(max_length=16)]
 _LONGEST_ID = 10  # digits
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
+
+
+def _limit(value: Any) -> Any:
+    return None if value == -1 and not isinstance(value, bool) else value
+
+
+MaxTokens = Annotated[Annotated[Whole, Field(ge=0)] | None, BeforeValidator(_limit)]  # -1: no limit, as llama.cpp's
 
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class GenerationRequest(StructuredRequest):
-    """What completions and chats have in common."""
+    """What completions and chats have in common. `logprobs` differs."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
 
     model: str | None = None
-    max_tokens: int | None = Field(None, ge=0)
+    max_tokens: MaxTokens = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(None, ge=-1)
+    top_k: Whole | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: str | Stop | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     ignore_eos: bool | None = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # Nothing here reads these, which clients send by habit.
     user: str | None = None
+    metadata: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    service_tier: str | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +103,7 @@ class GenerationRequest(StructuredRequest):
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def sampling_params(self) -> SamplingParams:
         """The parameters given, and defaults for the rest."""
@@ -87,6 +113,7 @@ class GenerationRequest(StructuredRequest):
             "top_k": max(self.top_k, 0) if self.top_k is not None else None,
             "top_p": self.top_p,
             "min_p": self.min_p,
+            "n": self.n,
             "repetition_penalty": self.repetition_penalty,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
@@ -97,3 +124,8 @@ class GenerationRequest(StructuredRequest):
             "grammar": self.held_to,
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+
+
+def wrong(param: str, message: str) -> PydanticCustomError:
+    """The error of a combination of fields, which names one of them."""
+    return PydanticCustomError("invalid_value", "{message}", {"param": param, "message": message})
