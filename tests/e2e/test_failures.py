@@ -30,7 +30,7 @@ def broken(tmp_path: Path) -> Path:
 
 
 def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
-    with serve(tmp_path, MODEL_PATH=str(broken), PARALLEL="1") as server:
+    with serve(tmp_path, MODEL_PATH=str(broken), PARALLEL="1", ENGINE="ctransformers") as server:
         for stream in (False, True):
             response = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "stream": stream}, timeout=30)
             error = response.json()["error"]

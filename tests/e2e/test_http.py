@@ -79,7 +79,7 @@ BAD_REQUESTS = [
     ("POST", "/v1/completions", json.dumps({"prompt": "a", "stop": ["x"] * 17}), 400, "", None),
     ("POST", "/v1/chat/completions", '{"messages": []}', 400, "", "messages"),
     ("POST", "/v1/chat/completions", '{"messages": [{"role": "king", "content": "a"}]}', 400, "", "messages.0.role"),
-    ("POST", "/v1/chat/completions", IMAGE, 400, "image_url", "messages.0"),
+    ("POST", "/v1/chat/completions", IMAGE, 400, "data URL", "messages.0"),
     ("GET", "/v1/nothing", None, 404, "Unknown path", None),
     ("GET", "/v1/completions", None, 405, "does not take GET", None),
 ]  # fmt: skip
