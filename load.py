@@ -33,9 +33,10 @@ from modelfile.gguf import read_gguf
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.memory import MemoryPlan, plan_memory
 from modelfile.read_ahead import read_ahead
+from modelfile.source.converted import as_gguf
 from prompt.codec import Codec, EngineCodec
 from prompt.errors import TemplateError
-from prompt.named_templates import read_chat_template
+from prompt.named_templates import family_template, read_chat_template
 from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
 from prompt.tool_calls import HERMES, CallFormat, call_format
@@ -58,6 +59,7 @@ class LoadOptions(Tuning):
     """What a user may say about a load; None leaves it to the file and the machine."""
 
     engine: WantedEngine = "auto"
+    cache_dir: Path = Path("models")  # where files that an engine needs in another form are kept
     model_type: str | None = None  # the family of a legacy file; None: what the file proves
     chat_template: str | None = None  # a name (prompt/named_templates) or a file; None: the model file's own
     context_length: int | None = None  # tokens; None: the model's own, at most 4096
@@ -127,10 +129,15 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         gpu_users=[name for name, uses_gpu in _GPU_USERS.items() if options.gpu_layers and uses_gpu()],
         only_llama_cpp=options.only_llama_cpp,
     )
+    report = report or (lambda progress: None)
+    own = family_template(file) if isinstance(file, GGMLFile) else None
+    chosen = read_chat_template(options.chat_template) if options.chat_template else own
+    if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
+        file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], _half(report, 0)))
+        report = _half(report, 1)
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
-        options = _with_companions(file, options)
-    chosen = read_chat_template(options.chat_template) if options.chat_template else None
+        options = _with_companions(path, file, options)
     plan = plan_memory(
         file,
         context_length=options.context_length,
@@ -140,7 +147,7 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         cache_type=options.kv_cache_type,
         draft=draft,
     )
-    read_ahead(file, report or (lambda progress: None))
+    read_ahead(file, report)
     loader = _load_ctransformers if engine_name == CTransformersEngine.name else _load_llama_cpp
     loaded = loader(file, reason, chosen, plan, options.for_engine(plan))
     log.info(
@@ -170,14 +177,19 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
     return draft
 
 
-def _with_companions(file: ModelFile, options: LoadOptions) -> LoadOptions:
+def _with_companions(path: Path, file: ModelFile, options: LoadOptions) -> LoadOptions:
     """The options with the files that go along with the model, checked."""
-    projector = options.mmproj_path or projector_beside(file.path)
+    projector = options.mmproj_path or projector_beside(path)
     return replace(
         options,
         mmproj_path=checked_projector(projector) if projector else None,
         lora_path=checked_adapter(options.lora_path, file) if options.lora_path else None,
     )
+
+
+def _half(report: Report, number: int) -> Report:
+    """`report` for what does the first (0) or the second (1) half of the work."""
+    return lambda progress: report((number + progress) / 2)
 
 
 def _load_ctransformers(

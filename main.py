@@ -67,8 +67,6 @@ gc.enable()
 # The model file to serve, for those who prefer editing this line to setting MODEL_PATH (which goes before it).
 model_path = ""
 
-_MODELS_DIR = Path("models")
-
 ROUTERS = tuple(
     module.router
     for module in (
@@ -106,7 +104,7 @@ def find_model(settings: Settings) -> Path | None:
     if settings.models_dir:
         return None
     on_llama_cpp = LoadOptions(**load_options(settings)).default_on_llama_cpp
-    if (default := packaged_model() if on_llama_cpp else default_model(_MODELS_DIR)) is not None:
+    if (default := packaged_model() if on_llama_cpp else default_model(settings.cache_dir)) is not None:
         return default
     raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
 

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     model_file: str | None = Field(None, description="the file in MODEL_NAME, where it has several")
     model_type: str | None = Field(None, description="the model family, where the file does not tell")
     models_dir: Path | None = Field(None, description="a folder of models: each request names the one it wants")
+    cache_dir: Path = Field(Path("models"), description="where files that an engine needs in another form are kept")
     keep_alive: float | None = Field(
         None, ge=0, description="seconds without a request after which the model is unloaded (default: never)"
     )

@@ -53,6 +53,8 @@ def plan_memory(
     plan = MemoryPlan(length, 1, int(token_bytes * length))
     if isinstance(file, GGMLFile):
         plan = _legacy_plan(file, length)
+    elif length > trained and "position_embd.weight" in file.tensors:  # llama.cpp would read past its end
+        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model")
     elif length > trained:
         log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
     memory = psutil.virtual_memory().total

@@ -6,6 +6,7 @@ Each is a Jinja2 file in `templates`. Where a turn does not end by a token, the 
 from pathlib import Path
 
 from prompt.errors import TemplateError
+from prompt.vocabulary import Metadata
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -20,6 +21,24 @@ _STOP_TEXTS: dict[str, tuple[str, ...]] = {
 }
 _SAME = {"wizardcoder": "alpaca", "mpt-chat": "chatml", "falcon-instruct": "falcon", "llama-2-chat": "llama-2"}
 NAMES = tuple(sorted(_STOP_TEXTS.keys() | _SAME.keys()))
+
+
+# Legacy files carry no template. What their tokens prove, the first that fits: of the family, with these tokens.
+_PROVEN: tuple[tuple[str, str, frozenset[bytes]], ...] = (
+    ("mpt", "chatml", frozenset([b"<|im_start|>", b"<|im_end|>"])),
+    ("starcoder", "starchat", frozenset([b"<|system|>", b"<|user|>", b"<|assistant|>", b"<|end|>"])),
+    ("dolly-v2", "dolly", frozenset([b"### End", b"### Instruction:"])),
+    ("falcon", "falcon", frozenset()),
+)
+
+
+def family_template(metadata: Metadata) -> tuple[str, tuple[str, ...]] | None:
+    """Source and stop texts of the template that a legacy file's family and tokens prove; None if they prove none."""
+    texts = set(metadata.get("tokenizer.ggml.tokens", ()))
+    for family, name, tokens in _PROVEN:
+        if metadata.get("general.architecture") == family and tokens <= texts:
+            return read_chat_template(name)
+    return None
 
 
 def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from modelfile.errors import ModelFileError
 from modelfile.file import ModelFile
 from modelfile.gguf import GGUFFile
 from modelfile.legacy.ggml import GGMLFile
+from modelfile.legacy.to_gguf import conversion_objection
 
 EngineName = Literal["ctransformers", "llama.cpp"]
 WantedEngine = Literal["auto", "ctransformers", "llama.cpp"]
@@ -31,14 +32,10 @@ def choose_engine(
     file.
     """
     name = file.path.name
-    if only_llama_cpp and (wanted == "ctransformers" or isinstance(file, GGMLFile)):
-        raise ModelFileError(
-            f"{name}: {only_llama_cpp} is for llama.cpp; ctransformers, which would run it, has no such"
-        )
+    if only_llama_cpp and wanted == "ctransformers":
+        raise ModelFileError(f"{name}: {only_llama_cpp} is for llama.cpp; ctransformers has no such")
     if isinstance(file, GGMLFile):
-        if wanted == "llama.cpp":
-            raise ModelFileError(f"{name}: llama.cpp cannot run this file: it is no GGUF; ENGINE=ctransformers runs it")
-        return "ctransformers", f"a legacy GGML file of the family {file.family}"
+        return _choose_for_legacy(file, wanted, only_llama_cpp)
     assert isinstance(file, GGUFFile)
     old, new = ctransformers_objection(file), llama_cpp_objection(file)
     if wanted == "ctransformers":
@@ -64,6 +61,16 @@ def choose_engine(
     if only_llama_cpp:
         return "llama.cpp", f"{only_llama_cpp} needs it"
     return _faster(file, slots, gpu_users)
+
+
+def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, only_llama_cpp: str | None) -> tuple[EngineName, str]:
+    legacy = f"a legacy GGML file of the family {file.family}"
+    if wanted != "llama.cpp" and only_llama_cpp is None:
+        return "ctransformers", legacy
+    if objection := conversion_objection(file):
+        raise ModelFileError(f"{file.path.name}: llama.cpp cannot run this model: {objection}; ctransformers runs it")
+    why = "ENGINE=llama.cpp asks for it" if wanted == "llama.cpp" else f"{only_llama_cpp} needs it"
+    return "llama.cpp", f"{why}; {legacy}, as GGUF"
 
 
 def _faster(file: GGUFFile, slots: int | None, gpu_users: Collection[EngineName]) -> tuple[EngineName, str]:

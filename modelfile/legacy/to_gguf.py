@@ -5,6 +5,7 @@ No weight changes. Where llama.cpp wants rows in another order, whole rows move,
 
 import re
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from modelfile.accepts.llama_cpp import llama_cpp_objection
 from modelfile.errors import ModelFileError
+from modelfile.gguf import opened
 from modelfile.gguf_writer import NewTensor, Plan, field_of, origin, plan_gguf
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.legacy.layouts import Header, row_length
@@ -91,6 +93,9 @@ _PARTS = {"weight": "weight", "g": "weight", "w": "weight", "bias": "bias", "b":
 _TOKENIZER = "tokenizer.ggml."
 _PRE_TOKENIZERS = {"gpt-neox": "mpt"}  # MPT has GPT-NeoX's tokenizer
 _F32 = 0
+SOURCE_DIGEST = "ggserve.source_digest"
+_FORM = b"1"  # to count up when the same file shall become another one
+_SAMPLES, _SAMPLE = 64, 4096  # places and bytes that tell a file's weights from others'
 
 
 def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
@@ -100,6 +105,7 @@ def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
     tensors = list(_tensors(file, shared))
     fields = origin(file.path, file.size)
     fields |= {key: field_of(value) for key, value in _metadata(file, 1 if shared else file.header.n_head_kv).items()}
+    fields[SOURCE_DIGEST] = field_of(source_digest(file, chat_template))
     if chat_template is not None:
         fields["tokenizer.chat_template"] = field_of(chat_template)
     plan = plan_gguf(file.path, fields, tensors)
@@ -107,6 +113,18 @@ def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
     if objection is not None:
         raise ModelFileError(f"{file.path.name}: llama.cpp cannot run this model: {objection}")
     return plan
+
+
+def source_digest(file: GGMLFile, chat_template: str | None) -> str:
+    """What a conversion is made from, in short: two that differ in anything but a few weights differ in this."""
+    digest = blake2b(f"{file.family} {file.size} {chat_template or ''}".encode(), key=_FORM, digest_size=16)
+    start = min(tensor.offset for tensor in file.tensors.values())
+    with opened(file.path) as reader:
+        digest.update(reader.read(start))
+        for offset in np.linspace(start, max(start, file.size - _SAMPLE), _SAMPLES).astype(np.int64).tolist():
+            reader.seek(offset)
+            digest.update(reader.read(_SAMPLE))
+    return digest.hexdigest()
 
 
 def conversion_objection(file: GGMLFile) -> str | None:

@@ -19,10 +19,10 @@ def default_model(models_dir: Path) -> Path | None:
     if source is None:
         return None
     target = models_dir / f"{source.stem}.ctransformers.gguf"
-    if not _is_conversion(target, source):
+    if not is_conversion(target, source):
         from modelfile.convert import convert  # only the first start needs it
 
-        _make_folder(models_dir)
+        make_folder(models_dir)
         convert(source, target)
     return target
 
@@ -36,12 +36,13 @@ def packaged_model() -> Path | None:
     return next(iter(sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))), None)
 
 
-def _is_conversion(target: Path, source: Path) -> bool:
+def is_conversion(target: Path, source: Path) -> bool:
     """Whether `target` was made from this `source`: conversions appear whole or not at all, so its age tells."""
     return target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes the folder where it is missing. ModelFileError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

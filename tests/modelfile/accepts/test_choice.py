@@ -54,7 +54,10 @@ def test_what_can_use_the_gpu_here_comes_first(monkeypatch):
 def test_a_setting_that_only_llama_cpp_has_decides_or_is_refused(default_path):
     setting = "KV_CACHE_TYPE=q8_0"
     assert choose_engine(read_model_file(BOTH), only_llama_cpp=setting) == ("llama.cpp", f"{setting} needs it")
-    for path, wanted in ((BOTH, "ctransformers"), (LEGACY, "auto"), (default_path, "auto")):
+    name, reason = choose_engine(read_model_file(LEGACY), only_llama_cpp=setting)
+    assert name == "llama.cpp"
+    assert reason.startswith(f"{setting} needs it; a legacy GGML file")
+    for path, wanted in ((BOTH, "ctransformers"), (LEGACY, "ctransformers"), (default_path, "auto")):
         with pytest.raises(ModelFileError, match=setting):
             choose_engine(read_model_file(path), wanted, only_llama_cpp=setting)
 
