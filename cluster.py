@@ -38,11 +38,15 @@ _CONTROLLER = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}  # one that hangs
 def app(args: Mapping[str, Any]) -> serve.Application:
     """For `serve run cluster:app NAME=value ...` and the `args` of a config file: settings by the names that README
     has, which go before those of the environment. Raises SettingsError."""
-    from main import ENVELOPES, ROUTERS
-
     if unknown := sorted(name for name in args if name.lower() not in Settings.model_fields):
         raise SettingsError(f"there is no setting {', '.join(unknown)}")
-    settings = load_settings(given={name.lower(): str(value) for name, value in args.items()})
+    return application(load_settings(given={name.lower(): str(value) for name, value in args.items()}))
+
+
+def application(settings: Settings, router: type[PromptRouter] = PromptRouter) -> serve.Application:
+    """Gateways and replicas with these settings; `router` finds the replica of each request."""
+    from main import ENVELOPES, ROUTERS
+
     least, most = settings.replica_range
     threads = settings.threads or _default_threads(most)
     slots = settings.parallel or _DEFAULT_SLOTS
@@ -52,8 +56,8 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "1",  # other gateways send requests too
     }
     scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": max(1.0, slots / 2)}
-    router = RequestRouterConfig(
-        request_router_class=PromptRouter,
+    routing = RequestRouterConfig(
+        request_router_class=router,
         request_router_kwargs={"slots": slots},
         request_routing_stats_period_s=NEWS_SECONDS,
         initial_backoff_s=0.01,
@@ -72,7 +76,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         health_check_period_s=2,
         health_check_timeout_s=5,
         graceful_shutdown_timeout_s=_LONGEST_ANSWER,
-        request_router_config=router,
+        request_router_config=routing,
         **({"num_replicas": least} if least == most else {"num_replicas": "auto", "autoscaling_config": scaling}),
     ).bind(settings.model_copy(update={"threads": threads}), slots)
     gateway = serve.deployment(
@@ -121,7 +125,7 @@ def main() -> None:
             http_options={"host": settings.host, "port": settings.port},
             controller_options={"runtime_env": {"env_vars": _CONTROLLER}},
         )
-        serve.run(app({}))
+        serve.run(application(settings))
     except (SettingsError, ConnectionError) as error:
         sys.exit(f"ggserve: {error}")
     except RuntimeError as error:
@@ -132,6 +136,10 @@ def main() -> None:
         signal.signal(number, lambda *_: stopped.set())
     print(f"ready: http://{settings.host}:{settings.port}", file=sys.stderr, flush=True)
     stopped.wait()
+    stopped.clear()
+    serve.delete("default", _blocking=False)  # shutdown() alone would cut answers off
+    while "default" in serve.status().applications and not stopped.wait(0.2):
+        pass  # a second signal does not let the answers end
     serve.shutdown()
     ray.shutdown()
 

@@ -25,6 +25,9 @@ from fleet.response import Head
 _GATHER_SECONDS = 2.0  # that replicas have to tell of themselves
 _SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client")
 _LOST = APIError(503, "The replica that answered was lost.", type="server_error", code="replica_lost")
+_NONE = APIError(
+    503, "No replica is there to answer.", type="server_error", code="no_replica", headers={"Retry-After": "5"}
+)
 
 log = logging.getLogger("ray.serve")
 
@@ -55,6 +58,8 @@ class Gateway:
             return error_response(QueueFull(error.args[0]), {**scope, "app": self})
         except RayActorError:
             return error_response(_LOST, {**scope, "app": self})
+        except DeploymentUnavailableError:
+            return error_response(_NONE, {**scope, "app": self})
         response = EventStream(self._survived(scope, head, answer))
         response.status_code = head.status
         response.raw_headers = [header for header in head.headers if header[0] != b"x-request-id"]  # Ray adds its own
@@ -107,7 +112,7 @@ class Gateway:
         )
         answers = [answer for answer in told if not isinstance(answer, BaseException)]
         if not answers:
-            return error_response(_LOST, {**scope, "app": self})
+            return error_response(_NONE, {**scope, "app": self})
         if good := {name: body for name, status, body in answers if status == 200}:
             merge, media_type = GATHERED[scope["path"]]
             return Response(merge(good), media_type=media_type)

@@ -1,8 +1,13 @@
 """How Ray Serve finds the replica for a request: by its prompt and their loads, as `affinity` decides."""
 
+import asyncio
+
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from fleet.affinity import Affinity
+
+_PATIENCE_SECONDS = 20.0  # that requests wait while there is no replica at all
 
 
 class PromptRouter(RequestRouter):
@@ -10,10 +15,21 @@ class PromptRouter(RequestRouter):
 
     def initialize_state(self, slots: int, slack: int | None = None) -> None:
         self._affinity: Affinity[ReplicaID] = Affinity(slots, slack)
+        self._giving_up: asyncio.TimerHandle | None = None
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
         self._affinity.update({replica.replica_id: replica.routing_stats.get("marks", []) for replica in replicas})
+        if self._giving_up:
+            self._giving_up.cancel()
+        self._giving_up = None if replicas else self._event_loop.call_later(_PATIENCE_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Ray lets requests wait for a replica for ever, even when the whole application is going to end."""
+        for request in self._pending_requests_to_fulfill:
+            if not request.future.done():
+                request.future.set_exception(DeploymentUnavailableError(self._deployment_id))
+        self._giving_up = self._event_loop.call_later(_PATIENCE_SECONDS, self._give_up)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

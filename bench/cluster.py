@@ -1,0 +1,235 @@
+"""What Ray costs, and what routing by prompts brings: `python -m bench.cluster` against one process on the same cores.
+
+Needs requirements-cluster.txt, and a machine that does nothing else; takes ten minutes. `--tries N`, `--only NAME`.
+"""
+
+import argparse
+import asyncio
+import http.client
+import importlib
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import serve
+from starlette.types import Receive, Scope, Send
+
+from bench.client import Answer, chat, complete
+from bench.prompts import first_turn, next_turn, words
+from bench.servers import Running, Server, Setup, free_port, running
+from cluster import application
+from fleet.gateway import Gateway
+from fleet.response import respond
+from fleet.router import PromptRouter
+from settings import load_settings
+
+_LONG = 300  # tokens of a long answer
+_CHATS, _TURNS, _SLOTS = 30, 4, 10
+_PIECES = (0.0, 0.01, 0.03, 0.1)  # seconds within which pieces of an answer are joined
+_TICKS, _TICK_SECONDS = 400, 0.01  # of the answer that measures a piece's cost
+
+
+class RandomRouter(PromptRouter):
+    """Any replica with a free slot."""
+
+    async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
+        lengths = self.replica_queue_len_cache
+        free = [r for r in candidate_replicas if (lengths.get(r.replica_id) or 0) < self._affinity._slots]
+        return [[random.choice(free)]] if free else []
+
+
+class Ticker:
+    """In a replica's place: says something every 10 ms, and joins what it says within some time."""
+
+    def __init__(self, piece_seconds: float) -> None:
+        importlib.import_module("fleet.response")._PIECE_SECONDS = piece_seconds  # type: ignore[attr-defined]
+
+    async def answer(self, scope: Scope, body: bytes, marks: Sequence[int] | None) -> AsyncGenerator[Any, None]:
+        async for piece in respond(_tick, scope, body):
+            yield piece
+
+
+async def _tick(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    for number in range(_TICKS):
+        await asyncio.sleep(_TICK_SECONDS)
+        await send({"type": "http.response.body", "body": b"data: %0200d\n\n" % number, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@contextmanager
+def on_ray(build: Callable[[], serve.Application], cores: int) -> Iterator[Running]:
+    """An application on a Ray of its own; `cores`: what Ray is told that there are."""
+    port, started = free_port(), time.perf_counter()
+    ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(build())
+        ready = time.perf_counter() - started
+        yield Running(psutil.Process(), f"http://127.0.0.1:{port}", ready, 0, 0)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def on_replicas(replicas: int, slots: int, router: type[PromptRouter] = PromptRouter) -> Any:
+    """Replicas of one thread each on Ray."""
+    given = {"replicas": str(replicas), "threads": 1, "parallel": slots, "context_length": 512, "log_dir": "/tmp/bench"}
+    return on_ray(lambda: application(load_settings(given=given), router), replicas + 1)
+
+
+def on_one(slots: int, threads: int) -> Any:
+    """One process with all slots and all threads."""
+    environment = {"THREADS": str(threads), "PARALLEL": str(slots), "CONTEXT_LENGTH": "512"}
+    setup = Setup(Path(), Path(), threads, 512)
+    return running(Server(["env", "PORT={port}", sys.executable, "main.py"], environment, slots=slots), setup)
+
+
+def cpu_seconds() -> float:
+    """Of this process, what it started, and Ray's."""
+    own = psutil.Process()
+    total = 0.0
+    for process in (own, *own.children(recursive=True)):
+        try:
+            total += sum(process.cpu_times()[:2])
+        except psutil.Error:
+            continue
+    return total
+
+
+async def together(url: str, streams: int, tokens: int, seed: str) -> float:
+    """Tokens per second of some streams that run at the same time."""
+    started = time.perf_counter()
+    prompts = [words(8, f"{seed} {n}") for n in range(streams)]
+    await asyncio.gather(*(complete(url, prompt, tokens) for prompt in prompts))
+    return streams * tokens / (time.perf_counter() - started)
+
+
+async def short(url: str, seed: str) -> float:
+    """Milliseconds of a request for one token."""
+    times = []
+    for n in range(20):
+        answer = await complete(url, words(4, f"{seed} {n}"), 1)
+        times.append(1000 * (answer.last - answer.sent))
+    return median(times)
+
+
+async def cached_share(url: str, seed: str) -> float:
+    """Of the prompt tokens of chats that run at the same time, those found in the cache."""
+    chats = [first_turn(40, f"{seed} {n}") for n in range(_CHATS)]
+    prompt = cached = 0
+    for turn in range(_TURNS):
+        answers: list[Answer] = await asyncio.gather(*(chat(url, messages, 8) for messages in chats))
+        chats = [
+            next_turn(m, a.text, f"{seed} {turn} {n}") for n, (m, a) in enumerate(zip(chats, answers, strict=True))
+        ]
+        prompt += sum(answer.prompt_tokens or 0 for answer in answers)
+        cached += sum(answer.cached_tokens for answer in answers)
+    return cached / prompt
+
+
+def cost(tries: int) -> dict[str, float]:
+    """Throughput, latency and CPU of two replicas of one thread each, against one process with two slots."""
+    measured: dict[str, list[float]] = {}
+
+    def note(name: str, value: float) -> None:
+        measured.setdefault(name, []).append(value)
+        print(f"  {name}: {value:.2f}", flush=True)
+
+    for attempt in range(tries):
+        servers: list[tuple[str, Any]] = [("one process", on_one(2, 2)), ("2 replicas", on_replicas(2, 1))]
+        for name, server in servers if attempt % 2 else servers[::-1]:
+            with server as up:
+                asyncio.run(together(up.url, 2, 20, f"warm {attempt}"))
+                note(f"{name}, tokens/s", asyncio.run(together(up.url, 2, _LONG, f"long {attempt}")))
+                note(f"{name}, ms for one token", asyncio.run(short(up.url, f"short {attempt}")))
+                before = cpu_seconds()
+                time.sleep(5)
+                note(f"{name}, % of a core when idle", 100 * (cpu_seconds() - before) / 5)
+    return {name: median(values) for name, values in measured.items()}
+
+
+def pieces(tries: int) -> dict[str, float]:
+    """CPU of Ray's processes for each token, when tokens are joined for so long."""
+    measured: dict[str, list[float]] = {}
+    for _ in range(tries):
+        for seconds in _PIECES:
+
+            def build(seconds: float = seconds) -> serve.Application:
+                ticker = serve.deployment(Ticker, name="Replica", max_ongoing_requests=20).bind(seconds)
+                gateway = serve.deployment(Gateway, name="Gateway", max_ongoing_requests=1000)
+                return gateway.bind(ticker, frozenset(), {}, 1 << 20)
+
+            with on_ray(build, 2) as up:
+                _read(up.url)
+                time.sleep(2)
+                before, started = cpu_seconds(), time.monotonic()
+                time.sleep(5)
+                idle = (cpu_seconds() - before) / (time.monotonic() - started)
+                before, started = cpu_seconds(), time.monotonic()
+                gaps = _read(up.url)
+                used = cpu_seconds() - before - idle * (time.monotonic() - started)
+                measured.setdefault(f"{seconds}: ms of CPU a token", []).append(1000 * used / _TICKS)
+                measured.setdefault(f"{seconds}: ms to the first", []).append(gaps)
+    return {name: median(values) for name, values in measured.items()}
+
+
+def _read(url: str) -> float:
+    """Reads the ticker's answer; milliseconds until its first piece."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    started = time.perf_counter()
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    response.read1()
+    first = 1000 * (time.perf_counter() - started)
+    response.read()
+    return first
+
+
+def routing(tries: int) -> dict[str, float]:
+    """The share of prompt tokens found in the cache: by prompts, at random, and in one process with all slots."""
+    measured: dict[str, list[float]] = {}
+    for attempt in range(tries):
+        for name, server in (
+            ("one process", on_one(3 * _SLOTS, 2)),
+            ("3 replicas, by prompts", on_replicas(3, _SLOTS)),
+            ("3 replicas, at random", on_replicas(3, _SLOTS, RandomRouter)),
+        ):
+            with server as up:
+                share = asyncio.run(cached_share(up.url, f"chat {attempt}"))
+                measured.setdefault(name, []).append(share)
+                print(f"  {name}: {share:.3f}", flush=True)
+    return {name: median(values) for name, values in measured.items()}
+
+
+_PARTS = {"cost": cost, "pieces": pieces, "routing": routing}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tries", type=int, default=3)
+    parser.add_argument("--only", choices=_PARTS)
+    arguments = parser.parse_args()
+    results = {}
+    for name, measure in _PARTS.items():
+        if arguments.only in (None, name):
+            print(name, flush=True)
+            results[name] = measure(arguments.tries)
+            print(json.dumps(results[name], indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    importlib.import_module("bench.cluster").main()
