@@ -1,6 +1,10 @@
 """What an answer may hold beside text, as the OpenAI API words it; the stream is the test's, cut at odd places."""
 
+import base64
+import io
 import json
+
+from PIL import Image
 
 from tests.web.browser import SEA
 
@@ -110,3 +114,29 @@ def test_a_stream_that_ends_early_is_an_error(page, server):
     answer_with(page, "v1/chat/completions", {"delta": {"content": "Half"}}, end="")
     assert page.ask(SEA) == "Half"
     assert "connection broke" in page.text(".error")
+
+
+def test_images_go_to_a_model_that_sees_and_models_can_be_chosen(page, server, tmp_path):
+    models = [{"id": "blind"}, {"id": "seeing", "capabilities": ["completion", "vision"], "context_length": 100}]
+    source = f"""const real = window.fetch, models = {json.dumps({"data": models})};
+    window.fetch = async (url, options) => url === "v1/models" ? Response.json(models) : real(url, options)"""
+    script = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
+    try:
+        page.open(server.url)
+    finally:
+        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+    assert not page.shown("#attach")
+    page.js("const m = document.querySelector('#models'); m.value = 'seeing'; m.dispatchEvent(new Event('change'))")
+    page.until(lambda: page.shown("#attach"))
+    Image.new("RGB", (3000, 10), "red").save(tmp_path / "line.png")
+    page.one("#files").send_keys(str(tmp_path / "line.png"))
+    page.until(lambda: page.shown("#attached img"))
+    answer_with(page, "v1/chat/completions", {"delta": {"content": "A line."}})
+    assert page.ask("What is this?") == "A line."
+    asked = page.js("return window.asked")
+    assert asked["model"] == "seeing"
+    picture, text = asked["messages"][0]["content"]
+    assert text == {"type": "text", "text": "What is this?"}
+    data = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/png;base64,"))
+    assert Image.open(io.BytesIO(data)).size == (1536, 5)
+    assert page.js("return document.querySelector('.user img').naturalWidth") == 1536
