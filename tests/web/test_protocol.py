@@ -117,7 +117,7 @@ def test_a_stream_that_ends_early_is_an_error(page, server):
 
 
 def test_images_go_to_a_model_that_sees_and_models_can_be_chosen(page, server, tmp_path):
-    models = [{"id": "blind"}, {"id": "seeing", "capabilities": ["completion", "vision"], "context_length": 100}]
+    models = [{"id": "blind"}, {"id": "seeing", "modalities": ["text", "image"], "context_length": 100}]
     source = f"""const real = window.fetch, models = {json.dumps({"data": models})};
     window.fetch = async (url, options) => url === "v1/models" ? Response.json(models) : real(url, options)"""
     script = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": source})
