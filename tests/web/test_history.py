@@ -2,6 +2,7 @@
 
 import json
 
+import psutil
 import pytest
 
 from tests.conftest import free_port, serve
@@ -78,7 +79,8 @@ def test_a_server_that_goes_away_and_comes_back(page, tmp_path, default_path):
         page.open(server.url, **ENDLESS)
         page.write(SEA)
         page.until(lambda: len(page.text(".assistant .body")) > 20)
-        server.process.kill()
+        for process in (*psutil.Process(server.process.pid).children(recursive=True), server.process):
+            process.kill()
         answer = page.answer()
         assert "connection broke" in page.text(".assistant .error")
     page.until(lambda: "The server is gone. Trying again." in page.text("#connection-text"))
