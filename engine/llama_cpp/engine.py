@@ -191,6 +191,7 @@ class LlamaCppEngine:
             answer.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
+        del self._scorer  # it holds the server too
         self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
         self._listener.close()
 
