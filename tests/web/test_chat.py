@@ -152,6 +152,7 @@ WEATHER = {
         }
     ],
     "tool_choice": "required",
+    "parallel_tool_calls": False,
 }
 
 
