@@ -198,6 +198,11 @@ class GGUFModel:
             raise InvalidRequest(f"{self.name} does not rank documents")
         return await self._loaded.reranker.rerank(query, documents)
 
+    @property
+    def tokenizer_facts(self) -> dict[str, str | None]:
+        """The texts of `bos_token` and `eos_token`, and `chat_template` in Jinja2; None for what it does not have."""
+        return {**self._codec.special_tokens, "chat_template": self._codec.template_source}
+
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Ids of a text: with the special tokens that the model wants around it, and with those that it spells."""
         return self._codec.encode(text, add_special=add_special, parse_special=parse_special)

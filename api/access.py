@@ -118,7 +118,7 @@ class AccessMiddleware:
         # The path is the client's text: quoted, so that it cannot write log lines of its own.
         record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1], self._metrics, limits)
         scope.setdefault("state", {})["record"] = record
-        received, whole = 0, False
+        received, whole, sent = 0, False, False
         body_deadline = asyncio.get_running_loop().time() + limits.body_seconds if limits.body_seconds else None
 
         async def limited_receive() -> Message:
@@ -139,17 +139,21 @@ class AccessMiddleware:
             return message
 
         async def send_with_id(message: Message) -> None:
+            nonlocal sent
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
+            sent = message["type"] == "http.response.body" and not message.get("more_body", False)
 
-        scope = _as_json(scope)
+        scope = _as_get(_as_json(scope))
         try:
             await self.app(scope, limited_receive, send_with_id)
         finally:
             if received > _LARGE_BODY:
                 give_back_memory()
+            if not sent and record.status < 400:
+                record.status = 499  # the client left a stream
             record.end(getattr(scope.get("route"), "path", None))
 
 
@@ -160,3 +164,8 @@ def _as_json(scope: Scope) -> Scope:
         return scope
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+
+
+def _as_get(scope: Scope) -> Scope:
+    """What answers GET answers HEAD too: the HTTP server leaves the body out."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope

@@ -20,7 +20,15 @@ class JSONRequest(Request):
     async def json(self) -> Any:
         """The body, parsed. Raises json.JSONDecodeError too, of which orjson's error is one."""
         if not hasattr(self, "_json"):
-            self._json = orjson.loads(await self.body())
+            encoding = self.headers.get("content-encoding", "identity")
+            if encoding.lower() != "identity":
+                raise HTTPException(415, f"A body with Content-Encoding {encoding} is not read here: send it as it is.")
+            body = await self.body()
+            try:
+                self._json = orjson.loads(body)
+            except orjson.JSONDecodeError:
+                _check_encoding(body)
+                raise
             _check_size(self._json)
         return self._json
 
@@ -43,6 +51,13 @@ class JSONRoute(APIRoute):
             return await handler(JSONRequest(request.scope, request.receive))
 
         return handle
+
+
+def _check_encoding(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise HTTPException(415, f"The request's body is not UTF-8, which JSON is: see byte {error.start}.") from error
 
 
 def _check_size(body: Any) -> None:

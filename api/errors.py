@@ -206,6 +206,7 @@ def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | Non
             404: (_unknown_path(request), "unknown_url"),
             405: (f"{request.url.path} does not take {request.method}.", "method_not_allowed"),
             413: (error.detail, "request_too_large"),
+            415: (error.detail, "unsupported_encoding"),
         }.get(error.status_code, (error.detail, None))
         return error_response(APIError(error.status_code, message, code=code, headers=error.headers), request.scope)
 

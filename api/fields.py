@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 
 def _whole(value: Any) -> Any:
@@ -10,3 +11,15 @@ def _whole(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]  # 5.0 is 5: some languages' JSON has no other way to say it
+
+
+def one_of(forms: str) -> WrapValidator:
+    """For a field of several forms: an error that tells all of them, instead of what is wrong with the first."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError("invalid_value", "must be {forms}", {"forms": forms}) from error
+
+    return WrapValidator(check)

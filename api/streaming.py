@@ -89,6 +89,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     finally:
         working.cancel()
         leaving.cancel()
+        await asyncio.wait((working, leaving))  # what the work counts at its end is in the log then
 
 
 def json_response(payload: dict[str, Any]) -> Response:

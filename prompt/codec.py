@@ -43,6 +43,10 @@ class Codec:
         self.end_ids = tokenizer.end_ids  # tokens that do
         self.token_pieces = tokenizer.pieces  # by token id, the bytes that the token adds to a text
         self.longest_token = tokenizer.longest_token  # characters that one can stand for
+        self.special_tokens = {
+            "bos_token": tokenizer.token_text(tokenizer.bos_id) or None,
+            "eos_token": tokenizer.token_text(tokenizer.eos_id) or None,
+        }
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a text to continue; for an empty one the token that starts texts."""
@@ -86,11 +90,18 @@ class EngineCodec:
 
     blocks = True
     stop: tuple[str, ...] = ()
+    template_source: str | None = None  # the engine's business
 
     def __init__(self, engine: EngineTokenizer, metadata: Metadata) -> None:
         self._engine = engine
         self._start_id = int(metadata.get("tokenizer.ggml.bos_token_id", 0))
-        self.longest_token = _NORMALIZED * max(map(len, metadata.get("tokenizer.ggml.tokens")))
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
+        self.special_tokens: dict[str, str | None] = {
+            f"{role}_token": tokens[int(token)].decode("utf-8", "replace") if token is not None else None
+            for role, token in ids.items()
+        }
+        self.longest_token = _NORMALIZED * max(map(len, tokens))
         if metadata.get("tokenizer.ggml.model") == "bert":  # gives up on a long word: one token, whatever its length
             self.longest_token = max(self.longest_token, _LONGEST_WORD)
 

@@ -1,4 +1,5 @@
-"""`POST /tokenize`, `/detokenize` and `/apply-template`, named and shaped as in llama.cpp's server.
+"""`POST /tokenize`, `/detokenize` and `/apply-template`, named and shaped as in llama.cpp's server, and vLLM's
+`/tokenizer_info`.
 
 Plain functions: they run in a thread, because long texts take a while.
 """
@@ -25,8 +26,15 @@ def tokenize(body: TokenizeRequest, model: Model) -> dict[str, Any]:
 
 @router.post("/detokenize")
 def detokenize(body: DetokenizeRequest, model: Model) -> dict[str, str]:
-    """The text of token ids, special tokens included."""
-    return {"content": model.detokenize(body.tokens, skip_special=False)}
+    """The text of token ids, special tokens included; `prompt` is vLLM's name of it."""
+    text = model.detokenize(body.tokens, skip_special=False)
+    return {"content": text, "prompt": text}
+
+
+@router.get("/tokenizer_info")
+def tokenizer_info(model: Model) -> dict[str, str | None]:
+    """How the model spells its special tokens, and its chat template: what clients need that leave tokens to it."""
+    return model.tokenizer_facts
 
 
 @router.post("/apply-template")

@@ -51,13 +51,17 @@ async def _answer(
     }
     if stream:
         pieces = await while_connected(request, started(answers.streamed()))
-        return EventStream(guarded(_events(pieces, answers, head, scored, include_usage=body.include_usage)))
+        return EventStream(
+            guarded(_events(pieces, answers, head, scored, body.is_legacy, include_usage=body.include_usage))
+        )
     choices = await while_connected(request, answers.collected())
     usage = usage_object(answers.usage)
-    return json_response({**head, "choices": [_whole(choice, scored) for choice in choices], "usage": usage})
+    return json_response(
+        {**head, "choices": [_whole(choice, scored, body.is_legacy) for choice in choices], "usage": usage}
+    )
 
 
-def _whole(choice: Choice, scored: bool) -> dict[str, Any]:
+def _whole(choice: Choice, scored: bool, legacy: bool) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.reasoning:
         message["reasoning_content"] = choice.reasoning
@@ -66,12 +70,13 @@ def _whole(choice: Choice, scored: bool) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in choice.calls
         ]
-        message |= {"content": choice.text or None, "tool_calls": calls}
+        made = {"function_call": calls[0]["function"]} if legacy else {"tool_calls": calls}
+        message |= {"content": choice.text or None, **made}
     return {
         "index": choice.index,
         "message": message,
         "logprobs": chat_logprobs(choice.tokens) if scored else None,
-        "finish_reason": choice.finish_reason,
+        "finish_reason": _reason(choice.finish_reason, legacy),
     }
 
 
@@ -80,6 +85,7 @@ async def _events(
     answers: Answers,
     head: dict[str, Any],
     scored: bool,
+    legacy: bool,
     *,
     include_usage: bool,
 ) -> AsyncGenerator[bytes, None]:
@@ -93,22 +99,29 @@ async def _events(
     async with aclosing(pieces):
         async for choice, delta in pieces:
             logprobs = chat_logprobs(delta.tokens) if scored else None
-            for part in _parts(delta):
+            for part in _parts(delta, legacy):
                 yield chunk(choice.index, part, logprobs)
                 logprobs = None
             if delta.finish_reason:
-                yield chunk(choice.index, {}, finish_reason=delta.finish_reason)
+                yield chunk(choice.index, {}, finish_reason=_reason(delta.finish_reason, legacy))
     if include_usage:
         yield event({**head, "choices": [], "usage": usage_object(answers.usage)})
 
 
-def _parts(delta: Delta) -> Iterator[dict[str, Any]]:
+def _parts(delta: Delta, legacy: bool) -> Iterator[dict[str, Any]]:
     if delta.text:
         yield {"content": delta.text}
     if delta.reasoning:
         yield {"reasoning_content": delta.reasoning}
-    if delta.tool_calls:
+    if delta.tool_calls and legacy:
+        for call in delta.tool_calls:
+            yield {"function_call": _call_chunk(call)["function"]}
+    elif delta.tool_calls:
         yield {"tool_calls": [_call_chunk(call) for call in delta.tool_calls]}
+
+
+def _reason(reason: str | None, legacy: bool) -> str | None:
+    return "function_call" if legacy and reason == "tool_calls" else reason
 
 
 def _call_chunk(call: ToolCallDelta) -> dict[str, Any]:

@@ -18,11 +18,11 @@ router = APIRouter(route_class=GeneratingRoute, tags=["embeddings"])
 async def embeddings(body: EmbeddingsRequest, request: Request, model: Generator) -> Response:
     """The embedding of the input, or of each of several."""
     require(model, "embeddings", "model")
-    if body.dimensions is not None:
-        raise APIError(
-            400, "dimensions is not supported: vectors come whole", param="dimensions", code="unsupported_parameter"
-        )
     found = await while_connected(request, model.embed(body.inputs))
+    size = len(found[0].vector)
+    if body.dimensions not in (None, size):
+        message = f"dimensions can be {size} only: vectors of this model come whole"
+        raise APIError(400, message, param="dimensions", code="unsupported_parameter")
     tokens = sum(embedding.prompt_tokens for embedding in found)
     data = [
         {"object": "embedding", "index": index, "embedding": _encoded(embedding, body.encoding_format)}

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 
 from api.errors import APIError, model_loading
 from model import GGUFModel
@@ -21,6 +21,8 @@ async def models(request: Request) -> dict[str, Any]:
 @router.get("/v1/models/{name:path}")
 async def model_by_name(name: str, request: Request) -> dict[str, Any]:
     """One of them, by its name."""
+    if not name:
+        raise HTTPException(404)
     objects = await _model_objects(request)
     for found in objects:
         if found["id"] == name:

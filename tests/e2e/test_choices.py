@@ -1,5 +1,8 @@
 """Several choices, log-probabilities and echo, by the `openai` client against the real server."""
 
+import gzip
+import json
+
 import httpx
 import openai
 import pytest
@@ -164,6 +167,15 @@ def test_minus_one_is_no_limit(client):
     assert answer.choices[0].finish_reason == "stop"
 
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]},
+    },
+}
+OTHER = {"type": "function", "function": {"name": "search", "parameters": {"type": "object", "properties": {}}}}
+
 COMMON = [
     ("max_tokens", [-2, 1.5, "5", True]),
     ("temperature", [-0.1, 2.1, "1", [1]]),
@@ -199,7 +211,9 @@ CHAT = [
     ("echo", [True]),
     ("suffix", ["x"]),
     ("tools", [5, [5], [{"type": "function"}]]),
-    ("tool_choice", [5, "always"]),
+    ("tool_choice", [5, "always", "required", {"type": "custom", "custom": {"name": "f"}}]),
+    ("functions", [5, [{"description": "no name"}]]),
+    ("function_call", [5, "required", {"name": "f"}]),
     ("response_format", [5, {"type": "xml"}]),
     ("reasoning_effort", ["much", 3]),
 ]
@@ -240,10 +254,22 @@ def test_a_field_that_makes_no_sense_is_a_400_that_names_it(server, path, field,
         ("completions", {"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
         ("chat/completions", {"messages": MESSAGES, "top_logprobs": 2}, "top_logprobs"),
         ("chat/completions", {"messages": MESSAGES, "top_logprobs": 2, "logprobs": False}, "top_logprobs"),
+        ("chat/completions", {"messages": MESSAGES, "tools": [TOOL], "functions": [TOOL["function"]]}, "functions"),
+        (
+            "chat/completions",
+            {"messages": MESSAGES, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+        ),
+        (
+            "chat/completions",
+            {"messages": MESSAGES, "tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
+            "tool_choice",
+        ),
         ("embeddings", {"input": []}, "input"),
+        ("embeddings", {"input": [[]]}, "input"),
+        ("embeddings", {"input": "a", "dimensions": 5}, "dimensions"),
         ("embeddings", {"input": 5}, "input"),
         ("embeddings", {"input": [1.5]}, "input"),
-        ("embeddings", {}, "input"),
     ],
 )
 def test_combinations_and_unions_name_the_field_and_no_type(server, path, body, param):
@@ -251,6 +277,7 @@ def test_combinations_and_unions_name_the_field_and_no_type(server, path, body, 
     assert answer.status_code == 400
     assert answer.json()["error"]["param"].split(".")[0] == param
     assert "str" not in answer.json()["error"]["param"]
+    assert "Input should be" not in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"5"])
@@ -258,3 +285,96 @@ def test_a_body_that_is_no_object_is_a_400_that_says_so(server, body):
     error = httpx.post(f"{server.url}/v1/chat/completions", content=body).json()["error"]
     assert (error["param"], error["code"]) == (None, "invalid_json")
     assert "body" in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_functions_of_the_old_form_are_called_in_the_old_form(client, stream):
+    asked = {
+        "messages": [{"role": "user", "content": "The weather in Rome?"}],
+        "functions": [TOOL["function"], OTHER["function"]],
+        "function_call": {"name": "weather"},
+    }
+    answer = client.chat.completions.create(**asked, model="x", temperature=0, max_tokens=40, stream=stream)
+    if stream:
+        chunks = [chunk.choices[0] for chunk in answer]
+        calls = [chunk.delta.function_call for chunk in chunks if chunk.delta.function_call]
+        name, arguments = calls[0].name, "".join(call.arguments or "" for call in calls)
+        reason = chunks[-1].finish_reason
+        assert not any(chunk.delta.tool_calls for chunk in chunks)
+    else:
+        call, reason = answer.choices[0].message.function_call, answer.choices[0].finish_reason
+        name, arguments = call.name, call.arguments
+        assert answer.choices[0].message.tool_calls is None
+    assert (name, reason) == ("weather", "function_call")
+    assert json.loads(arguments)["city"] in ("Oslo", "Rome")
+
+
+def test_a_history_of_the_old_form_is_taken(client):
+    messages = [
+        {"role": "user", "content": "The weather in Rome?"},
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Rome"}'}},
+        {"role": "function", "name": "weather", "content": "20 degrees"},
+    ]
+    answer = client.chat.completions.create(messages=messages, functions=[TOOL["function"]], **GREEDY)
+    assert answer.choices[0].finish_reason in ("length", "stop", "function_call")
+
+
+def test_only_allowed_tools_are_called(client):
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "search"}}]}
+    choice = {"type": "allowed_tools", "allowed_tools": allowed}
+    answer = client.chat.completions.create(
+        messages=MESSAGES, tools=[TOOL, OTHER], tool_choice=choice, model="x", temperature=0, max_tokens=40
+    )
+    assert {call.function.name for call in answer.choices[0].message.tool_calls} == {"search"}
+
+
+def test_a_refusal_in_the_history_is_text(client):
+    def tokens(part):
+        history = [*MESSAGES, {"role": "assistant", "content": [part]}, {"role": "user", "content": "Why?"}]
+        return client.chat.completions.create(messages=history, **GREEDY).usage.prompt_tokens
+
+    assert tokens({"type": "refusal", "refusal": "I cannot."}) == tokens({"type": "text", "text": "I cannot."})
+
+
+def test_dimensions_may_say_the_true_size(client):
+    size = len(client.embeddings.create(model="x", input="a").data[0].embedding)
+    floats = client.embeddings.create(model="x", input="a", dimensions=size, encoding_format="float")
+    assert len(floats.data[0].embedding) == size
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "named"),
+    [
+        (gzip.compress(b'{"prompt": "a"}'), {"Content-Encoding": "gzip"}, "gzip"),
+        (b"\x8b\x02\x80", {"Content-Encoding": "br"}, "br"),
+        ('{"prompt": "Grüße"}'.encode("latin-1"), {}, "UTF-8"),
+        ('{"prompt": "a"}'.encode("utf-16"), {}, "UTF-8"),
+    ],
+)
+def test_an_encoding_that_is_not_read_is_a_415_that_names_it(server, content, headers, named):
+    answer = httpx.post(f"{server.url}/v1/completions", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, "unsupported_encoding")
+    assert named in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/tokenizer_info"])
+def test_head_is_get_without_the_body(server, path):
+    head, get = httpx.head(server.url + path), httpx.get(server.url + path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_a_slash_too_many_is_told(server):
+    answer = httpx.get(f"{server.url}/v1/models/")
+    assert answer.status_code == 404
+    assert "Did you mean /v1/models?" in answer.json()["error"]["message"]
+
+
+def test_tokens_as_vllm_has_them(server, model):
+    facts = httpx.get(f"{server.url}/tokenizer_info").json()
+    assert (facts["bos_token"], facts["eos_token"]) == ("<|im_start|>", "<|im_end|>")
+    assert "<|im_start|>" in facts["chat_template"]
+    asked = {"prompt": "Grüße<|im_end|>", "add_special_tokens": False}
+    ids = httpx.post(f"{server.url}/tokenize", json=asked).json()["tokens"]
+    assert ids == model.tokenize(asked["prompt"], add_special=False)
+    assert httpx.post(f"{server.url}/detokenize", json={"tokens": ids}).json()["prompt"] == asked["prompt"]

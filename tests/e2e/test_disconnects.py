@@ -1,6 +1,7 @@
 """Clients that leave free what they held, wherever their request was."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -41,6 +42,15 @@ def wait_for(server: Server, condition, seconds: float = 10) -> dict:
     return health
 
 
+def last_line(server: Server) -> str:
+    """What the log says of the last completion."""
+    deadline = time.monotonic() + 5
+    while not (lines := [line for line in server.log().splitlines() if "/v1/completions" in line]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return lines[-1]
+
+
 def is_idle(health: dict) -> bool:
     return health["slots_idle"] == 1 and health["waiting"] == 0
 
@@ -53,6 +63,9 @@ def test_leaving_during_the_answer(narrow, stream):
     connection.close()
     wait_for(narrow, is_idle)
     assert "Traceback" not in narrow.log("console")
+    line = last_line(narrow)
+    assert " 499 " in line
+    assert int(re.search(r" (\d+) out", line)[1]) > 1
 
 
 def test_leaving_during_a_long_prompt(narrow):

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.fields import Whole
+from api.fields import Whole, one_of
 from api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens, wrong
 from api.openai.schemas.messages import Message
-from api.openai.schemas.tools import NamedTool, Tool
+from api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
 from engine.contract import Feature, SamplingParams, Tools
 from engine.grammar import schema_grammar
 
@@ -41,13 +41,11 @@ class ResponseFormat(BaseModel):
         return {"type": "object"} if self.type == "json_object" else None
 
 
-# Fields of completions only, and those of chats that are not supported.
+# Fields of completions only.
 _COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
 }
 
 
@@ -61,7 +59,9 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoice | None = None
+    functions: list[Function] | None = None
+    function_call: Annotated[Literal["none", "auto"] | FunctionName, one_of("'none', 'auto' or a name")] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
 
@@ -73,12 +73,18 @@ class ChatRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _choice_of_tools(self) -> "ChatRequest":
-        names = [tool.function.name for tool in self.tools or ()]
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
-        if self.tool_choice == "required" and not names:
-            raise ValueError("tool_choice is 'required', but there are no tools")
+        if self.tools and self.functions:
+            raise wrong("functions", "functions is the old name of tools: give one of them")
+        try:
+            _ = self.called_tools
+        except ValueError as error:
+            raise wrong("function_call" if self.is_legacy else "tool_choice", str(error)) from error
         return self
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the request says `functions`, and its answer `function_call`, instead of tools."""
+        return bool(self.functions) or isinstance(self.function_call, FunctionName)
 
     def needs(self) -> Iterator[tuple[str, Feature]]:
         """Fields that not every model supports, with what they need."""
@@ -88,17 +94,12 @@ class ChatRequest(GenerationRequest):
     @property
     def called_tools(self) -> Tools | None:
         """What the answer may call."""
-        if not self.tools or self.tool_choice == "none":
-            return None
-        named = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
-        functions = [
-            tool.model_dump(exclude_none=True) for tool in self.tools if named is None or tool.function.name == named
-        ]
-        return Tools(
-            tuple(functions),
-            required=named is not None or self.tool_choice == "required",
-            parallel=self.parallel_tool_calls is not False and named is None,
-        )
+        if not self.is_legacy:
+            return chosen_tools(self.tools or (), self.tool_choice, parallel=self.parallel_tool_calls is not False)
+        tools = [Tool(type="function", function=function) for function in self.functions or ()]
+        call = self.function_call
+        choice = NamedTool(type="function", function=call) if isinstance(call, FunctionName) else call
+        return chosen_tools(tools, choice, parallel=False)
 
     def sampling_params(self) -> SamplingParams:
         params = super().sampling_params()

@@ -1,11 +1,11 @@
 """`POST /v1/completions`: the request body."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from api.fields import Whole
+from api.fields import Whole, one_of
 from api.openai.schemas.generation import (
     MAX_CHOICES,
     MAX_LOGPROBS,
@@ -33,7 +33,10 @@ class CompletionRequest(GenerationRequest):
 
     unsupported = UNSUPPORTED | _CHAT_FIELDS
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: Annotated[
+        str | list[str] | list[TokenId] | list[list[TokenId]],
+        one_of("a text, a list of token ids, or a list of either"),
+    ]
     best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     echo: bool | None = None
     logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from api.fields import Whole, one_of
 from api.openai.schemas.generation import TokenId
 
 _MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
@@ -14,14 +15,15 @@ class EmbeddingsRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
-    input: (
+    input: Annotated[
         str
         | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str] | list[list[TokenId]], Field(min_length=1, max_length=_MAX_INPUTS)]
-    )
+        | Annotated[list[str] | list[list[TokenId]], Field(min_length=1, max_length=_MAX_INPUTS)],
+        one_of(f"a text, a list of token ids, or a list of up to {_MAX_INPUTS} of either, none of them empty"),
+    ]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
+    dimensions: Whole | None = Field(None, ge=1)
     user: str | None = None
 
     @field_validator("input")

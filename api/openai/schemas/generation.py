@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.fields import Whole
+from api.fields import Whole, one_of
 from api.openai.schemas.structure import StructuredRequest
 from engine.contract import SamplingParams
 
@@ -66,7 +66,7 @@ class GenerationRequest(StructuredRequest):
     top_k: Whole | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
-    stop: str | Stop | None = None
+    stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
     seed: Whole | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
     frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)

@@ -14,6 +14,19 @@ class TextPart(BaseModel):
     text: str
 
 
+class RefusalPart(BaseModel):
+    """What an assistant said instead of an answer."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
 class ImageURL(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -27,13 +40,16 @@ class ImagePart(BaseModel):
     image_url: ImageURL
 
 
+_ROLES = {"developer": "system", "function": "tool"}  # as older and newer templates know them
+
+
 class Message(BaseModel):
     """One message of a chat. Fields that only templates know are passed on to the template."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -41,7 +57,7 @@ class Message(BaseModel):
         if isinstance(message, dict) and isinstance(message.get("content"), list):
             for part in message["content"]:
                 kind = part.get("type") if isinstance(part, dict) else None
-                if kind not in ("text", "image_url", None):
+                if kind not in ("text", "refusal", "image_url", None):
                     raise ValueError(f"content of type {kind!r} is not supported, only 'text' and 'image_url'")
                 if kind == "image_url" and isinstance(image := part.get("image_url"), dict):
                     check_image(str(image.get("url")))
@@ -59,5 +75,13 @@ class Message(BaseModel):
             content = [part.model_dump() for part in content]
         elif isinstance(content, list):
             content = "".join(part.text for part in content)
-        role = "system" if self.role == "developer" else self.role
-        return {**(self.model_extra or {}), "role": role, "content": content}
+        return {**self._extra(), "role": _ROLES.get(self.role, self.role), "content": content}
+
+    def _extra(self) -> dict[str, Any]:
+        """The other fields; a call of the old form, and its result, as tools have them."""
+        extra = dict(self.model_extra or {})
+        if isinstance(call := extra.pop("function_call", None), dict):
+            extra["tool_calls"] = [{"id": f"call_{call.get('name')}", "type": "function", "function": call}]
+        if self.role == "function":
+            extra["tool_call_id"] = f"call_{extra.get('name')}"
+        return extra

@@ -1,8 +1,12 @@
 """The functions that a chat may call."""
 
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from api.fields import one_of
+from engine.contract import Tools
 
 
 class Function(BaseModel):
@@ -23,9 +27,56 @@ class Tool(BaseModel):
 
 
 class FunctionName(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     name: str
 
 
 class NamedTool(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     type: Literal["function"]
     function: FunctionName
+
+
+class AllowedTools(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedChoice(BaseModel):
+    """The answer may call some of the tools only."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+Choice = Literal["none", "auto", "required"] | NamedTool | AllowedChoice
+ToolChoice = Annotated[
+    Choice,
+    one_of("'none', 'auto', 'required', or an object that names a function or lists allowed_tools"),
+]
+
+
+def chosen_tools(tools: Sequence[Tool], choice: Choice | None, *, parallel: bool) -> Tools | None:
+    """What an answer may call. ValueError where the choice names a function that is not among the tools."""
+    if not tools and choice == "required":
+        raise ValueError("tool_choice is 'required', but there are no tools")
+    names: Collection[str] = [tool.function.name for tool in tools]
+    chosen, required = names, choice == "required"
+    if isinstance(choice, NamedTool):
+        chosen, required, parallel = [choice.function.name], True, False
+    elif isinstance(choice, AllowedChoice):
+        chosen = [tool.function.name for tool in choice.allowed_tools.tools]
+        required = choice.allowed_tools.mode == "required"
+    for name in chosen:
+        if name not in names:
+            raise ValueError(f"tool_choice names {name!r}, which is not among the tools")
+    if not tools or choice == "none":
+        return None
+    functions = [tool.model_dump(exclude_none=True) for tool in tools if tool.function.name in chosen]
+    return Tools(tuple(functions), required=required, parallel=parallel)
