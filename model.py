@@ -121,32 +121,40 @@ class GGUFModel:
         *,
         tools: Tools | None = None,
         begun: str = "",
+        thinks: bool | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
-        Raises TemplateError too.
+        `thinks`: whether the model shall think first, where its template can be told. Raises TemplateError too.
 
         Chats are rendered and calls read here, because only here text from a user cannot become a special token;
         thoughts, and calls of formats that are not known here, are for the engine to tell apart.
         """
         params = self._capped(params)
         if native := self._native_chat(messages, tools, begun):
-            running = native.chat(self._defused(messages), params, self._defused_tools(tools))
+            running = native.chat(self._defused(messages), params, self._defused_tools(tools), thinks)
         elif tools:
             form = self._loaded.call_format
             params = held_to_calls(params, tools, form)
-            running = with_calls(self._chat(messages, params, tools, begun), tools, form)
+            running = with_calls(self._chat(messages, params, tools, begun, thinks), tools, form)
         else:
-            running = self._chat(messages, params, tools, begun)
+            running = self._chat(messages, params, tools, begun, thinks)
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def count_chat(self, messages: list[dict[str, Any]], *, tools: Tools | None = None, begun: str = "") -> int:
+    async def count_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Tools | None = None,
+        begun: str = "",
+        thinks: bool | None = None,
+    ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
         if native := self._native_chat(messages, tools, begun):
-            chat = self._defused(messages), self._defused_tools(tools)
+            chat = self._defused(messages), self._defused_tools(tools), thinks
             return await asyncio.to_thread(native.count_chat, *chat)
-        return len(await self._chat_prompt(messages, tools, begun))
+        return len(await self._chat_prompt(messages, tools, begun, thinks))
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         params = params or SamplingParams()
@@ -157,18 +165,27 @@ class GGUFModel:
         return logged(prompt, deltas) if self._log_prompts else deltas
 
     async def _chat(
-        self, messages: list[dict[str, Any]], params: SamplingParams, tools: Tools | None, begun: str
+        self,
+        messages: list[dict[str, Any]],
+        params: SamplingParams,
+        tools: Tools | None,
+        begun: str,
+        thinks: bool | None,
     ) -> AsyncGenerator[Delta, None]:
         params = dataclasses.replace(params, stop=(*params.stop, *self._codec.stop))
-        prompt = await self._chat_prompt(messages, tools, begun)
+        prompt = await self._chat_prompt(messages, tools, begun, thinks)
         async with aclosing(self.engine.generate(prompt, params)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def _chat_prompt(self, messages: list[dict[str, Any]], tools: Tools | None, begun: str) -> list[int]:
+    async def _chat_prompt(
+        self, messages: list[dict[str, Any]], tools: Tools | None, begun: str, thinks: bool | None
+    ) -> list[int]:
         functions = _functions(tools)
         length = text_length([messages, functions])
-        return await self._off_loop(length, lambda chat: self._codec.encode_chat(chat, functions, begun), messages)
+        return await self._off_loop(
+            length, lambda chat: self._codec.encode_chat(chat, functions, begun, thinks), messages
+        )
 
     def _native_chat(self, messages: list[dict[str, Any]], tools: Tools | None, begun: str) -> NativeChat | None:
         """What renders and parses this chat natively, if anything does: it knows no calls that must be made, and no

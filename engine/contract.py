@@ -195,12 +195,19 @@ class NativeChat(Protocol):
     """What an engine may offer besides: chats by its own template engine and parsers."""
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams, tools: Tools | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams,
+        tools: Tools | None = None,
+        thinks: bool | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        """The assistant's answer, tool calls and thoughts told apart. Raises as `Engine.generate`."""
+        """The assistant's answer, tool calls and thoughts told apart. `thinks`: whether the model shall think first,
+        None leaves it to the template. Raises as `Engine.generate`."""
         ...
 
-    def count_chat(self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None) -> int:
+    def count_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None, thinks: bool | None = None
+    ) -> int:
         """Tokens of the prompt that `chat` makes of the same messages. Blocks for a few milliseconds."""
         ...
 

@@ -24,7 +24,12 @@ class EngineTokenizer(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
     def detokenize(self, ids: Sequence[int]) -> str: ...
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]: ...
-    def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> str: ...
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        thinks: bool | None = None,
+    ) -> str: ...
 
 
 class Codec:
@@ -62,11 +67,18 @@ class Codec:
         return self._tokenizer.encode_middle(text)
 
     def encode_chat(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, begun: str = ""
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        begun: str = "",
+        thinks: bool | None = None,
     ) -> list[int]:
-        """Ids of a chat, up to where the assistant's answer begins, or has `begun`. Raises TemplateError."""
+        """Ids of a chat, up to where the assistant's answer begins, or has `begun`. `thinks` is for templates that can
+        be told whether the model shall think first; None leaves it to them. Raises TemplateError."""
         template = self._tool_template if tools or any(m.get("tool_calls") for m in messages) else self._template
-        return encode_chat(template, self._tokenizer, with_parsed_arguments(messages), tools=tools, begun=begun)
+        told = {} if thinks is None else {"enable_thinking": thinks}
+        messages = with_parsed_arguments(messages)
+        return encode_chat(template, self._tokenizer, messages, tools=tools, begun=begun, **told)
 
     @cached_property
     def _tool_template(self) -> ChatTemplate:
@@ -112,9 +124,13 @@ class EngineCodec:
         return self._engine.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def encode_chat(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, begun: str = ""
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        begun: str = "",
+        thinks: bool | None = None,
     ) -> list[int]:
-        text = with_beginning(self._engine.render(messages, tools), begun)
+        text = with_beginning(self._engine.render(messages, tools, thinks), begun)
         return self._engine.tokenize(text, add_special=True, parse_special=True)
 
     def render(self, messages: list[dict[str, Any]]) -> str:

@@ -16,8 +16,9 @@ _SIGNATURE = "ggserve"  # clients demand one of each thought, and send it back: 
 class MessageAnswer:
     """A message in the making."""
 
-    def __init__(self, request: MessagesRequest, model_name: str) -> None:
+    def __init__(self, request: MessagesRequest, model_name: str, context_length: int) -> None:
         self._request = request
+        self._context_length = context_length
         self._blocks = Blocks()
         self._last: Delta | None = None
         self._head = {
@@ -63,7 +64,8 @@ class MessageAnswer:
         reason = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}[
             self._last.finish_reason or "stop"
         ]
-        if reason == "max_tokens" and self._last.completion_tokens < self._request.max_tokens:
+        used = self._last.prompt_tokens + self._last.completion_tokens
+        if reason == "max_tokens" and used >= self._context_length:
             reason = "model_context_window_exceeded"
         return {"stop_reason": reason, "stop_sequence": None}
 

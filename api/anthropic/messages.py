@@ -18,8 +18,10 @@ async def messages(body: MessagesRequest, request: Request, model: Generator, re
     """The assistant's next message, whole or streamed."""
     require(model, "generation", "model")
     chat, begun = conversation(body)
-    deltas = record.watch(model.chat(chat, body.sampling_params(), tools=body.called_tools, begun=begun))
-    answer = MessageAnswer(body, model.name)
+    deltas = record.watch(
+        model.chat(chat, body.sampling_params(), tools=body.called_tools, begun=begun, thinks=body.thinks)
+    )
+    answer = MessageAnswer(body, model.name, model.context_length)
     if body.stream:
         running = await while_connected(request, started(deltas))
         return EventStream(typed_events(running, answer))
@@ -32,4 +34,4 @@ async def count_tokens(body: PromptRequest, model: Generator) -> dict[str, int]:
     """The tokens of the prompt that the same fields make in `/v1/messages`."""
     require(model, "generation", "model")
     chat, begun = conversation(body)
-    return {"input_tokens": await model.count_chat(chat, tools=body.called_tools, begun=begun)}
+    return {"input_tokens": await model.count_chat(chat, tools=body.called_tools, begun=begun, thinks=body.thinks)}

@@ -177,6 +177,11 @@ class PromptRequest(Strict):
         return self
 
     @property
+    def thinks(self) -> bool | None:
+        """Whether the model shall think first; None leaves it to its template."""
+        return None if self.thinking is None else self.thinking.type != "disabled"
+
+    @property
     def called_tools(self) -> Tools | None:
         """What the answer may call."""
         choice = self.tool_choice or ToolChoice(type="auto")

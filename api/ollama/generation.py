@@ -25,7 +25,9 @@ async def chat(body: ChatRequest, request: Request, model: Generator, record: Re
     require(model, "generation", "model")
     if not body.messages:
         return _loaded(model, record, chat=True)
-    deltas = model.chat(chat_messages(body.messages), body.sampling_params(), tools=body.called_tools)
+    deltas = model.chat(
+        chat_messages(body.messages), body.sampling_params(), tools=body.called_tools, thinks=body.thinks
+    )
     return await _answer(body, request, model, record, deltas, chat=True)
 
 
@@ -39,7 +41,8 @@ async def generate(body: GenerateRequest, request: Request, model: Generator, re
         deltas = model.complete(body.prompt, body.sampling_params())
     else:
         system = [{"role": "system", "content": body.system}] if body.system else []
-        deltas = model.chat([*system, {"role": "user", "content": body.prompt}], body.sampling_params())
+        messages = [*system, {"role": "user", "content": body.prompt}]
+        deltas = model.chat(messages, body.sampling_params(), thinks=body.thinks)
     return await _answer(body, request, model, record, deltas, chat=False)
 
 

@@ -45,6 +45,11 @@ class GenerationRequest(Strict):
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
 
     @property
+    def thinks(self) -> bool | None:
+        """Whether the model shall think first; None leaves it to its template."""
+        return None if self.think is None else bool(self.think)
+
+    @property
     def grammar(self) -> Grammar | None:
         """What the answer is held to."""
         if not self.format:

@@ -111,21 +111,28 @@ class LlamaCppEngine:
             yield delta
 
     async def chat(
-        self, messages: Sequence[Mapping[str, Any]], params: SamplingParams, tools: Tools | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams,
+        tools: Tools | None = None,
+        thinks: bool | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
         self._check_tokens(params.logit_bias)
-        body = {"messages": messages, **_native_sampling(params, self.context_length), **_native_tools(tools)}
+        sampling = _native_sampling(params, self.context_length)
+        body = {"messages": messages, **sampling, **_native_tools(tools), **_native_thinking(thinks)}
         if params.max_tokens is not None:
             body["n_predict"] = params.max_tokens
         async for delta in self._stream("handle_chat_completions", body, params):
             yield delta
 
-    def count_chat(self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None) -> int:
+    def count_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None, thinks: bool | None = None
+    ) -> int:
         """See NativeChat.count_chat."""
-        body = {"messages": messages, **_native_tools(tools)}
+        body = {"messages": messages, **_native_tools(tools), **_native_thinking(thinks)}
         text: str = self._listener.post("/apply-template", body)["prompt"]
         return len(self.tokenize(text, add_special=True, parse_special=True))
 
@@ -178,9 +185,14 @@ class LlamaCppEngine:
         """The bytes of each token. Blocks for about a millisecond a token."""
         return [self.detokenize([token]).encode() for token in ids]
 
-    def render(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None) -> str:
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        thinks: bool | None = None,
+    ) -> str:
         """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
-        body = {"messages": messages, **({"tools": tools} if tools else {})}
+        body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_thinking(thinks)}
         text: str = self._listener.post("/apply-template", body)["prompt"]
         return text
 
@@ -313,6 +325,10 @@ def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, A
 def _seed(params: SamplingParams, index: int) -> dict[str, int]:
     """The seed of that answer; 0xFFFFFFFF would mean a random one."""
     return {} if params.seed is None else {"seed": (params.seed + index) % 0xFFFFFFFF}
+
+
+def _native_thinking(thinks: bool | None) -> dict[str, Any]:
+    return {} if thinks is None else {"chat_template_kwargs": {"enable_thinking": thinks}}
 
 
 def _native_tools(tools: Tools | None) -> dict[str, Any]:

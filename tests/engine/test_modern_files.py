@@ -80,6 +80,25 @@ def test_thoughts_are_told_apart(tmp_path: Path):
         model.close()
 
 
+@pytest.mark.parametrize("pre", [None, "chameleon"])  # our template engine, and llama.cpp's
+def test_a_template_is_told_whether_to_think(tmp_path: Path, pre: str | None):
+    template = tmp_path / "thinking.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    )
+    model = load(write_tiny_model(tmp_path, "qwen2", pre=pre), chat_template=str(template))
+    try:
+        counts = {thinks: asyncio.run(model.count_chat(CHAT, thinks=thinks)) for thinks in (None, True, False)}
+        assert counts[None] == counts[True] == counts[False] - 2
+        for thinks, count in counts.items():
+            assert answer(model.chat(CHAT, GREEDY, thinks=thinks))[1].prompt_tokens == count
+        begun = [asyncio.run(model.count_chat(CHAT, begun="a", thinks=thinks)) for thinks in (None, False)]
+        assert begun[1] == begun[0] + 2  # answers that have begun are rendered by our own codec
+    finally:
+        model.close()
+
+
 def test_a_vocabulary_that_we_cannot_read_is_read_by_the_engine(tmp_path: Path):
     model = load(write_tiny_model(tmp_path, "qwen2", pre="chameleon"))
     try:

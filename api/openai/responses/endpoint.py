@@ -42,7 +42,7 @@ async def responses(
             store.put(response, input_items)
 
     params = body.sampling_params()
-    deltas = record.watch(model.chat(messages, params, tools=body.called_tools))
+    deltas = record.watch(model.chat(messages, params, tools=body.called_tools, thinks=body.thinks))
     answer = ResponseAnswer(body, params, model.name, keep)
     if body.stream:
         running = await while_connected(request, started(deltas))
@@ -54,7 +54,8 @@ async def responses(
 @_generating.post("/v1/responses/input_tokens")
 async def input_tokens(body: PromptRequest, model: Generator, store: Store) -> dict[str, Any]:
     """The tokens of the prompt that the same fields make in `/v1/responses`."""
-    count = await model.count_chat(await _messages(body, model, store), tools=body.called_tools)
+    messages = await _messages(body, model, store)
+    count = await model.count_chat(messages, tools=body.called_tools, thinks=body.thinks)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 

@@ -131,6 +131,11 @@ class PromptRequest(Strict):
         return self
 
     @property
+    def thinks(self) -> bool | None:
+        """Whether the model shall think first; None leaves it to its template."""
+        return None if self.reasoning is None or self.reasoning.effort is None else self.reasoning.effort != "none"
+
+    @property
     def called_tools(self) -> Tools | None:
         """What the answer may call."""
         choice = self.tool_choice

@@ -17,7 +17,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 def new_answer(**fields: Any) -> MessageAnswer:
     body = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **fields}
-    return MessageAnswer(MessagesRequest.model_validate(body), "tiny")
+    return MessageAnswer(MessagesRequest.model_validate(body), "tiny", 100)
 
 
 def answer(*deltas: Delta, **fields: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -90,7 +90,8 @@ def test_the_order_of_events() -> None:
         ({"finish_reason": "stop", "stop_sequence": "END"}, "stop_sequence", "END"),
         ({"finish_reason": "stop", "stop_sequence": "\nUser:"}, "end_turn", None),
         ({"finish_reason": "length", "tokens": 9}, "max_tokens", None),
-        ({"finish_reason": "length", "tokens": 8}, "model_context_window_exceeded", None),
+        ({"finish_reason": "length", "tokens": 8}, "max_tokens", None),  # the server's own limit
+        ({"finish_reason": "length", "tokens": 93}, "model_context_window_exceeded", None),
     ],
 )
 def test_why_it_ended(last: dict[str, Any], reason: str, sequence: str | None) -> None:
