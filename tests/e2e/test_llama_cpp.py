@@ -228,7 +228,7 @@ def test_tokens_there_and_back(any_server: Server):
 
     text = "Hello<|im_end|> 世"
     tokens = post("/tokenize", content=text)["tokens"]
-    assert post("/detokenize", tokens=tokens) == {"content": text}
+    assert post("/detokenize", tokens=tokens) == {"content": text, "prompt": text}
     assert len(post("/tokenize", content=text, parse_special=False)["tokens"]) > len(tokens)
     pieces = post("/tokenize", content=text, with_pieces=True)["tokens"]
     assert [piece["id"] for piece in pieces] == tokens

@@ -78,7 +78,8 @@ class ChatRequest(GenerationRequest):
         try:
             _ = self.called_tools
         except ValueError as error:
-            raise wrong("function_call" if self.is_legacy else "tool_choice", str(error)) from error
+            field = "function_call" if self.is_legacy else "tool_choice"
+            raise wrong(field, f"{field} {error}") from error
         return self
 
     @property

@@ -63,9 +63,9 @@ ToolChoice = Annotated[
 
 
 def chosen_tools(tools: Sequence[Tool], choice: Choice | None, *, parallel: bool) -> Tools | None:
-    """What an answer may call. ValueError where the choice names a function that is not among the tools."""
+    """What an answer may call. ValueError, without the field's name, where the choice fits no tool."""
     if not tools and choice == "required":
-        raise ValueError("tool_choice is 'required', but there are no tools")
+        raise ValueError("is 'required', but there are no tools")
     names: Collection[str] = [tool.function.name for tool in tools]
     chosen, required = names, choice == "required"
     if isinstance(choice, NamedTool):
@@ -75,7 +75,7 @@ def chosen_tools(tools: Sequence[Tool], choice: Choice | None, *, parallel: bool
         required = choice.allowed_tools.mode == "required"
     for name in chosen:
         if name not in names:
-            raise ValueError(f"tool_choice names {name!r}, which is not among the tools")
+            raise ValueError(f"names {name!r}, which is not among the tools")
     if not tools or choice == "none":
         return None
     functions = [tool.model_dump(exclude_none=True) for tool in tools if tool.function.name in chosen]
