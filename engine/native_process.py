@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -86,7 +86,8 @@ def _survivor(last_words: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        os.write(here, b".")
+        with suppress(BrokenPipeError):  # the child may have been killed
+            os.write(here, b".")
         os.close(here)
         os.waitpid(child, 0)
 

@@ -24,6 +24,7 @@ from engine.lark import with_ends
 from engine.llama_cpp.answer import Answer, native_error
 from engine.llama_cpp.listener import PrivateListener
 from engine.llama_cpp.load import Pooling, load_server
+from engine.llama_cpp.own_tokenizer import OwnTokenizer
 from engine.llama_cpp.scoring import NativeScorer
 from engine.pool import Pool
 
@@ -70,6 +71,7 @@ class LlamaCppEngine:
             self.features |= {"images"}
         self._vocab_size = vocab_size
         self._grammars = grammars
+        self._tokenizer = OwnTokenizer()
         self._end_ids = end_ids
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
@@ -223,6 +225,7 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)
+            await asyncio.to_thread(self._tokenizer.claim)
             body["grammar"] = with_ends(text, self._end_ids)
         body |= {
             "stream": True,

@@ -61,8 +61,8 @@ class TinyModel:
         else:
             self.writer.add_tensor(f"{name}", quantize(weights, kind), raw_dtype=kind)
 
-    def byte_level_vocabulary(self, pre: str = "qwen2", template: str | None = CHATML) -> None:
-        """The 256 bytes, a few merges, and ChatML's control tokens."""
+    def byte_level_vocabulary(self, pre: str = "qwen2", template: str | None = CHATML, *, unused: int = 0) -> None:
+        """The 256 bytes, a few merges, and ChatML's control tokens; in the end as many `unused` ones."""
         alphabet = ALPHABET
         merges = ["Ġ t", "h e", "Ġt he", "i n", "e r", "a n"]
         tokens = [*alphabet, *(merge.replace(" ", "") for merge in merges)]
@@ -73,6 +73,8 @@ class TinyModel:
         for text in ("<think>", "</think>", "<tool_call>", "</tool_call>"):
             tokens.append(text)
             types.append(TokenType.USER_DEFINED)
+        tokens += [f"[PAD{number}]" for number in range(unused)]
+        types += [TokenType.UNUSED] * unused
         self.writer.add_tokenizer_model("gpt2")
         self.writer.add_tokenizer_pre(pre)
         self.writer.add_token_list(tokens)
@@ -154,8 +156,8 @@ def decoder(model: TinyModel, *, biases: bool = False, head_norms: bool = False,
             model.add(f"{block}attn_k_norm.weight", HEAD)
 
 
-def qwen2(model: TinyModel) -> None:
-    model.byte_level_vocabulary()
+def qwen2(model: TinyModel, *, unused: int = 0) -> None:
+    model.byte_level_vocabulary(unused=unused)
     decoder(model, biases=True)
 
 
