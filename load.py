@@ -36,6 +36,7 @@ from modelfile.read_ahead import read_ahead
 from modelfile.source.converted import as_gguf
 from prompt.codec import Codec, EngineCodec
 from prompt.errors import TemplateError
+from prompt.infill import Infill
 from prompt.named_templates import family_template, read_chat_template
 from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
@@ -107,6 +108,7 @@ class LoadedModel:
     codec: Codec | EngineCodec
     facts: ModelFacts
     vocab_size: int
+    infill: Infill  # prompts of texts with a gap
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
     reranker: Reranker | None = None  # for models that rank documents
     native_chat: NativeChat | None = None  # for chats with tools
@@ -211,7 +213,8 @@ def _load_ctransformers(
     )
     form = call_format(codec.template_source) or HERMES
     facts = model_facts(file)
-    return LoadedModel(engine, reason, options, codec, facts, len(codec.token_pieces), call_format=form)
+    infill = Infill(file, codec)
+    return LoadedModel(engine, reason, options, codec, facts, len(codec.token_pieces), infill, call_format=form)
 
 
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
@@ -251,6 +254,7 @@ def _load_llama_cpp(
         codec,
         model_facts(file),
         vocab_size,
+        Infill(file, codec),
         control_texts=control_texts(file),
         native_chat=engine,
         reranker=engine if is_reranker(file) else None,

@@ -36,7 +36,7 @@ from api.anthropic.errors import anthropic_envelope
 from api.errors import ERROR_RESPONSES, install_error_handlers
 from api.keys import Keys, KeysMiddleware, read_keys
 from api.limits import Limits
-from api.llama_server import rerank, state, tokens
+from api.llama_server import infill, rerank, state, tokens
 from api.metrics import Metrics
 from api.ollama import embeddings as ollama_embeddings
 from api.ollama import generation as ollama_generation
@@ -80,6 +80,7 @@ ROUTERS = tuple(
         ollama_embeddings,
         ollama_models,
         rerank,
+        infill,
         state,
         tokens,
         status,

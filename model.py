@@ -26,6 +26,7 @@ from engine.errors import ContextOverflow, InvalidRequest, InvalidToken
 from load import LoadOptions, Report, load
 from modelfile.facts import ModelFacts
 from prompt.chat import defused, text_length
+from prompt.infill import File
 from tool_calling import held_to_calls, with_calls
 
 __all__ = ["GGUFModel", "SamplingParams"]
@@ -36,6 +37,7 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 _LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
+_ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 _SUFFIXES = (".gguf", ".bin", ".ctransformers")
 
 
@@ -111,6 +113,34 @@ class GGUFModel:
             ids = list(prompt) or self._codec.encode_prompt("")
         running = self._logged(prompt, self.engine.generate(ids, self._capped(params)))
         async with aclosing(running) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    @property
+    def infill_objection(self) -> str | None:
+        """Why the model cannot fill in the middle; None where it can."""
+        return self._loaded.infill.objection
+
+    async def infill(
+        self,
+        prefix: str | Sequence[int],
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[File] = (),
+    ) -> AsyncGenerator[Delta, None]:
+        """What belongs between two pieces of a text; of other `files`, the end of what the context has room for. Only
+        where nothing speaks against it."""
+        params = self._capped(params)
+        answer = self.context_length // _ANSWER_OF_GAP if params.max_tokens is None else params.max_tokens
+        room = self.context_length - answer - 1
+
+        def encoded(gap: tuple[str | Sequence[int], str]) -> list[int]:
+            return self._loaded.infill.prompt(*gap, files, room=room)
+
+        length = len(prefix) * isinstance(prefix, str) + len(suffix)
+        ids = await self._off_loop(length, encoded, (prefix, suffix), others=sum(len(file.text) for file in files))
+        async with aclosing(self._logged([prefix, suffix], self.engine.generate(ids, params))) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -250,13 +280,15 @@ class GGUFModel:
             if not 0 <= token < self._loaded.vocab_size:
                 raise InvalidToken(token, self._loaded.vocab_size)
 
-    async def _off_loop(self, length: int, function: Callable[[Argument], Result], argument: Argument) -> Result:
-        """Calls `function`, which makes tokens of a text of `length` characters: in a thread if that is long. Raises
-        ContextOverflow if they cannot fit, which the length alone may tell."""
+    async def _off_loop(
+        self, length: int, function: Callable[[Argument], Result], argument: Argument, *, others: int = 0
+    ) -> Result:
+        """Calls `function`, which makes tokens of a text of `length` characters, and of `others` that need not fit: in
+        a thread if that is long. Raises ContextOverflow if they cannot fit, which the length alone may tell."""
         fewest = length // self._codec.longest_token
         if fewest > self.context_length:
             raise ContextOverflow(fewest, self.context_length, at_least=True)
-        if self._codec.blocks or length > _LONG_TEXT:
+        if self._codec.blocks or length + others > _LONG_TEXT:
             return await asyncio.to_thread(function, argument)
         return function(argument)
 

@@ -57,6 +57,13 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
     raise APIError(400, message, param=field, code="unsupported_parameter")
 
 
+def require_infill(model: GGUFModel, field: str) -> None:
+    """Raises a 400 that names `field` unless the model can fill in the middle of a text."""
+    if objection := model.infill_objection:
+        message = f"{model.name} cannot fill in the middle: {objection}"
+        raise APIError(400, message, param=field, code="unsupported_parameter")
+
+
 Model = Annotated[GGUFModel, Depends(_model)]  # to tell about, and for its tokens
 Generator = Annotated[GGUFModel, Depends(_generator)]  # to compute with
 Record = Annotated[RequestRecord, Depends(_record)]

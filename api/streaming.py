@@ -44,15 +44,16 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-async def guarded(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The events, then `[DONE]`; an error on the way becomes an `error` event first."""
+async def guarded(events: AsyncGenerator[bytes, None], done: bytes = DONE) -> AsyncGenerator[bytes, None]:
+    """The events, then `done`; an error on the way becomes an `error` event first."""
     async with aclosing(events):
         try:
             async for item in events:
                 yield item
         except Exception as error:
             yield event(api_error(error).body, "error")
-        yield DONE
+        if done:
+            yield done
 
 
 async def started(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:

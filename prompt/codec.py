@@ -53,6 +53,12 @@ class Codec:
             "eos_token": tokenizer.token_text(tokenizer.eos_id) or None,
         }
 
+    @property
+    def beginning(self) -> list[int]:
+        """What the model wants before every text: BOS, or nothing."""
+        tokenizer = self._tokenizer
+        return [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of a text to continue; for an empty one the token that starts texts."""
         tokenizer = self._tokenizer
@@ -117,11 +123,18 @@ class EngineCodec:
         if metadata.get("tokenizer.ggml.model") == "bert":  # gives up on a long word: one token, whatever its length
             self.longest_token = max(self.longest_token, _LONGEST_WORD)
 
+    @property
+    def beginning(self) -> list[int]:
+        return self._engine.tokenize("", add_special=True, parse_special=False)[:1]
+
     def encode_prompt(self, text: str) -> list[int]:
         return self._engine.tokenize(text, add_special=True, parse_special=True) or [self._start_id]
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return self._engine.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def encode_middle(self, text: str) -> list[int]:
+        return self._engine.tokenize(text, add_special=False, parse_special=False)
 
     def encode_chat(
         self,

@@ -43,6 +43,16 @@ _END_TEXTS = frozenset(
         "<|tool_response>",
         "<｜end▁of▁sentence｜>",
         "[e~[",
+        # What ends the middle of a text with a gap: its own end, padding, or another file.
+        "▁<EOT>",
+        "<|fim_pad|>",
+        "<fim-pad>",
+        "<fim_pad>",
+        "<|repo_name|>",
+        "<|fim_repo|>",
+        "<fim-repo>",
+        "<reponame>",
+        "<|file_sep|>",
     ]
 )
 
@@ -92,7 +102,8 @@ class Vocabulary:
         # In vocabularies with these pairs, <|end|> closes a message part, not the turn.
         if {b"<|return|>", b"<|call|>"} <= special.keys() or {b"<|flush|>", b"<|calls|>"} <= special.keys():
             end_ids.discard(special.get(b"<|end|>", -1))
-        end_ids |= {i for i in (eos, role_id("eot"), role_id("eom")) if i is not None}
+        roles = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+        end_ids |= {i for i in map(role_id, roles) if i is not None}
         # Such a token must never come from a user's text, even where the file calls it an ordinary one.
         control = [*end_ids, *(i for i in [bos] if i is not None)]
         types = types.astype(np.int64)  # a copy

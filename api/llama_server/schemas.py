@@ -1,11 +1,15 @@
 """llama-server's request bodies, validated."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from api.openai.schemas.generation import TokenId
+from api.fields import Whole, one_of
+from api.openai.schemas.generation import MaxTokens, Stop, TokenId
 from api.openai.schemas.messages import Message
+from api.openai.schemas.structure import StructuredRequest
+from engine.contract import SamplingParams
+from prompt.infill import File
 
 _LONGEST = 1_000_000  # characters of a text to tokenize
 
@@ -30,3 +34,54 @@ class DetokenizeRequest(BaseModel):
 
 class ApplyTemplateRequest(BaseModel):
     messages: Annotated[list[Message], Field(min_length=1)]
+
+
+class ExtraFile(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    text: str
+    filename: str = "tmp"
+
+
+class InfillRequest(StructuredRequest):
+    """`prompt` is what stands in the gap already, behind `input_prefix`; `input_extra` are other files."""
+
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+    input_prefix: str
+    input_suffix: str
+    input_extra: Annotated[list[ExtraFile], Field(max_length=1000)] = Field([])
+    prompt: str = ""
+    model: str | None = None
+    n_predict: MaxTokens = None
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_k: Whole | None = Field(None, ge=0)
+    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    repeat_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
+    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    seed: Whole | None = None  # -1: a random one
+    stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
+    stream: bool = False
+
+    @property
+    def files(self) -> list[File]:
+        return [File(file.filename, file.text) for file in self.input_extra]
+
+    def sampling_params(self) -> SamplingParams:
+        """The parameters given, and defaults for the rest."""
+        given: dict[str, Any] = {
+            "max_tokens": self.n_predict,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repeat_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": None if self.seed == -1 else self.seed,
+            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            "grammar": self.held_to,
+        }
+        return SamplingParams(**{name: value for name, value in given.items() if value is not None})

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.access import RequestRecord
 from api.admission import GeneratingRoute
-from api.dependencies import Generator, Record, require
+from api.dependencies import Generator, Record, require, require_infill
 from api.ollama.answer import OllamaAnswer, collected, lines
 from api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
 from api.streaming import EventStream, json_response, started, while_connected
@@ -33,11 +33,14 @@ async def chat(body: ChatRequest, request: Request, model: Generator, record: Re
 
 @router.post("/api/generate", responses=_LINES)  # type: ignore[arg-type]
 async def generate(body: GenerateRequest, request: Request, model: Generator, record: Record) -> Response:
-    """The answer to a prompt, or with `raw` its continuation."""
+    """The answer to a prompt, with `raw` its continuation, or what belongs between it and a `suffix`."""
     require(model, "generation", "model")
     if not body.prompt:
         return _loaded(model, record, chat=False)
-    if body.raw:
+    if body.suffix:
+        require_infill(model, "suffix")
+        deltas = model.infill(body.prompt, body.suffix, body.sampling_params())
+    elif body.raw:
         deltas = model.complete(body.prompt, body.sampling_params())
     else:
         system = [{"role": "system", "content": body.system}] if body.system else []

@@ -138,7 +138,7 @@ class GenerateRequest(GenerationRequest):
     template: str | None = None
     context: list[int] | None = None
 
-    @field_validator("suffix", "template", "context")
+    @field_validator("template", "context")
     @classmethod
     def _refused(cls, value: Any) -> Any:
         if value:

@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse
 
 from api.admission import GeneratingRoute
 from api.answers import Answers, Choice
-from api.dependencies import Generator, Record, require
+from api.dependencies import Generator, Record, require, require_infill
 from api.errors import APIError, api_error
 from api.openai.objects import CompletionLogprobs, usage_object
 from api.openai.schemas.completions import CompletionRequest
@@ -26,11 +26,17 @@ Pieces = AsyncGenerator[tuple[Choice, Delta], None]
 
 @router.post("/v1/completions", responses=EventStream.RESPONSES)
 async def completions(body: CompletionRequest, request: Request, model: Generator, record: Record) -> Response:
-    """The continuation of a prompt, or of each of several. `Accept: text/plain` gives the bare text."""
+    """The continuation of a prompt, or what belongs between it and a `suffix`; of several prompts, each one's.
+
+    `Accept: text/plain` gives the bare text."""
     require(model, "generation", "model")
     record.limits.check_prompts(len(body.prompts))
     params = body.sampling_params()
-    streams = [record.watch(model.complete(prompt, params)) for prompt in body.prompts]
+    if suffix := body.suffix:
+        require_infill(model, "suffix")
+        streams = [record.watch(model.infill(prompt, suffix, params)) for prompt in body.prompts]
+    else:
+        streams = [record.watch(model.complete(prompt, params)) for prompt in body.prompts]
     answers = Answers(streams, n=params.n, at_once=max(1, model.parallel - 1))  # a slot is left for others
     shape = _Shape(body, model, n=body.n or 1)
     plain = "text/plain" in request.headers.get("accept", "")

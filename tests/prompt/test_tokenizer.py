@@ -227,4 +227,4 @@ def test_merges_that_name_no_token_are_left_out() -> None:
 
 
 def test_end_ids(smollm2: Tokenizer) -> None:
-    assert {smollm2.token_text(i) for i in smollm2.end_ids} == {"<|endoftext|>", "<|im_end|>"}
+    assert {smollm2.token_text(i) for i in smollm2.end_ids} == {"<|endoftext|>", "<|im_end|>", "<reponame>"}

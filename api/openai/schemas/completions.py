@@ -24,7 +24,6 @@ _CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
-    "suffix": (None, ""),
 }
 
 
@@ -39,6 +38,7 @@ class CompletionRequest(GenerationRequest):
     ]
     best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     echo: bool | None = None
+    suffix: str | None = None  # what comes after the gap that the answer fills
     logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @field_validator("logprobs", mode="before")
@@ -59,6 +59,12 @@ class CompletionRequest(GenerationRequest):
             raise wrong("best_of", f"best_of must be at least n, which is {self.n}")
         if self.stream and self.best is not None:
             raise wrong("best_of", "the best of several answers is known when they are complete: it cannot be streamed")
+        return self
+
+    @model_validator(mode="after")
+    def _no_echo_of_a_gap(self) -> "CompletionRequest":
+        if self.suffix and self.echo:
+            raise wrong("suffix", "suffix and echo do not go together: the answer stands between prompt and suffix")
         return self
 
     @property
