@@ -30,9 +30,11 @@ def held_to_calls(params: SamplingParams, tools: Tools, form: CallFormat) -> Sam
                 {"type": "object", **(function.get("parameters") or _NO_ARGUMENTS)}, lenient=not function.get("strict")
             )
         except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"The parameters of {function['name']} cannot be followed: {error}") from error
+            raise InvalidRequest(
+                f"The parameters of {function['name']} cannot be followed: {error}", "tools"
+            ) from error
     text = form.grammar(rules, required=tools.required, parallel=tools.parallel)
-    return replace(params, grammar=Grammar("calls", text))
+    return replace(params, grammar=Grammar("calls", text, "tools"))
 
 
 async def with_calls(

@@ -103,7 +103,7 @@ def api_error(error: Exception) -> APIError:
         case InvalidToken():
             return APIError(400, message, code="invalid_token")
         case InvalidRequest():
-            return APIError(400, message, code="invalid_request")
+            return APIError(400, message, param=error.field, code="invalid_request")
         case TemplateError():
             return APIError(400, message, param="messages", code="chat_template_error")
         case UnknownModel():

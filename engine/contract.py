@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
 Speculation = Literal["off", "ngram-mod"]
 CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 Feature = Literal["generation", "embeddings", "rerank", "images"]
@@ -45,8 +46,9 @@ class Grammar:
     one of several texts (`text` is a JSON list of them), or a grammar: llguidance's dialect of Lark, or GBNF. `calls`
     is Lark of our own making, with nothing of a user's that was not checked."""
 
-    kind: Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
+    kind: GrammarKind
     text: str
+    source: str | None = field(default=None, compare=False)  # the field of the request that it comes from
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,11 @@ class InvalidToken(EngineError):
 
 
 class InvalidRequest(EngineError):
-    """The engine refuses what a request asks for."""
+    """The engine refuses what a request asks for, in the `field` that it tells of if it knows."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class QueueFull(EngineError):

@@ -30,12 +30,12 @@ _KEPT = 16  # compiled grammars
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice"}
 
 
-def schema_grammar(schema: Mapping[str, Any]) -> Grammar:
-    """JSON of a schema. Raises InvalidRequest where the schema cannot be written as JSON."""
+def schema_grammar(schema: Mapping[str, Any], source: str | None = None) -> Grammar:
+    """JSON of a schema, from a request's field. Raises InvalidRequest where the schema cannot be written as JSON."""
     try:
-        return Grammar("json_schema", orjson.dumps(schema).decode())
+        return Grammar("json_schema", orjson.dumps(schema).decode(), source)
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"No answer can be held to the JSON schema: {error}") from error
+        raise InvalidRequest(f"No answer can be held to the JSON schema: {error}", source) from error
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Grammars:
         lark_text, compiled = await asyncio.get_running_loop().run_in_executor(self._compiler, self._compile, grammar)
         if isinstance(compiled, str):
             name = _NAMES.get(grammar.kind, "grammar")
-            raise InvalidRequest(f"No answer can be held to the {name}: {compiled}")
+            raise InvalidRequest(f"No answer can be held to the {name}: {compiled}", grammar.source)
         return Matcher(compiled.deep_copy(), self._vocabulary), lark_text
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ _JOINED = frozenset(["properties", "allOf", "anyOf", "oneOf", "$ref", "if"])
 _OTHER_PROPERTIES = frozenset(["additionalProperties", "patternProperties", "unevaluatedProperties"])
 _LOOKS_AROUND = re.compile(r"\(\?<?[=!]|\\[1-9]")
 _REGEX_PARTS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<least>\d+)(?:,\d*)?\}|.", re.DOTALL)
+_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|//.*|#.*|/(?:\\.|[^/\\\n])+/')  # of Lark, and its comments
 _MAX_REGEX = 10_000  # characters, repetitions counted; a million of them take a second to follow
 _MAX_GBNF = 32_768  # characters; and rules: the time to convert it grows with their square
 _MAX_GBNF_RULES = 128
@@ -52,6 +53,8 @@ def lark(grammar: Grammar) -> str:
             except Exception as error:  # it raises this very class
                 raise ValueError(str(error)) from error
         case "lark":
+            if "<[" in _LITERALS.sub("", text):
+                raise ValueError("<[...]> names tokens by their ids, which mean nothing here: name texts")
             return UNFORCED_HEAD + _without_head(text)
         case "calls":
             return HEAD + text

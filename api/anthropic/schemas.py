@@ -221,7 +221,7 @@ class MessagesRequest(PromptRequest):
             "top_p": self.top_p,
             "top_k": self.top_k,
             "stop": tuple(self.stop_sequences or ()),
-            "grammar": schema_grammar(self.output_format.definition) if self.output_format else None,
+            "grammar": schema_grammar(self.output_format.definition, "output_format") if self.output_format else None,
         }
         return SamplingParams(
             max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}

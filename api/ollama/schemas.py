@@ -54,7 +54,7 @@ class GenerationRequest(Strict):
         """What the answer is held to."""
         if not self.format:
             return None
-        return schema_grammar({"type": "object"} if isinstance(self.format, str) else self.format)
+        return schema_grammar({"type": "object"} if isinstance(self.format, str) else self.format, "format")
 
     def sampling_params(self) -> SamplingParams:
         """The options given, and defaults for the rest."""

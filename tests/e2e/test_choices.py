@@ -378,3 +378,26 @@ def test_tokens_as_vllm_has_them(server, model):
     ids = httpx.post(f"{server.url}/tokenize", json=asked).json()["tokens"]
     assert ids == model.tokenize(asked["prompt"], add_special=False)
     assert httpx.post(f"{server.url}/detokenize", json={"tokens": ids}).json()["prompt"] == asked["prompt"]
+
+
+@pytest.mark.parametrize("reference", ["<[5]>", "!<[5]>", "<[999999]>", "!<think>*", "<|im_end|>"])
+def test_a_grammar_that_names_tokens_is_refused_and_ends_nothing(server, reference):
+    body = {"prompt": PROMPT, "max_tokens": 3, "grammar": f'root ::= "a" {reference}'}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grammar")
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("guided_regex", "(a"),
+        ("guided_grammar", "start: <[5]>"),
+        ("guided_json", {"type": "wat"}),
+        ("structured_outputs", {"regex": "(a"}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "wat"}}}),
+    ],
+)
+def test_what_no_answer_can_be_held_to_is_named(server, field, value):
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": MESSAGES, field: value})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)

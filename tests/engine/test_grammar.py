@@ -62,6 +62,12 @@ def test_a_schema_that_cannot_be_followed_is_refused_with_the_reason(grammars: G
         Grammar("lark", "start: nothing"),
         Grammar("lark", "%llguidance {}\nbegin: 'a'"),
         Grammar("lark", "start: <|im_start|>"),
+        Grammar("lark", "start: <[5]>"),  # llama.cpp's tokens are others than those that we follow it with
+        Grammar("lark", 'start: "a" <[*]>'),
+        Grammar("lark", "start: A\nA[stop=<[^5]>]: /b/"),
+        Grammar("gbnf", "root ::= <[5]>"),  # may end llama.cpp where it reads such grammars itself
+        Grammar("gbnf", 'root ::= "a" !<[99999]>*'),
+        Grammar("gbnf", "root ::= !<think>* <|im_end|>"),
         Grammar("gbnf", 'root ::= "a'),
         Grammar("gbnf", "root ::= nothing"),
         Grammar("gbnf", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000),
@@ -81,6 +87,7 @@ def test_other_kinds_that_cannot_be_followed_are_refused(grammars: Grammars, gra
         (Grammar("regex", r"a\$"), "a$", "a"),
         (Grammar("choice", json.dumps(["yes", 'a "b"\n', "é"])), 'a "b"\n', "no"),
         (Grammar("lark", 'start: "a" b\nb: /[x-z]+/'), "axyz", "a"),
+        (Grammar("lark", r'start: "<[5]>" /<\[\/6/ "\"<[7]>" // <[8]>'), '<[5]><[/6"<[7]>', "<[5]>"),
         (Grammar("gbnf", 'root ::= item+\nitem ::= [a-z]+ "\\n"'), "ab\nc\n", "ab"),
         (schema_grammar({}), '{"a": [1, null]}', "{"),
         (schema_grammar({"oneOf": [{"type": "integer"}, {"type": "string"}]}), '"a"', "1.5"),

@@ -176,7 +176,7 @@ class ResponsesRequest(PromptRequest):
     def grammar(self) -> Grammar | None:
         """What the text is held to."""
         schema = self.text.format.definition if self.text.format.type == "json_schema" else {"type": "object"}
-        return None if self.text.format.type == "text" else schema_grammar(schema or {})
+        return None if self.text.format.type == "text" else schema_grammar(schema or {}, "text.format")
 
     def sampling_params(self) -> SamplingParams:
         """The parameters given, and defaults for the rest."""

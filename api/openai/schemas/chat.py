@@ -109,4 +109,4 @@ class ChatRequest(GenerationRequest):
         if self.logprobs:
             params = replace(params, logprobs=self.top_logprobs or 0)
         schema = self.response_format.schema_of_answer if self.response_format else None
-        return params if schema is None else replace(params, grammar=schema_grammar(schema))
+        return params if schema is None else replace(params, grammar=schema_grammar(schema, "response_format"))

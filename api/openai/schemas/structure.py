@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.contract import Grammar
+from engine.contract import Grammar, GrammarKind
 from engine.grammar import schema_grammar
 
 Choices = Annotated[list[str], Field(min_length=1)]
@@ -45,12 +45,16 @@ class StructuredRequest(BaseModel):
 
     def _grammars(self) -> list[Grammar]:
         given = self.structured_outputs or StructuredOutputs.model_validate({})
-        schemas = [schema for schema in (self.guided_json, given.definition) if schema is not None]
-        choices = [json.dumps(choice) for choice in (self.guided_choice, given.choice) if choice is not None]
-        return [
-            *map(schema_grammar, schemas),
-            *(Grammar("choice", text) for text in choices),
-            *(Grammar("regex", text) for text in (self.guided_regex, given.regex) if text is not None),
-            *(Grammar("lark", text) for text in (self.guided_grammar, given.grammar) if text is not None),
-            *(Grammar("gbnf", text) for text in (self.grammar,) if text is not None),
+        found: list[Grammar] = []
+        for source, definition in (("guided_json", self.guided_json), ("structured_outputs", given.definition)):
+            found += [schema_grammar(definition, source)] if definition is not None else []
+        for source, choice in (("guided_choice", self.guided_choice), ("structured_outputs", given.choice)):
+            found += [Grammar("choice", json.dumps(choice), source)] if choice is not None else []
+        texts: list[tuple[GrammarKind, str, str | None]] = [
+            ("regex", "guided_regex", self.guided_regex),
+            ("regex", "structured_outputs", given.regex),
+            ("lark", "guided_grammar", self.guided_grammar),
+            ("lark", "structured_outputs", given.grammar),
+            ("gbnf", "grammar", self.grammar),
         ]
+        return found + [Grammar(kind, text, source) for kind, source, text in texts if text is not None]
