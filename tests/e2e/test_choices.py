@@ -380,14 +380,6 @@ def test_tokens_as_vllm_has_them(server, model):
     assert httpx.post(f"{server.url}/detokenize", json={"tokens": ids}).json()["prompt"] == asked["prompt"]
 
 
-@pytest.mark.parametrize("reference", ["<[5]>", "!<[5]>", "<[999999]>", "!<think>*", "<|im_end|>"])
-def test_a_grammar_that_names_tokens_is_refused_and_ends_nothing(server, reference):
-    body = {"prompt": PROMPT, "max_tokens": 3, "grammar": f'root ::= "a" {reference}'}
-    answer = httpx.post(f"{server.url}/v1/completions", json=body)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grammar")
-    assert httpx.get(f"{server.url}/health").status_code == 200
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -253,3 +253,11 @@ def test_it_ends_cleanly(tmp_path: Path):
         server.process.wait(timeout=20)
     assert server.process.returncode == 0
     assert len(server.log("console").splitlines()) < 10  # none of llama.cpp's own noise
+
+
+@pytest.mark.parametrize("reference", ["<[5]>", "!<[5]>", "<[999999]>", "!<think>*", "<|im_end|>"])
+def test_a_grammar_that_names_tokens_is_refused_and_ends_nothing(any_server: Server, reference: str):
+    body = {"prompt": "Hi", "max_tokens": 3, "grammar": f'root ::= "a" {reference}'}
+    answer = httpx.post(f"{any_server.url}/v1/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "grammar")
+    assert httpx.get(f"{any_server.url}/health").status_code == 200
