@@ -31,7 +31,7 @@ def table(figures: Figures) -> str:
     blocks = []
     for size, mixes in figures.items():
         lines = [[size, *columns.values()]]
-        for mix in sorted(mixes, key=[DEFAULT, *MIXES].index):
+        for mix in sorted(mixes, key=[DEFAULT, *MIXES, *mixes].index):
             old, new = (_medians(mixes[mix][engine]) for engine in ENGINES)
             lines.append([mix, *(_cell(row, old.get(row), new.get(row)) for row in columns)])
         blocks.append("\n".join(aligned(lines)))

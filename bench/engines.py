@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -47,27 +47,26 @@ def model_files(size: str, mix: str) -> Iterator[dict[str, Path]]:
         yield dict.fromkeys(ENGINES, path)
 
 
-def measure(size: str, mix: str, rounds: int, threads: int) -> dict[str, Tries]:
-    """The figures of each engine. Both are loaded all the time, and take turns at each measurement."""
+def measure(paths: Mapping[str, Path], rounds: int, threads: int) -> dict[str, Tries]:
+    """The figures of each engine with its file. Both are loaded all the time, and take turns at each measurement."""
     tries: dict[str, Tries] = {engine: {} for engine in ENGINES}
 
     def note(engine: str, figures: Figures) -> None:
         for row, value in figures.items():
             tries[engine].setdefault(row, []).append(value)
 
-    with model_files(size, mix) as paths:
-        for number in range(rounds):
-            turns = ENGINES if number % 2 == 0 else ENGINES[::-1]
-            with ExitStack() as stack:
-                loaded = {}
+    for number in range(rounds):
+        turns = ENGINES if number % 2 == 0 else ENGINES[::-1]
+        with ExitStack() as stack:
+            loaded = {}
+            for engine in turns:
+                loaded[engine] = stack.enter_context(one_engine(paths[engine], engine, threads))
+                figures = loaded[engine]("memory")
+                if len(loaded) == 1:  # the second shares the file's pages with the first
+                    note(engine, figures)
+            for name in MEASUREMENTS:
                 for engine in turns:
-                    loaded[engine] = stack.enter_context(one_engine(paths[engine], engine, threads))
-                    figures = loaded[engine]("memory")
-                    if len(loaded) == 1:  # the second shares the file's pages with the first
-                        note(engine, figures)
-                for name in MEASUREMENTS:
-                    for engine in turns:
-                        note(engine, undisturbed(partial(loaded[engine], name)))
+                    note(engine, undisturbed(partial(loaded[engine], name)))
     return tries
 
 
@@ -95,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for size in options.sizes:
             for mix in [DEFAULT] if size == DEFAULT else options.mixes:
                 print(f"{size} {mix}", file=sys.stderr, flush=True)
-                measured = measure(size, mix, options.rounds, options.threads)
+                with model_files(size, mix) as paths:
+                    measured = measure(paths, options.rounds, options.threads)
                 figures.setdefault(size, {})[mix] = measured
                 results |= {"machine": machine(), "threads": options.threads, "slots": SLOTS}
                 RESULTS.write_text(json.dumps(results, indent=1) + "\n")

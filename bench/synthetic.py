@@ -83,7 +83,7 @@ def write_model(path: Path, shape: Shape, mix: str) -> None:
     _add_vocabulary(writer, shape.vocabulary)
 
     def matrix(name: str, rows: int, columns: int, kind: Kind) -> None:
-        writer.add_tensor(f"{name}.weight", _random(random, rows, columns, kind), raw_dtype=kind)
+        writer.add_tensor(f"{name}.weight", random_matrix(random, rows, columns, kind), raw_dtype=kind)
 
     def norm(name: str) -> None:
         writer.add_tensor(f"{name}.weight", np.ones(shape.width, np.float32))
@@ -122,7 +122,7 @@ def _add_vocabulary(writer: GGUFWriter, size: int) -> None:
     writer.add_eos_token_id(2)
 
 
-def _random(random: np.random.Generator, rows: int, columns: int, kind: Kind) -> NDArray[np.generic]:
+def random_matrix(random: np.random.Generator, rows: int, columns: int, kind: Kind) -> NDArray[np.generic]:
     if kind is Kind.F16:
         return (random.standard_normal((rows, columns), np.float32) * _WEIGHT).astype(np.float16)
     weights, nbytes = GGML_QUANT_SIZES[kind]
