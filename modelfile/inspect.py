@@ -14,6 +14,8 @@ from modelfile.errors import ModelFileError
 from modelfile.facts import weights
 from modelfile.file import ModelFile, chat_template, read_model_file
 from modelfile.gguf import GGUFFile
+from modelfile.legacy.ggml import GGMLFile
+from modelfile.legacy.to_gguf import conversion_objection
 from modelfile.source.pick import human_size
 
 _VOCABULARIES = {
@@ -97,13 +99,13 @@ def _template(gguf: ModelFile) -> str:
 
 def _engines(gguf: ModelFile) -> Facts:
     """Which engines run the file, and why others do not."""
-    if not isinstance(gguf, GGUFFile):
-        yield "ENGINE=auto", _choice(gguf)
-        return
-    objection = ctransformers_objection(gguf)
-    yield "ctransformers", f"does not run it: {objection}" if objection else "runs it exactly as it is"
-    objection = llama_cpp_objection(gguf)
-    yield "llama.cpp", f"does not run it: {objection}" if objection else "runs it"
+    if isinstance(gguf, GGMLFile):
+        old, new, runs = None, conversion_objection(gguf), "runs it converted to GGUF: ENGINE=llama.cpp does both"
+    else:
+        assert isinstance(gguf, GGUFFile)
+        old, new, runs = ctransformers_objection(gguf), llama_cpp_objection(gguf), "runs it"
+    yield "ctransformers", f"does not run it: {old}" if old else "runs it exactly as it is"
+    yield "llama.cpp", f"does not run it: {new}" if new else runs
     yield "ENGINE=auto", _choice(gguf)
 
 
