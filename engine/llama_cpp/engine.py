@@ -61,6 +61,7 @@ class LlamaCppEngine:
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
         chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
+        loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
     ) -> None:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
@@ -72,6 +73,7 @@ class LlamaCppEngine:
         self._vocab_size = vocab_size
         self._grammars = grammars
         self._tokenizer = OwnTokenizer()
+        self._loses_spaces = loses_spaces
         self._end_ids = end_ids
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
@@ -225,8 +227,17 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)
-            await asyncio.to_thread(self._tokenizer.claim)
-            body["grammar"] = with_ends(text, self._end_ids)
+            if not self._loses_spaces:
+                await asyncio.to_thread(self._tokenizer.claim)
+                body["grammar"] = with_ends(text, self._end_ids)
+            elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
+                matcher = None
+            else:
+                raise InvalidRequest(
+                    "llama.cpp holds no answer to a grammar with this model's vocabulary: it takes the spaces from "
+                    "tokens that begin with one. ENGINE=ctransformers does, where it runs the file.",
+                    params.grammar.source,
+                )
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},

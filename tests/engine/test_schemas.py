@@ -1,0 +1,97 @@
+"""An answer follows its JSON schema, on both engines: `SCHEMAS=200` for more of them than the quick 25.
+
+A model of random weights answers, which prefers what nobody expects; the default model answers fewer.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from engine.contract import Delta, SamplingParams, Tools
+from engine.errors import InvalidRequest
+from engine.grammar import Grammars, byte_vocabulary, schema_grammar
+from model import GGUFModel
+from tests.answers import collect
+from tests.engine.schemas import schema
+from tests.engine.tiny_models import TinyModel, decoder
+
+COUNT = int(os.environ.get("SCHEMAS", "25"))
+FEW = COUNT // 5  # for the default model
+
+
+@pytest.fixture(scope="module", params=["ctransformers", "llama.cpp"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFModel]:
+    model = load(tmp_path_factory.mktemp("tiny"), request.param, space_prefix=request.param == "ctransformers")
+    yield model
+    model.close()
+
+
+def load(folder: Path, engine: str, *, space_prefix: bool) -> GGUFModel:
+    tiny = TinyModel(folder / "tiny.gguf", "llama")
+    tiny.sentencepiece_vocabulary()
+    decoder(tiny)
+    tiny.writer.add_add_space_prefix(space_prefix)
+    return GGUFModel(tiny.write(), engine=engine, parallel=1, threads=1)
+
+
+async def check(model: GGUFModel, number: int, params: SamplingParams) -> Delta:
+    """One answer to a schema: JSON of it, or its beginning where it was cut."""
+    wanted = schema(number)
+    held = SamplingParams(
+        max_tokens=params.max_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=number, grammar=schema_grammar(wanted)
+    )
+    text, last = await collect(model.complete("JSON:", held))
+    if last.finish_reason == "stop":
+        # Not "time", of which it knows no leap seconds.
+        formats = jsonschema.FormatChecker(["date", "uuid", "ipv4"])
+        checker = jsonschema.Draft202012Validator(wanted, format_checker=formats)
+        checker.validate(json.loads(text))
+    else:
+        assert last.finish_reason == "length"
+        grammars = Grammars(byte_vocabulary())
+        matcher, _ = await grammars.matcher(schema_grammar(wanted))
+        grammars.close()
+        assert matcher.take_text(text.rstrip("\ufffd")), text
+        assert not matcher.ended
+    return last
+
+
+def test_an_answer_at_random_follows_its_schema(tiny: GGUFModel):
+    async def checked() -> list[str | None]:
+        return [(await check(tiny, number, SamplingParams(max_tokens=400))).finish_reason for number in range(COUNT)]
+
+    reasons = asyncio.run(checked())
+    assert reasons.count("stop") > COUNT * 0.8
+
+
+@pytest.mark.parametrize("number", range(FEW))
+def test_the_default_models_answer_does_too(either: GGUFModel, number: int):
+    asyncio.run(check(either, number, SamplingParams(max_tokens=100)))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 5, 12, 20])
+def test_what_max_tokens_cuts_is_the_beginning_of_one(tiny: GGUFModel, max_tokens: int):
+    reasons = [
+        asyncio.run(check(tiny, number, SamplingParams(max_tokens=max_tokens))).finish_reason
+        for number in range(COUNT // 2)
+    ]
+    assert "length" in reasons
+
+
+def test_llama_cpp_says_so_where_it_takes_the_spaces_from_tokens(tmp_path: Path):
+    model = load(tmp_path, "llama.cpp", space_prefix=True)
+    try:
+        with pytest.raises(InvalidRequest, match="ENGINE=ctransformers") as caught:
+            asyncio.run(collect(model.complete("x", SamplingParams(grammar=schema_grammar({}, "format")))))
+        assert caught.value.field == "format"
+        function = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+        chat = [{"role": "user", "content": "Hi"}]
+        _, last = asyncio.run(collect(model.chat(chat, SamplingParams(max_tokens=5), tools=Tools((function,)))))
+        assert last.completion_tokens > 0
+    finally:
+        model.close()
