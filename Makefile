@@ -12,7 +12,7 @@ cluster: $(VENV)/.cluster
 	$(BIN)/python cluster.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --ignore=tests/cluster
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster
 
 # A real Ray on this machine: two minutes, and as many cores as there are.
 test-cluster: $(VENV)/.dev $(VENV)/.cluster
