@@ -1,5 +1,6 @@
 """From a model file and what the user wants to an engine, a codec and what they have in common. Answers nothing."""
 
+import asyncio
 import logging
 import re
 import time
@@ -7,11 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from engine.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
 from engine.ctransformers.context import Context, cuda_loads
 from engine.ctransformers.engine import CTransformersEngine
 from engine.ctransformers.legacy_context import LegacyContext, LegacySetup
+from engine.errors import ContextOverflow
 from engine.grammar import Grammars, GrammarVocabulary, byte_vocabulary
 from engine.llama_cpp.engine import LlamaCppEngine
 from engine.llama_cpp.load import Pooling, sees_gpu
@@ -46,11 +49,15 @@ from prompt.vocabulary import control_texts
 
 log = logging.getLogger("ggserve.model")
 
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
 Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
 _GPU_USERS: dict[EngineName, Callable[[], bool]] = {"ctransformers": cuda_loads, "llama.cpp": sees_gpu}
 _MANY = 8  # answers at the same time, from which on llama.cpp runs the default model: it decodes them in one batch
+_LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
 _PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
 _REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
 
@@ -115,6 +122,18 @@ class LoadedModel:
     call_format: CallFormat = HERMES  # how answers that are read here write calls
     calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
+
+    async def off_loop(
+        self, length: int, function: Callable[[Argument], Result], argument: Argument, *, others: int = 0
+    ) -> Result:
+        """Calls `function`, which makes tokens of a text of `length` characters, and of `others` that need not fit: in
+        a thread if that is long. Raises ContextOverflow if they cannot fit, which the length alone may tell."""
+        fewest = length // self.codec.longest_token
+        if fewest > self.engine.context_length:
+            raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
+        if self.codec.blocks or length + others > _LONG_TEXT:
+            return await asyncio.to_thread(function, argument)
+        return function(argument)
 
 
 def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:

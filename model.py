@@ -3,40 +3,33 @@
 Usable without HTTP; the API talks to nothing else.
 """
 
-import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from chats import Chat, Chats
 from engine.contract import (
     Delta,
     Embedding,
     Feature,
-    NativeChat,
     Occupancy,
     Ranking,
     SamplingParams,
     Tools,
 )
-from engine.errors import ContextOverflow, InvalidRequest, InvalidToken
+from engine.errors import InvalidRequest, InvalidToken
 from load import LoadOptions, Report, load
 from modelfile.facts import ModelFacts
-from prompt.chat import defused, text_length
 from prompt.infill import File
-from tool_calling import held_to_calls, with_calls
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
 log = logging.getLogger("ggserve.model")
 
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
-
-_LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 _SUFFIXES = (".gguf", ".bin", ".ctransformers")
 
@@ -67,6 +60,7 @@ class GGUFModel:
         self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec
+        self._chats = Chats(loaded)
 
     @property
     def engine_name(self) -> str:
@@ -108,7 +102,7 @@ class GGUFModel:
     ) -> AsyncGenerator[Delta, None]:
         """Continues a text, or token ids as they are. An empty prompt starts a text of the model's own."""
         if isinstance(prompt, str):
-            ids = await self._off_loop(len(prompt), self._codec.encode_prompt, prompt)
+            ids = await self._loaded.off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
         running = self._logged(prompt, self.engine.generate(ids, self._capped(params)))
@@ -139,7 +133,9 @@ class GGUFModel:
             return self._loaded.infill.prompt(*gap, files, room=room)
 
         length = len(prefix) * isinstance(prefix, str) + len(suffix)
-        ids = await self._off_loop(length, encoded, (prefix, suffix), others=sum(len(file.text) for file in files))
+        ids = await self._loaded.off_loop(
+            length, encoded, (prefix, suffix), others=sum(len(file.text) for file in files)
+        )
         async with aclosing(self._logged([prefix, suffix], self.engine.generate(ids, params))) as deltas:
             async for delta in deltas:
                 yield delta
@@ -154,20 +150,8 @@ class GGUFModel:
         thinks: bool | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
-        `thinks`: whether the model shall think first, where its template can be told. Raises TemplateError too.
-
-        Chats are rendered and calls read here, because only here text from a user cannot become a special token;
-        thoughts, and calls of formats that are not known here, are for the engine to tell apart.
-        """
-        params = self._capped(params)
-        if native := self._native_chat(messages, tools, begun):
-            running = native.chat(self._defused(messages), params, self._defused_tools(tools), thinks)
-        elif tools:
-            form = self._loaded.call_format
-            params = held_to_calls(params, tools, form)
-            running = with_calls(self._chat(messages, params, tools, begun, thinks), tools, form)
-        else:
-            running = self._chat(messages, params, tools, begun, thinks)
+        `thinks`: whether the model shall think first, where its template can be told. Raises TemplateError too."""
+        running = self._chats.answer(Chat(messages, tools, begun, thinks), self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -181,10 +165,7 @@ class GGUFModel:
         thinks: bool | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        if native := self._native_chat(messages, tools, begun):
-            chat = self._defused(messages), self._defused_tools(tools), thinks
-            return await asyncio.to_thread(native.count_chat, *chat)
-        return len(await self._chat_prompt(messages, tools, begun, thinks))
+        return await self._chats.count(Chat(messages, tools, begun, thinks))
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         params = params or SamplingParams()
@@ -194,47 +175,10 @@ class GGUFModel:
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas
 
-    async def _chat(
-        self,
-        messages: list[dict[str, Any]],
-        params: SamplingParams,
-        tools: Tools | None,
-        begun: str,
-        thinks: bool | None,
-    ) -> AsyncGenerator[Delta, None]:
-        params = dataclasses.replace(params, stop=(*params.stop, *self._codec.stop))
-        prompt = await self._chat_prompt(messages, tools, begun, thinks)
-        async with aclosing(self.engine.generate(prompt, params)) as deltas:
-            async for delta in deltas:
-                yield delta
-
-    async def _chat_prompt(
-        self, messages: list[dict[str, Any]], tools: Tools | None, begun: str, thinks: bool | None
-    ) -> list[int]:
-        functions = _functions(tools)
-        length = text_length([messages, functions])
-        return await self._off_loop(
-            length, lambda chat: self._codec.encode_chat(chat, functions, begun, thinks), messages
-        )
-
-    def _native_chat(self, messages: list[dict[str, Any]], tools: Tools | None, begun: str) -> NativeChat | None:
-        """What renders and parses this chat natively, if anything does: it knows no calls that must be made, and no
-        answers that have begun, and alone can look at images."""
-        if any(isinstance(message.get("content"), list) for message in messages):
-            return self._loaded.native_chat
-        native = self._loaded.chats_natively or (tools and self._loaded.calls_natively)
-        return self._loaded.native_chat if native and not (begun or (tools and tools.required)) else None
-
-    def _defused(self, value: Any) -> Any:
-        return defused(value, self._loaded.control_texts)
-
-    def _defused_tools(self, tools: Tools | None) -> Tools | None:
-        return tools and dataclasses.replace(tools, functions=tuple(self._defused(tools.functions)))
-
     async def embed(self, inputs: Sequence[str | Sequence[int]]) -> list[Embedding]:
         """The embedding of each text (or of token ids as they are), a vector of length 1."""
         ids = [
-            await self._off_loop(len(text), self._codec_encode_input, text) if isinstance(text, str) else list(text)
+            list(text) if not isinstance(text, str) else await self._loaded.off_loop(len(text), self._input_ids, text)
             for text in inputs
         ]
         return await self.engine.embed(ids)
@@ -272,25 +216,13 @@ class GGUFModel:
         self._check_tokens(ids)
         return self._codec.pieces(ids)
 
-    def _codec_encode_input(self, text: str) -> list[int]:
+    def _input_ids(self, text: str) -> list[int]:
         return self._codec.encode(text, add_special=True, parse_special=False)
 
     def _check_tokens(self, ids: Sequence[int]) -> None:
         for token in ids:
             if not 0 <= token < self._loaded.vocab_size:
                 raise InvalidToken(token, self._loaded.vocab_size)
-
-    async def _off_loop(
-        self, length: int, function: Callable[[Argument], Result], argument: Argument, *, others: int = 0
-    ) -> Result:
-        """Calls `function`, which makes tokens of a text of `length` characters, and of `others` that need not fit: in
-        a thread if that is long. Raises ContextOverflow if they cannot fit, which the length alone may tell."""
-        fewest = length // self._codec.longest_token
-        if fewest > self.context_length:
-            raise ContextOverflow(fewest, self.context_length, at_least=True)
-        if self._codec.blocks or length + others > _LONG_TEXT:
-            return await asyncio.to_thread(function, argument)
-        return function(argument)
 
     def close(self) -> None:
         """Ends every answer and frees the model."""
@@ -303,10 +235,6 @@ def model_name(path: Path) -> str:
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name
-
-
-def _functions(tools: Tools | None) -> list[dict[str, Any]] | None:
-    return [dict(function) for function in tools.functions] if tools else None
 
 
 async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:

@@ -84,8 +84,6 @@ def test_continuing_equals_starting_anew(loaded: Any) -> None:
 
 def test_an_answer_is_json_of_a_schema(loaded: Any) -> None:
     model, record, _ = loaded
-    if model.engine_name == "llama.cpp":  # it keeps the tokenizer of the process's first model for its grammars
-        pytest.skip("one model a process: tests/engine/test_grammar.py")
     properties = {
         "colour": {"enum": ["red", "green"]},
         "size": {"type": "integer", "minimum": 0, "maximum": 99},

@@ -1,0 +1,77 @@
+"""Chats of a loaded model: who renders them, ggserve or the engine, and who reads the calls in their answers."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.contract import Delta, NativeChat, SamplingParams, Tools
+from load import LoadedModel
+from prompt.chat import defused, text_length
+from tool_calling import held_to_calls, with_calls
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What an answer is made from."""
+
+    messages: list[dict[str, Any]]  # with role and content
+    tools: Tools | None = None
+    begun: str = ""  # of the answer
+    thinks: bool | None = None  # whether the model shall think first, where its template can be told
+
+
+class Chats:
+    """Chats are rendered and calls read here, because only here text from a user cannot become a special token.
+    Thoughts, and calls of formats that are not known here, are for the engine to tell apart."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Raises InvalidRequest; its deltas raise TemplateError too."""
+        if native := self._native(chat):
+            return native.chat(self._defused(chat.messages), params, self._defused_tools(chat.tools), chat.thinks)
+        if chat.tools:
+            form = self._loaded.call_format
+            params = held_to_calls(params, chat.tools, form)
+            return with_calls(self._rendered(chat, params), chat.tools, form)
+        return self._rendered(chat, params)
+
+    async def count(self, chat: Chat) -> int:
+        """Tokens of the chat's prompt. Raises TemplateError."""
+        if native := self._native(chat):
+            defused_chat = self._defused(chat.messages), self._defused_tools(chat.tools), chat.thinks
+            return await asyncio.to_thread(native.count_chat, *defused_chat)
+        return len(await self._prompt(chat))
+
+    async def _rendered(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        params = replace(params, stop=(*params.stop, *self._loaded.codec.stop))
+        prompt = await self._prompt(chat)
+        async with aclosing(self._loaded.engine.generate(prompt, params)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _prompt(self, chat: Chat) -> list[int]:
+        functions = [dict(function) for function in chat.tools.functions] if chat.tools else None
+        return await self._loaded.off_loop(
+            text_length([chat.messages, functions]),
+            lambda messages: self._loaded.codec.encode_chat(messages, functions, chat.begun, chat.thinks),
+            chat.messages,
+        )
+
+    def _native(self, chat: Chat) -> NativeChat | None:
+        """What renders and parses this chat natively, if anything does: it knows no calls that must be made, and no
+        answers that have begun, and alone can look at images."""
+        loaded, tools = self._loaded, chat.tools
+        if any(isinstance(message.get("content"), list) for message in chat.messages):
+            return loaded.native_chat
+        native = loaded.chats_natively or (tools and loaded.calls_natively)
+        return loaded.native_chat if native and not (chat.begun or (tools and tools.required)) else None
+
+    def _defused(self, value: Any) -> Any:
+        return defused(value, self._loaded.control_texts)
+
+    def _defused_tools(self, tools: Tools | None) -> Tools | None:
+        return tools and replace(tools, functions=tuple(self._defused(tools.functions)))
