@@ -1,6 +1,7 @@
 """What Ray costs, and what routing by prompts brings: `python -m bench.cluster` against one process on the same cores.
 
-Needs requirements-cluster.txt, and a machine that does nothing else; takes ten minutes. `--tries N`, `--only NAME`.
+Needs requirements-cluster.txt, two cores and a machine that does nothing else; takes some minutes, and `--quick`, which
+shows that it works, two. Figures go to bench/cluster.json, those of a part that was not run stay. `--only NAME`.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,18 +30,33 @@ from ray import serve
 from starlette.types import Receive, Scope, Send
 
 from bench.client import Answer, chat, complete
+from bench.machine import machine
 from bench.prompts import first_turn, next_turn, words
-from bench.servers import Running, Server, Setup, free_port, running
+from bench.servers import ROOT, Running, Server, Setup, free_port, running
 from cluster import application
 from fleet.gateway import Gateway
 from fleet.response import respond
 from fleet.router import PromptRouter
 from settings import load_settings
 
-_LONG = 300  # tokens of a long answer
-_CHATS, _TURNS, _SLOTS = 30, 4, 10
-_PIECES = (0.0, 0.01, 0.03, 0.1)  # seconds within which pieces of an answer are joined
+RESULTS = ROOT / "bench/cluster.json"
+_REPLICAS = 3  # of the part about routing
 _TICKS, _TICK_SECONDS = 400, 0.01  # of the answer that measures a piece's cost
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    tries: int = 3  # of what is compared by time
+    tokens: int = 300  # of a long answer
+    chats: int = 30
+    turns: int = 4
+    slots: int = 10  # of each of three replicas: one for each chat
+    pieces: tuple[float, ...] = (0.0, 0.03, 0.1)  # seconds within which pieces of an answer are joined
+
+
+QUICK = Size(tries=1, tokens=60, chats=6, turns=3, slots=2, pieces=(0.0, 0.03))
 
 
 class RandomRouter(PromptRouter):
@@ -126,21 +144,20 @@ async def short(url: str, seed: str) -> float:
     return median(times)
 
 
-async def cached_share(url: str, seed: str) -> float:
-    """Of the prompt tokens of chats that run at the same time, those found in the cache."""
-    chats = [first_turn(40, f"{seed} {n}") for n in range(_CHATS)]
-    prompt = cached = 0
-    for turn in range(_TURNS):
+async def cached_share(url: str, size: Size) -> tuple[float, float]:
+    """Of the prompt tokens of chats that run at the same time, those found in the cache: of all turns, and of those
+    that follow another."""
+    chats = [first_turn(40, f"chat {n}") for n in range(size.chats)]
+    prompt, cached = [0] * size.turns, [0] * size.turns
+    for turn in range(size.turns):
         answers: list[Answer] = await asyncio.gather(*(chat(url, messages, 8) for messages in chats))
-        chats = [
-            next_turn(m, a.text, f"{seed} {turn} {n}") for n, (m, a) in enumerate(zip(chats, answers, strict=True))
-        ]
-        prompt += sum(answer.prompt_tokens or 0 for answer in answers)
-        cached += sum(answer.cached_tokens for answer in answers)
-    return cached / prompt
+        chats = [next_turn(m, a.text, f"{turn} {n}") for n, (m, a) in enumerate(zip(chats, answers, strict=True))]
+        prompt[turn] = sum(answer.prompt_tokens or 0 for answer in answers)
+        cached[turn] = sum(answer.cached_tokens for answer in answers)
+    return sum(cached) / sum(prompt), sum(cached[1:]) / sum(prompt[1:])
 
 
-def cost(tries: int) -> dict[str, float]:
+def cost(size: Size) -> dict[str, float]:
     """Throughput, latency and CPU of two replicas of one thread each, against one process with two slots."""
     measured: dict[str, list[float]] = {}
 
@@ -148,42 +165,53 @@ def cost(tries: int) -> dict[str, float]:
         measured.setdefault(name, []).append(value)
         print(f"  {name}: {value:.2f}", flush=True)
 
-    for attempt in range(tries):
+    for attempt in range(size.tries):
         servers: list[tuple[str, Any]] = [("one process", on_one(2, 2)), ("2 replicas", on_replicas(2, 1))]
         for name, server in servers if attempt % 2 else servers[::-1]:
             with server as up:
                 asyncio.run(together(up.url, 2, 20, f"warm {attempt}"))
-                note(f"{name}, tokens/s", asyncio.run(together(up.url, 2, _LONG, f"long {attempt}")))
+                before = cpu_seconds()
+                rate = asyncio.run(together(up.url, 2, size.tokens, f"long {attempt}"))
+                note(f"{name}, tokens/s", rate)
+                note(f"{name}, ms of CPU a token", 1000 * (cpu_seconds() - before) / (2 * size.tokens))
                 note(f"{name}, ms for one token", asyncio.run(short(up.url, f"short {attempt}")))
                 before = cpu_seconds()
                 time.sleep(5)
                 note(f"{name}, % of a core when idle", 100 * (cpu_seconds() - before) / 5)
-    return {name: median(values) for name, values in measured.items()}
+    found = {name: median(values) for name, values in measured.items()}
+    one, ray_ = ({key: found[f"{name}, {key}"] for key in _COMPARED} for name in ("one process", "2 replicas"))
+    found["tokens/s, replicas / process"] = ray_["tokens/s"] / one["tokens/s"]
+    found["overhead, ms a request"] = ray_["ms for one token"] - one["ms for one token"]
+    found["overhead, ms a token of an answer"] = 2000 / ray_["tokens/s"] - 2000 / one["tokens/s"]
+    found["overhead, ms of CPU a token"] = ray_["ms of CPU a token"] - one["ms of CPU a token"]
+    return found
 
 
-def pieces(tries: int) -> dict[str, float]:
+_COMPARED = ("tokens/s", "ms for one token", "ms of CPU a token")
+
+
+def pieces(size: Size) -> dict[str, float]:
     """CPU of Ray's processes for each token, when tokens are joined for so long."""
-    measured: dict[str, list[float]] = {}
-    for _ in range(tries):
-        for seconds in _PIECES:
+    measured: dict[str, float] = {}
+    for seconds in size.pieces:
 
-            def build(seconds: float = seconds) -> serve.Application:
-                ticker = serve.deployment(Ticker, name="Replica", max_ongoing_requests=20).bind(seconds)
-                gateway = serve.deployment(Gateway, name="Gateway", max_ongoing_requests=1000)
-                return gateway.bind(ticker, frozenset(), {}, 1 << 20)
+        def build(seconds: float = seconds) -> serve.Application:
+            ticker = serve.deployment(Ticker, name="Replica", max_ongoing_requests=20).bind(seconds)
+            gateway = serve.deployment(Gateway, name="Gateway", max_ongoing_requests=1000)
+            return gateway.bind(ticker, frozenset(), {}, 1 << 20)
 
-            with on_ray(build, 2) as up:
-                _read(up.url)
-                time.sleep(2)
-                before, started = cpu_seconds(), time.monotonic()
-                time.sleep(5)
-                idle = (cpu_seconds() - before) / (time.monotonic() - started)
-                before, started = cpu_seconds(), time.monotonic()
-                gaps = _read(up.url)
-                used = cpu_seconds() - before - idle * (time.monotonic() - started)
-                measured.setdefault(f"{seconds}: ms of CPU a token", []).append(1000 * used / _TICKS)
-                measured.setdefault(f"{seconds}: ms to the first", []).append(gaps)
-    return {name: median(values) for name, values in measured.items()}
+        with on_ray(build, 2) as up:
+            _read(up.url)
+            time.sleep(2)
+            before, started = cpu_seconds(), time.monotonic()
+            time.sleep(5)
+            idle = (cpu_seconds() - before) / (time.monotonic() - started)
+            before, started = cpu_seconds(), time.monotonic()
+            first = _read(up.url)
+            used = cpu_seconds() - before - idle * (time.monotonic() - started)
+            measured[f"{seconds} s: ms of CPU a token"] = 1000 * used / _TICKS
+            measured[f"{seconds} s: ms to the first"] = first
+    return measured
 
 
 def _read(url: str) -> float:
@@ -199,36 +227,42 @@ def _read(url: str) -> float:
     return first
 
 
-def routing(tries: int) -> dict[str, float]:
+def routing(size: Size) -> dict[str, float]:
     """The share of prompt tokens found in the cache: by prompts, at random, and in one process with all slots."""
-    measured: dict[str, list[float]] = {}
-    for attempt in range(tries):
-        for name, server in (
-            ("one process", on_one(3 * _SLOTS, 2)),
-            ("3 replicas, by prompts", on_replicas(3, _SLOTS)),
-            ("3 replicas, at random", on_replicas(3, _SLOTS, RandomRouter)),
-        ):
-            with server as up:
-                share = asyncio.run(cached_share(up.url, f"chat {attempt}"))
-                measured.setdefault(name, []).append(share)
-                print(f"  {name}: {share:.3f}", flush=True)
-    return {name: median(values) for name, values in measured.items()}
+    measured: dict[str, float] = {}
+    for name, server in (
+        ("one process", on_one(_REPLICAS * size.slots, 2)),
+        ("3 replicas, by prompts", on_replicas(_REPLICAS, size.slots)),
+        ("3 replicas, at random", on_replicas(_REPLICAS, size.slots, RandomRouter)),
+    ):
+        with server as up:
+            share, later = asyncio.run(cached_share(up.url, size))
+            print(f"  {name}: {share:.3f}, without the first turns {later:.3f}", flush=True)
+            measured |= {name: share, f"{name}, without the first turns": later}
+    for name in ("by prompts", "at random"):
+        measured[f"{name} / one process"] = measured[f"3 replicas, {name}"] / measured["one process"]
+    return measured
 
 
-_PARTS = {"cost": cost, "pieces": pieces, "routing": routing}
+_PARTS = {"routing": routing, "cost": cost, "pieces": pieces}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tries", type=int, default=3)
+    parser.add_argument(
+        "--quick", action="store_true", help="little of everything, for nobody to quote; keeps no figures"
+    )
     parser.add_argument("--only", choices=_PARTS)
     arguments = parser.parse_args()
-    results = {}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, measure in _PARTS.items():
         if arguments.only in (None, name):
             print(name, flush=True)
-            results[name] = measure(arguments.tries)
-            print(json.dumps(results[name], indent=2), flush=True)
+            found = measure(QUICK if arguments.quick else Size())
+            results[name] = {"date": str(date.today()), "machine": machine(), **found}
+            print(json.dumps(results[name], indent=1), flush=True)
+            if not arguments.quick:
+                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
