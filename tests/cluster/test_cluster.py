@@ -181,6 +181,7 @@ def test_an_update_of_the_model_drops_nothing(cluster: Cluster, default_path: Pa
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     config["http_options"] = {"host": "127.0.0.1", "port": int(cluster.environment["PORT"])}
     config["applications"][0]["args"] = {"MODEL_PATH": str(other), "REPLICAS": 2}
+    config["applications"][0]["deployments"] = [{"name": "Gateway", "num_replicas": 2}]
     file = cluster.logs / "cluster.yaml"
     file.write_text(yaml.safe_dump(config))
     deploy = [str(Path(sys.executable).parent / "serve"), "deploy", str(file), "-a", cluster.dashboard]
