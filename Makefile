@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 
-.PHONY: serve cluster check test test-cluster lint types bench clean
+.PHONY: serve cluster check test test-cluster test-clients lint types bench clean
 
 serve: $(VENV)/.serve
 	$(BIN)/python main.py
@@ -12,11 +13,15 @@ cluster: $(VENV)/.cluster
 	$(BIN)/python cluster.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster --ignore=tests/clients
 
 # A real Ray on this machine: two minutes, and as many cores as there are.
 test-cluster: $(VENV)/.dev $(VENV)/.cluster
 	$(BIN)/python -m pytest tests/cluster
+
+# Other projects' clients, in an environment of their own, so that what they need changes nothing here; Node's too, if it is there.
+test-clients: $(VENV)/.serve $(CLIENTS)/.installed
+	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
 
 check: lint types test
 
@@ -33,7 +38,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) models
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node_modules models
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,4 +60,11 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.serve
 
 $(VENV)/.cluster: requirements-cluster.txt $(VENV)/.serve
 	$(BIN)/python -m pip install -q -r requirements-cluster.txt
+	touch $@
+
+$(CLIENTS)/.installed: requirements-clients.txt tests/clients/package.json
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install -q "uv>=0.8,<1"
+	$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python -r requirements-clients.txt
+	if command -v npm > /dev/null; then npm install --prefix tests/clients --silent --no-audit --no-fund --no-package-lock; fi
 	touch $@
