@@ -5,9 +5,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
+_LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
+
 
 def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(whole, int) and abs(whole) > _LARGEST:
+        raise PydanticCustomError("invalid_value", "must have at most 64 bits")
+    return whole
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]  # 5.0 is 5: some languages' JSON has no other way to say it

@@ -116,7 +116,9 @@ class EngineCodec:
         tokens = metadata.get("tokenizer.ggml.tokens")
         ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
         self.special_tokens: dict[str, str | None] = {
-            f"{role}_token": tokens[int(token)].decode("utf-8", "replace") if token is not None else None
+            f"{role}_token": tokens[token].decode("utf-8", "replace")
+            if token is not None and 0 <= token < len(tokens)
+            else None
             for role, token in ids.items()
         }
         self.longest_token = _NORMALIZED * max(map(len, tokens))

@@ -18,9 +18,21 @@ _MAX_LAYERS = 512
 _MAX_CONTEXT = 2**31 - 1
 _MAX_POOLING_TYPE = 4
 _EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon")
+_SIZES = (
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+)
+_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+# Architectures whose keys and values are of one length; others, with latent attention, may have two.
+_ONE_HEAD_LENGTH = frozenset({"llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3"})
 _F32 = 0
 # I8 to F64, and Q8_1 and Q8_K, which are for activations: a product with such a matrix ends the process.
 _NO_WEIGHTS = frozenset({9, 15, 24, 25, 26, 27, 28})
+_LAYER = re.compile(r"(?:enc\.|dec\.)?blk\.\d+\.")
 _ELEMENTWISE = re.compile(r"norm|token_types|ssm_(conv1d|a|d)\b")  # matrices that are added or multiplied by element
 _INTEGERS = frozenset(
     {
@@ -54,6 +66,7 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
         epsilon = gguf.get(key, 0.0)
         if not isinstance(epsilon, float) or not math.isfinite(epsilon) or epsilon < 0:
             yield f"{key}: {epsilon}"
+    yield from _sizes(gguf)
     yield from _rope(gguf)
     yield from _vocabulary(gguf)
     yield from _tensors(gguf)
@@ -69,7 +82,28 @@ def _integer(gguf: GGUFFile, key: str, lowest: int, highest: int) -> Iterator[st
         yield f"{key}: {field.value} is not between {lowest} and {highest}"
 
 
+def _sizes(gguf: GGUFFile) -> Iterator[str]:
+    """A number, or one for each layer."""
+    arch = gguf.architecture
+    for key in (f"{arch}.{name}" for name in _SIZES):
+        if (field := gguf.fields.get(key)) is None:
+            continue
+        if (field.item_type or field.type) not in _INTEGERS:
+            yield f"{key}: not an integer"
+        if np.size(field.value) == 0 or np.min(field.value) < 0 or np.max(field.value) > _MAX_CONTEXT:
+            yield f"{key}: not between 0 and {_MAX_CONTEXT}"
+    if arch in _ONE_HEAD_LENGTH:
+        heads, width = (gguf.get(f"{arch}.{name}") for name in ("attention.head_count", "embedding_length"))
+        default = width // heads if isinstance(heads, int) and isinstance(width, int) and heads else None
+        keys, values = (gguf.get(f"{arch}.attention.{name}_length", default) for name in ("key", "value"))
+        if keys != values:
+            yield f"{arch}.attention.key_length: {keys}, and value_length is {values}"
+
+
 def _rope(gguf: GGUFFile) -> Iterator[str]:
+    scaling = gguf.get(f"{gguf.architecture}.rope.scaling.type", "none")
+    if scaling not in _ROPE_SCALINGS:
+        yield f"{gguf.architecture}.rope.scaling.type: {scaling!r} is none of {', '.join(_ROPE_SCALINGS)}"
     key = f"{gguf.architecture}.rope.dimension_count"
     if key in gguf.fields:
         yield from _integer(gguf, key, 2, _MAX_CONTEXT)
@@ -93,6 +127,9 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
         values = gguf.get(f"tokenizer.ggml.{name}")
         if values is not None and not (isinstance(values, np.ndarray) and len(values) == len(tokens)):
             yield f"tokenizer.ggml.{name}: not one number for each of {len(tokens)} tokens"
+    for key, field in gguf.fields.items():
+        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and field.type not in _INTEGERS:
+            yield f"{key}: of type {field.type.name}, not an integer"
     model = gguf.get("tokenizer.ggml.model")
     if model == "gpt2" and has_raw_tokens(gguf):
         yield "tokenizer.ggml.tokens: written as raw bytes, as only ctransformers reads them"
@@ -107,6 +144,13 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
 
 
 def _tensors(gguf: GGUFFile) -> Iterator[str]:
+    layers: dict[str, set[str]] = {}
+    for name in gguf.tensors:
+        if layer := _LAYER.match(name):
+            layers.setdefault(layer[0], set()).add(name[layer.end() :])
+    for layer_name, parts in layers.items():
+        if "attn_output.weight" in parts and not any(part.startswith("attn_q") for part in parts):
+            yield f"{layer_name}attn_q.weight: missing"
     for name, tensor in gguf.tensors.items():
         product = len(tensor.shape) > 1 and min(tensor.shape[:2]) > 1 and not _ELEMENTWISE.search(name)
         if tensor.type in _NO_WEIGHTS or not (product or tensor.type == _F32):

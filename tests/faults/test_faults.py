@@ -1,0 +1,54 @@
+"""The long runs of this folder, made short."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from modelfile.accepts.llama_cpp import llama_cpp_objection
+from modelfile.gguf import read_gguf
+from tests.conftest import FAMILY_FILES, serve
+from tests.engine.load_changed_models import spec_of
+from tests.engine.tiny_models import write_tiny_model
+from tests.faults.fuzz import fuzz
+from tests.faults.mutants import run
+from tests.modelfile.tiny_gguf import STRING, U32
+
+
+def test_no_damaged_file_kills_hangs_or_surprises() -> None:
+    outcome = run(0, 60, seed=1, limit=30, seconds=60)
+    assert not outcome.bad, outcome
+    assert sum(outcome.counts.values()) == 60
+
+
+def test_no_request_is_answered_with_a_500(tmp_path: Path) -> None:
+    with serve(
+        tmp_path, ENGINE="ctransformers", MODEL_PATH=str(FAMILY_FILES / "llama.f16.v2.gguf"), CONTEXT_LENGTH="64"
+    ) as server:
+        outcome = asyncio.run(fuzz(server.url, 0, 300, seed=1, clients=2, seconds=60))
+        assert not outcome.bad, outcome
+        assert "Traceback" not in server.log("console")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "field"),
+    [
+        ("qwen3", "qwen3.attention.key_length", (STRING, b"yarn")),
+        ("qwen3", "qwen3.attention.head_count", (U32, 2**32 - 1)),
+        ("phi3", "phi3.attention.key_length", (U32, 32)),
+        ("llama", "llama.rope.scaling.type", (STRING, b"gpt2")),
+        ("reranker", "tokenizer.ggml.eos_token_id", (STRING, b"<0x0A>")),
+        ("phi3", "blk.1.attn_qkv.weight", None),
+    ],
+)
+def test_what_ended_llama_cpp_is_refused(tmp_path: Path, architecture: str, key: str, field) -> None:
+    path = write_tiny_model(tmp_path, architecture)
+    spec = spec_of(path)
+    assert llama_cpp_objection(read_gguf(path)) is None
+    if field is None:
+        del spec.tensors[key]
+    else:
+        spec.fields[key] = field
+    objection = llama_cpp_objection(read_gguf(spec.write(path)))
+    assert objection is not None
+    assert objection.startswith(key.replace("qkv", "q"))
