@@ -22,6 +22,7 @@ from engine.errors import ContextOverflow, EngineError, GenerationError, Invalid
 from engine.grammar import Grammars
 from engine.lark import with_ends
 from engine.llama_cpp.answer import Answer, native_error
+from engine.llama_cpp.gbnf import gbnf
 from engine.llama_cpp.listener import PrivateListener
 from engine.llama_cpp.load import Pooling, load_server
 from engine.llama_cpp.own_tokenizer import OwnTokenizer
@@ -233,11 +234,7 @@ class LlamaCppEngine:
             elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
                 matcher = None
             else:
-                raise InvalidRequest(
-                    "llama.cpp holds no answer to a grammar with this model's vocabulary: it takes the spaces from "
-                    "tokens that begin with one. ENGINE=ctransformers does, where it runs the file.",
-                    params.grammar.source,
-                )
+                body["grammar"] = _native_grammar(text, params.grammar.source)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -304,6 +301,17 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
+
+
+def _native_grammar(lark: str, field: str | None) -> str:
+    try:
+        return gbnf(lark)
+    except (ValueError, KeyError) as error:
+        raise InvalidRequest(
+            "llama.cpp holds no answer to this grammar with this model's vocabulary, from whose tokens it takes the "
+            f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",
+            field,
+        ) from error
 
 
 def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A model of random weights answers, which prefers what nobody expects; the defaul
 """
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from engine.contract import Delta, SamplingParams, Tools
 from engine.errors import InvalidRequest
 from engine.grammar import Grammars, byte_vocabulary, schema_grammar
 from model import GGUFModel
+from prompt.tool_calls import HERMES
 from tests.answers import collect
 from tests.engine.schemas import schema
 from tests.engine.tiny_models import TinyModel, decoder
+from tool_calling import held_to_calls
 
 COUNT = int(os.environ.get("SCHEMAS", "25"))
 FEW = COUNT // 5  # for the default model
@@ -83,15 +86,33 @@ def test_what_max_tokens_cuts_is_the_beginning_of_one(tiny: GGUFModel, max_token
     assert "length" in reasons
 
 
-def test_llama_cpp_says_so_where_it_takes_the_spaces_from_tokens(tmp_path: Path):
+def test_llama_cpp_follows_simple_schemas_where_it_takes_the_spaces_from_tokens(tmp_path: Path):
     model = load(tmp_path, "llama.cpp", space_prefix=True)
+    reasons = []
     try:
-        with pytest.raises(InvalidRequest, match="ENGINE=ctransformers") as caught:
-            asyncio.run(collect(model.complete("x", SamplingParams(grammar=schema_grammar({}, "format")))))
+        for number in range(COUNT):
+            with contextlib.suppress(InvalidRequest):
+                last = asyncio.run(check(model, number, SamplingParams(max_tokens=400)))
+                reasons.append(last.finish_reason)
+        with pytest.raises(InvalidRequest, match=r"pattern .*ENGINE=ctransformers") as caught:
+            hard = schema_grammar({"type": "string", "pattern": "a+"}, "format")
+            asyncio.run(collect(model.complete("x", SamplingParams(grammar=hard))))
         assert caught.value.field == "format"
-        function = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-        chat = [{"role": "user", "content": "Hi"}]
-        _, last = asyncio.run(collect(model.chat(chat, SamplingParams(max_tokens=5), tools=Tools((function,)))))
-        assert last.completion_tokens > 0
+        tools = Tools(
+            ({"type": "function", "function": {"name": "f", "parameters": PERSON}},), required=True, parallel=False
+        )
+        params = held_to_calls(SamplingParams(max_tokens=300, temperature=1, seed=1), tools, HERMES)
+        text, last = asyncio.run(collect(model.complete("x", params)))
+        assert last.finish_reason == "stop"
+        assert text.startswith('<tool_call>\n{"name": "f", "arguments": {"name": "')
     finally:
         model.close()
+    assert len(reasons) > COUNT * 0.1
+    assert reasons.count("stop") > len(reasons) * 0.8
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0}},
+    "required": ["name"],
+}
