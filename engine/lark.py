@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from engine.contract import Grammar
+from engine.finite import endless_reference
 
 HEAD = "%llguidance {}\n"
 # What must come next is not worked out ahead: a user's regular expressions may force a million characters.
@@ -81,6 +82,8 @@ def json_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
     end. Not so in a schema that joins others, whose properties are not all in one place. `lenient`: what an answer
     cannot be held to is left out. Raises ValueError or TypeError.
     """
+    if (reference := endless_reference(schema)) is not None:
+        raise ValueError(f"{reference} requires itself without end")
     stripped = _stripped(schema, closes=not _joins(schema), lenient=lenient)
     style = {**_STYLE, "lenient": True} if lenient else _STYLE
     return f"%json {orjson.dumps({'x-guidance': style, **stripped}).decode()}"

@@ -50,6 +50,42 @@ def test_a_schema_that_cannot_be_followed_is_refused_with_the_reason(grammars: G
     assert len(str(caught.value)) < 400
 
 
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "required": ["next"]}
+OR_NULL = {**NODE, "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+        {"$ref": "#"},
+        {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
+        {"$defs": {"node": NODE}, "type": "object", "properties": {"optional": {"$ref": "#/$defs/node"}}},
+        {"$defs": {"node": {"anyOf": [NODE, {"$ref": "#/$defs/node"}]}}, "$ref": "#/$defs/node"},
+    ],
+)
+def test_a_schema_that_requires_itself_without_end_is_refused(grammars: Grammars, schema):
+    with pytest.raises(InvalidRequest, match="without end") as caught:
+        matcher(grammars, schema_grammar(schema, "response_format"))
+    assert caught.value.field == "response_format"
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}}, '{"a": {}}'),
+        ({"type": "array", "items": {"$ref": "#"}}, "[[], [[]]]"),
+        ({"$defs": {"node": OR_NULL}, "$ref": "#/$defs/node"}, '{"next": {"next": null}}'),
+        ({"$defs": {"node": {**NODE, "required": []}}, "$ref": "#/$defs/node"}, '{"next": {}}'),
+        ({"$defs": {"a/b": {"type": "null"}}, "$ref": "#/$defs/a~1b"}, "null"),
+        ({"$defs": {"node": NODE}, "type": "integer"}, "5"),
+    ],
+)
+def test_a_schema_that_refers_to_itself_and_can_end_is_followed(grammars: Grammars, schema, text):
+    assert accepts(grammars, schema_grammar(schema), text)
+
+
 @pytest.mark.parametrize(
     "grammar",
     [
