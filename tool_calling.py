@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+import orjson
+
 from engine.contract import Delta, Grammar, SamplingParams, ToolCallDelta, Tools
 from engine.errors import InvalidRequest
 from engine.lark import json_rule
@@ -19,8 +21,10 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 def held_to_calls(params: SamplingParams, tools: Tools, form: CallFormat) -> SamplingParams:
     """The parameters with a grammar that lets the answer call the functions with arguments of their schemas. An answer
-    that need not call and has a grammar of its own keeps that. Raises InvalidRequest."""
-    if params.grammar is not None and not tools.required:
+    that need not call and has a JSON schema of its own calls or follows that; one with another grammar keeps it, and
+    so does one whose calls would be bare JSON too. Raises InvalidRequest."""
+    own = None if tools.required else params.grammar
+    if own is not None and (own.kind != "json_schema" or not form.opening):
         return params
     rules = {}
     for tool in tools.functions:
@@ -33,8 +37,9 @@ def held_to_calls(params: SamplingParams, tools: Tools, form: CallFormat) -> Sam
             raise InvalidRequest(
                 f"The parameters of {function['name']} cannot be followed: {error}", "tools"
             ) from error
-    text = form.grammar(rules, required=tools.required, parallel=tools.parallel)
-    return replace(params, grammar=Grammar("calls", text, "tools"))
+    instead = json_rule(orjson.loads(own.text)) if own else None
+    text = form.grammar(rules, required=tools.required, parallel=tools.parallel, instead=instead)
+    return replace(params, grammar=Grammar("calls", text, None if own else "tools"))
 
 
 async def with_calls(

@@ -24,9 +24,11 @@ class CallFormat:
     head: re.Pattern[str] = field(default=_NAMED_OBJECT)  # what comes between `opening` and the arguments
     wrapped: bool = True  # the arguments are in an object with the name
 
-    def grammar(self, arguments: Mapping[str, str], *, required: bool, parallel: bool) -> str:
+    def grammar(
+        self, arguments: Mapping[str, str], *, required: bool, parallel: bool, instead: str | None = None
+    ) -> str:
         """Lark of an answer that calls some of these functions: by name, the rule of the arguments. Unless calls are
-        `required`, they may come after text, or not at all."""
+        `required`, they may come after text, or not at all; with `instead`, a rule, that comes where no calls do."""
         rules = [
             f"call_{number}: {_quoted(self.before_name + name + self.after_name)} {rule} "
             f"{_quoted(self.after_arguments + self.closing)}"
@@ -34,12 +36,14 @@ class CallFormat:
         ]
         lines = [*rules, f"call: {' | '.join(f'call_{number}' for number in range(len(arguments)))}"]
         opening = f"{_quoted(self.opening)} " if self.opening else ""
-        if required or not self.opening:
+        if required or instead or not self.opening:
             next_call = f"{_quoted(self.between)} " if self.between else ""
             more = f" ({next_call}{opening}call)*" if parallel else ""
             lines.append(f"calls: {opening}call{more}")
         if required:
             return "\n".join(["start: calls", *lines])
+        if instead:
+            return "\n".join(["start: calls | instead", f"instead: {instead}", *lines])
         if not self.opening:
             text = rf"TEXT: /(.|\n)*/ & ~/{re.escape(self.before_name)}(.|\n)*/"
             return "\n".join(["start: calls | TEXT", text, *lines])

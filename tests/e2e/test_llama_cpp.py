@@ -178,6 +178,31 @@ def test_an_answer_follows_a_json_schema(client: openai.OpenAI, stream: bool):
     assert 0 <= person["age"] <= 150
 
 
+@pytest.mark.parametrize("first", ["<", "{"])
+def test_an_answer_calls_or_follows_the_response_format(either_server: Server, first: str):
+    def of(name: str, value: str) -> dict:
+        return {"type": "object", "properties": {name: {"enum": [value]}}, "required": [name]}
+
+    token = httpx.post(f"{either_server.url}/tokenize", json={"content": first}).json()["tokens"][0]
+    body = {
+        "messages": QUESTION,
+        "max_tokens": 60,
+        "temperature": 0,
+        "logit_bias": {token: 60},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": of("colour", "red")}},
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": of("city", "Bern")}}],
+        "parallel_tool_calls": False,
+    }
+    answered = httpx.post(f"{either_server.url}/v1/chat/completions", json=body, timeout=60)
+    choice = answered.json()["choices"][0]
+    if first == "{":
+        assert (choice["message"]["content"], choice["finish_reason"]) == ('{"colour": "red"}', "stop")
+        assert "tool_calls" not in choice["message"]
+    else:
+        assert (choice["message"]["content"], choice["finish_reason"]) == (None, "tool_calls")
+        assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"city": "Bern"}'}
+
+
 @pytest.mark.parametrize(
     "inner",
     [

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -131,7 +132,7 @@ def test_no_answer_breaks_it(pieces: list[str]):
 def test_the_grammar_of_a_format_is_that_of_its_calls(form: CallFormat):
     grammars = Grammars(byte_vocabulary())
 
-    def accepts(answer: str, **options: bool) -> bool:
+    def accepts(answer: str, **options: Any) -> bool:
         grammar = Grammar("calls", form.grammar(RULES, **options))
         matcher, _ = asyncio.run(grammars.matcher(grammar))
         return matcher.take_text(answer) and matcher.complete
@@ -149,4 +150,10 @@ def test_the_grammar_of_a_format_is_that_of_its_calls(form: CallFormat):
             assert not accepts(bad, required=required, parallel=parallel)
             assert not accepts(good.replace("get_weather", "get_x"), required=required, parallel=parallel)
         assert not accepts("Hello", required=True, parallel=parallel)
+        instead = json_rule({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+        if form.opening:
+            assert accepts('{"n": 5}', required=False, parallel=parallel, instead=instead)
+            assert accepts(good, required=False, parallel=parallel, instead=instead)
+            for other in ("Hello", bad, good + '{"n": 5}', '{"n": 5}' + good):
+                assert not accepts(other, required=False, parallel=parallel, instead=instead)
     grammars.close()
