@@ -15,6 +15,7 @@ from modelfile.gguf import GGUFFile, ValueType
 from modelfile.token_spelling import TokenType, has_raw_tokens
 
 _MAX_LAYERS = 512
+_MIN_CONTEXT = 2  # of a model: it is warmed up with two tokens
 _MAX_CONTEXT = 2**31 - 1
 _MAX_POOLING_TYPE = 4
 _EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon")
@@ -28,7 +29,10 @@ _SIZES = (
 )
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 # Architectures whose keys and values are of one length; others, with latent attention, may have two.
-_ONE_HEAD_LENGTH = frozenset({"llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3"})
+_ONE_HEAD_LENGTH = frozenset(
+    {"bert", "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3"}
+)
+_WHOLE_HEAD_TURNS = frozenset({"qwen2", "qwen2moe", "qwen3", "qwen3moe"})  # RoPE leaves no dimension of a head as it is
 _F32 = 0
 # I8 to F64, and Q8_1 and Q8_K, which are for activations: a product with such a matrix ends the process.
 _NO_WEIGHTS = frozenset({9, 15, 24, 25, 26, 27, 28})
@@ -58,7 +62,7 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
     arch = gguf.architecture
     if not arch:
         yield "general.architecture: missing"
-    yield from _integer(gguf, f"{arch}.context_length", 1, _MAX_CONTEXT)
+    yield from _integer(gguf, f"{arch}.context_length", _MIN_CONTEXT, _MAX_CONTEXT)
     yield from _integer(gguf, f"{arch}.block_count", 1, _MAX_LAYERS)
     if f"{arch}.pooling_type" in gguf.fields:
         yield from _integer(gguf, f"{arch}.pooling_type", 0, _MAX_POOLING_TYPE)
@@ -115,6 +119,8 @@ def _rope(gguf: GGUFFile) -> Iterator[str]:
             head = gguf.get(f"{gguf.architecture}.attention.key_length", width // heads)
             if isinstance(head, int) and gguf.get(key) > head:
                 yield f"{key}: {gguf.get(key)} is more than a head's {head}"
+            if gguf.architecture in _WHOLE_HEAD_TURNS and gguf.get(key) != head:
+                yield f"{key}: {gguf.get(key)} is not a head's {head}"
 
 
 def _vocabulary(gguf: GGUFFile) -> Iterator[str]:

@@ -77,3 +77,17 @@ def test_a_taken_port_is_told_at_once(small, tmp_path):
     assert ended.stderr.strip().startswith("ggserve: cannot listen on 127.0.0.1")
     assert "Traceback" not in ended.stderr
     assert "loaded" not in ended.stderr
+
+
+def test_a_worker_that_dies_again_and_again_is_started_ever_later_and_then_no_more():
+    code = """
+import os, supervisor
+supervisor._Supervisor._pause = lambda self, seconds: print(seconds, flush=True)
+supervisor.supervise().ready()
+os.abort()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert [float(line) for line in ended.stdout.split()] == [0, 1, 2, 4, 8]
+    assert ended.returncode == 128 + signal.SIGABRT
+    assert ended.stderr.count("Starting it again") == 5
+    assert ended.stderr.splitlines()[-1].endswith("that was the 6th time in a row")

@@ -35,6 +35,10 @@ def test_no_request_is_answered_with_a_500(tmp_path: Path) -> None:
     [
         ("qwen3", "qwen3.attention.key_length", (STRING, b"yarn")),
         ("qwen3", "qwen3.attention.head_count", (U32, 2**32 - 1)),
+        ("qwen2", "qwen2.rope.dimension_count", (U32, 2)),
+        ("qwen3", "qwen3.rope.dimension_count", (U32, 2)),
+        ("llama", "llama.context_length", (U32, 1)),
+        ("bert", "bert.attention.key_length", (U32, 3)),
         ("phi3", "phi3.attention.key_length", (U32, 32)),
         ("llama", "llama.rope.scaling.type", (STRING, b"gpt2")),
         ("reranker", "tokenizer.ggml.eos_token_id", (STRING, b"<0x0A>")),
