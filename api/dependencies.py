@@ -1,6 +1,7 @@
 """What routes get from the app."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -8,6 +9,7 @@ from api.access import RequestRecord
 from api.admission import is_admitted
 from api.bodies import LEASED
 from api.errors import APIError, model_loading
+from api.openai.images import have_images
 from api.streaming import while_connected
 from engine.contract import Feature
 from model import GGUFModel
@@ -55,6 +57,16 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
     else:
         message = f"the {model.engine_name} engine makes no embeddings of {model.name}"
     raise APIError(400, message, param=field, code="unsupported_parameter")
+
+
+def require_sight(model: GGUFModel, messages: Sequence[dict[str, Any]], field: str, *, counted: bool = False) -> None:
+    """Raises a 400 that names `field` where a chat has images and the model sees none, or where its tokens shall be
+    `counted`."""
+    if not have_images(messages):
+        return
+    require(model, "images", field)
+    if counted:
+        raise APIError(400, "the tokens of images cannot be counted before the answer", param=field)
 
 
 def require_infill(model: GGUFModel, field: str) -> None:

@@ -7,6 +7,7 @@ import orjson
 
 from api.anthropic.schemas import (
     DocumentBlock,
+    ImageBlock,
     Message,
     PromptRequest,
     SearchResultBlock,
@@ -15,6 +16,7 @@ from api.anthropic.schemas import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from api.openai.images import image_part, text_part
 
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each request, and is not for the model
 
@@ -33,7 +35,7 @@ def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str]:
     for turn in turns:
         for message in _assistant(turn) if turn.role == "assistant" else _user(turn):
             if messages and message["role"] == messages[-1]["role"] == "user":
-                messages[-1] = {"role": "user", "content": _joined((messages[-1]["content"], message["content"]))}
+                messages[-1] = {"role": "user", "content": _merged(messages[-1]["content"], message["content"])}
             else:
                 messages.append(message)
     return messages, begun
@@ -58,9 +60,28 @@ def _assistant(turn: Message) -> list[dict[str, Any]]:
 def _user(turn: Message) -> list[dict[str, Any]]:
     """The tool results, then the text: a user's, whatever else the role is called, for few templates know others."""
     messages = [_tool_message(block) for block in turn.content if isinstance(block, ToolResultBlock)]
-    if (text := _text(turn.content)) or not messages:
-        messages.append({"role": "user", "content": text})
+    if (content := _content(turn.content)) or not messages:
+        messages.append({"role": "user", "content": content})
     return messages
+
+
+def _content(blocks: Sequence[Any]) -> str | list[dict[str, Any]]:
+    """A text; with images parts, in their order."""
+    if not any(isinstance(block, ImageBlock) for block in blocks):
+        return _text(blocks)
+    return [
+        image_part(block.url) if isinstance(block, ImageBlock) else text_part(block.text)
+        for block in blocks
+        if isinstance(block, ImageBlock | TextBlock | DocumentBlock | SearchResultBlock)
+    ]
+
+
+def _merged(*contents: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    texts = [content for content in contents if isinstance(content, str)]
+    if len(texts) == len(contents):
+        return _joined(texts)
+    parts = [[text_part(content)] if isinstance(content, str) else content for content in contents if content]
+    return [part for some in parts for part in some]
 
 
 def _tool_message(block: ToolResultBlock) -> dict[str, Any]:

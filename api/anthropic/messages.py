@@ -7,7 +7,9 @@ from api.anthropic.answer import MessageAnswer
 from api.anthropic.conversation import conversation
 from api.anthropic.schemas import MessagesRequest, PromptRequest
 from api.blocks import typed_events, whole
-from api.dependencies import Generator, Record, require
+from api.dependencies import Generator, Record, require, require_sight
+from api.errors import APIError
+from api.openai.images import have_images
 from api.streaming import EventStream, json_response, started, while_connected
 
 router = APIRouter(route_class=GeneratingRoute, tags=["messages"])
@@ -18,6 +20,9 @@ async def messages(body: MessagesRequest, request: Request, model: Generator, re
     """The assistant's next message, whole or streamed."""
     require(model, "generation", "model")
     chat, begun = conversation(body)
+    require_sight(model, chat, "messages")
+    if begun and have_images(chat):
+        raise APIError(400, "an answer to images cannot be begun", param="messages")
     deltas = record.watch(
         model.chat(chat, body.sampling_params(), tools=body.called_tools, begun=begun, thinks=body.thinks)
     )
@@ -34,4 +39,5 @@ async def count_tokens(body: PromptRequest, model: Generator) -> dict[str, int]:
     """The tokens of the prompt that the same fields make in `/v1/messages`."""
     require(model, "generation", "model")
     chat, begun = conversation(body)
+    require_sight(model, chat, "messages", counted=True)
     return {"input_tokens": await model.count_chat(chat, tools=body.called_tools, begun=begun, thinks=body.thinks)}

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from api.fields import Whole
+from api.openai.images import base64_url, check_image
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
 
@@ -38,10 +39,26 @@ class RedactedThinkingBlock(Strict):
 
 class ImageBlock(Strict):
     type: Literal["image"]
+    source: dict[str, Any]
 
     @model_validator(mode="after")
-    def _refused(self) -> "ImageBlock":
-        raise ValueError("images are not supported, only text")
+    def _readable(self) -> "ImageBlock":
+        if self.source.get("type") != "base64" or not isinstance(self.source.get("data"), str):
+            raise ValueError("an image's source must be of type base64, with its data; this server fetches no others")
+        check_image(self.url)
+        return self
+
+    @property
+    def url(self) -> str:
+        return base64_url(self.source["data"])
+
+
+class ResultImage(Strict):
+    type: Literal["image"]
+
+    @model_validator(mode="after")
+    def _refused(self) -> "ResultImage":
+        raise ValueError("images are not supported in the results of tools, only in a user's message")
 
 
 class SearchResultBlock(Strict):
@@ -71,7 +88,7 @@ class DocumentBlock(Strict):
         return "\n".join(part for part in (self.title, self.context, self.source.data) if part)
 
 
-ResultBlock = Annotated[TextBlock | SearchResultBlock | DocumentBlock | ImageBlock, Field(discriminator="type")]
+ResultBlock = Annotated[TextBlock | SearchResultBlock | DocumentBlock | ResultImage, Field(discriminator="type")]
 
 
 class ToolUseBlock(Strict):
@@ -107,6 +124,12 @@ class Message(Strict):
 
     role: Role
     content: Annotated[list[Block], BeforeValidator(_as_blocks)]
+
+    @model_validator(mode="after")
+    def _user_shows_images(self) -> "Message":
+        if self.role in ("assistant", "system") and any(isinstance(block, ImageBlock) for block in self.content):
+            raise ValueError("images are not supported here, only in a user's message")
+        return self
 
 
 class Tool(Strict):

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 
 from api.access import RequestRecord
 from api.admission import GeneratingRoute
-from api.dependencies import Generator, Record, require, require_infill
+from api.dependencies import Generator, Record, require, require_infill, require_sight
 from api.ollama.answer import OllamaAnswer, collected, lines
 from api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
+from api.openai.images import base64_url, image_part, text_part
 from api.streaming import EventStream, json_response, started, while_connected
 from engine.contract import Delta
 from model import GGUFModel
@@ -25,9 +26,9 @@ async def chat(body: ChatRequest, request: Request, model: Generator, record: Re
     require(model, "generation", "model")
     if not body.messages:
         return _loaded(model, record, chat=True)
-    deltas = model.chat(
-        chat_messages(body.messages), body.sampling_params(), tools=body.called_tools, thinks=body.thinks
-    )
+    messages = chat_messages(body.messages)
+    require_sight(model, messages, "messages")
+    deltas = model.chat(messages, body.sampling_params(), tools=body.called_tools, thinks=body.thinks)
     return await _answer(body, request, model, record, deltas, chat=True)
 
 
@@ -44,7 +45,8 @@ async def generate(body: GenerateRequest, request: Request, model: Generator, re
         deltas = model.complete(body.prompt, body.sampling_params())
     else:
         system = [{"role": "system", "content": body.system}] if body.system else []
-        messages = [*system, {"role": "user", "content": body.prompt}]
+        messages: list[dict[str, Any]] = [*system, {"role": "user", "content": _content(body.prompt, body.images)}]
+        require_sight(model, messages, "images")
         deltas = model.chat(messages, body.sampling_params(), thinks=body.thinks)
     return await _answer(body, request, model, record, deltas, chat=False)
 
@@ -71,12 +73,16 @@ def _loaded(model: GGUFModel, record: RequestRecord, *, chat: bool) -> Response:
     return json_response(OllamaAnswer(model.name, record, chat=chat, scored=False).loaded())
 
 
+def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:
+    return [text_part(text), *(image_part(base64_url(image)) for image in images)] if images else text
+
+
 def chat_messages(messages: list[Message]) -> list[dict[str, Any]]:
     """Messages as chat templates expect them. Ollama's calls have no ids: results belong to them in their order."""
     converted = []
     made = answered = 0
     for message in messages:
-        fields: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+        fields: dict[str, Any] = {"role": message.role, "content": _content(message.content or "", message.images)}
         if message.thinking:
             fields["reasoning_content"] = message.thinking
         if message.tool_calls:

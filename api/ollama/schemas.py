@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from api.fields import Whole
+from api.openai.images import base64_url, check_image
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
 
@@ -77,13 +78,12 @@ class GenerationRequest(Strict):
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
 
 
-def _no_images(images: Any) -> Any:
-    if images:
-        raise ValueError("images are not supported, only text")
-    return None
+def _readable(image: str) -> str:
+    check_image(base64_url(image))
+    return image
 
 
-NoImages = Annotated[None, BeforeValidator(_no_images)]
+Images = list[Annotated[str, AfterValidator(_readable)]]  # in base64
 
 
 class Function(Strict):
@@ -99,9 +99,15 @@ class Message(Strict):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
-    images: NoImages = None
+    images: Images | None = None
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
+
+    @model_validator(mode="after")
+    def _user_shows_images(self) -> "Message":
+        if self.images and self.role != "user":
+            raise ValueError("images are not supported here, only in a user's message")
+        return self
 
 
 class ToolFunction(Strict):
@@ -133,10 +139,16 @@ class GenerateRequest(GenerationRequest):
     prompt: str = ""
     system: str | None = None
     raw: bool | None = None
-    images: NoImages = None
+    images: Images | None = None
     suffix: str | None = None
     template: str | None = None
     context: list[int] | None = None
+
+    @model_validator(mode="after")
+    def _chat_has_images(self) -> "GenerateRequest":
+        if self.images and (self.raw or self.suffix):
+            raise ValueError("images are not supported with raw or a suffix")
+        return self
 
     @field_validator("template", "context")
     @classmethod

@@ -32,6 +32,29 @@ def asking(url: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": parts}]
 
 
+def other_dialects(url: str) -> list[tuple[str, dict[str, Any]]]:
+    """The same question in each: path and body."""
+    text, data = "What is it?", url.partition(",")[2]
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    parts = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": url}]
+    ollama = {"stream": False, "options": {"num_predict": 3, "temperature": 0}}
+    return [
+        (
+            "/v1/messages",
+            {"max_tokens": 3, "messages": [{"role": "user", "content": [{"type": "text", "text": text}, image]}]},
+        ),
+        ("/v1/responses", {"max_output_tokens": 3, "input": [{"role": "user", "content": parts}]}),
+        ("/api/chat", {"messages": [{"role": "user", "content": text, "images": [data]}], **ollama}),
+        ("/api/generate", {"prompt": text, "images": [data], **ollama}),
+    ]
+
+
+def prompt_tokens(answered: dict[str, Any]) -> int:
+    usage = answered.get("usage", answered)
+    cached = usage.get("cache_read_input_tokens", 0)
+    return (usage["input_tokens"] + cached) if "input_tokens" in usage else usage["prompt_eval_count"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sees")
@@ -58,12 +81,28 @@ def test_a_model_that_sees_is_asked_over_http(folder: Path, tmp_path: Path) -> N
             assert refused.status_code == 400
             assert "image" in refused.json()["error"]["message"]
 
+        for path, body in other_dialects(data_url("red")):
+            answered = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+            assert answered.status_code == 200, answered.text
+            assert prompt_tokens(answered.json()) == seen.json()["usage"]["prompt_tokens"], path
+        for path, body in other_dialects("data:image/png;base64,AAAA"):
+            refused = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+            assert refused.status_code == 400
+            assert "the image cannot be read" in refused.text
+        counted = httpx.post(f"{server.url}/v1/messages/count_tokens", json=other_dialects(data_url("red"))[0][1])
+        assert counted.status_code == 400
+        assert "cannot be counted" in counted.text
+
 
 def test_a_model_that_does_not_see_says_what_it_lacks(tmp_path: Path) -> None:
     with serve(tmp_path, CONTEXT_LENGTH="128", PARALLEL="1") as server:
         answered = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": asking(data_url("red"))})
         assert answered.status_code == 400
         assert "MMPROJ_PATH" in answered.json()["error"]["message"]
+        for path_, body in other_dialects(data_url("red")):
+            answered = httpx.post(f"{server.url}{path_}", json=body)
+            assert answered.status_code == 400, path_
+            assert "MMPROJ_PATH" in answered.text
 
 
 def test_an_adapter_changes_the_answer_by_its_scale(tmp_path: Path) -> None:

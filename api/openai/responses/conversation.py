@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api.openai.responses.items import CallItem, CallOutputItem, Item, MessageItem, ReasoningItem
+from api.openai.images import image_part, text_part
+from api.openai.responses.items import CallItem, CallOutputItem, ImagePart, Item, MessageItem, ReasoningItem
 from engine.contract import Tools
 from model import GGUFModel
 
@@ -21,6 +22,8 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
                 continue
             case MessageItem(role="assistant"):
                 messages.append({"role": "assistant", "content": _text(item.content), **thought})
+            case MessageItem() if any(isinstance(part, ImagePart) for part in item.content):
+                messages.append({"role": "user", "content": [_chat_part(part) for part in item.content]})
             case MessageItem():
                 role = "user" if item.role == "user" else "system"
                 if role == "system" and len(messages) == 1 and messages[0]["role"] == "system":
@@ -41,6 +44,10 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
 
 def _text(parts: Sequence[Any]) -> str:
     return "".join(part.text for part in parts)
+
+
+def _chat_part(part: Any) -> dict[str, Any]:
+    return image_part(part.image_url or "") if isinstance(part, ImagePart) else text_part(part.text)
 
 
 async def fitting(

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.admission import GeneratingRoute
 from api.blocks import typed_events, whole
-from api.dependencies import Generator, Record, require
+from api.dependencies import Generator, Record, require, require_sight
 from api.errors import APIError
 from api.openai.responses.answer import ResponseAnswer
 from api.openai.responses.conversation import chat_messages, fitting
@@ -54,7 +54,7 @@ async def responses(
 @_generating.post("/v1/responses/input_tokens")
 async def input_tokens(body: PromptRequest, model: Generator, store: Store) -> dict[str, Any]:
     """The tokens of the prompt that the same fields make in `/v1/responses`."""
-    messages = await _messages(body, model, store)
+    messages = await _messages(body, model, store, counted=True)
     count = await model.count_chat(messages, tools=body.called_tools, thinks=body.thinks)
     return {"object": "response.input_tokens", "input_tokens": count}
 
@@ -100,7 +100,9 @@ def _kept(response_id: str, store: ResponseStore) -> tuple[dict[str, Any], list[
     return found
 
 
-async def _messages(body: PromptRequest, model: GGUFModel, store: ResponseStore) -> list[dict[str, Any]]:
+async def _messages(
+    body: PromptRequest, model: GGUFModel, store: ResponseStore, *, counted: bool = False
+) -> list[dict[str, Any]]:
     require(model, "generation", "model")
     items: list[Item] = []
     if body.previous_response_id:
@@ -113,6 +115,7 @@ async def _messages(body: PromptRequest, model: GGUFModel, store: ResponseStore)
     if not items:
         raise APIError(400, "input: must hold at least one item", param="input", code="missing_required_parameter")
     messages = chat_messages(body.instructions, items)
+    require_sight(model, messages, "input", counted=counted or body.truncation == "auto")
     if body.truncation == "auto":
         return await fitting(model, messages, body.called_tools, getattr(body, "max_output_tokens", None))
     return messages

@@ -1,9 +1,12 @@
 """What a conversation of the Responses API consists of, validated: messages, thoughts, calls and their results."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+
+from api.openai.images import check_image
 
 
 class Strict(BaseModel):
@@ -33,8 +36,19 @@ class RefusalPart(Strict):
         return self.refusal
 
 
+class ImagePart(Strict):
+    type: Literal["input_image"]
+    image_url: str | None = None
+    detail: str | None = None
+
+    @model_validator(mode="after")
+    def _readable(self) -> "ImagePart":
+        check_image(self.image_url or "")
+        return self
+
+
 class OtherPart(Strict):
-    type: Literal["input_image", "input_file", "input_audio"]
+    type: Literal["input_file", "input_audio"]
 
     @model_validator(mode="after")
     def _refused(self) -> "OtherPart":
@@ -42,8 +56,14 @@ class OtherPart(Strict):
 
 
 Parts = Annotated[
-    list[Annotated[TextPart | RefusalPart | OtherPart, Field(discriminator="type")]], BeforeValidator(_as_parts)
+    list[Annotated[TextPart | RefusalPart | ImagePart | OtherPart, Field(discriminator="type")]],
+    BeforeValidator(_as_parts),
 ]
+
+
+def _refuse_images(parts: Sequence[Any]) -> None:
+    if any(isinstance(part, ImagePart) for part in parts):
+        raise ValueError("images are not supported here, only in a user's message")
 
 
 class MessageItem(Strict):
@@ -51,6 +71,12 @@ class MessageItem(Strict):
     id: str | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: Parts
+
+    @model_validator(mode="after")
+    def _user_shows_images(self) -> "MessageItem":
+        if self.role != "user":
+            _refuse_images(self.content)
+        return self
 
 
 class Thought(Strict):
@@ -78,6 +104,11 @@ class CallOutputItem(Strict):
     id: str | None = None
     call_id: str
     output: Parts
+
+    @model_validator(mode="after")
+    def _no_images(self) -> "CallOutputItem":
+        _refuse_images(self.output)
+        return self
 
 
 class ItemReference(Strict):
