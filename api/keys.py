@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import APIError, error_response
 
-_OPEN_PATHS = frozenset(("/", "/health", "/docs", "/openapi.json"))
+_OPEN_PATHS = frozenset(("/", "/favicon.ico", "/health", "/docs", "/openapi.json"))
 _OPEN_FOLDER = "/web/"
 
 

@@ -33,6 +33,12 @@ def page(request: Request) -> Response:
     return _answer(request, "index.html")
 
 
+@router.api_route("/favicon.ico", methods=["GET", "HEAD"])
+def icon(request: Request) -> Response:
+    """What browsers ask for beside any page."""
+    return _answer(request, "icon.svg")
+
+
 @router.api_route("/web/{name:path}", methods=["GET", "HEAD"])
 def page_file(request: Request, name: str) -> Response:
     return _answer(request, name)
