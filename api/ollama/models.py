@@ -53,7 +53,7 @@ async def running(request: Request) -> dict[str, Any]:
 async def show(body: ShowRequest, model: Model) -> dict[str, Any]:
     """All about a model."""
     facts = model.facts
-    capabilities = {"generation": ["completion", "tools"], "embeddings": ["embedding"]}
+    capabilities = {"generation": ["completion", "tools"], "embeddings": ["embedding"], "images": ["vision"]}
     return {
         "modelfile": f"FROM {model.name}",
         "parameters": "",

@@ -270,6 +270,15 @@ def test_embeddings_have_length_one_and_tell_meanings_apart(either: GGUFModel):
     assert [embedding.prompt_tokens for embedding in found] == [len(either.tokenize(text)) for text in texts]
 
 
+def test_several_embeddings_are_those_of_each_alone_in_their_order(either: GGUFModel):
+    texts = ["A cat.", "Tax forms are due in April, and " * 4, "Snow", "Dogs and birds and trees", "A cat."]
+    together = asyncio.run(either.embed(texts))
+    for text, embedding in zip(texts, together, strict=True):
+        alone = asyncio.run(either.embed([text]))[0]
+        assert embedding.prompt_tokens == alone.prompt_tokens
+        assert embedding.vector == pytest.approx(alone.vector, abs=1e-4)
+
+
 def test_embeddings_of_long_inputs_and_of_ids(either: GGUFModel):
     ids = either.tokenize("colour " * 90)
     by_text, by_ids = asyncio.run(either.embed(["colour " * 90, ids]))
