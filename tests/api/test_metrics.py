@@ -16,7 +16,8 @@ def scrape(server: Server) -> dict[tuple[str, str], float]:
     for family in text_string_to_metric_families(answer.text):
         for sample in family.samples:
             labels = {name: text for name, text in sample.labels.items() if name in ("path", "status", "le")}
-            found[sample.name, ",".join(labels.values())] = sample.value
+            key = sample.name, ",".join(labels.values())
+            found[key] = found.get(key, 0) + sample.value  # of all methods
     return found
 
 

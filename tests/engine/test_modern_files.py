@@ -159,8 +159,11 @@ def test_the_reason_of_a_refused_load_is_llama_cpps(tmp_path: Path):
 
 def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
     spec = spec_of(write_tiny_model(tmp_path, "qwen2"))
-    rotary = "qwen2.rope.dimension_count"
-    spec.fields[rotary] = (spec.fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is a head's size
+    fields = {key.replace("qwen2.", "smollm3."): field for key, field in spec.fields.items()}
+    fields["general.architecture"] = (fields["general.architecture"][0], "smollm3")
+    rotary = "smollm3.rope.dimension_count"
+    fields[rotary] = (fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is a head's size
+    spec.fields = fields
     path = spec.write(tmp_path / "bad.gguf")
     result = subprocess.run(
         [sys.executable, "main.py", "--port", "1"],
