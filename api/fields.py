@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BeforeValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
@@ -16,6 +16,11 @@ def _whole(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]  # 5.0 is 5: some languages' JSON has no other way to say it
+
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]  # of presence or frequency
+RepetitionPenalty = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)]  # divides logits
 
 
 def one_of(forms: str) -> WrapValidator:

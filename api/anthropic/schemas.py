@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.fields import Whole
+from api.fields import Probability, Temperature, Whole
 from api.openai.images import base64_url, check_image
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -228,8 +228,8 @@ class MessagesRequest(PromptRequest):
     max_tokens: Whole = Field(ge=0)
     stop_sequences: list[str] | None = Field(None, max_length=16)
     stream: bool | None = None
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
     top_k: Whole | None = Field(None, ge=0)
     metadata: dict[str, Any] | None = None
 

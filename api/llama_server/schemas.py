@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from api.fields import Whole, one_of
+from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of
 from api.openai.schemas.generation import MaxTokens, Stop, TokenId
 from api.openai.schemas.messages import Message
 from api.openai.schemas.structure import StructuredRequest
@@ -54,13 +54,13 @@ class InfillRequest(StructuredRequest):
     prompt: str = ""
     model: str | None = None
     n_predict: MaxTokens = None
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    temperature: Temperature | None = None
     top_k: Whole | None = Field(None, ge=0)
-    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    repeat_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
-    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    top_p: Probability | None = None
+    min_p: Probability | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     seed: Whole | None = None  # -1: a random one
     stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
     stream: bool = False

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from api.fields import Whole
+from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole
 from api.openai.images import base64_url, check_image
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -22,13 +22,13 @@ class Options(Strict):
     """How to sample. What concerns the loading of a model (`num_ctx`, `num_gpu`, ...) is for the server's settings."""
 
     num_predict: Whole | None = None  # below 1: no limit
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    temperature: Temperature | None = None
     top_k: Whole | None = Field(None, ge=0)
-    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    repeat_penalty: float | None = Field(None, gt=0, le=10, allow_inf_nan=False)
-    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
+    top_p: Probability | None = None
+    min_p: Probability | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     seed: Whole | None = None
     stop: Annotated[list[str], Field(max_length=16), BeforeValidator(_as_list)] | None = None
 

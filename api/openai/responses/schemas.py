@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.fields import Whole
+from api.fields import Probability, Temperature, Whole
 from api.openai.responses.items import Item, Strict
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -156,8 +156,8 @@ class ResponsesRequest(PromptRequest):
     stream: bool = False
     store: bool = True
     max_output_tokens: Whole | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     include: list[str] = Field([])
     metadata: dict[str, str] = Field({})

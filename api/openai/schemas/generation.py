@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.fields import Whole, one_of
+from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of
 from api.openai.schemas.structure import StructuredRequest
 from engine.contract import SamplingParams
 
@@ -61,16 +61,16 @@ class GenerationRequest(StructuredRequest):
 
     model: str | None = None
     max_tokens: MaxTokens = None
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
     top_k: Whole | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
+    min_p: Probability | None = None
     n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
     seed: Whole | None = None
-    presence_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2, allow_inf_nan=False)
-    repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None

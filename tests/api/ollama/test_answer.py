@@ -4,13 +4,14 @@ from typing import Any
 
 import ollama
 import pytest
+from pydantic import ValidationError
 
 from api.access import RequestRecord
 from api.limits import Limits
 from api.metrics import Metrics
 from api.ollama.answer import OllamaAnswer
 from api.ollama.generation import chat_messages
-from api.ollama.schemas import ChatRequest
+from api.ollama.schemas import ChatRequest, Options
 from engine.contract import Delta, ScoredToken, ToolCallDelta
 
 
@@ -85,3 +86,9 @@ def test_the_number_of_tokens(limit: Any, expected: int | None) -> None:
     request = ChatRequest.model_validate({"options": {"num_predict": limit, "num_ctx": 99, "stop": "x"}})
     assert request.sampling_params().max_tokens == expected
     assert request.sampling_params().stop == ("x",)
+
+
+@pytest.mark.parametrize("penalty", [1e-300, 0.0, 11.0])
+def test_a_penalty_that_no_logits_survive_is_refused(penalty: float) -> None:
+    with pytest.raises(ValidationError, match="repeat_penalty"):
+        Options(repeat_penalty=penalty)
