@@ -306,7 +306,7 @@ class LlamaCppEngine:
 def _native_grammar(lark: str, field: str | None) -> str:
     try:
         return gbnf(lark)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise InvalidRequest(
             "llama.cpp holds no answer to this grammar with this model's vocabulary, from whose tokens it takes the "
             f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",

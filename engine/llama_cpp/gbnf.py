@@ -68,7 +68,7 @@ class _Grammar:
             if part["schema"]:
                 self._schema, at = json.JSONDecoder().raw_decode(lark, at)
                 self._referred = {}
-                parts.append(self._rule(self._value(self._schema)))
+                parts.append(self._named(self._schema))
             elif part["text"]:
                 parts.append(_quoted(json.loads(part["text"])))
             else:
@@ -96,10 +96,12 @@ class _Grammar:
             return _either(map(_literal, schema["enum"]))
         for key in ("anyOf", "oneOf"):
             if key in keys:
-                return _either(self._rule(self._value(inner)) for inner in _only(schema, keys, key))
+                return _either(self._named(inner) for inner in _only(schema, keys, key))
         if "allOf" in keys:
-            (inner,) = _only(schema, keys, "allOf")
-            return self._value(inner)
+            joined = _only(schema, keys, "allOf")
+            if len(joined) != 1:
+                raise ValueError("allOf of several is not followed here")
+            return self._value(joined[0])
         kinds = schema.get("type") or {_OF_TYPES[key] for key in keys if key in _OF_TYPES} or "value"
         return _either(self._rule(self._typed(kind, schema, keys)) for kind in _listed(kinds))
 
@@ -111,7 +113,7 @@ class _Grammar:
             case "object":
                 return self._object(schema)
             case "array":
-                item = self._rule(self._value(schema.get("items", True)))
+                item = self._named(schema.get("items", True))
                 return f'"[" {_repeated(item, schema.get("minItems", 0), schema.get("maxItems"))} "]"'
             case "string":
                 least, most = schema.get("minLength", 0), schema.get("maxLength")
@@ -127,7 +129,7 @@ class _Grammar:
         if any(name not in properties for name in required) or (properties and others is not False):
             raise ValueError("additionalProperties beside properties are not followed here")
         if not properties:
-            pair = f'string ": " {self._rule(self._value(others))}' if others is not False else None
+            pair = f'string ": " {self._named(others)}' if others is not False else None
             return f'"{{" {_repeated(self._rule(pair), 0, None)} "}}"' if pair else '"{}"'
         begun, empty = '""', '""'  # what may follow a property that is written, and where none is yet
         for name, inner in reversed(properties.items()):
