@@ -69,13 +69,20 @@ def give_back_memory() -> None:
 
 @contextmanager
 def _survivor(last_words: Callable[[], object]) -> Iterator[None]:
-    """Calls `last_words` in a child process, should this one end in the block. Needs fork."""
+    """Calls `last_words` in a child process, should this one end in the block. Needs fork, and memory for it."""
     if not hasattr(os, "fork"):
         yield
         return
     gone, here = os.pipe()
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # a process of more memory than the system has left
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        os.close(gone)
+        os.close(here)
+        yield
+        return
     if child == 0:  # its signals stay blocked: a Ctrl-C goes to it too
         os.close(here)
         if not os.read(gone, 1):

@@ -1,12 +1,14 @@
 """Contexts of the legacy GGML families, whose C++ code keeps its buffers in static variables.
 
 Each context has its own copy of the shared library, and runs the evals first that make those buffers large enough. What
-to run, and how many tokens an eval may take, is worked out elsewhere.
+to run, and how many tokens an eval may take, is worked out elsewhere. Nothing frees those buffers, 768 MiB in some
+families: a context that is closed leaves its copy to the next one.
 """
 
 import ctypes
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,10 @@ from typing import Any
 from engine.contract import EngineOptions
 from engine.ctransformers.context import Context
 from engine.errors import GenerationError
+
+# Folders with copies of a library that no context uses. They must stay as long as the process does: the dynamic linker
+# takes a file with the inode of a loaded one, deleted or not, for the same library.
+_unused: defaultdict[Path, list[tempfile.TemporaryDirectory[str]]] = defaultdict(list)
 
 _TOKENIZER_JSON = '{\n"merges": [\n"a b"\n]\n}\n'
 
@@ -58,20 +64,22 @@ class LegacyContext(Context):
     def close(self) -> None:
         super().close()
         if self._folder is not None:
-            self._folder.cleanup()
+            _unused[self._original].append(self._folder)
             self._folder = None
 
     def _load(self, module: ModuleType, config: Any, library: str | None) -> Any:
-        # The folder must stay as long as the library is in use: the dynamic linker takes a file with the inode
-        # of a loaded one, deleted or not, for the same library.
-        self._folder = tempfile.TemporaryDirectory(prefix="ggserve-")
+        original = self._original = Path(module.find_library(library, gpu=self._gpu_layers > 0))
+        name = f"{original.parent.name}-{original.name}"
+        try:
+            self._folder = _unused[original].pop()
+        except IndexError:
+            self._folder = tempfile.TemporaryDirectory(prefix="ggserve-")
+            shutil.copyfile(original, Path(self._folder.name, name))
         folder = Path(self._folder.name)
-        original = Path(module.find_library(library, gpu=self._gpu_layers > 0))
-        copy = folder / f"{original.parent.name}-{original.name}"
-        shutil.copyfile(original, copy)
         # The loader takes a path with "70b" in it for a model of grouped heads, and no other.
         link = folder / ("model-70b.bin" if self._setup.grouped else "model.bin")
+        link.unlink(missing_ok=True)
         link.symlink_to(self._path.resolve())
         # Without this beside an older Falcon file, its loader ends the process. Nothing else reads it.
         (folder / "tokenizer.json").write_text(_TOKENIZER_JSON)
-        return module.LLM(str(link), self._model_type, config=config, lib=str(copy))
+        return module.LLM(str(link), self._model_type, config=config, lib=str(folder / name))

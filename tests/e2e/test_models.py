@@ -63,6 +63,20 @@ def test_every_answer_is_from_the_model_that_was_named(server: Server) -> None:
     assert httpx.get(f"{server.url}/health").json()["slots_idle"] == httpx.get(f"{server.url}/health").json()["slots"]
 
 
+def test_switching_takes_no_memory_for_good(server: Server) -> None:
+    def sizes() -> tuple[float, float]:  # MiB of addresses, MiB resident
+        for _ in range(5):
+            for name in NAMES:
+                body = {"model": name, "prompt": "a b", "max_tokens": 1}
+                assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).status_code == 200
+        used = [child.memory_info() for child in psutil.Process(server.process.pid).children()]
+        return sum(info.vms for info in used) / 2**20, sum(info.rss for info in used) / 2**20
+
+    before, after = sizes(), sizes()
+    assert after[0] - before[0] < 256  # the buffers of one context of MPT are 768
+    assert after[1] - before[1] < 8
+
+
 def test_an_unused_model_is_unloaded_and_comes_back(tmp_path: Path) -> None:
     path = packaged_model()
     assert path is not None

@@ -1,6 +1,8 @@
 """What C code writes to its standard error."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +40,16 @@ def test_a_load_that_fails_leaves_nothing_open_and_no_child():
         assert os.pread(output.fileno(), 10, 0) == b"why"
         raise ValueError
     assert (process.num_fds(), process.children()) == before
+
+
+def test_a_load_goes_on_where_the_process_is_too_large_to_fork(monkeypatch: pytest.MonkeyPatch):
+    def fork() -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    process = psutil.Process()
+    before = process.num_fds(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    monkeypatch.setattr(os, "fork", fork)
+    with captured_stderr("it ended") as output:
+        os.write(2, b"loaded")
+        assert os.pread(output.fileno(), 10, 0) == b"loaded"
+    assert (process.num_fds(), signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
