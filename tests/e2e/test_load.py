@@ -21,7 +21,7 @@ def busy(tmp_path_factory, default_path):
 
 
 def test_clients_that_leave_lose_nothing(busy):
-    outcome = asyncio.run(soak(busy.url, busy.process.pid, requests=60, clients=8))
+    outcome = asyncio.run(soak(busy.url, busy.process.pid, clients=8, requests=60))
     assert outcome.answered + outcome.left + outcome.refused == 60
     assert outcome.answered > 20
     assert outcome.growth < 0.05
