@@ -19,9 +19,10 @@ test: $(VENV)/.dev
 test-cluster: $(VENV)/.dev $(VENV)/.cluster
 	$(BIN)/python -m pytest tests/cluster
 
-# Other projects' clients, in an environment of their own, so that what they need changes nothing here; Node's too, if it is there.
+# Other projects' clients, in an environment of their own (1 GB), so that what they need changes nothing here; Node's too, if it is there.
+# Four minutes.
 test-clients: $(VENV)/.serve $(CLIENTS)/.installed
-	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients tests/clients
+	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients --disable-warnings tests/clients
 
 check: lint types test
 
@@ -64,7 +65,7 @@ $(VENV)/.cluster: requirements-cluster.txt $(VENV)/.serve
 
 $(CLIENTS)/.installed: requirements-clients.txt tests/clients/package.json
 	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install -q "uv>=0.8,<1"
+	$(CLIENTS)/bin/python -m pip install -q --only-binary :all: "uv>=0.8,<1"
 	$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python -r requirements-clients.txt
 	if command -v npm > /dev/null; then npm install --prefix tests/clients --silent --no-audit --no-fund --no-package-lock; fi
 	touch $@
