@@ -106,8 +106,8 @@ class _Grammar:
         return _either(self._rule(self._typed(kind, schema, keys)) for kind in _listed(kinds))
 
     def _typed(self, kind: str, schema: Schema, keys: Iterable[str]) -> str:
-        followed = _KEYS.get(kind, frozenset())
-        if unknown := sorted(key for key in keys if key not in followed and _OF_TYPES.get(key, kind) == kind):
+        followed, limited = _KEYS.get(kind, frozenset()), "integer" if kind == "number" else kind
+        if unknown := sorted(key for key in keys if key not in followed and _OF_TYPES.get(key, limited) == limited):
             raise ValueError(f"{unknown[0]} is not followed here")
         match kind:
             case "object":

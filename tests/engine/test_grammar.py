@@ -8,6 +8,8 @@ import pytest
 from engine.contract import Grammar
 from engine.errors import InvalidRequest
 from engine.grammar import MAX_BYTES, Grammars, Matcher, byte_vocabulary, schema_grammar
+from engine.lark import lark
+from engine.llama_cpp.gbnf import gbnf
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +184,10 @@ def test_control_tokens_that_a_grammar_may_name():
     assert accepts(grammars, grammar, "a<|call|>b")
     assert not accepts(grammars, Grammar("regex", ".*"), "<|call|>")
     grammars.close()
+
+
+@pytest.mark.parametrize("limit", [{"minimum": 0}, {"exclusiveMaximum": 1}, {"multipleOf": 0.5}])
+def test_bounds_that_llama_cpp_does_not_follow_are_refused(limit: dict[str, float]):
+    assert gbnf(lark(schema_grammar({"type": "number"})))
+    with pytest.raises(ValueError, match=f"{next(iter(limit))} is not followed"):
+        gbnf(lark(schema_grammar({"type": "number", **limit})))
