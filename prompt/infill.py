@@ -1,7 +1,8 @@
 """Fill in the middle: the prompt of a text with a gap, for models that were trained on such.
 
 What comes before the gap, what comes after it, then the token behind which the middle goes on (Bavarian et al. 2022,
-arXiv:2207.14255). Other files come first, in the order of llama-server. Nothing of a text becomes a control token.
+arXiv:2207.14255); Mistral's models go on behind what comes before the gap, which stands last (mistral-common). Other
+files come first, in the order of llama-server. Nothing of a text becomes a control token.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ _ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "repository": (("fim_rep",), ("<|repo_name|>", "<|fim_repo|>", "<fim-repo>", "<reponame>")),
     "file": (("fim_sep",), ("<|file_sep|>",)),
 }
+_MISTRALS = {"prefix": "[PREFIX]", "suffix": "[SUFFIX]", "middle": "[MIDDLE]"}
 _NEEDED = ("prefix", "suffix", "middle")
 
 
@@ -57,6 +59,8 @@ class Infill:
     def __init__(self, metadata: Metadata, encoder: Encoder) -> None:
         self._encoder = encoder
         self._tokens = _role_tokens(metadata)
+        texts = metadata.get("tokenizer.ggml.tokens")
+        self._suffix_first = "prefix" in self._tokens and texts[self._tokens["prefix"]] == b"[PREFIX]"
         missing = [role for role in _NEEDED if role not in self._tokens]
         self.objection = (
             f"its vocabulary has no token for the {', the '.join(missing)} of a text with a gap" if missing else None
@@ -67,12 +71,10 @@ class Infill:
         objection."""
         tokens, encoder = self._tokens, self._encoder
         before = self._encoded(prefix) if isinstance(prefix, str) else prefix
-        gap = [
-            *encoder.beginning,
-            *(tokens["prefix"], *before),
-            *(tokens["suffix"], *encoder.encode_middle(suffix)),
-            tokens["middle"],
-        ]
+        first = tokens["prefix"], *before
+        last = tokens["suffix"], *encoder.encode_middle(suffix)
+        pieces = (*last, *first) if self._suffix_first else (*first, *last, tokens["middle"])
+        gap = [*encoder.beginning, *pieces]
         others = self._files(files) if files else []
         return others[max(0, len(others) - max(0, room - len(gap))) :] + gap
 
@@ -93,14 +95,15 @@ class Infill:
 def _role_tokens(metadata: Metadata) -> dict[str, int]:
     """The token of each role that the vocabulary has: as the file's keys say, or else by how it is spelled."""
     texts: list[bytes] = metadata.get("tokenizer.ggml.tokens")
-    wanted = {spelling.encode() for _, spellings in _ROLES.values() for spelling in spellings}
+    every = {role: (*spellings, _MISTRALS.get(role, "")) for role, (_, spellings) in _ROLES.items()}
+    wanted = {spelling.encode() for spellings in every.values() for spelling in spellings if spelling}
     spelled = {text.decode(): token for token, text in enumerate(texts) if text in wanted}
     found = {}
-    for role, (keys, spellings) in _ROLES.items():
+    for role, (keys, _) in _ROLES.items():
         named = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in keys]
         candidates = [
             *(int(token) for token in named if token is not None and 0 <= int(token) < len(texts)),
-            *(spelled[spelling] for spelling in spellings if spelling in spelled),
+            *(spelled[spelling] for spelling in every[role] if spelling in spelled),
         ]
         if candidates:
             found[role] = candidates[0]

@@ -46,6 +46,14 @@ def test_prefix_suffix_and_the_token_before_the_middle(family: str, bos: bool) -
     assert shown == f"{'<s>' * bos}{prefix}def f():{suffix}\n  return 1{middle}"
 
 
+@pytest.mark.parametrize("bos", [False, True])
+def test_mistrals_models_get_the_suffix_first(bos: bool) -> None:
+    gap, tokenizer = infill(("[PREFIX]", "[MIDDLE]", "[SUFFIX]"), bos=bos)
+    assert gap.objection is None
+    shown = tokenizer.decode(gap.prompt("def f():", "\n  return 1", room=100), skip_special=False)
+    assert shown == f"{'<s>' * bos}[SUFFIX]\n  return 1[PREFIX]def f():"
+
+
 @given(texts=st.tuples(*[st.lists(st.sampled_from([*EVERY, "<s>", "x", "\n"])).map("".join)] * 4))
 def test_no_text_becomes_a_control_token(texts: tuple[str, ...]) -> None:
     gap, tokenizer = infill(EVERY)
