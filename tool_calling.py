@@ -21,10 +21,10 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 def held_to_calls(params: SamplingParams, tools: Tools, form: CallFormat) -> SamplingParams:
     """The parameters with a grammar that lets the answer call the functions with arguments of their schemas. An answer
-    that need not call and has a JSON schema of its own calls or follows that; one with another grammar keeps it, and
-    so does one whose calls would be bare JSON too. Raises InvalidRequest."""
+    that need not call and has a JSON schema of its own calls or follows that; one with another grammar keeps it.
+    Raises InvalidRequest."""
     own = None if tools.required else params.grammar
-    if own is not None and (own.kind != "json_schema" or not form.opening):
+    if own is not None and own.kind != "json_schema":
         return params
     rules = {}
     for tool in tools.functions:

@@ -29,8 +29,9 @@ class CallFormat:
     ) -> str:
         """Lark of an answer that calls some of these functions: by name, the rule of the arguments. Unless calls are
         `required`, they may come after text, or not at all; with `instead`, a rule, that comes where no calls do."""
+        quoted = _json_quoted if instead and not self.opening else _quoted
         rules = [
-            f"call_{number}: {_quoted(self.before_name + name + self.after_name)} {rule} "
+            f"call_{number}: {quoted(self.before_name + name + self.after_name)} {rule} "
             f"{_quoted(self.after_arguments + self.closing)}"
             for number, (name, rule) in enumerate(arguments.items())
         ]
@@ -50,6 +51,11 @@ class CallFormat:
         text = r"TEXT: /(.|\n)*/"
         start = "start: called* TEXT" if parallel else "start: called | TEXT"
         return "\n".join([start, "called: head call", f"head[lazy]: TEXT {_quoted(self.opening)}", text, *lines])
+
+
+def _json_quoted(text: str) -> str:
+    """JSON in the pieces that llguidance reads JSON in, so that it can tell apart later what begins alike."""
+    return " ".join(map(_quoted, re.findall(r'"[^"]*"|[{}]|[:,] ', text)))
 
 
 def _quoted(text: str) -> str:

@@ -151,9 +151,8 @@ def test_the_grammar_of_a_format_is_that_of_its_calls(form: CallFormat):
             assert not accepts(good.replace("get_weather", "get_x"), required=required, parallel=parallel)
         assert not accepts("Hello", required=True, parallel=parallel)
         instead = json_rule({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
-        if form.opening:
-            assert accepts('{"n": 5}', required=False, parallel=parallel, instead=instead)
-            assert accepts(good, required=False, parallel=parallel, instead=instead)
-            for other in ("Hello", bad, good + '{"n": 5}', '{"n": 5}' + good):
-                assert not accepts(other, required=False, parallel=parallel, instead=instead)
+        assert accepts('{"n": 5}', required=False, parallel=parallel, instead=instead)
+        assert accepts(good, required=False, parallel=parallel, instead=instead)
+        for other in ("Hello", bad, good + '{"n": 5}', '{"n": 5}' + good):
+            assert not accepts(other, required=False, parallel=parallel, instead=instead)
     grammars.close()
