@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.contract import Delta, NativeChat, SamplingParams, Tools
+from engine.errors import InvalidRequest
 from load import LoadedModel
 from prompt.chat import defused, text_length
 from tool_calling import held_to_calls, with_calls
@@ -31,7 +32,12 @@ class Chats:
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Raises InvalidRequest; its deltas raise TemplateError too."""
-        if native := self._native(chat):
+        if native := self._native(chat, held=params.grammar is not None):
+            if chat.tools and params.grammar:
+                message = (
+                    "llama.cpp looks at images, and holds no answer to a format beside calls: leave one of them out"
+                )
+                raise InvalidRequest(message, params.grammar.source)
             return native.chat(self._defused(chat.messages), params, self._defused_tools(chat.tools), chat.thinks)
         if chat.tools:
             form = self._loaded.call_format
@@ -61,14 +67,14 @@ class Chats:
             chat.messages,
         )
 
-    def _native(self, chat: Chat) -> NativeChat | None:
-        """What renders and parses this chat natively, if anything does: it knows no calls that must be made, and no
-        answers that have begun, and alone can look at images."""
+    def _native(self, chat: Chat, *, held: bool = False) -> NativeChat | None:
+        """What renders and parses this chat natively, if anything does: it knows no calls that must be made or beside
+        which an answer is `held` to a grammar, and no answers that have begun, and alone can look at images."""
         loaded, tools = self._loaded, chat.tools
         if any(isinstance(message.get("content"), list) for message in chat.messages):
             return loaded.native_chat
         native = loaded.chats_natively or (tools and loaded.calls_natively)
-        return loaded.native_chat if native and not (chat.begun or (tools and tools.required)) else None
+        return loaded.native_chat if native and not (chat.begun or (tools and (tools.required or held))) else None
 
     def _defused(self, value: Any) -> Any:
         return defused(value, self._loaded.control_texts)

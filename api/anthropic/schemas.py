@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.fields import Probability, Temperature, Whole
+from api.fields import Probability, Temperature, Whole, wrong
 from api.openai.images import base64_url, check_image
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -194,9 +194,9 @@ class PromptRequest(Strict):
         names = [tool.name for tool in self.tools or () if tool.is_custom]
         if choice := self.tool_choice:
             if choice.type == "tool" and choice.name not in names:
-                raise ValueError(f"tool_choice names {choice.name!r}, which is not among the tools")
+                raise wrong("tool_choice", f"tool_choice names {choice.name!r}, which is not among the tools")
             if choice.type == "any" and not names:
-                raise ValueError("tool_choice is 'any', but there are no tools")
+                raise wrong("tool_choice", "tool_choice is 'any', but there are no tools")
         return self
 
     @property

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole
+from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, wrong
 from api.openai.images import base64_url, check_image
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -147,7 +147,7 @@ class GenerateRequest(GenerationRequest):
     @model_validator(mode="after")
     def _chat_has_images(self) -> "GenerateRequest":
         if self.images and (self.raw or self.suffix):
-            raise ValueError("images are not supported with raw or a suffix")
+            raise wrong("images", "images are not supported with raw or a suffix")
         return self
 
     @field_validator("template", "context")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,31 @@ def prompt_tokens(answered: dict[str, Any]) -> int:
     return (usage["input_tokens"] + cached) if "input_tokens" in usage else usage["prompt_eval_count"]
 
 
+def said(line: str) -> str:
+    """The text in a line of a stream, of whatever dialect."""
+    piece = json.loads(line.removeprefix("data: ")) if line.startswith(("data: {", "{")) else {}
+    match piece:
+        case {"choices": [{"delta": {"content": str(text)}}]} | {"message": {"content": str(text)}}:
+            return text
+        case {"delta": str(text)} | {"delta": {"text": str(text)}} | {"response": str(text)}:
+            return text
+    return ""
+
+
+def together(url: str) -> list[tuple[dict[str, Any], str, str]]:
+    """What does not go with images: body, path, and what the refusal says."""
+    (_, message), *_, (_, prompt) = other_dialects(url)
+    begun = [*message["messages"], {"role": "assistant", "content": "A"}]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    held = {"messages": asking(url), "tools": [tool], "response_format": {"type": "json_object"}}
+    return [
+        ({**message, "messages": begun}, "/v1/messages", "an answer to images cannot be begun"),
+        ({**prompt, "raw": True}, "/api/generate", "images are not supported with raw"),
+        ({**prompt, "suffix": "x"}, "/api/generate", "images are not supported with raw or a suffix"),
+        (held, "/v1/chat/completions", "leave one of them out"),
+    ]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sees")
@@ -85,6 +111,14 @@ def test_a_model_that_sees_is_asked_over_http(folder: Path, tmp_path: Path) -> N
             answered = httpx.post(f"{server.url}{path}", json=body, timeout=60)
             assert answered.status_code == 200, answered.text
             assert prompt_tokens(answered.json()) == seen.json()["usage"]["prompt_tokens"], path
+        chat = {"messages": asking(data_url("red")), "max_tokens": 3, "temperature": 0, "stream": True}
+        for path, body in [("/v1/chat/completions", chat), *other_dialects(data_url("red"))]:
+            with httpx.stream("POST", f"{server.url}{path}", json={**body, "stream": True}, timeout=60) as pieces:
+                streamed = "".join(map(said, pieces.iter_lines()))
+            assert streamed == seen.json()["choices"][0]["message"]["content"], path
+        for body, path, reason in together(data_url("red")):
+            refused = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+            assert (refused.status_code, reason in refused.text) == (400, True), refused.text
         for path, body in other_dialects("data:image/png;base64,AAAA"):
             refused = httpx.post(f"{server.url}{path}", json=body, timeout=60)
             assert refused.status_code == 400

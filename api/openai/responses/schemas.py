@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from api.fields import Probability, Temperature, Whole
+from api.fields import Probability, Temperature, Whole, wrong
 from api.openai.responses.items import Item, Strict
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -125,9 +125,9 @@ class PromptRequest(Strict):
         names = [tool.name for tool in self.tools if tool.type == "function"]
         for name in self.tool_choice.names or ():
             if name not in names:
-                raise ValueError(f"tool_choice names {name!r}, which is not among the tools")
+                raise wrong("tool_choice", f"tool_choice names {name!r}, which is not among the tools")
         if self.tool_choice.required and not names:
-            raise ValueError("tool_choice requires a call, but there are no tools")
+            raise wrong("tool_choice", "tool_choice requires a call, but there are no tools")
         return self
 
     @property

@@ -5,14 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from api.fields import Whole, one_of
+from api.fields import Whole, one_of, wrong
 from api.openai.schemas.generation import (
     MAX_CHOICES,
     MAX_LOGPROBS,
     UNSUPPORTED,
     GenerationRequest,
     TokenId,
-    wrong,
 )
 from engine.contract import SamplingParams
 

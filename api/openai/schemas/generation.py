@@ -124,8 +124,3 @@ class GenerationRequest(StructuredRequest):
             "grammar": self.held_to,
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
-
-
-def wrong(param: str, message: str) -> PydanticCustomError:
-    """The error of a combination of fields, which names one of them."""
-    return PydanticCustomError("invalid_value", "{message}", {"param": param, "message": message})

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.fields import wrong
 from engine.contract import Grammar, GrammarKind
 from engine.grammar import schema_grammar
 
@@ -34,8 +35,8 @@ class StructuredRequest(BaseModel):
 
     @model_validator(mode="after")
     def _one_at_most(self) -> "StructuredRequest":
-        if len(self._grammars()) > 1:
-            raise ValueError("an answer can be held to one thing only, and several are given")
+        if len(given := self._grammars()) > 1:
+            raise wrong(given[1].source or "", "an answer can be held to one thing only, and several are given")
         return self
 
     @property
