@@ -26,7 +26,9 @@ LONG = {"prompt": "Once upon a time", "max_tokens": 3000, "ignore_eos": True, "s
 def send(server: Server, body: dict) -> socket.socket:
     """A request whose answer nobody reads yet."""
     address = urlparse(server.url)
-    connection = socket.create_connection((address.hostname, address.port))
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect((address.hostname, address.port))
     content = json.dumps(body).encode()
     connection.sendall(
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(content) + content
@@ -49,6 +51,9 @@ def last_line(server: Server) -> str:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return lines[-1]
+
+
+MANY = {**LONG, "prompt": ["Once upon a time"] * 256, "max_tokens": 50}
 
 
 def is_idle(health: dict) -> bool:
@@ -103,3 +108,13 @@ def test_requests_that_never_end_take_nobodys_place(narrow):
     assert httpx.post(f"{narrow.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}).status_code == 200
     for connection in unfinished:
         connection.close()
+
+
+def test_many_prompts_in_one_request_let_others_between(narrow):
+    connection = send(narrow, {**MANY, "stream": False})
+    wait_for(narrow, lambda health: health["slots_idle"] == 0)
+    other = httpx.post(f"{narrow.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}, timeout=20)
+    assert other.status_code == 200
+    assert not is_idle(httpx.get(f"{narrow.url}/health").json())
+    connection.close()
+    wait_for(narrow, is_idle)

@@ -1,6 +1,7 @@
 """What clients may do to connections, on the real server."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from urllib.parse import urlparse
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import FAMILY_FILES, Server, serve
+from tests.e2e.test_disconnects import MANY, last_line, send, wait_for
 from tests.e2e.test_lifecycle import run
 
 
@@ -65,6 +67,27 @@ def test_too_many_connections_are_a_503(strict):
         assert rest(connection).startswith(b"HTTP/1.1 503")
     for each in many:
         each.close()
+
+
+def test_a_reader_that_stops_is_cut_off(strict):
+    with send(strict, {**MANY, "logprobs": 20}):  # 2 kB a token: more than the system keeps
+        wait_for(strict, lambda health: health["slots_idle"] < 4)
+        wait_for(strict, lambda health: health["slots_idle"] == 4)
+        line = last_line(strict)
+    assert " 499 " in line
+    assert int(re.search(r" (\d+) out", line)[1]) < 256 * 50
+    assert "Traceback" not in strict.log("console")
+
+
+def test_many_prompts_in_one_request_leave_a_slot(strict):
+    with send(strict, {**MANY, "stream": False}):
+        wait_for(strict, lambda health: health["slots_idle"] < 4)
+        idle = [httpx.get(f"{strict.url}/health").json()["slots_idle"] for _ in range(20)]
+        other = httpx.post(f"{strict.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}, timeout=5)
+    assert 1 in idle
+    assert 0 not in idle
+    assert other.status_code == 200
+    wait_for(strict, lambda health: health["slots_idle"] == 4)
 
 
 @pytest.mark.parametrize("stream", [True, False])
