@@ -1,8 +1,10 @@
 """`POST /infill`, as llama-server has it and editors' plugins ask it: what belongs between two pieces of a text."""
 
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -24,11 +26,30 @@ async def infill(body: InfillRequest, request: Request, model: Generator, record
     require_infill(model, "input_suffix")
     middle = _Middle(model)
     prefix = body.input_prefix + body.prompt
-    deltas = record.watch(model.infill(prefix, body.input_suffix, body.sampling_params(), files=body.files))
+    generated = record.watch(model.infill(prefix, body.input_suffix, body.sampling_params(), files=body.files))
+    deltas = limited(generated, body.n_indent, body.t_max_predict_ms / 1000)
     if body.stream:
         running = await while_connected(request, started(deltas))
         return EventStream(guarded(_events(running, middle), done=b""))
     return json_response(await while_connected(request, _whole(deltas, middle)))
+
+
+async def limited(deltas: AsyncGenerator[Delta, None], indent: int, seconds: float) -> AsyncGenerator[Delta, None]:
+    """The deltas up to a later line that is indented by less than `indent` blanks, or, once there is a line break, to
+    `seconds` after the first of them. 0: no limit. What is in a line before its text stays, as in llama-server."""
+    outdented = re.compile(rf"\n[ \t]{{0,{max(indent - 1, 0)}}}(?=[^ \t])")
+    text, deadline = "", 0.0
+    async with aclosing(deltas):
+        async for delta in deltas:
+            deadline = deadline or time.perf_counter() + seconds
+            known, text = len(text), text + delta.text
+            if indent and (cut := outdented.search(text, max(0, known - indent))):
+                yield replace(delta, text=text[known : cut.end()], finish_reason="length", stop_sequence=None)
+                return
+            if seconds > 0 and delta.finish_reason is None and "\n" in text and time.perf_counter() > deadline:
+                yield replace(delta, finish_reason="length")
+                return
+            yield delta
 
 
 class _Middle:

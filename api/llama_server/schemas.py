@@ -64,6 +64,8 @@ class InfillRequest(StructuredRequest):
     seed: Whole | None = None  # -1: a random one
     stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
     stream: bool = False
+    n_indent: Whole = Field(0, ge=0, le=1000)  # blanks that each line but the first begins with
+    t_max_predict_ms: Whole = 0  # once there is a line break; `t_max_prompt_ms` does nothing there too
 
     @property
     def files(self) -> list[File]:
