@@ -75,6 +75,17 @@ class APIError(Exception):
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
+# What a prompt is called, by how paths end.
+_PROMPTS = {
+    "/chat/completions": "messages",
+    "/completions": "prompt",
+    "/responses": "input",
+    "/embeddings": "input",
+    "/detokenize": "tokens",
+    "/infill": "input_prefix",
+    "rerank": "documents",
+    "/apply-template": "messages",
+}
 Envelope = Callable[[APIError], dict[str, Any]]  # an error as a dialect's JSON
 
 
@@ -86,6 +97,8 @@ def openai_envelope(error: APIError) -> dict[str, Any]:
 def error_response(error: Exception, scope: Scope) -> Response:
     """The answer to a request that failed, as its path's dialect words it."""
     answer = api_error(error)
+    if answer.param is None and isinstance(error, ContextOverflow | InvalidToken | TemplateError):
+        answer.param = next((field for path, field in _PROMPTS.items() if scope["path"].endswith(path)), None)
     envelopes: Mapping[str, Envelope] = getattr(scope["app"].state, "envelopes", {})
     envelope = next((wrap for path, wrap in envelopes.items() if scope["path"].startswith(path)), openai_envelope)
     headers = dict(answer.headers or {})
@@ -101,11 +114,11 @@ def api_error(error: Exception) -> APIError:
         case ContextOverflow():
             return APIError(400, message, code="context_length_exceeded")
         case InvalidToken():
-            return APIError(400, message, code="invalid_token")
+            return APIError(400, message, param=error.field, code="invalid_token")
         case InvalidRequest():
             return APIError(400, message, param=error.field, code="invalid_request")
         case TemplateError():
-            return APIError(400, message, param="messages", code="chat_template_error")
+            return APIError(400, message, code="chat_template_error")
         case UnknownModel():
             return APIError(404, message, param="model", code="model_not_found")
         case ModelFileError():

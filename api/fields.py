@@ -1,5 +1,6 @@
 """Types of fields that dialects share."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -26,6 +27,17 @@ RepetitionPenalty = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)]
 def wrong(param: str, message: str) -> PydanticCustomError:
     """The error of a combination of fields, which names one of them."""
     return PydanticCustomError("invalid_value", "{message}", {"param": param, "message": message})
+
+
+def refuse(body: Any, unsupported: Mapping[str, Sequence[Any]]) -> Any:
+    """The body, unless one of these fields has another value than those beside it, which ask for nothing."""
+    for name, harmless in unsupported.items() if isinstance(body, dict) else ():
+        value = body.get(name)
+        if not any(value == ok and type(value) is type(ok) for ok in harmless):
+            raise PydanticCustomError(
+                "unsupported_parameter", "{param} is not supported by this server", {"param": name}
+            )
+    return body
 
 
 def one_of(forms: str) -> WrapValidator:

@@ -25,8 +25,9 @@ class ContextOverflow(EngineError):
 class InvalidToken(EngineError):
     """A token id outside of the vocabulary."""
 
-    def __init__(self, token: int, vocab_size: int) -> None:
+    def __init__(self, token: int, vocab_size: int, field: str | None = None) -> None:
         super().__init__(f"Token id {token} is outside of the vocabulary (0 to {vocab_size - 1}).")
+        self.field = field  # of the request, where it is not the prompt
 
 
 class InvalidRequest(EngineError):

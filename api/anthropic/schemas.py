@@ -4,10 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.fields import Probability, Temperature, Whole, wrong
+from api.fields import Probability, Temperature, Whole, refuse, wrong
 from api.openai.images import base64_url, check_image
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
+
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {"container": (None,), "mcp_servers": (None, [])}
 
 
 class Strict(BaseModel):
@@ -188,6 +190,12 @@ class PromptRequest(Strict):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # its older name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        return refuse(body, _UNSUPPORTED)
 
     @model_validator(mode="after")
     def _tool_exists(self) -> "PromptRequest":
@@ -233,18 +241,16 @@ class MessagesRequest(PromptRequest):
     top_k: Whole | None = Field(None, ge=0)
     metadata: dict[str, Any] | None = None
 
-    @property
-    def output_format(self) -> OutputFormat | None:
-        return self.output_config.format if self.output_config else None
-
     def sampling_params(self) -> SamplingParams:
         """The parameters given, and defaults for the rest."""
+        new = self.output_config and self.output_config.format
+        form, field = (new, "output_config.format") if new else (self.output_format, "output_format")
         given: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "stop": tuple(self.stop_sequences or ()),
-            "grammar": schema_grammar(self.output_format.definition, "output_format") if self.output_format else None,
+            "grammar": schema_grammar(form.definition, field) if form else None,
         }
         return SamplingParams(
             max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}

@@ -2,15 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of
-from api.openai.schemas.generation import MaxTokens, Stop, TokenId
+from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of, refuse
+from api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenId
 from api.openai.schemas.messages import Message
 from api.openai.schemas.structure import StructuredRequest
 from engine.contract import SamplingParams
 from prompt.infill import File
 
+_UNSUPPORTED = UNSUPPORTED | {"ignore_eos": (None, False), "logit_bias": (None, {}, [])}
 _LONGEST = 1_000_000  # characters of a text to tokenize
 
 
@@ -66,6 +67,11 @@ class InfillRequest(StructuredRequest):
     stream: bool = False
     n_indent: Whole = Field(0, ge=0, le=1000)  # blanks that each line but the first begins with
     t_max_predict_ms: Whole = 0  # once there is a line break; `t_max_prompt_ms` does nothing there too
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        return refuse(body, _UNSUPPORTED)
 
     @property
     def files(self) -> list[File]:

@@ -41,7 +41,8 @@ async def _answer(
         require(model, feature, field)
     messages = [message.template_message() for message in body.messages]
     params = body.sampling_params()
-    answers = Answers([record.watch(model.chat(messages, params, tools=body.called_tools))], n=params.n)
+    deltas = model.chat(messages, params, tools=body.called_tools, thinks=body.thinks)
+    answers = Answers([record.watch(deltas)], n=params.n)
     scored = params.logprobs is not None
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",

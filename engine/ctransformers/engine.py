@@ -102,9 +102,10 @@ class CTransformersEngine:
     def _check(self, prompt: Sequence[int], params: SamplingParams) -> None:
         if len(prompt) >= self.context_length:
             raise ContextOverflow(len(prompt), self.context_length)
-        for token in (*prompt, *params.logit_bias):
-            if not 0 <= token < len(self._pieces):
-                raise InvalidToken(token, len(self._pieces))
+        for field, tokens in ((None, prompt), ("logit_bias", params.logit_bias)):
+            for token in tokens:
+                if not 0 <= token < len(self._pieces):
+                    raise InvalidToken(token, len(self._pieces), field)
 
     def _new_generation(
         self, prompt: Sequence[int], params: SamplingParams, matcher: Matcher | None = None

@@ -104,7 +104,8 @@ class LlamaCppEngine:
         """See Engine.generate."""
         if len(prompt) >= self.context_length:
             raise ContextOverflow(len(prompt), self.context_length)
-        self._check_tokens((*prompt, *params.logit_bias))
+        self._check_tokens(prompt)
+        self._check_tokens(params.logit_bias, "logit_bias")
         room = self.context_length - len(prompt)
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         body = {
@@ -125,7 +126,7 @@ class LlamaCppEngine:
         """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
-        self._check_tokens(params.logit_bias)
+        self._check_tokens(params.logit_bias, "logit_bias")
         sampling = _native_sampling(params, self.context_length)
         body = {"messages": messages, **sampling, **_native_tools(tools), **_native_thinking(thinks)}
         if params.max_tokens is not None:
@@ -212,10 +213,10 @@ class LlamaCppEngine:
         self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
         self._listener.close()
 
-    def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float]) -> None:
+    def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
-                raise InvalidToken(token, self._vocab_size)
+                raise InvalidToken(token, self._vocab_size, field)
 
     async def _stream(
         self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None

@@ -201,6 +201,11 @@ COMMON = [
     ("min_tokens", [3]),
     ("use_beam_search", [True]),
     ("mirostat", [2]),
+    ("repeat_penalty", [0, "x"]),
+    ("n_predict", [-2, "5"]),
+    ("json_schema", [{"type": "string"}]),
+    ("continue_final_message", [True]),
+    ("top_n_sigma", [1.5]),
 ]
 CHAT = [
     ("messages", [None, [], "hi", {}]),
@@ -216,6 +221,7 @@ CHAT = [
     ("function_call", [5, "required", {"name": "f"}]),
     ("response_format", [5, {"type": "xml"}]),
     ("reasoning_effort", ["much", 3]),
+    ("chat_template_kwargs", [5, {"enable_thinking": "yes"}, {"custom": 1}]),
 ]
 COMPLETIONS = [
     ("prompt", [None, [], 5, [[-1]], {"a": 1}]),
@@ -265,6 +271,13 @@ def test_a_field_that_makes_no_sense_is_a_400_that_names_it(server, path, field,
             {"messages": MESSAGES, "tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
             "tool_choice",
         ),
+        ("completions", {"prompt": "a", "guided_regex": "a", "guided_choice": ["a"]}, "guided_regex"),
+        ("completions", {"prompt": "a", "logit_bias": {"999999": 1}}, "logit_bias"),
+        ("completions", {"prompt": [999999]}, "prompt"),
+        ("completions", {"prompt": "a " * 600}, "prompt"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "a " * 600}]}, "messages"),
+        ("responses", {"input": "a " * 600}, "input"),
+        ("embeddings", {"input": "a " * 600}, "input"),
         ("embeddings", {"input": []}, "input"),
         ("embeddings", {"input": [[]]}, "input"),
         ("embeddings", {"input": "a", "dimensions": 5}, "dimensions"),

@@ -3,9 +3,8 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from api.fields import Probability, Temperature, Whole, wrong
+from api.fields import Probability, Temperature, Whole, refuse, wrong
 from api.openai.responses.items import Item, Strict
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -114,11 +113,7 @@ class PromptRequest(Strict):
         """Refuses what would change the meaning; null is the same as nothing."""
         if not isinstance(body, dict):
             return body
-        for name, harmless in _UNSUPPORTED.items():
-            if not any(body.get(name) is ok for ok in harmless):
-                message = "{param} is not supported by this server"
-                raise PydanticCustomError("unsupported_parameter", message, {"param": name})
-        return {name: value for name, value in body.items() if value is not None}
+        return {name: value for name, value in refuse(body, _UNSUPPORTED).items() if value is not None}
 
     @model_validator(mode="after")
     def _tools_exist(self) -> "PromptRequest":

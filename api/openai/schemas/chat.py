@@ -41,6 +41,14 @@ class ResponseFormat(BaseModel):
         return {"type": "object"} if self.type == "json_object" else None
 
 
+class TemplateArguments(BaseModel):
+    """What vLLM's and llama.cpp's clients tell a chat template; nothing else would reach it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    enable_thinking: bool | None = None
+
+
 # Fields of completions only.
 _COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -64,6 +72,7 @@ class ChatRequest(GenerationRequest):
     function_call: Annotated[Literal["none", "auto"] | FunctionName, one_of("'none', 'auto' or a name")] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    chat_template_kwargs: TemplateArguments | None = None
 
     @model_validator(mode="after")
     def _logprobs_wanted(self) -> "ChatRequest":
@@ -86,6 +95,13 @@ class ChatRequest(GenerationRequest):
     def is_legacy(self) -> bool:
         """Whether the request says `functions`, and its answer `function_call`, instead of tools."""
         return bool(self.functions) or isinstance(self.function_call, FunctionName)
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the model shall think first; None leaves it to its template."""
+        if self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking is not None:
+            return self.chat_template_kwargs.enable_thinking
+        return None if self.reasoning_effort is None else self.reasoning_effort != "none"
 
     def needs(self) -> Iterator[tuple[str, Feature]]:
         """Fields that not every model supports, with what they need."""

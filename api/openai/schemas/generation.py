@@ -2,10 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of
+from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of, refuse
 from api.openai.schemas.structure import StructuredRequest
 from engine.contract import SamplingParams
 
@@ -16,17 +15,27 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "modalities": (None, ["text"]),
     "store": (None, False),
     "web_search_options": (None,),
+    "add_generation_prompt": (None, True),
+    "allowed_token_ids": (None, []),
     "bad_words": (None, []),
     "chat_template": (None,),
+    "continue_final_message": (None, False),
+    "documents": (None, []),
+    "include_stop_str_in_output": (None, False),
     "length_penalty": (None, 1, 1.0),
     "min_tokens": (None, 0),
+    "prompt_logprobs": (None, 0),
+    "skip_special_tokens": (None, True),
     "stop_token_ids": (None, []),
     "truncate_prompt_tokens": (None,),
     "use_beam_search": (None, False),
     "dry_multiplier": (None, 0, 0.0),
     "dynatemp_range": (None, 0, 0.0),
+    "json_schema": (None, {}),
     "lora": (None, []),
     "mirostat": (None, 0),
+    "n_probs": (None, 0),
+    "top_n_sigma": (None, -1, -1.0, 0, 0.0),
     "typical_p": (None, 1, 1.0),
     "xtc_probability": (None, 0, 0.0),
 }
@@ -46,6 +55,13 @@ def _limit(value: Any) -> Any:
 MaxTokens = Annotated[Annotated[Whole, Field(ge=0)] | None, BeforeValidator(_limit)]  # -1: no limit, as llama.cpp's
 
 
+def _called(*names: str) -> Any:
+    return Field(None, validation_alias=AliasChoices(*names))
+
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -60,7 +76,7 @@ class GenerationRequest(StructuredRequest):
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
 
     model: str | None = None
-    max_tokens: MaxTokens = None
+    max_tokens: MaxTokens = _called("max_tokens", "n_predict")  # llama.cpp's name
     temperature: Temperature | None = None
     top_p: Probability | None = None
     top_k: Whole | None = Field(None, ge=-1)
@@ -70,7 +86,7 @@ class GenerationRequest(StructuredRequest):
     seed: Whole | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: RepetitionPenalty | None = None
+    repetition_penalty: RepetitionPenalty | None = _called("repetition_penalty", "repeat_penalty")  # llama.cpp's name
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
@@ -80,18 +96,12 @@ class GenerationRequest(StructuredRequest):
     metadata: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     service_tier: str | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unsupported(cls, body: Any) -> Any:
-        for name, harmless in cls.unsupported.items() if isinstance(body, dict) else ():
-            value = body.get(name)
-            if not any(value == ok and type(value) is type(ok) for ok in harmless):
-                raise PydanticCustomError(
-                    "unsupported_parameter", "{param} is not supported by this server", {"param": name}
-                )
-        return body
+        return refuse(body, cls.unsupported)
 
     @field_validator("logit_bias")
     @classmethod

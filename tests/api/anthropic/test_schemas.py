@@ -91,3 +91,13 @@ def test_what_is_not_given_has_our_defaults() -> None:
     request = MessagesRequest.model_validate(BODY | {"top_k": 3, "stop_sequences": ["x"], "context_management": {}})
     params = request.sampling_params()
     assert (params.max_tokens, params.temperature, params.top_k, params.stop) == (5, 0.8, 3, ("x",))
+
+
+@pytest.mark.parametrize("name", ["output_config", "output_format"])
+def test_the_format_of_an_answer_has_two_names(name: str):
+    form = {"type": "json_schema", "schema": {"type": "integer"}}
+    fields = {name: {"format": form} if name == "output_config" else form}
+    body = {"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}], **fields}
+    grammar = MessagesRequest.model_validate(body).sampling_params().grammar
+    assert grammar is not None
+    assert grammar.source.startswith(name)
