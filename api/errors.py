@@ -43,10 +43,15 @@ _DESCRIPTIONS: dict[int | str, str] = {
     500: "The server failed; its log tells more under the answer's `x-request-id`.",
     "default": "Any other error.",
 }
-# For `responses=`, so that OpenAPI tells what else may come.
-ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer, "description": description} for status, description in _DESCRIPTIONS.items()
-}
+Responses = dict[int | str, dict[str, Any]]  # for `responses=`, so that OpenAPI tells what may come
+
+
+def error_responses(body: type[BaseModel]) -> Responses:
+    """The errors of a dialect that words them so."""
+    return {status: {"model": body, "description": description} for status, description in _DESCRIPTIONS.items()}
+
+
+ERROR_RESPONSES = error_responses(ErrorAnswer)
 
 
 class APIError(Exception):
@@ -203,6 +208,13 @@ def _unknown_path(request: Request) -> str:
     return message
 
 
+def _allowed(request: Request) -> str:
+    """The methods that the path takes, whichever routes they have."""
+    scopes = ({**request.scope, "method": method} for method in ("GET", "HEAD", "POST", "DELETE"))
+    taken = (scope["method"] for scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in request.app.routes))
+    return ", ".join(taken)
+
+
 def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | None = None) -> None:
     """Turns every exception into an error object. `envelopes`: by how paths begin, the dialects with their own.
 
@@ -221,7 +233,8 @@ def install_error_handlers(app: FastAPI, envelopes: Mapping[str, Envelope] | Non
             413: (error.detail, "request_too_large"),
             415: (error.detail, "unsupported_encoding"),
         }.get(error.status_code, (error.detail, None))
-        return error_response(APIError(error.status_code, message, code=code, headers=error.headers), request.scope)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return error_response(APIError(error.status_code, message, code=code, headers=headers), request.scope)
 
     async def on_left(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # as nginx says it; nobody reads it

@@ -9,7 +9,7 @@ from model import GGUFModel
 router = APIRouter(tags=["server"])
 
 
-@router.get("/health")
+@router.get("/health", openapi_extra={"security": [{}]})
 async def health(request: Request) -> Response:
     """Whether requests are answered, and how busy the server is; a 503 with the progress while the model loads.
 
@@ -37,7 +37,7 @@ async def health(request: Request) -> Response:
     )
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(request: Request) -> Response:
     """Counters, histograms and gauges, as Prometheus scrapes them."""
     return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")

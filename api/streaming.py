@@ -30,7 +30,7 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
     RESPONSES: ClassVar[dict[int | str, dict[str, Any]]] = {  # of routes that stream when asked to
-        200: {"content": {media_type: {"schema": {"type": "string"}}}, "description": "The answer."}
+        200: {"content": {media_type: {}}, "description": "The answer."}
     }
 
     def __init__(self, events: AsyncGenerator[bytes, None], media_type: str | None = None) -> None:

@@ -171,7 +171,9 @@ class Grammars:
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
         if matcher.is_error():
             raise ValueError(matcher.get_error())
-        Matcher(matcher.deep_copy(), self._vocabulary).allowed()  # some errors show at the first token
+        beginning = Matcher(matcher.deep_copy(), self._vocabulary)  # some errors show at the first token
+        if not beginning.take(beginning.forced()):
+            raise ValueError("what must come first has no end")
         return text, matcher
 
 

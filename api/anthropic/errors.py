@@ -1,8 +1,10 @@
 """Errors as Anthropic words them: `{"type": "error", "error": {"type", "message"}}`."""
 
-from typing import Any
+from typing import Any, Literal
 
-from api.errors import APIError
+from pydantic import BaseModel
+
+from api.errors import APIError, error_responses
 
 _TYPES = {
     400: "invalid_request_error",
@@ -13,6 +15,23 @@ _TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+
+
+class AnthropicErrorObject(BaseModel):
+    """What went wrong."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(BaseModel):
+    """The body of an error's answer."""
+
+    type: Literal["error"]
+    error: AnthropicErrorObject
+
+
+ANTHROPIC_ERRORS = error_responses(AnthropicError)
 
 
 def anthropic_envelope(error: APIError) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request, Response
 from api.admission import GeneratingRoute
 from api.anthropic.answer import MessageAnswer
 from api.anthropic.conversation import conversation
+from api.anthropic.errors import ANTHROPIC_ERRORS
 from api.anthropic.schemas import MessagesRequest, PromptRequest
 from api.blocks import typed_events, whole
 from api.dependencies import Generator, Record, require, require_sight
@@ -12,7 +13,7 @@ from api.errors import APIError
 from api.openai.images import have_images
 from api.streaming import EventStream, json_response, started, while_connected
 
-router = APIRouter(route_class=GeneratingRoute, tags=["messages"])
+router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANTHROPIC_ERRORS)
 
 
 @router.post("/v1/messages", responses=EventStream.RESPONSES)

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Request, Response
 from api.admission import GeneratingRoute
 from api.dependencies import Generator, Record, require
 from api.errors import APIError
+from api.ollama.errors import OLLAMA_ERRORS
 from api.ollama.schemas import EmbeddingsRequest, EmbedRequest
 from api.streaming import json_response, while_connected
 from engine.contract import Embedding
 from engine.errors import ContextOverflow
 from model import GGUFModel
 
-router = APIRouter(route_class=GeneratingRoute, tags=["ollama"])
+router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 
 
 @router.post("/api/embed")

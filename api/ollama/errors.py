@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from api.errors import APIError
+from pydantic import BaseModel
+
+from api.errors import APIError, error_responses
+
+
+class OllamaError(BaseModel):
+    """The body of an error's answer."""
+
+    error: str
+
+
+OLLAMA_ERRORS = error_responses(OllamaError)
 
 
 def ollama_envelope(error: APIError) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from api.access import RequestRecord
 from api.admission import GeneratingRoute
 from api.dependencies import Generator, Record, require, require_infill, require_sight
 from api.ollama.answer import OllamaAnswer, collected, lines
+from api.ollama.errors import OLLAMA_ERRORS
 from api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
 from api.openai.images import base64_url, image_part, text_part
 from api.streaming import EventStream, json_response, started, while_connected
 from engine.contract import Delta
 from model import GGUFModel
 
-router = APIRouter(route_class=GeneratingRoute, tags=["ollama"])
+router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "description": "The answer."}}
 
 

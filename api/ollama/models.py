@@ -11,11 +11,12 @@ from fastapi import APIRouter, Request
 from api.bodies import JSONRoute
 from api.dependencies import Model
 from api.errors import model_loading
+from api.ollama.errors import OLLAMA_ERRORS
 from api.ollama.schemas import ShowRequest
 from model import GGUFModel, model_name
 from models import Models
 
-router = APIRouter(route_class=JSONRoute, tags=["ollama"])
+router = APIRouter(route_class=JSONRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 _SAMPLED = 1 << 20  # bytes of a file's beginning and end that tell it from others
 
 

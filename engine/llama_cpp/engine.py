@@ -229,6 +229,8 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)
+            if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
+                body["ignore_eos"] = False
             if not self._loses_spaces:
                 await asyncio.to_thread(self._tokenizer.claim)
                 body["grammar"] = with_ends(text, self._end_ids)

@@ -70,3 +70,30 @@ def test_openapi_tells_the_errors_and_the_streams() -> None:
         assert {"400", "401", "429", "500"} <= set(responses)
         assert "422" not in responses
         assert set(responses["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/completions", {"error"}), ("/v1/messages", {"type", "error"}), ("/api/chat", {"error"})],
+)
+def test_openapi_tells_how_each_dialect_words_errors(path: str, fields: set[str]) -> None:
+    schema = main.app.openapi()
+    content = schema["paths"][path]["post"]["responses"]["400"]["content"]["application/json"]["schema"]
+    body = schema["components"]["schemas"][content["$ref"].rpartition("/")[2]]
+    assert body["properties"].keys() == fields
+    assert (body["properties"]["error"].get("type") == "string") == path.startswith("/api/")
+
+
+def test_openapi_tells_that_metrics_are_text() -> None:
+    responses = main.app.openapi()["paths"]["/metrics"]["get"]["responses"]
+    assert responses["200"]["content"].keys() == {"text/plain"}
+    assert responses["401"]["content"].keys() == {"application/json"}
+
+
+def test_a_405_names_the_methods_of_all_routes_of_the_path() -> None:
+    app = FastAPI()
+    app.get("/x")(lambda: None)
+    app.delete("/x")(lambda: None)
+    install_error_handlers(app)
+    with TestClient(app) as client:
+        assert client.post("/x").headers["allow"] == "GET, DELETE"

@@ -13,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from engine.contract import Delta, SamplingParams, Tools
+from engine.contract import Delta, Grammar, SamplingParams, Tools
 from engine.errors import InvalidRequest
 from engine.grammar import Grammars, byte_vocabulary, schema_grammar
 from model import GGUFModel
@@ -86,6 +86,11 @@ def test_what_max_tokens_cuts_is_the_beginning_of_one(tiny: GGUFModel, max_token
     assert "length" in reasons
 
 
+def test_the_empty_answer_may_end_whatever_is_ignored(tiny: GGUFModel):
+    params = SamplingParams(grammar=Grammar("choice", '[""]', None), ignore_eos=True)
+    assert asyncio.run(collect(tiny.complete("x", params)))[0] == ""
+
+
 def test_llama_cpp_follows_simple_schemas_where_it_takes_the_spaces_from_tokens(tmp_path: Path):
     model = load(tmp_path, "llama.cpp", space_prefix=True)
     reasons = []
@@ -94,6 +99,8 @@ def test_llama_cpp_follows_simple_schemas_where_it_takes_the_spaces_from_tokens(
             with contextlib.suppress(InvalidRequest):
                 last = asyncio.run(check(model, number, SamplingParams(max_tokens=400)))
                 reasons.append(last.finish_reason)
+        empty = SamplingParams(grammar=Grammar("choice", '[""]', None), ignore_eos=True)
+        assert asyncio.run(collect(model.complete("x", empty)))[0] == ""
         with pytest.raises(InvalidRequest, match=r"pattern .*ENGINE=ctransformers") as caught:
             hard = schema_grammar({"type": "string", "pattern": "a+"}, "format")
             asyncio.run(collect(model.complete("x", SamplingParams(grammar=hard))))
