@@ -35,6 +35,7 @@ from modelfile.file import (
 from modelfile.gguf import read_gguf
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.memory import MemoryPlan, plan_memory
+from modelfile.norms import check_norms
 from modelfile.read_ahead import read_ahead
 from modelfile.source.converted import as_gguf
 from prompt.codec import Codec, EngineCodec
@@ -169,6 +170,7 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         draft=draft,
     )
     read_ahead(file, report)
+    check_norms(file)
     loader = _load_ctransformers if engine_name == CTransformersEngine.name else _load_llama_cpp
     loaded = loader(file, reason, chosen, plan, options.for_engine(plan))
     log.info(

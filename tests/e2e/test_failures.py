@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from fastapi import FastAPI
 
@@ -13,20 +12,32 @@ from api.access import AccessMiddleware
 from api.errors import install_error_handlers
 from api.limits import Limits
 from api.metrics import Metrics
+from load import LoadOptions, load
+from modelfile.errors import ModelFileError
 from modelfile.gguf import read_gguf
 from tests.conftest import FAMILY_FILES, serve
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A model whose last norm is not a number, so that no logit is."""
-    path = tmp_path / "broken.gguf"
+    """A model whose last weights are not numbers, so that no logit is."""
+    return with_nan(tmp_path, "output.weight")
+
+
+def with_nan(folder: Path, name: str) -> Path:
+    path = folder / "broken.gguf"
     path.write_bytes((FAMILY_FILES / "llama.f16.v2.gguf").read_bytes())
-    norm = read_gguf(path).tensors["output_norm.weight"]
+    tensor = read_gguf(path).tensors[name]
     with path.open("r+b") as file:
-        file.seek(norm.offset)
-        file.write(np.full(norm.nbytes // 4, np.nan, dtype=np.float32).tobytes())
+        file.seek(tensor.offset)
+        file.write(b"\xff" * tensor.nbytes)  # NaN as float32 and as float16
     return path
+
+
+@pytest.mark.parametrize("engine", ["ctransformers", "llama.cpp"])
+def test_a_norm_that_is_no_number_is_refused_at_load(engine, tmp_path):
+    with pytest.raises(ModelFileError, match=r"broken\.gguf: output_norm\.weight .* not numbers"):
+        load(with_nan(tmp_path, "output_norm.weight"), LoadOptions(engine=engine))
 
 
 def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
