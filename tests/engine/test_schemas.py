@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import jsonschema
@@ -34,12 +34,12 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model.close()
 
 
-def load(folder: Path, engine: str, *, space_prefix: bool) -> GGUFModel:
+def load(folder: Path, engine: str, *, space_prefix: bool, **options: str) -> GGUFModel:
     tiny = TinyModel(folder / "tiny.gguf", "llama")
     tiny.sentencepiece_vocabulary()
     decoder(tiny)
     tiny.writer.add_add_space_prefix(space_prefix)
-    return GGUFModel(tiny.write(), engine=engine, parallel=1, threads=1)
+    return GGUFModel(tiny.write(), engine=engine, parallel=1, threads=1, **options)
 
 
 async def check(model: GGUFModel, number: int, params: SamplingParams) -> Delta:
@@ -116,6 +116,45 @@ def test_llama_cpp_follows_simple_schemas_where_it_takes_the_spaces_from_tokens(
         model.close()
     assert len(reasons) > COUNT * 0.1
     assert reasons.count("stop") > len(reasons) * 0.8
+
+
+TEMPLATES = {  # one whose calls are bare JSON, and one that llama.cpp renders
+    "llama3": '<|start_header_id|>{{ messages[0].content }}{{ tools }}{# "parameters": dictionary #}',
+    "thinking": "{{ messages[0].content }}{{ tools }}<think></think><tool_call>",
+}
+
+
+@pytest.mark.parametrize("engine", ["ctransformers", "llama.cpp"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_answer_calls_or_follows_its_schema(tmp_path: Path, template: str, engine: str):
+    source = tmp_path / "template.jinja"
+    source.write_text(TEMPLATES[template])
+    model = load(tmp_path, engine, space_prefix=engine == "ctransformers", chat_template=str(source))
+    colour = {"type": "object", "properties": {"name": {"enum": ["red", "blue"]}}, "required": ["name"]}
+    size = {"type": "object", "properties": {"size": {"enum": [1, 2]}}, "required": ["size"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": size}}
+    called = said = 0
+    try:
+        for seed in range(12):
+            held = schema_grammar(colour)
+            params = SamplingParams(max_tokens=200, temperature=9, top_k=0, top_p=1, seed=seed, grammar=held)
+            chat = model.chat([{"role": "user", "content": "Hi"}], params, tools=Tools((tool,), parallel=False))
+            calls, text, last = asyncio.run(parts(chat))
+            assert last.finish_reason == ("tool_calls" if calls else "stop")
+            jsonschema.validate(json.loads(calls or text), size if calls else colour)
+            assert not (calls and text)
+            called, said = called + bool(calls), said + bool(text)
+    finally:
+        model.close()
+    assert called
+    assert said
+
+
+async def parts(deltas: AsyncGenerator[Delta, None]) -> tuple[str, str, Delta]:
+    """The arguments of an answer's calls, its text, and its last delta."""
+    every = [delta async for delta in deltas]
+    arguments = "".join(call.arguments for delta in every for call in delta.tool_calls)
+    return arguments, "".join(delta.text for delta in every), every[-1]
 
 
 PERSON = {
