@@ -75,6 +75,11 @@ class APIError(Exception):
         self.headers = headers
 
     @property
+    def naming_message(self) -> str:
+        """The message, with its field: for envelopes that have no other place for it."""
+        return str(self) if self.param is None or self.param in str(self) else f"{self.param}: {self}"
+
+    @property
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}

@@ -37,4 +37,4 @@ ANTHROPIC_ERRORS = error_responses(AnthropicError)
 def anthropic_envelope(error: APIError) -> dict[str, Any]:
     """The body of an error's response, and of an `error` event."""
     default = "invalid_request_error" if error.status < 500 else "api_error"
-    return {"type": "error", "error": {"type": _TYPES.get(error.status, default), "message": str(error)}}
+    return {"type": "error", "error": {"type": _TYPES.get(error.status, default), "message": error.naming_message}}

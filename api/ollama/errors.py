@@ -18,4 +18,4 @@ OLLAMA_ERRORS = error_responses(OllamaError)
 
 def ollama_envelope(error: APIError) -> dict[str, Any]:
     """The body of an error's response, and the last line of a stream that breaks."""
-    return {"error": str(error)}
+    return {"error": error.naming_message}

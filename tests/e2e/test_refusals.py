@@ -9,6 +9,7 @@ from tests.conftest import Server
 
 MESSAGES = {"messages": [{"role": "user", "content": "Hi"}]}
 IMAGE = {"type": "image", "source": {"type": "url", "url": "http://localhost/x.png"}}
+BAD_SCHEMA = {"type": "json_schema", "schema": {"type": "x"}}
 SAMPLING: list[tuple[str, list[Any]]] = [("temperature", [-1, 2.5, "1"]), ("top_p", [2, "x"]), ("stream", ["yes", 1])]
 DIALECTS: dict[str, tuple[dict[str, Any], list[tuple[str, list[Any]]]]] = {
     "/v1/responses": (
@@ -40,8 +41,8 @@ DIALECTS: dict[str, tuple[dict[str, Any], list[tuple[str, list[Any]]]]] = {
             ("tools", [5, [{"name": "f"}], [{"name": "", "input_schema": {}}]]),
             ("tool_choice", ["any", {"type": "any"}, {"type": "tool", "name": "f"}]),
             ("thinking", [True, {"type": "x"}]),
-            ("output_config", [5, {"format": {"type": "x"}}]),
-            ("output_format", [5, {"type": "json_schema"}]),
+            ("output_config", [5, {"format": {"type": "x"}}, {"format": BAD_SCHEMA}]),
+            ("output_format", [5, {"type": "json_schema"}, BAD_SCHEMA]),
             ("mcp_servers", [[{"type": "url"}]]),
             ("container", ["x"]),
         ],
@@ -51,7 +52,7 @@ DIALECTS: dict[str, tuple[dict[str, Any], list[tuple[str, list[Any]]]]] = {
         [
             ("messages", ["Hi", [{"role": "x"}], [{"role": "user", "content": "Hi", "images": ["x"]}]]),
             ("options", [5, {"temperature": 3}, {"top_k": -1}, {"num_predict": "x"}, {"stop": [5]}]),
-            ("format", ["xml", 5]),
+            ("format", ["xml", 5, {"type": "x"}]),
             ("tools", [5, [{"type": "function"}]]),
             ("think", [5]),
             ("stream", ["yes"]),
