@@ -28,11 +28,11 @@ _SIZES = (
     "attention.value_length",
 )
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-# Architectures whose keys and values are of one length; others, with latent attention, may have two.
-_ONE_HEAD_LENGTH = frozenset(
-    {"bert", "llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3"}
-)
-_WHOLE_HEAD_TURNS = frozenset({"qwen2", "qwen2moe", "qwen3", "qwen3moe"})  # RoPE leaves no dimension of a head as it is
+# Architectures whose RoPE leaves no dimension of a head as it is.
+_WHOLE_HEAD_TURNS = frozenset({"qwen2", "qwen2moe", "qwen3", "qwen3moe", "internlm2", "exaone", "xverse", "minicpm"})
+_WHOLE_HEAD_TURNS |= {"baichuan", "mistral3", "smollm3", "granite", "jais2"}
+# Those whose keys and values are of one length; others, with latent attention, may have two.
+_ONE_HEAD_LENGTH = _WHOLE_HEAD_TURNS | {"bert", "llama", "gemma", "gemma2", "gemma3", "phi3"}
 _F32 = 0
 # I8 to F64, and Q8_1 and Q8_K, which are for activations: a product with such a matrix ends the process.
 _NO_WEIGHTS = frozenset({9, 15, 24, 25, 26, 27, 28})

@@ -159,9 +159,9 @@ def test_the_reason_of_a_refused_load_is_llama_cpps(tmp_path: Path):
 
 def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
     spec = spec_of(write_tiny_model(tmp_path, "qwen2"))
-    fields = {key.replace("qwen2.", "smollm3."): field for key, field in spec.fields.items()}
-    fields["general.architecture"] = (fields["general.architecture"][0], "smollm3")
-    rotary = "smollm3.rope.dimension_count"
+    fields = {key.replace("qwen2.", "ernie4_5."): field for key, field in spec.fields.items()}
+    fields["general.architecture"] = (fields["general.architecture"][0], "ernie4_5")
+    rotary = "ernie4_5.rope.dimension_count"
     fields[rotary] = (fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is a head's size
     spec.fields = fields
     path = spec.write(tmp_path / "bad.gguf")

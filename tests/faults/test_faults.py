@@ -56,3 +56,17 @@ def test_what_ended_llama_cpp_is_refused(tmp_path: Path, architecture: str, key:
     objection = llama_cpp_objection(read_gguf(spec.write(path)))
     assert objection is not None
     assert objection.startswith(key.replace("qkv", "q"))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["internlm2", "exaone", "xverse", "minicpm", "baichuan", "mistral3", "smollm3", "granite", "jais2"],
+)
+def test_a_head_that_turns_in_part_is_refused_where_it_ended_llama_cpp(tmp_path: Path, architecture: str) -> None:
+    spec = spec_of(write_tiny_model(tmp_path, "llama"))
+    fields = {key.replace("llama.", f"{architecture}.", 1): field for key, field in spec.fields.items()}
+    spec.fields = {**fields, "general.architecture": (STRING, architecture.encode())}
+    assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "whole.gguf"))) is None
+    key = f"{architecture}.rope.dimension_count"
+    spec.fields[key] = (U32, 32)
+    assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "part.gguf"))) == f"{key}: 32 is not a head's 64"
