@@ -65,6 +65,13 @@ def test_infill_is_llama_servers(coder: Server) -> None:
     assert [piece["stop"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 
 
+def test_a_line_that_is_indented_less_ends_the_middle(coder: Server) -> None:
+    body = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "grammar": r'root ::= "a\n  b\nc"', "n_predict": 20}
+    assert post(coder, "/infill", **body)["content"] == "a\n  b\nc"
+    ended = post(coder, "/infill", **body, n_indent=2)
+    assert (ended["content"], ended["stop_type"]) == ("a\n  b\n", "limit")
+
+
 def test_other_files_come_first_and_never_overflow(coder: Server) -> None:
     body = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 2, "temperature": 0}
     alone = post(coder, "/infill", **body)
