@@ -3,15 +3,18 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from bench.servers import clean_environment, free_port
 from modelfile.file import read_model_file
 from modelfile.read_ahead import read_ahead
-from tests.conftest import ROOT
+from tests.conftest import FAMILY_FILES, ROOT, TEST_SETTINGS
 from tests.modelfile.source.loopback_hub import Repo, running_hub
 from tests.modelfile.tiny_gguf import llama
 
@@ -50,6 +53,61 @@ def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert said.splitlines()[-1] == "ggserve: interrupted while loading"
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_while_modules_are_imported(times: int, tmp_path: Path) -> None:
+    with starting(tmp_path, "main.py") as process:
+        supervisor = psutil.Process(process.pid)
+        deadline = time.monotonic() + 10
+        while not supervisor.children():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        for _ in range(times):
+            process.terminate()
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said == "ggserve: interrupted while loading\n"
+
+
+SLOWLY_READ = """
+import sys, time, main, modelfile.read_ahead as reading
+class Slow(reading.tqdm):
+    def update(self, count):
+        time.sleep(0.05)
+        return super().update(count)
+reading._SMALL, reading._CHUNK, reading.tqdm = 0, 1000, Slow
+sys.argv[0] = "main.py"
+main.main()
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_while_a_file_is_read_ahead(times: int, tmp_path: Path) -> None:
+    port = free_port()
+    with starting(tmp_path, "-c", SLOWLY_READ, "--port", str(port)) as process:
+        while not wait_for(f"http://127.0.0.1:{port}/health").json().get("progress"):
+            time.sleep(0.05)
+        for _ in range(times):
+            process.terminate()
+            time.sleep(0.3)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "ggserve: interrupted while loading"
+    assert "Traceback" not in said
+
+
+@contextmanager
+def starting(log_dir: Path, *command: str) -> Iterator["subprocess.Popen[str]"]:
+    """A server that has only begun to start."""
+    model = str(FAMILY_FILES / "llama.f16.v2.gguf")
+    environment = {**clean_environment(), **TEST_SETTINGS, "MODEL_PATH": model, "LOG_DIR": str(log_dir)}
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(url: str) -> httpx.Response:
