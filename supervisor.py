@@ -71,6 +71,8 @@ class _Supervisor:
             number = os.WTERMSIG(status)
             name = signal.Signals(number).name
             death = f"{name}: {_WHY[name]}" if name in _WHY else name
+            if self._signals > 2 and name == "SIGKILL":
+                self._end("ended by the third signal", 130)
             if self._signals:
                 self._end("interrupted while loading" if name in _STOPS else f"ended by {death}", 130)
             deaths = 1 if time.monotonic() - started > _LONG_LIFE else deaths + 1

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -61,6 +62,16 @@ def test_a_worker_ends_when_its_supervisor_is_killed(small, tmp_path):
         worker = worker_of(server)
         server.process.kill()
         worker.wait(20)
+
+
+def test_the_third_signal_kills_a_worker_that_hangs(small, tmp_path):
+    with serve(tmp_path, MODEL_PATH=str(small)) as server:
+        worker_of(server).suspend()
+        for _ in range(3):
+            server.process.terminate()
+            time.sleep(0.1)
+        assert server.process.wait(10) == 130
+    assert server.log("console").splitlines()[-1] == "ggserve: ended by the third signal"
 
 
 def test_a_taken_port_is_told_at_once(small, tmp_path):
