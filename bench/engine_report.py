@@ -1,10 +1,11 @@
 """Figures of both engines to tables, and to the rule of modelfile/accepts/speed.py."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import geometric_mean, median
 
 from bench.one_engine import ANSWER, MANY, PROMPT
-from bench.report import aligned
+from bench.report import MARKERS, aligned
 from bench.synthetic import MIXES
 from modelfile.accepts.speed import Gain, measured_gain
 
@@ -17,8 +18,9 @@ Tries = dict[str, list[float]]  # by row
 Figures = Mapping[str, Mapping[str, Mapping[str, Tries]]]  # by size, mix and engine
 
 
-def table(figures: Figures) -> str:
-    """Markdown for each size: medians of ctransformers and llama.cpp, and how many times better llama.cpp is."""
+def table(figures: Figures, limits: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """Markdown for each size: medians of ctransformers and llama.cpp, and how many times better llama.cpp is. `limits`:
+    by size and mix, the tokens/s that no decode loop can pass."""
     many = f"of {PROMPT // MANY}+{ANSWER // MANY}, s"
     columns = {
         "prompt": f"prompt of {PROMPT}, s",
@@ -30,12 +32,40 @@ def table(figures: Figures) -> str:
     }
     blocks = []
     for size, mixes in figures.items():
-        lines = [[size, *columns.values()]]
+        lines = [[size, *columns.values(), *(["limit of decode, tokens/s"] if limits else [])]]
         for mix in sorted(mixes, key=[DEFAULT, *MIXES, *mixes].index):
             old, new = (_medians(mixes[mix][engine]) for engine in ENGINES)
-            lines.append([mix, *(_cell(row, old.get(row), new.get(row)) for row in columns)])
+            line = [mix, *(_cell(row, old.get(row), new.get(row)) for row in columns)]
+            if limits:
+                limit = limits.get(size, {}).get(mix)
+                line.append(f"{limit:.0f}" if limit else "")
+            lines.append(line)
         blocks.append("\n".join(aligned(lines)))
     return "\n\n".join(blocks)
+
+
+def draw(figures: Figures, title: str, target: Path) -> None:
+    """A PNG of how many times as fast llama.cpp is with each file: a panel for each of ROWS, a mark for each size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=9, color="0.3")
+    named = {"mix": "one answer", "clients-4": "four answers at once"}
+    mixes = [mix for mix in MIXES if any(mix in measured for measured in figures.values())]
+    for axes, row in zip(figure.subplots(1, len(ROWS), sharex=True, sharey=True), ROWS, strict=True):
+        axes.axvline(1.0, color="0.25", linewidth=1.2)
+        for (marker, colour), (size, measured) in zip(MARKERS, figures.items(), strict=False):
+            points = [(_ratio(measured[mix], row), line) for line, mix in enumerate(mixes) if mix in measured]
+            axes.plot(*zip(*points, strict=True), marker, color=colour, label=size, linestyle="none")
+        axes.set_yticks(range(len(mixes)), mixes)
+        axes.set_ylim(len(mixes) - 0.5, -0.5)
+        axes.set_xlabel(f"{named[row]}: right of 1 llama.cpp is faster")
+        axes.grid(axis="x", color="0.88", linewidth=0.8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(target, dpi=110)
 
 
 def _medians(tries: Tries) -> dict[str, float]:

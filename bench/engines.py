@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.bandwidth import bytes_per_token, read_bandwidth
 from bench.client import BenchError
-from bench.engine_report import DEFAULT, ENGINES, Tries, gains, rule_table, table
+from bench.engine_report import DEFAULT, ENGINES, Tries, draw, gains, rule_table, table
 from bench.machine import machine, undisturbed
 from bench.one_engine import SLOTS, Figures, one_engine
 from bench.servers import ROOT
@@ -30,6 +31,7 @@ SIZES = {
 }
 MEASUREMENTS = ("alone", "clients-4", "clients-8")
 RESULTS = Path(__file__).parent / "engines.json"
+PICTURE = Path(__file__).parent / "engines.png"
 
 
 @contextmanager
@@ -89,18 +91,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    figures = results.setdefault("figures", {})
+    figures, weights = results.setdefault("figures", {}), results.setdefault("weights", {})
     if not options.table:
         for size in options.sizes:
             for mix in [DEFAULT] if size == DEFAULT else options.mixes:
                 print(f"{size} {mix}", file=sys.stderr, flush=True)
                 with model_files(size, mix) as paths:
+                    weights.setdefault(size, {})[mix] = bytes_per_token(paths["llama.cpp"])
                     measured = measure(paths, options.rounds, options.threads)
                 figures.setdefault(size, {})[mix] = measured
                 results |= {"machine": machine(), "threads": options.threads, "slots": SLOTS}
+                results["bandwidth"] = max(results.get("bandwidth", 0), read_bandwidth(options.threads))
                 RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     ordered = {size: figures[size] for size in (DEFAULT, *SIZES) if size in figures}
-    print(f"{table(ordered)}\n\n{rule_table(ordered)}\n\n{gains(ordered)}")
+    limits = {
+        size: {mix: results["bandwidth"] / count for mix, count in mixes.items()} for size, mixes in weights.items()
+    }
+    print(f"{table(ordered, limits)}\n\n{rule_table(ordered)}\n\n{gains(ordered)}")
+    draw({size: figures[size] for size in SIZES if size in figures}, results["machine"], PICTURE)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Scope
 
-_PIECE_SECONDS = 0.03  # what an answer says within that time after its last piece travels as one
+_PIECE_SECONDS = 0.1  # what an answer says within that time after its last piece travels as one
 
 
 class Head(NamedTuple):
