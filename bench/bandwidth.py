@@ -27,9 +27,11 @@ def read_bandwidth(threads: int) -> float:
 
 
 def bytes_per_token(model: Path) -> int:
-    """The weights that one token needs: all, but for the embeddings, of which it needs one row.
+    """The weights that one token needs: all, but for the embeddings, of which it needs one row, unless the output is
+    made with them too.
 
     The key-value cache comes on top: little in a short text.
     """
     tensors = read_gguf(model).tensors
-    return sum(tensor.nbytes for name, tensor in tensors.items() if name != "token_embd.weight")
+    tied = "output.weight" not in tensors
+    return sum(tensor.nbytes for name, tensor in tensors.items() if tied or name != "token_embd.weight")
