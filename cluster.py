@@ -32,7 +32,7 @@ from settings import Settings, SettingsError, load_settings
 _DEFAULT_SLOTS = 4  # of a replica, where PARALLEL does not say
 _SPARE = 16  # requests that need no slot (/health, /tokenize, ...) and that a busy replica still takes
 _LONGEST_ANSWER = 3600.0  # seconds; so long may answers go on after their replica was told to end
-_CONTROLLER = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1", "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5"}  # one that hangs will not end by itself
+_CONTROLLER = {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}  # one that hangs will not end by itself
 
 
 def app(args: Mapping[str, Any]) -> serve.Application:
