@@ -189,7 +189,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends every generation and frees the model."""
+        """Ends every generation and frees the model; a second call does nothing."""
         ...
 
 

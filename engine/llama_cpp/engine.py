@@ -204,6 +204,8 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         """See Engine.close."""
+        if self._server is None:
+            return
         self.pool.close()
         for answer in list(self._running):
             answer.cancelled = True

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from urllib.parse import urlparse
 
@@ -119,3 +120,17 @@ def test_answers_have_at_most_max_tokens(tmp_path):
             answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
             assert answer["usage"]["completion_tokens"] == 3
             assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_second_signal_cuts_a_reader_that_stopped(tmp_path):
+    with (
+        serve(tmp_path, MODEL_PATH=str(FAMILY_FILES / "llama.f16.v2.gguf")) as server,
+        send(server, {**MANY, "logprobs": 20}),
+    ):
+        wait_for(server, lambda health: health["slots_idle"] < 4)
+        time.sleep(0.5)  # until the system keeps no more
+        for _ in range(2):
+            server.process.terminate()
+            time.sleep(0.5)
+        assert server.process.wait(8) == 0
+    assert "Traceback" not in server.log("console")
