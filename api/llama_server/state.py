@@ -23,7 +23,7 @@ async def props(request: Request, model: Model) -> dict[str, Any]:
         "model_alias": model.name,
         "model_path": model.path.name,
         "chat_template": model.facts.chat_template or "",
-        "modalities": {"vision": False, "audio": False},
+        "modalities": {"vision": "images" in model.features, "audio": False},
         "build_info": f"ggserve {request.app.version}",
     }
 

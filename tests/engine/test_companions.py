@@ -125,6 +125,7 @@ def test_a_model_that_sees_is_asked_over_http(folder: Path, tmp_path: Path) -> N
             assert "the image cannot be read" in refused.text
         shown = httpx.post(f"{server.url}/api/show", json={}).json()
         assert "vision" in shown["capabilities"]
+        assert httpx.get(f"{server.url}/props").json()["modalities"]["vision"] is True
         counted = httpx.post(f"{server.url}/v1/messages/count_tokens", json=other_dialects(data_url("red"))[0][1])
         assert counted.status_code == 400
         assert "cannot be counted" in counted.text
