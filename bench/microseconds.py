@@ -20,6 +20,7 @@ import numpy as np
 import uvicorn
 
 import main as ggserve
+from api.admission import Admission
 from api.streaming import event
 from bench.client import complete
 from bench.prompts import words
@@ -198,7 +199,7 @@ def _event_loop(model: Replay) -> Iterator[Cost]:
 def _served(model: Replay) -> Iterator[str]:
     """The real app over HTTP, in a thread of its own, with this model."""
     app = ggserve.app
-    app.state.model = model
+    app.state.model, app.state.admission = model, Admission()
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
