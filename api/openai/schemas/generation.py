@@ -59,9 +59,6 @@ def _called(*names: str) -> Any:
     return Field(None, validation_alias=AliasChoices(*names))
 
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-
-
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -96,7 +93,7 @@ class GenerationRequest(StructuredRequest):
     metadata: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     service_tier: str | None = None
-    reasoning_effort: ReasoningEffort | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
 
     @model_validator(mode="before")
     @classmethod
