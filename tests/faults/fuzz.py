@@ -129,6 +129,11 @@ TYPES = [
     "application/json; charset=utf-16",
 ]
 SECONDS = 30.0  # after which an answer is taken for a hang
+_AT_ONCE = (
+    500  # requests that are made before they are sent: making a deep one takes seconds, which no answer is to wait for
+)
+
+Request = tuple[str, str, dict[str, str], bytes]  # method, path, headers and body
 
 
 @dataclass
@@ -147,8 +152,8 @@ class Outcome:
         return "\n".join([head, *self.bad[:50], f"{len(self.bad)} answers that should not be"])
 
 
-def request(endpoints: list[tuple[str, str]], chance: random.Random) -> tuple[str, str, dict[str, str], bytes]:
-    """Method, path, headers and body."""
+def request(endpoints: list[tuple[str, str]], chance: random.Random) -> Request:
+    """One for any of the endpoints (path and method)."""
     path, method = chance.choice(endpoints)
     headers = {"content-type": "application/json"}
     if chance.random() < 0.05:
@@ -242,15 +247,17 @@ async def fuzz(url: str, first: int, count: int, *, seed: int, clients: int, sec
         paths = (await client.get("/openapi.json")).json()["paths"]
         endpoints = [(path, method.upper()) for path, methods in sorted(paths.items()) for method in methods]
         endpoints += [endpoint for endpoint in endpoints if endpoint[1] == "POST"] * 4
-        numbers = iter(range(first, first + count))
 
-        async def one_client() -> None:
-            for number in numbers:
+        async def one_client(made: Iterator[tuple[int, Request]]) -> None:
+            for number, each in made:
                 if time.monotonic() - started > seconds:
                     return
-                await _send(client, outcome, number, request(endpoints, random.Random(f"{seed} {number}")))
+                await _send(client, outcome, number, each)
 
-        await asyncio.gather(*(one_client() for _ in range(clients)))
+        for start in range(first, first + count, _AT_ONCE):
+            numbers = range(start, min(start + _AT_ONCE, first + count))
+            made = iter([(number, request(endpoints, random.Random(f"{seed} {number}"))) for number in numbers])
+            await asyncio.gather(*(one_client(made) for _ in range(clients)))
         deadline = time.monotonic() + 10
         while (health := (await client.get("/health")).json())["slots_idle"] != health["slots"] or health["waiting"]:
             if time.monotonic() > deadline:
@@ -261,9 +268,7 @@ async def fuzz(url: str, first: int, count: int, *, seed: int, clients: int, sec
     return outcome
 
 
-async def _send(
-    client: httpx.AsyncClient, outcome: Outcome, number: int, made: tuple[str, str, dict[str, str], bytes]
-) -> None:
+async def _send(client: httpx.AsyncClient, outcome: Outcome, number: int, made: Request) -> None:
     method, path, headers, body = made
     started = time.monotonic()
     try:
