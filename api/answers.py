@@ -5,7 +5,7 @@ them, and what they used.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -119,9 +119,14 @@ class Answers:
 
 
 async def merged(
-    streams: Iterable[AsyncGenerator[Delta, None]], at_once: int
+    streams: Sequence[AsyncGenerator[Delta, None]], at_once: int
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """The deltas of several streams as they come, with the index of each; at most `at_once` streams run."""
+    if len(streams) == 1:  # needs no task of its own
+        async with aclosing(streams[0]) as deltas:
+            async for delta in deltas:
+                yield 0, delta
+        return
     items: asyncio.Queue[tuple[int, Delta] | Exception | None] = asyncio.Queue()
     free = asyncio.Semaphore(at_once)
 

@@ -48,7 +48,7 @@ class Metrics:
 
     def tokens(self, count: int, seconds: float) -> None:
         """An answer has gone on by so many tokens in so many seconds."""
-        if count > 0:
+        for _ in range(count):
             self._each_token.observe(seconds / count)
 
     def ended(self, delta: Delta, generated: int) -> None:

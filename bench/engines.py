@@ -1,7 +1,8 @@
 """`python -m bench.engines`: the faster engine for every quantization and size, and what `ENGINE=auto` makes of it.
 
 Makes LLaMA-shaped files with random weights in a temporary folder, measures both engines in turns, and updates
-engines.json next to this file with each combination that it has measured. `--table` only prints what is there.
+engines.json next to this file with each combination that it has measured. `--table` only prints what is there;
+`--results` keeps another machine's figures apart.
 """
 
 import argparse
@@ -31,7 +32,6 @@ SIZES = {
 }
 MEASUREMENTS = ("alone", "clients-4", "clients-8")
 RESULTS = Path(__file__).parent / "engines.json"
-PICTURE = Path(__file__).parent / "engines.png"
 
 
 @contextmanager
@@ -82,6 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="how often each engine is loaded (default: 2)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file to update (default: engines.json)")
     options = parser.parse_args(arguments)
     if unknown := {*options.sizes} - {DEFAULT, *SIZES} | {*options.mixes} - {*MIXES}:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
@@ -90,7 +91,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
     figures, weights = results.setdefault("figures", {}), results.setdefault("weights", {})
     if not options.table:
         for size in options.sizes:
@@ -102,13 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 figures.setdefault(size, {})[mix] = measured
                 results |= {"machine": machine(), "threads": options.threads, "slots": SLOTS}
                 results["bandwidth"] = max(results.get("bandwidth", 0), read_bandwidth(options.threads))
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+                options.results.write_text(json.dumps(results, indent=1) + "\n")
     ordered = {size: figures[size] for size in (DEFAULT, *SIZES) if size in figures}
     limits = {
         size: {mix: results["bandwidth"] / count for mix, count in mixes.items()} for size, mixes in weights.items()
     }
     print(f"{table(ordered, limits)}\n\n{rule_table(ordered)}\n\n{gains(ordered)}")
-    draw({size: figures[size] for size in SIZES if size in figures}, results["machine"], PICTURE)
+    draw(
+        {size: figures[size] for size in SIZES if size in figures},
+        results["machine"],
+        options.results.with_suffix(".png"),
+    )
 
 
 if __name__ == "__main__":

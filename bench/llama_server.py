@@ -14,15 +14,16 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.llama_server")
     parser.add_argument("model")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--context", type=int, required=True, help="tokens for each slot")
+    parser.add_argument("--slots", type=int, required=True, help="-1: as many as llama-server has by default")
+    parser.add_argument("--context", type=int, required=True, help="tokens for each slot; 0: as the model says")
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
     params = xllamacpp.CommonParams()
     params.model.path = options.model
     params.port = options.port
     params.n_parallel = options.slots
-    params.n_ctx = options.slots * options.context  # shared out evenly: kv_unified is off unless asked for
+    # Shared out evenly; with -1 slots llama-server takes four and lets them share it as they need.
+    params.n_ctx = options.slots * options.context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     server = xllamacpp.Server(params)  # keep it: its end is the listener's end
     print(server.listening_address, flush=True)

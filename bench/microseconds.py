@@ -27,7 +27,7 @@ from bench.prompts import words
 from bench.report import aligned
 from engine.contract import Delta, EngineOptions, SamplingParams
 from engine.ctransformers.context import Context
-from engine.request import Channel
+from engine.request import Channel, RunningRequest
 from engine.sampling import Sampler
 from engine.stop_strings import TextStream
 from engine.threads import ThreadBudget, usable_cores
@@ -38,8 +38,8 @@ CONTEXT = 1024  # tokens
 PROMPT = 600  # tokens, which the penalties look at
 EVALS = 48
 BIG_VOCABULARY = 50_000
-STREAMED = 400  # tokens
-PACE = 0.002  # seconds between two tokens of the stream without a model
+STREAMED = 200  # tokens
+PACE = 0.008  # seconds between two tokens of the stream without a model
 
 SAMPLING = {
     "greedy": SamplingParams(temperature=0),
@@ -68,21 +68,20 @@ class Replay(GGUFModel):
     async def complete(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None
     ) -> AsyncGenerator[Delta, None]:
-        channel: Channel[Delta] = Channel()
-        threading.Thread(target=self._send, args=(channel,)).start()
+        answer = RunningRequest()
+        threading.Thread(target=self._send, args=(answer,)).start()
         started = time.thread_time()
-        last = False
-        while not last:
-            delta = await channel.get()
-            last = delta.finish_reason is not None
+        async for delta in answer.listen():
             yield delta
         self.loop_seconds = time.thread_time() - started
 
     @staticmethod
-    def _send(channel: Channel[Delta]) -> None:
-        for count in range(1, STREAMED + 1):
+    def _send(answer: RunningRequest) -> None:
+        for count in range(1, STREAMED):
             time.sleep(PACE)
-            channel.put(Delta(" word", PROMPT, 0, count, finish_reason="length" if count == STREAMED else None))
+            answer.put(Delta(" word", PROMPT, 0, count))
+        answer.end = Delta(" word", PROMPT, 0, STREAMED, finish_reason="length")
+        answer.put_end()
 
 
 def measure(path: Path, threads: int) -> list[Cost]:
@@ -135,7 +134,7 @@ def _between_evals(context: Context, prompt: Sequence[int]) -> Iterator[Cost]:
     stopping = TextStream([b" word"], ("</s>", "\n\n", "User:"))
     yield Cost(where, "bytes to text, three stop strings", _each(lambda: stopping.push(0)))
     yield Cost(where, "make a Delta", _each(lambda: Delta(" word", PROMPT, 0, 1)))
-    yield Cost(where, "put it on the channel, which wakes the event loop", asyncio.run(_put()))
+    yield Cost(where, "put it on the channel", asyncio.run(_put()))
     yield Cost(where, "take threads for an eval and give them back", _each(_budget()))
 
 
@@ -163,29 +162,29 @@ async def _put() -> float:
         return 1e6 * seconds / STREAMED
 
     sending = asyncio.create_task(asyncio.to_thread(send))
-    for _ in range(STREAMED):
-        await channel.get()
+    taken = 0
+    while taken < STREAMED:
+        taken += len(await channel.take())
     return await sending
 
 
 async def _hop() -> float:
-    """Microseconds from a put in a thread to the item in the hands of the event loop's task."""
-    channel: Channel[float] = Channel()
+    """Microseconds from the first put in a thread to the item in the hands of the event loop's task."""
 
-    def send() -> None:
-        for _ in range(STREAMED):
-            time.sleep(PACE)
-            channel.put(time.perf_counter())
+    async def first() -> float:
+        channel: Channel[float] = Channel()
+        asyncio.get_running_loop().call_later(
+            PACE, threading.Thread(target=lambda: channel.put(time.perf_counter())).start
+        )
+        (put,) = await channel.take()
+        return time.perf_counter() - put
 
-    sending = asyncio.create_task(asyncio.to_thread(send))
-    delays = [-(await channel.get() - time.perf_counter()) for _ in range(STREAMED)]
-    await sending
-    return 1e6 * statistics.median(delays)
+    return 1e6 * statistics.median([await first() for _ in range(EVALS)])
 
 
 def _event_loop(model: Replay) -> Iterator[Cost]:
     where = "event loop"
-    yield Cost(where, "from the worker's put to the event loop's task", asyncio.run(_hop()))
+    yield Cost(where, "from the worker's first put to the event loop's task", asyncio.run(_hop()))
     choice = {"index": 0, "text": " word", "logprobs": None, "finish_reason": None}
     yield Cost(where, "JSON and SSE of a chunk", _each(lambda: event({**HEAD, "choices": [choice], "usage": None})))
     with _served(model) as url:

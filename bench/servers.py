@@ -98,6 +98,18 @@ def llama_server(setup: Setup, slots: int) -> Server:
     return Server(_module("bench.llama_server", setup.original, options), slots=slots)
 
 
+def ggserve_defaults(setup: Setup, slots: int) -> Server:
+    """This project's, told nothing but the file."""
+    return Server([sys.executable, "main.py", "--port", "{port}"], {"MODEL_PATH": str(setup.converted)}, slots=slots)
+
+
+def llama_server_defaults(setup: Setup, slots: int) -> Server:
+    """llama-server's core, told nothing but the file and the number of cores that this process may use."""
+    _need("xllamacpp")
+    options = {"port": "{port}", "slots": -1, "context": 0, "threads": setup.threads}
+    return Server(_module("bench.llama_server", setup.original, options), slots=slots)
+
+
 def llama_cpp_python(setup: Setup, slots: int) -> Server:
     """llama-cpp-python's server: one answer at a time."""
     _need("llama_cpp")
@@ -117,6 +129,8 @@ SERVERS: dict[str, Callable[[Setup, int], Server]] = {
     "llama-cpp-python": llama_cpp_python,
     "naive": naive,
     "ggserve-llama.cpp": ggserve_llama_cpp,
+    "ggserve-defaults": ggserve_defaults,
+    "llama-server-defaults": llama_server_defaults,
 }
 
 

@@ -1,12 +1,14 @@
-"""An answer that nobody takes ends, and says why."""
+"""What a worker puts arrives in order, joined where it may be; an answer that nobody takes ends, and says why."""
 
 import asyncio
+import time
+from collections.abc import Sequence
 
 import pytest
 
-from engine.contract import Delta
+from engine.contract import Delta, ToolCallDelta
 from engine.errors import GenerationError
-from engine.request import RunningRequest
+from engine.request import BEAT, RunningRequest
 
 
 def test_an_answer_that_nobody_reads_is_ended() -> None:
@@ -17,11 +19,75 @@ def test_an_answer_that_nobody_reads_is_ended() -> None:
             count += 1
             assert count < 10_000
         request.put_end()
-        read = 0
+        text = ""
         with pytest.raises(GenerationError, match="unread"):
-            async for _ in request.listen():
-                read += 1
-        assert read == count
+            async for delta in request.listen():
+                text += delta.text
+        assert len(text) == count
         return count
 
     assert asyncio.run(run()) == 1025
+
+
+def _heard(deltas: Sequence[Delta], *, n: int = 1) -> list[Delta]:
+    """What a listener gets of deltas that were all there before it looked."""
+
+    async def run() -> list[Delta]:
+        request = RunningRequest(n)
+        for delta in deltas[:-1]:
+            request.put(delta)
+        request.end = deltas[-1]
+        request.put_end()
+        return [delta async for delta in request.listen()]
+
+    return asyncio.run(run())
+
+
+def test_pieces_that_are_there_together_are_one() -> None:
+    heard = _heard([Delta("a", 3, 1, 1), Delta("b", 3, 1, 2), Delta("c", 3, 1, 3, finish_reason="stop")])
+    assert heard == [Delta("abc", 3, 1, 3, finish_reason="stop")]
+
+
+def test_thoughts_text_and_calls_keep_their_order() -> None:
+    call, more = ToolCallDelta(0, "{", "call_1", "look"), ToolCallDelta(0, "}")
+    pieces = [
+        Delta("", 3, 0, 1, reasoning="Hm"),
+        Delta("Yes", 3, 0, 2),
+        Delta("", 3, 0, 3, reasoning="No"),
+        Delta("", 3, 0, 4, tool_calls=(call,)),
+        Delta("", 3, 0, 5, tool_calls=(more,)),
+        Delta("!", 3, 0, 6, finish_reason="stop"),
+    ]
+    assert [(delta.reasoning, delta.text, delta.tool_calls) for delta in _heard(pieces)] == [
+        ("Hm", "Yes", ()),
+        ("No", "", (call,)),
+        ("", "", (more,)),
+        ("", "!", ()),
+    ]
+
+
+def test_answers_to_one_prompt_stay_apart() -> None:
+    pieces = [Delta("a", 3, 0, 1, finish_reason="stop"), Delta("b", 3, 3, 1, finish_reason="stop", index=1)]
+    assert _heard(pieces, n=2) == pieces
+
+
+def test_the_first_piece_and_the_end_do_not_wait_for_a_beat() -> None:
+    async def run() -> list[float]:
+        request, loop = RunningRequest(), asyncio.get_running_loop()
+        put: list[float] = []
+
+        def work() -> None:
+            time.sleep(0.01)
+            put.append(time.perf_counter())
+            request.put(Delta("a", 3, 0, 1))
+            time.sleep(BEAT / 10)
+            request.end = Delta("b", 3, 0, 2, finish_reason="stop")
+            put.append(time.perf_counter())
+            request.put_end()
+
+        working = loop.run_in_executor(None, work)
+        came = [time.perf_counter() async for _ in request.listen()]
+        await working
+        return [there - then for then, there in zip(put, came, strict=True)]
+
+    assert min(max(asyncio.run(run())) for _ in range(20)) < BEAT / 4
