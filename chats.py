@@ -1,15 +1,16 @@
 """Chats of a loaded model: who renders them, ggserve or the engine, and who reads the calls in their answers."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.contract import Delta, NativeChat, SamplingParams, Tools
 from engine.errors import InvalidRequest
 from load import LoadedModel
 from prompt.chat import defused, text_length
+from prompt.tool_calls.history import with_short_ids
 from tool_calling import held_to_calls, with_calls
 
 
@@ -20,7 +21,7 @@ class Chat:
     messages: list[dict[str, Any]]  # with role and content
     tools: Tools | None = None
     begun: str = ""  # of the answer
-    thinks: bool | None = None  # whether the model shall think first, where its template can be told
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)  # variables of its template
 
 
 class Chats:
@@ -32,13 +33,15 @@ class Chats:
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Raises InvalidRequest; its deltas raise TemplateError too."""
+        chat = self._as_wanted(chat)
         if native := self._native(chat, held=params.grammar is not None):
             if chat.tools and params.grammar:
                 message = (
                     "llama.cpp looks at images, and holds no answer to a format beside calls: leave one of them out"
                 )
                 raise InvalidRequest(message, params.grammar.source)
-            return native.chat(self._defused(chat.messages), params, self._defused_tools(chat.tools), chat.thinks)
+            messages, tools, arguments = self._all_defused(chat)
+            return native.chat(messages, params, tools, arguments)
         if chat.tools:
             form = self._loaded.call_format
             params = held_to_calls(params, chat.tools, form)
@@ -47,10 +50,14 @@ class Chats:
 
     async def count(self, chat: Chat) -> int:
         """Tokens of the chat's prompt. Raises TemplateError."""
+        chat = self._as_wanted(chat)
         if native := self._native(chat):
-            defused_chat = self._defused(chat.messages), self._defused_tools(chat.tools), chat.thinks
-            return await asyncio.to_thread(native.count_chat, *defused_chat)
+            return await asyncio.to_thread(native.count_chat, *self._all_defused(chat))
         return len(await self._prompt(chat))
+
+    def _as_wanted(self, chat: Chat) -> Chat:
+        """The chat with ids of calls as the template wants them."""
+        return replace(chat, messages=with_short_ids(chat.messages)) if self._loaded.short_call_ids else chat
 
     async def _rendered(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         params = replace(params, stop=(*params.stop, *self._loaded.codec.stop))
@@ -62,8 +69,8 @@ class Chats:
     async def _prompt(self, chat: Chat) -> list[int]:
         functions = [dict(function) for function in chat.tools.functions] if chat.tools else None
         return await self._loaded.off_loop(
-            text_length([chat.messages, functions]),
-            lambda messages: self._loaded.codec.encode_chat(messages, functions, chat.begun, chat.thinks),
+            text_length([chat.messages, functions, chat.template_arguments]),
+            lambda messages: self._loaded.codec.encode_chat(messages, functions, chat.begun, chat.template_arguments),
             chat.messages,
         )
 
@@ -76,8 +83,8 @@ class Chats:
         native = loaded.chats_natively or (tools and loaded.calls_natively)
         return loaded.native_chat if native and not (chat.begun or (tools and (tools.required or held))) else None
 
-    def _defused(self, value: Any) -> Any:
-        return defused(value, self._loaded.control_texts)
-
-    def _defused_tools(self, tools: Tools | None) -> Tools | None:
-        return tools and replace(tools, functions=tuple(self._defused(tools.functions)))
+    def _all_defused(self, chat: Chat) -> tuple[list[dict[str, Any]], Tools | None, dict[str, Any]]:
+        """Its messages, tools and template's arguments, for an engine that would find special tokens in them."""
+        controls = self._loaded.control_texts
+        tools = chat.tools and replace(chat.tools, functions=tuple(defused(chat.tools.functions, controls)))
+        return defused(chat.messages, controls), tools, defused(dict(chat.template_arguments), controls)

@@ -45,6 +45,7 @@ from prompt.named_templates import family_template, read_chat_template
 from prompt.template import ChatTemplate
 from prompt.tokenizer import Tokenizer
 from prompt.tool_calls import HERMES, CallFormat, call_format
+from prompt.tool_calls.history import wants_short_ids
 from prompt.tool_template import with_tools
 from prompt.vocabulary import control_texts
 
@@ -122,6 +123,7 @@ class LoadedModel:
     native_chat: NativeChat | None = None  # for chats with tools
     call_format: CallFormat = HERMES  # how answers that are read here write calls
     calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
+    short_call_ids: bool = False  # the template takes no other ids of calls
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
     async def off_loop(
@@ -232,10 +234,17 @@ def _load_ctransformers(
         grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,
     )
-    form = call_format(codec.template_source) or HERMES
-    facts = model_facts(file)
-    infill = Infill(file, codec)
-    return LoadedModel(engine, reason, options, codec, facts, len(codec.token_pieces), infill, call_format=form)
+    return LoadedModel(
+        engine,
+        reason,
+        options,
+        codec,
+        model_facts(file),
+        len(codec.token_pieces),
+        Infill(file, codec),
+        call_format=call_format(codec.template_source) or HERMES,
+        short_call_ids=wants_short_ids(codec.template_source),
+    )
 
 
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
@@ -251,6 +260,7 @@ def _load_llama_cpp(
 ) -> LoadedModel:
     generates = not is_embedding_model(file)
     template = chosen[0] if chosen else chat_template(file)
+    form = call_format(template or "", controls=False)
     vocab_size = len(file.get("tokenizer.ggml.tokens"))
     engine = LlamaCppEngine(
         file.path,
@@ -265,7 +275,7 @@ def _load_llama_cpp(
     )
     codec: Codec | EngineCodec
     try:
-        codec = _codec(file, chosen)
+        codec = _codec(file, chosen, controls=False)
     except (ModelFileError, TemplateError) as error:
         log.info("llama.cpp's own tokenizer and template: %s", error)
         codec = EngineCodec(engine, file)
@@ -280,8 +290,9 @@ def _load_llama_cpp(
         control_texts=control_texts(file),
         native_chat=engine,
         reranker=engine if is_reranker(file) else None,
-        call_format=call_format(template or "") or HERMES,
-        calls_natively=call_format(template or "") is None,
+        call_format=form or HERMES,
+        calls_natively=form is None,
+        short_call_ids=wants_short_ids(template or ""),
         chats_natively=codec.blocks or options.mmproj_path is not None or bool(_REASONS.search(template or "")),
     )
 
@@ -315,15 +326,17 @@ def _vetted(template: str | None) -> str | None:
     return with_tools(ChatTemplate(None).source)
 
 
-def _codec(file: ModelFile, chosen: Template | None) -> Codec:
-    """`chosen`: a chat template and its stop texts, in place of the file's own."""
+def _codec(file: ModelFile, chosen: Template | None, *, controls: bool = True) -> Codec:
+    """`chosen`: a chat template and its stop texts, in place of the file's own; `controls`: whether control tokens can
+    show in answers."""
     tokenizer = Tokenizer.from_metadata(file)
     bos, eos = tokenizer.token_text(tokenizer.bos_id), tokenizer.token_text(tokenizer.eos_id)
     source, stop = chosen or (chat_template(file), ())
     template = ChatTemplate(source, bos, eos, stop)
+    form = call_format(template.source, controls=controls)
+    tokenizer.show(form.controls if form else ())
 
     def make_tool_template() -> ChatTemplate:
-        replaces = call_format(template.source) is None
-        return ChatTemplate(with_tools(template.source, replaces=replaces), bos, eos, template.stop)
+        return ChatTemplate(with_tools(template.source, replaces=form is None), bos, eos, template.stop)
 
     return Codec(tokenizer, template, make_tool_template)

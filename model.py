@@ -6,7 +6,7 @@ Usable without HTTP; the API talks to nothing else.
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -147,11 +147,11 @@ class GGUFModel:
         *,
         tools: Tools | None = None,
         begun: str = "",
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
-        `thinks`: whether the model shall think first, where its template can be told. Raises TemplateError too."""
-        running = self._chats.answer(Chat(messages, tools, begun, thinks), self._capped(params))
+        `template_arguments` are variables of its chat template, as `enable_thinking`. Raises TemplateError too."""
+        running = self._chats.answer(Chat(messages, tools, begun, template_arguments or {}), self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -162,10 +162,10 @@ class GGUFModel:
         *,
         tools: Tools | None = None,
         begun: str = "",
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        return await self._chats.count(Chat(messages, tools, begun, thinks))
+        return await self._chats.count(Chat(messages, tools, begun, template_arguments or {}))
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         params = params or SamplingParams()

@@ -29,6 +29,12 @@ def wrong(param: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("invalid_value", "{message}", {"param": param, "message": message})
 
 
+def thinking(thinks: bool | None, effort: str | bool | None = None) -> dict[str, Any]:
+    """What a chat template is told of whether to think first (Qwen's reads it), and how much (gpt-oss's does)."""
+    told: dict[str, Any] = {} if thinks is None else {"enable_thinking": thinks}
+    return {**told, "reasoning_effort": effort} if thinks and isinstance(effort, str) else told
+
+
 def refuse(body: Any, unsupported: Mapping[str, Sequence[Any]]) -> Any:
     """The body, unless one of these fields has another value than those beside it, which ask for nothing."""
     for name, harmless in unsupported.items() if isinstance(body, dict) else ():

@@ -1,6 +1,6 @@
 """Figures of both engines to tables, and to the rule of modelfile/accepts/speed.py."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -80,20 +80,26 @@ def _cell(row: str, old: float | None, new: float | None) -> str:
     return f"{old:.{digits}f} / {new:.{digits}f} = {ratio:.2f}"
 
 
-def gains_measured(figures: Figures) -> dict[str, list[list[float]]]:
-    """What speed.GAINS should hold: by type, of small files and of larger ones, alone and four at a time."""
+def gains_measured(machines: Sequence[Figures]) -> dict[str, list[list[float]]]:
+    """What speed.GAINS should hold: by type, of small files and of larger ones, alone and four at a time. Each machine
+    counts as much as another."""
     found = {}
     for mix, (kind, _, _) in MIXES.items():
-        sizes: list[list[str]] = [[], []]
-        for size, mixes in figures.items():
-            if mix in mixes:
-                sizes[size not in SMALL].append(size)
+        sizes: list[list[list[Mapping[str, Tries]]]] = [[], []]  # by machine, the figures of each size
+        for figures in machines:
+            for large, some in enumerate(sizes):
+                measured = [
+                    mixes[mix] for size, mixes in figures.items() if mix in mixes and (size not in SMALL) == large
+                ]
+                if measured:
+                    some.append(measured)
         if all(sizes):
-            found[kind.name] = [
-                [round(geometric_mean(_ratio(figures[size][mix], row) for size in some), 2) for row in ROWS]
-                for some in sizes
-            ]
+            found[kind.name] = [[round(_mean(some, row), 2) for row in ROWS] for some in sizes]
     return found
+
+
+def _mean(machines: Sequence[Sequence[Mapping[str, Tries]]], row: str) -> float:
+    return geometric_mean(geometric_mean(_ratio(engines, row) for engines in sizes) for sizes in machines)
 
 
 def _ratio(engines: Mapping[str, Tries], row: str) -> float:
@@ -101,11 +107,11 @@ def _ratio(engines: Mapping[str, Tries], row: str) -> float:
     return old / new
 
 
-def gains(figures: Figures) -> str:
+def gains(machines: Sequence[Figures]) -> str:
     """The same as Python, to put into speed.py."""
     lines = [
         f'    "{kind}": ({", ".join(str(tuple(some)) for some in both)}),'
-        for kind, both in gains_measured(figures).items()
+        for kind, both in gains_measured(machines).items()
     ]
     return "\n".join(["GAINS = {", *lines, "}"])
 

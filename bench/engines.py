@@ -2,7 +2,7 @@
 
 Makes LLaMA-shaped files with random weights in a temporary folder, measures both engines in turns, and updates
 engines.json next to this file with each combination that it has measured. `--table` only prints what is there;
-`--results` keeps another machine's figures apart.
+`--results bench/engines-NAME.json` keeps another machine's figures apart. The rule is made from those of all machines.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from typing import Any
 
 from bench.bandwidth import bytes_per_token, read_bandwidth
 from bench.client import BenchError
-from bench.engine_report import DEFAULT, ENGINES, Tries, draw, gains, rule_table, table
+from bench.engine_report import DEFAULT, ENGINES, Figures, Tries, draw, gains, rule_table, table
 from bench.machine import machine, undisturbed
-from bench.one_engine import SLOTS, Figures, one_engine
+from bench.one_engine import SLOTS, one_engine
+from bench.one_engine import Figures as Measured
 from bench.servers import ROOT
 from bench.synthetic import MIXES, Shape, write_model
 from engine.threads import usable_cores
@@ -53,7 +54,7 @@ def measure(paths: Mapping[str, Path], rounds: int, threads: int) -> dict[str, T
     """The figures of each engine with its file. Both are loaded all the time, and take turns at each measurement."""
     tries: dict[str, Tries] = {engine: {} for engine in ENGINES}
 
-    def note(engine: str, figures: Figures) -> None:
+    def note(engine: str, figures: Measured) -> None:
         for row, value in figures.items():
             tries[engine].setdefault(row, []).append(value)
 
@@ -89,6 +90,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def all_figures() -> list[Figures]:
+    """Those of each machine that was measured."""
+    return [_ordered(json.loads(path.read_text())["figures"]) for path in sorted(RESULTS.parent.glob("engines*.json"))]
+
+
+def _ordered(figures: Mapping[str, Any]) -> Figures:
+    return {size: figures[size] for size in (DEFAULT, *SIZES) if size in figures}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
@@ -104,11 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results |= {"machine": machine(), "threads": options.threads, "slots": SLOTS}
                 results["bandwidth"] = max(results.get("bandwidth", 0), read_bandwidth(options.threads))
                 options.results.write_text(json.dumps(results, indent=1) + "\n")
-    ordered = {size: figures[size] for size in (DEFAULT, *SIZES) if size in figures}
+    ordered = _ordered(figures)
     limits = {
         size: {mix: results["bandwidth"] / count for mix, count in mixes.items()} for size, mixes in weights.items()
     }
-    print(f"{table(ordered, limits)}\n\n{rule_table(ordered)}\n\n{gains(ordered)}")
+    print(f"{table(ordered, limits)}\n\n{rule_table(ordered)}\n\n{gains(all_figures())}")
     draw(
         {size: figures[size] for size in SIZES if size in figures},
         results["machine"],

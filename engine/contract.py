@@ -201,14 +201,17 @@ class NativeChat(Protocol):
         messages: Sequence[Mapping[str, Any]],
         params: SamplingParams,
         tools: Tools | None = None,
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        """The assistant's answer, tool calls and thoughts told apart. `thinks`: whether the model shall think first,
-        None leaves it to the template. Raises as `Engine.generate`."""
+        """The assistant's answer, tool calls and thoughts told apart. `template_arguments` are variables of the chat
+        template, as `enable_thinking`. Raises as `Engine.generate`."""
         ...
 
     def count_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None, thinks: bool | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Tools | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same messages. Blocks for a few milliseconds."""
         ...

@@ -5,8 +5,9 @@ that occurs nowhere else. After rendering, special tokens are found; only then d
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from prompt.template import ChatTemplate
@@ -23,17 +24,17 @@ def encode_chat(
     *,
     tools: list[dict[str, Any]] | None = None,
     begun: str = "",
-    **variables: Any,
+    variables: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[int]:
     """Ids of a prompt, with the text that the answer has `begun` with. BOS is added where the model wants it and the
     template did not write it. TemplateError as from `ChatTemplate.render`."""
-    used = set().union(*map(set, _strings([messages, tools, begun, variables])), *tokenizer.control_tokens)
+    used = set().union(*map(set, _strings([messages, tools, begun, dict(variables)])), *tokenizer.control_tokens)
     first_characters = sorted({text[0] for text in tokenizer.control_tokens})
     free = (code for code in _STAND_INS if chr(code) not in used)
     stand_ins = dict(zip(first_characters, free, strict=False))
     guard = _guard(tuple(tokenizer.control_tokens), stand_ins)
     text = template.render(
-        _map_strings(messages, guard), tools=_map_strings(tools, guard), **_map_strings(variables, guard)
+        _map_strings(messages, guard), tools=_map_strings(tools, guard), variables=_map_strings(dict(variables), guard)
     )
     text = with_beginning(text, guard(begun))
     return tokenizer.encode_prompt(text, stand_ins={code: char for char, code in stand_ins.items()})

@@ -4,7 +4,7 @@ The engine's is for files whose vocabulary we cannot read exactly. It answers in
 for that long, and it cannot tell a template's special tokens from a user's look-alikes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ class EngineTokenizer(Protocol):
         self,
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> str: ...
 
 
@@ -77,14 +77,15 @@ class Codec:
         messages: list[dict[str, Any]],
         tools: list[dict[str, Any]] | None = None,
         begun: str = "",
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Ids of a chat, up to where the assistant's answer begins, or has `begun`. `thinks` is for templates that can
-        be told whether the model shall think first; None leaves it to them. Raises TemplateError."""
+        """Ids of a chat, up to where the assistant's answer begins, or has `begun`. `template_arguments` are variables
+        of the template, as `enable_thinking`. Raises TemplateError."""
         template = self._tool_template if tools or any(m.get("tool_calls") for m in messages) else self._template
-        told = {} if thinks is None else {"enable_thinking": thinks}
         messages = with_parsed_arguments(messages)
-        return encode_chat(template, self._tokenizer, messages, tools=tools, begun=begun, **told)
+        return encode_chat(
+            template, self._tokenizer, messages, tools=tools, begun=begun, variables=template_arguments or {}
+        )
 
     @cached_property
     def _tool_template(self) -> ChatTemplate:
@@ -143,9 +144,9 @@ class EngineCodec:
         messages: list[dict[str, Any]],
         tools: list[dict[str, Any]] | None = None,
         begun: str = "",
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        text = with_beginning(self._engine.render(messages, tools, thinks), begun)
+        text = with_beginning(self._engine.render(messages, tools, template_arguments), begun)
         return self._engine.tokenize(text, add_special=True, parse_special=True)
 
     def render(self, messages: list[dict[str, Any]]) -> str:

@@ -4,8 +4,9 @@ The template comes from the model file, in Jinja2; a file without one gets a pla
 of the text become special tokens is decided in `chat`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import UndefinedError
@@ -37,6 +38,7 @@ _TRIALS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
         [_TOOL],
     ),
 ]
+SET_VARIABLES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"))  # by `render`
 _MAX_SOURCE = 1_000_000
 _MAX_OUTPUT = 16_000_000
 
@@ -64,13 +66,13 @@ class ChatTemplate:
         *,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-        documents: list[dict[str, Any]] | None = None,
-        **variables: Any,
+        variables: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
-        """The prompt's text. `variables` (as `enable_thinking`) are for the template. TemplateError where the
-        template refuses the messages, fails, or builds too much."""
-        known: dict[str, Any] = {**self._special, **variables}
-        known |= {"messages": messages, "documents": documents, "add_generation_prompt": add_generation_prompt}
+        """The prompt's text. `variables` (as `enable_thinking`) are for the template, beside SET_VARIABLES.
+
+        Raises TemplateError where the template refuses the messages, fails, or builds too much."""
+        known: dict[str, Any] = {"documents": None, **variables, **self._special}
+        known |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
         with self._lock:
             self._sandbox.refill()
             try:

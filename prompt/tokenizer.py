@@ -91,7 +91,8 @@ class Tokenizer:
         of one."""
         ids: list[int] = []
         starts = True
-        for part in self._parts(_SURROGATE.sub("\ufffd", text), parse_special, stand_ins):
+        specials = self._all_specials if parse_special else self._always_specials
+        for part in self._parts(_SURROGATE.sub("\ufffd", text), specials, stand_ins):
             if isinstance(part, int):
                 ids.append(part)
             else:
@@ -102,9 +103,9 @@ class Tokenizer:
         return ids
 
     def encode_middle(self, text: str) -> list[int]:
-        """Ids of a text in the middle of another, of which nothing can become a control token."""
+        """Ids of a text in the middle of an answer, of which nothing can become a control token that does not show."""
         ids: list[int] = []
-        for part in self._parts(_SURROGATE.sub("\ufffd", text), False, None):
+        for part in self._parts(_SURROGATE.sub("\ufffd", text), self._answer_specials, None):
             ids += [part] if isinstance(part, int) else self._encoder.encode(part, starts=False)
         return ids
 
@@ -122,16 +123,25 @@ class Tokenizer:
         piece = self.pieces[token_id]
         return piece if piece or skip_special else self._texts[token_id]
 
-    def _parts(self, text: str, parse_special: bool, stand_ins: Mapping[int, str] | None) -> Iterator[str | int]:
+    def show(self, controls: Iterable[str]) -> None:
+        """Makes these control tokens, as far as there are such, a part of answers: they show in them as text."""
+        shown = {text: self.control_tokens[text] for text in controls if text in self.control_tokens}
+        if shown:
+            texts = {token: text.encode() for text, token in shown.items()}
+            self.pieces = [texts.get(token, piece) for token, piece in enumerate(self.pieces)]
+            self._answer_specials = _any_of(shown.keys() | self._user_defined.keys())
+
+    def _parts(
+        self, text: str, specials: re.Pattern[str] | None, stand_ins: Mapping[int, str] | None
+    ) -> Iterator[str | int]:
         """Cuts out special tokens: their ids, and the plain text between them."""
         if stand_ins:
-            for part in self._parts(text, parse_special, None):
+            for part in self._parts(text, specials, None):
                 if isinstance(part, int):
                     yield part
                 else:
-                    yield from self._parts(part.translate(stand_ins), False, None)
+                    yield from self._parts(part.translate(stand_ins), self._always_specials, None)
             return
-        specials = self._all_specials if parse_special else self._always_specials
         if specials is None:
             if text:
                 yield text
@@ -146,6 +156,10 @@ class Tokenizer:
     @cached_property
     def _all_specials(self) -> re.Pattern[str] | None:
         return _any_of(self.control_tokens.keys() | self._user_defined.keys())
+
+    @cached_property
+    def _answer_specials(self) -> re.Pattern[str] | None:
+        return self._always_specials
 
     @cached_property
     def _always_specials(self) -> re.Pattern[str] | None:

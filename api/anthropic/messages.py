@@ -25,7 +25,13 @@ async def messages(body: MessagesRequest, request: Request, model: Generator, re
     if begun and have_images(chat):
         raise APIError(400, "an answer to images cannot be begun", param="messages")
     deltas = record.watch(
-        model.chat(chat, body.sampling_params(), tools=body.called_tools, begun=begun, thinks=body.thinks)
+        model.chat(
+            chat,
+            body.sampling_params(),
+            tools=body.called_tools,
+            begun=begun,
+            template_arguments=body.template_arguments,
+        )
     )
     answer = MessageAnswer(body, model.name, model.context_length)
     if body.stream:
@@ -41,4 +47,8 @@ async def count_tokens(body: PromptRequest, model: Generator) -> dict[str, int]:
     require(model, "generation", "model")
     chat, begun = conversation(body)
     require_sight(model, chat, "messages", counted=True)
-    return {"input_tokens": await model.count_chat(chat, tools=body.called_tools, begun=begun, thinks=body.thinks)}
+    return {
+        "input_tokens": await model.count_chat(
+            chat, tools=body.called_tools, begun=begun, template_arguments=body.template_arguments
+        )
+    }

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.fields import Probability, Temperature, Whole, refuse, wrong
+from api.fields import Probability, Temperature, Whole, refuse, thinking, wrong
 from api.openai.images import base64_url, check_image
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -208,9 +208,9 @@ class PromptRequest(Strict):
         return self
 
     @property
-    def thinks(self) -> bool | None:
-        """Whether the model shall think first; None leaves it to its template."""
-        return None if self.thinking is None else self.thinking.type != "disabled"
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        return thinking(None if self.thinking is None else self.thinking.type != "disabled")
 
     @property
     def called_tools(self) -> Tools | None:

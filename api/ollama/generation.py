@@ -29,7 +29,9 @@ async def chat(body: ChatRequest, request: Request, model: Generator, record: Re
         return _loaded(model, record, chat=True)
     messages = chat_messages(body.messages)
     require_sight(model, messages, "messages")
-    deltas = model.chat(messages, body.sampling_params(), tools=body.called_tools, thinks=body.thinks)
+    deltas = model.chat(
+        messages, body.sampling_params(), tools=body.called_tools, template_arguments=body.template_arguments
+    )
     return await _answer(body, request, model, record, deltas, chat=True)
 
 
@@ -48,7 +50,7 @@ async def generate(body: GenerateRequest, request: Request, model: Generator, re
         system = [{"role": "system", "content": body.system}] if body.system else []
         messages: list[dict[str, Any]] = [*system, {"role": "user", "content": _content(body.prompt, body.images)}]
         require_sight(model, messages, "images")
-        deltas = model.chat(messages, body.sampling_params(), thinks=body.thinks)
+        deltas = model.chat(messages, body.sampling_params(), template_arguments=body.template_arguments)
     return await _answer(body, request, model, record, deltas, chat=False)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, wrong
+from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, thinking, wrong
 from api.openai.images import base64_url, check_image
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -46,9 +46,9 @@ class GenerationRequest(Strict):
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
 
     @property
-    def thinks(self) -> bool | None:
-        """Whether the model shall think first; None leaves it to its template."""
-        return None if self.think is None else bool(self.think)
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        return thinking(None if self.think is None else bool(self.think), self.think or None)
 
     @property
     def grammar(self) -> Grammar | None:

@@ -41,7 +41,7 @@ async def _answer(
         require(model, feature, field)
     messages = [message.template_message() for message in body.messages]
     params = body.sampling_params()
-    deltas = model.chat(messages, params, tools=body.called_tools, thinks=body.thinks)
+    deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
     answers = Answers([record.watch(deltas)], n=params.n)
     scored = params.logprobs is not None
     head = {

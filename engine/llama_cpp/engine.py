@@ -121,24 +121,27 @@ class LlamaCppEngine:
         messages: Sequence[Mapping[str, Any]],
         params: SamplingParams,
         tools: Tools | None = None,
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
         self._check_tokens(params.logit_bias, "logit_bias")
         sampling = _native_sampling(params, self.context_length)
-        body = {"messages": messages, **sampling, **_native_tools(tools), **_native_thinking(thinks)}
+        body = {"messages": messages, **sampling, **_native_tools(tools), **_native_arguments(template_arguments)}
         if params.max_tokens is not None:
             body["n_predict"] = params.max_tokens
         async for delta in self._stream("handle_chat_completions", body, params):
             yield delta
 
     def count_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None, thinks: bool | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Tools | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """See NativeChat.count_chat."""
-        body = {"messages": messages, **_native_tools(tools), **_native_thinking(thinks)}
+        body = {"messages": messages, **_native_tools(tools), **_native_arguments(template_arguments)}
         text: str = self._listener.post("/apply-template", body)["prompt"]
         return len(self.tokenize(text, add_special=True, parse_special=True))
 
@@ -195,10 +198,10 @@ class LlamaCppEngine:
         self,
         messages: Sequence[dict[str, Any]],
         tools: Sequence[dict[str, Any]] | None = None,
-        thinks: bool | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
-        body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_thinking(thinks)}
+        body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_arguments(template_arguments)}
         text: str = self._listener.post("/apply-template", body)["prompt"]
         return text
 
@@ -354,8 +357,8 @@ def _seed(params: SamplingParams, index: int) -> dict[str, int]:
     return {} if params.seed is None else {"seed": (params.seed + index) % 0xFFFFFFFF}
 
 
-def _native_thinking(thinks: bool | None) -> dict[str, Any]:
-    return {} if thinks is None else {"chat_template_kwargs": {"enable_thinking": thinks}}
+def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"chat_template_kwargs": template_arguments} if template_arguments else {}
 
 
 def _native_tools(tools: Tools | None) -> dict[str, Any]:

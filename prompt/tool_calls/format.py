@@ -13,7 +13,8 @@ _NAMED_OBJECT = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class CallFormat:
-    """A call is `opening`, something with the function's name, its arguments as JSON, and `closing`."""
+    """A call is `opening`, something with the function's name, its arguments as JSON, and `closing`; or all calls are a
+    JSON list after one `opening`."""
 
     opening: str  # "": an answer that begins with a call consists of calls
     closing: str = ""
@@ -23,6 +24,8 @@ class CallFormat:
     between: str = ""  # two calls
     head: re.Pattern[str] = field(default=_NAMED_OBJECT)  # what comes between `opening` and the arguments
     wrapped: bool = True  # the arguments are in an object with the name
+    listed: bool = False  # one `opening`, and a list
+    controls: tuple[str, ...] = ()  # control tokens that calls are written with
 
     def grammar(
         self, arguments: Mapping[str, str], *, required: bool, parallel: bool, instead: str | None = None
@@ -37,8 +40,12 @@ class CallFormat:
         ]
         lines = [*rules, f"call: {' | '.join(f'call_{number}' for number in range(len(arguments)))}"]
         opening = f"{_quoted(self.opening)} " if self.opening else ""
-        if required or instead or not self.opening:
-            next_call = f"{_quoted(self.between)} " if self.between else ""
+        next_call = f"{_quoted(self.between)} " if self.between else ""
+        if self.listed:
+            more = f" ({next_call}call)*" if parallel else ""
+            lines.append(f'list: " "? "[" call{more} "]"')
+            lines.append(f"calls: {opening}list")
+        elif required or instead or not self.opening:
             more = f" ({next_call}{opening}call)*" if parallel else ""
             lines.append(f"calls: {opening}call{more}")
         if required:
@@ -49,8 +56,9 @@ class CallFormat:
             text = rf"TEXT: /(.|\n)*/ & ~/{re.escape(self.before_name)}(.|\n)*/"
             return "\n".join(["start: calls | TEXT", text, *lines])
         text = r"TEXT: /(.|\n)*/"
-        start = "start: called* TEXT" if parallel else "start: called | TEXT"
-        return "\n".join([start, "called: head call", f"head[lazy]: TEXT {_quoted(self.opening)}", text, *lines])
+        start = "start: called* TEXT" if parallel and not self.listed else "start: called | TEXT"
+        called = f"called: head {'list' if self.listed else 'call'}"
+        return "\n".join([start, called, f"head[lazy]: TEXT {_quoted(self.opening)}", text, *lines])
 
 
 def _json_quoted(text: str) -> str:

@@ -1,7 +1,41 @@
 """Calls that a conversation has in it already, as templates want them."""
 
+import hashlib
 import json
+import re
 from typing import Any
+
+_SHORT_ID = 9  # characters
+_WANTS_SHORT_IDS = re.compile(rf"\|\s*length\s*!=\s*{_SHORT_ID}\b")
+
+
+def wants_short_ids(template: str) -> bool:
+    """Whether a template refuses ids of calls that are not as short as Mistral's."""
+    return bool(_WANTS_SHORT_IDS.search(template))
+
+
+def with_short_ids(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, with ids of calls and their results that Mistral's templates take, whoever made them."""
+    return [
+        {
+            **message,
+            **({"tool_call_id": _short(message["tool_call_id"])} if message.get("tool_call_id") else {}),
+            **(
+                {"tool_calls": [_with_short_id(call) for call in calls]} if (calls := message.get("tool_calls")) else {}
+            ),
+        }
+        for message in messages
+    ]
+
+
+def _with_short_id(call: dict[str, Any]) -> dict[str, Any]:
+    return {**call, "id": _short(call["id"])} if call.get("id") else call
+
+
+def _short(name: str) -> str:
+    if len(name) == _SHORT_ID and name.isalnum():
+        return name
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_SHORT_ID]
 
 
 def with_parsed_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prompt.tool_calls.format import CallFormat
 
+_HEAD_SO_FAR = re.compile(r"\s*[\w.\-\[\]>]{0,160}\s*")  # of a format whose calls have their names before JSON
 _BEGINNINGS = ('{"name":', '{"type":"function"')
 
 
@@ -33,6 +34,7 @@ class CallReader:
         self._calls = 0
         self._braces = _Braces()  # of the arguments, or of the whole call as long as they have not begun
         self._scanned = 0  # characters that have been looked at for the end of the whole call
+        self._begun = form.opening  # what stands before the call that is being read, should it be none
 
     def push(self, text: str) -> list[Part]:
         """Takes the next piece; returns the text and the pieces of calls that are certain."""
@@ -47,7 +49,9 @@ class CallReader:
         held, self._held = self._held, ""
         if self._state == self._read_head:
             whole = _whole_call(held, self._names)
-            return [CallPiece(self._calls, whole[1], whole[0])] if whole else [self._format.opening + held]
+            return [CallPiece(self._calls, whole[1], whole[0])] if whole else [self._begun + held]
+        if self._state == self._read_list:
+            return [self._begun + held]
         if self._state in (self._read_text, self._read_beginning) and not (self._calls and held.isspace()):
             return [held] if held else []
         return []
@@ -74,7 +78,11 @@ class CallReader:
         if at >= 0:
             before, self._held = self._held[:at], self._held[at + len(opening) :]
             self._say(before, parts)
-            self._start()
+            self._begun = opening
+            if self._format.listed:
+                self._state = self._read_list
+            else:
+                self._start()
             return True
         kept = next((size for size in range(len(opening) - 1, 0, -1) if self._held.endswith(opening[:size])), 0)
         text = self._held[: len(self._held) - kept]
@@ -87,6 +95,20 @@ class CallReader:
     def _say(self, text: str, parts: list[Part]) -> None:
         if not (self._calls and text.isspace()):
             parts.append(text)
+
+    def _read_list(self, parts: list[Part]) -> bool:
+        """Up to the bracket of a list of calls."""
+        before, bracket, after = self._held.partition("[")
+        if before.strip():
+            parts.append(self._begun)
+            self._state = self._read_text
+        elif bracket:
+            self._begun += before + bracket
+            self._held = after
+            self._start()
+        else:
+            return False
+        return True
 
     def _start(self) -> None:
         self._braces, self._scanned = _Braces(), 0
@@ -112,9 +134,9 @@ class CallReader:
                 self._held = "}" + self._held[end:]
                 self._state = self._read_tail
                 return True
-        elif not self._format.wrapped and re.fullmatch(r"[\w.-]{0,64}>?\s*", self._held):
+        elif not self._format.wrapped and _HEAD_SO_FAR.fullmatch(self._held):
             return False
-        parts.append(self._format.opening)
+        parts.append(self._begun)
         self._state = self._read_text if self._format.opening else self._read_plain
         return True
 
@@ -138,7 +160,16 @@ class CallReader:
                 return False
             rest = rest[closed + 1 :]
         closing = self._format.closing.strip()
-        if closing:
+        if self._format.listed:
+            after = rest.lstrip()
+            if not after:
+                return False
+            if after[0] == ",":
+                self._begun, self._held = ",", after[1:]
+                self._start()
+                return True
+            rest = after.removeprefix("]")
+        elif closing:
             after = rest.lstrip()
             if closing.startswith(after) and after != closing:
                 return False

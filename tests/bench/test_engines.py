@@ -1,17 +1,15 @@
 """The rule of `ENGINE=auto` holds what was measured."""
 
-import json
-
 import pytest
 
 from bench.engine_report import gains_measured
-from bench.engines import RESULTS
+from bench.engines import all_figures
 from bench.synthetic import MIXES
 from modelfile.accepts.speed import GAINS
 
 
 def test_the_rule_has_the_measured_figures_of_every_type():
-    measured = gains_measured(json.loads(RESULTS.read_text())["figures"])
+    measured = gains_measured(all_figures())
     assert set(measured) == set(GAINS) == {most.name for most, _, _ in MIXES.values()}
     for kind, gains in measured.items():
         assert [list(some) for some in GAINS[kind]] == [pytest.approx(some, abs=0.011) for some in gains], kind

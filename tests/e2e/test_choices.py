@@ -221,7 +221,7 @@ CHAT = [
     ("function_call", [5, "required", {"name": "f"}]),
     ("response_format", [5, {"type": "xml"}]),
     ("reasoning_effort", ["much", 3]),
-    ("chat_template_kwargs", [5, {"enable_thinking": "yes"}, {"custom": 1}]),
+    ("chat_template_kwargs", [5, {"enable_thinking": "yes"}, {"messages": []}, {"tools": 1}]),
 ]
 COMPLETIONS = [
     ("prompt", [None, [], 5, [[-1]], {"a": 1}]),

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 
 import httpx
 import pytest
@@ -117,7 +118,12 @@ def test_request_ids_stand_in_the_log_and_prompts_do_not(server):
         headers={"x-request-id": "my-own-id"},
     )
     assert response.headers["x-request-id"] == "my-own-id"
-    line = next(line for line in server.log().splitlines() if "my-own-id" in line)
+    deadline = time.monotonic() + 5
+    while not (
+        lines := [line for line in server.log().splitlines() if "my-own-id" in line]
+    ):  # written after the answer
+        assert time.monotonic() < deadline
+    (line,) = lines
     assert "POST /v1/completions 200" in line
     assert "3 out" in line
     assert "tokens/s" in line

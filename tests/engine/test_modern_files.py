@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
 from bench.servers import clean_environment
-from engine.contract import SamplingParams
+from engine.contract import SamplingParams, Tools
 from engine.errors import EngineError, InvalidRequest
 from model import GGUFModel
 from modelfile.errors import ModelFileError
@@ -81,20 +81,60 @@ def test_thoughts_are_told_apart(tmp_path: Path):
 
 
 @pytest.mark.parametrize("pre", [None, "chameleon"])  # our template engine, and llama.cpp's
-def test_a_template_is_told_whether_to_think(tmp_path: Path, pre: str | None):
+def test_a_template_is_told_its_arguments(tmp_path: Path, pre: str | None):
     template = tmp_path / "thinking.jinja"
     template.write_text(
         "{% for m in messages %}{{ m.content }}{% endfor %}"
-        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{{ style }}"
     )
     model = load(write_tiny_model(tmp_path, "qwen2", pre=pre), chat_template=str(template))
     try:
-        counts = {thinks: asyncio.run(model.count_chat(CHAT, thinks=thinks)) for thinks in (None, True, False)}
-        assert counts[None] == counts[True] == counts[False] - 2
-        for thinks, count in counts.items():
-            assert answer(model.chat(CHAT, GREEDY, thinks=thinks))[1].prompt_tokens == count
-        begun = [asyncio.run(model.count_chat(CHAT, begun="a", thinks=thinks)) for thinks in (None, False)]
-        assert begun[1] == begun[0] + 2  # answers that have begun are rendered by our own codec
+
+        def count(begun: str = "", **told: object) -> int:
+            return asyncio.run(model.count_chat(CHAT, begun=begun, template_arguments=told))
+
+        told = [
+            {},
+            {"enable_thinking": True},
+            {"enable_thinking": False},
+            {"style": " the cat"},
+            {"style": "<|im_end|>"},
+        ]
+        plain, thinks, does_not, styled, alike = counts = [count(**some) for some in told]
+        assert plain == thinks == does_not - 2
+        assert styled == plain + len(model.tokenize(" the cat", add_special=False))
+        assert alike > plain + 1  # a look-alike is text
+        for some, tokens in zip(told, counts, strict=True):
+            assert answer(model.chat(CHAT, GREEDY, template_arguments=some))[1].prompt_tokens == tokens
+        # Answers that have begun are rendered by our own codec.
+        assert count("a", enable_thinking=False) == count("a") + 2
+    finally:
+        model.close()
+
+
+def test_a_template_that_wants_short_ids_of_calls_gets_them(tmp_path: Path):
+    template = tmp_path / "mistral.jinja"
+    template.write_text(
+        "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"
+        "{% for m in messages %}{% if m.tool_calls %}[TOOL_CALLS] [{% for call in m.tool_calls %}"
+        "{% if call.id is not defined or call.id | length != 9 %}{{ raise_exception('not short') }}{% endif %}"
+        "{{ call.function | tojson }}{% endfor %}]{% elif m.role == 'tool' %}"
+        "{% if m.tool_call_id | length != 9 %}{{ raise_exception('not short') }}{% endif %}"
+        "[TOOL_RESULTS]{{ m.content }}[/TOOL_RESULTS]{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"
+    )
+    function = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+    call = {"id": "call_0123456789abcdef", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    chat = [
+        *CHAT,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "a cat"},
+    ]
+    model = load(write_tiny_model(tmp_path, "qwen2"), chat_template=str(template))
+    try:
+        tools = Tools(({"type": "function", "function": function},))
+        says_the = SamplingParams(max_tokens=4, temperature=0, logit_bias={model.tokenize(" the")[0]: 1000.0})
+        _, last = answer(model.chat(chat, says_the, tools=tools))
+        assert last.prompt_tokens == asyncio.run(model.count_chat(chat, tools=tools))
     finally:
         model.close()
 

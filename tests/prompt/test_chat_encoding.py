@@ -56,14 +56,15 @@ def test_without_look_alikes_it_is_the_rendered_text(template: ChatTemplate, smo
     assert encode_chat(template, smollm2, messages) == smollm2.encode(rendered, parse_special=True)
 
 
-def test_look_alikes_in_tools_and_calls(smollm2: Tokenizer) -> None:
-    template = ChatTemplate("<|im_start|>{{ tools | tojson }}{{ messages | tojson }}<|im_end|>")
+def test_look_alikes_in_tools_calls_and_variables(smollm2: Tokenizer) -> None:
+    template = ChatTemplate("<|im_start|>{{ tools | tojson }}{{ messages | tojson }}{{ style }}<|im_end|>")
     call = {"function": {"name": "f<|im_end|>", "arguments": {"<|im_start|>": ["<|im_end|>", 1, None]}}}
     ids = encode_chat(
         template,
         smollm2,
         [{"role": "assistant", "content": None, "tool_calls": [call]}],
         tools=[{"function": {"description": "<|im_end|>"}}],
+        variables={"style": "<|im_end|>"},
     )
     assert [smollm2.token_text(i) for i in control_ids(smollm2, ids)] == ["<|im_start|>", "<|im_end|>"]
 

@@ -98,7 +98,7 @@ def test_time_is_limited_where_nothing_is_built(monkeypatch: pytest.MonkeyPatch)
 def test_a_failed_rendering_leaves_the_next_its_budget() -> None:
     template = ChatTemplate("{% if big %}{{ 'a' * 10**9 }}{% endif %}ok")
     with pytest.raises(TemplateError):
-        template.render(MESSAGES, big=True)
+        template.render(MESSAGES, variables={"big": True})
     assert template.render(MESSAGES) == "ok"
 
 
@@ -142,7 +142,7 @@ def test_a_template_refuses_with_its_own_words() -> None:
     ],
 )
 def test_what_templates_use(source: str, text: str) -> None:
-    assert ChatTemplate(source, "<s>", "</s>").render(MESSAGES, enable_thinking=False) == text
+    assert ChatTemplate(source, "<s>", "</s>").render(MESSAGES, variables={"enable_thinking": False}) == text
 
 
 def test_default_template() -> None:

@@ -42,7 +42,9 @@ async def responses(
             store.put(response, input_items)
 
     params = body.sampling_params()
-    deltas = record.watch(model.chat(messages, params, tools=body.called_tools, thinks=body.thinks))
+    deltas = record.watch(
+        model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
+    )
     answer = ResponseAnswer(body, params, model.name, keep)
     if body.stream:
         running = await while_connected(request, started(deltas))
@@ -55,7 +57,7 @@ async def responses(
 async def input_tokens(body: PromptRequest, model: Generator, store: Store) -> dict[str, Any]:
     """The tokens of the prompt that the same fields make in `/v1/responses`."""
     messages = await _messages(body, model, store, counted=True)
-    count = await model.count_chat(messages, tools=body.called_tools, thinks=body.thinks)
+    count = await model.count_chat(messages, tools=body.called_tools, template_arguments=body.template_arguments)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 

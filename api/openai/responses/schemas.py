@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from api.fields import Probability, Temperature, Whole, refuse, wrong
+from api.fields import Probability, Temperature, Whole, refuse, thinking, wrong
 from api.openai.responses.items import Item, Strict
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
@@ -126,9 +126,10 @@ class PromptRequest(Strict):
         return self
 
     @property
-    def thinks(self) -> bool | None:
-        """Whether the model shall think first; None leaves it to its template."""
-        return None if self.reasoning is None or self.reasoning.effort is None else self.reasoning.effort != "none"
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        effort = self.reasoning.effort if self.reasoning else None
+        return thinking(None if effort is None else effort != "none", effort)
 
     @property
     def called_tools(self) -> Tools | None:

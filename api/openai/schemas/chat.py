@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.fields import Whole, one_of, wrong
+from api.fields import Whole, one_of, thinking, wrong
 from api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
 from api.openai.schemas.messages import Message
 from api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
 from engine.contract import Feature, SamplingParams, Tools
 from engine.grammar import schema_grammar
+from prompt.template import SET_VARIABLES
 
 
 class JsonSchema(BaseModel):
@@ -42,11 +43,20 @@ class ResponseFormat(BaseModel):
 
 
 class TemplateArguments(BaseModel):
-    """What vLLM's and llama.cpp's clients tell a chat template; nothing else would reach it."""
+    """Variables of the chat template, as vLLM's and llama.cpp's clients set them."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="allow")
 
     enable_thinking: bool | None = None
+
+    @model_validator(mode="after")
+    def _are_free(self) -> "TemplateArguments":
+        for name in self.model_extra or ():
+            if name in SET_VARIABLES:
+                raise wrong(
+                    "chat_template_kwargs", f"chat_template_kwargs cannot set {name}: the request's own fields do"
+                )
+        return self
 
 
 # Fields of completions only.
@@ -97,11 +107,11 @@ class ChatRequest(GenerationRequest):
         return bool(self.functions) or isinstance(self.function_call, FunctionName)
 
     @property
-    def thinks(self) -> bool | None:
-        """Whether the model shall think first; None leaves it to its template."""
-        if self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking is not None:
-            return self.chat_template_kwargs.enable_thinking
-        return None if self.reasoning_effort is None else self.reasoning_effort != "none"
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        effort = self.reasoning_effort
+        told = self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
+        return thinking(None if effort is None else effort != "none", effort) | told
 
     def needs(self) -> Iterator[tuple[str, Feature]]:
         """Fields that not every model supports, with what they need."""

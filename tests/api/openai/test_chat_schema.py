@@ -10,18 +10,25 @@ def request(**fields: object) -> ChatRequest:
 
 
 @pytest.mark.parametrize(
-    ("fields", "thinks"),
+    ("fields", "told"),
     [
-        ({}, None),
-        ({"reasoning_effort": "none"}, False),
-        ({"reasoning_effort": "low"}, True),
-        ({"chat_template_kwargs": {}}, None),
-        ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"}, False),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, True),
+        ({}, {}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        ({"reasoning_effort": "low"}, {"enable_thinking": True, "reasoning_effort": "low"}),
+        ({"chat_template_kwargs": {}}, {}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "high"},
+            {"enable_thinking": False, "reasoning_effort": "high"},
+        ),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True}),
+        (
+            {"chat_template_kwargs": {"thinking_budget": 9, "documents": [{"title": "A"}]}},
+            {"thinking_budget": 9, "documents": [{"title": "A"}]},
+        ),
     ],
 )
-def test_whether_the_model_shall_think(fields: dict, thinks: bool | None):
-    assert request(**fields).thinks is thinks
+def test_what_the_chat_template_is_told(fields: dict, told: dict):
+    assert request(**fields).template_arguments == told
 
 
 def test_llama_cpps_names_of_fields():

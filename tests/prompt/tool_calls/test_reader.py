@@ -14,9 +14,16 @@ from engine.lark import json_rule
 from prompt.tool_calls import HERMES, CallFormat
 from prompt.tool_calls.functionary import FUNCTIONARY
 from prompt.tool_calls.llama3 import LLAMA3
+from prompt.tool_calls.mistral import MISTRAL_LIST, MISTRAL_NAMES
 from prompt.tool_calls.reader import CallPiece, CallReader
 
-FORMATS = {"hermes": HERMES, "llama3": LLAMA3, "functionary": FUNCTIONARY}
+FORMATS = {
+    "hermes": HERMES,
+    "llama3": LLAMA3,
+    "functionary": FUNCTIONARY,
+    "mistral, a list": MISTRAL_LIST,
+    "mistral, names": MISTRAL_NAMES,
+}
 NAMES = ["get_weather", "get_time"]
 RULES = {
     "get_weather": json_rule({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}),
@@ -41,10 +48,12 @@ def read(form: CallFormat, pieces: list[str]) -> tuple[str, list[tuple[str, str]
 
 
 def spelled(form: CallFormat, *arguments: str) -> str:
-    return form.between.join(
-        f"{form.opening}{form.before_name}get_weather{form.after_name}{one}{form.after_arguments}{form.closing}"
+    opening = "" if form.listed else form.opening
+    calls = form.between.join(
+        f"{opening}{form.before_name}get_weather{form.after_name}{one}{form.after_arguments}{form.closing}"
         for one in arguments
     )
+    return f"{form.opening}[{calls}]" if form.listed else calls
 
 
 CITY = '{"city": "a \\"}{[\\\\", "b": [{}, "<tool_call>"]}'
@@ -59,7 +68,7 @@ def test_calls_are_read_in_whatever_pieces_they_come(form: CallFormat, count: in
         assert read(form, pieces) == ("", [("get_weather", CITY)] * count)
 
 
-@pytest.mark.parametrize("form", [HERMES, FUNCTIONARY])
+@pytest.mark.parametrize("form", [HERMES, FUNCTIONARY, MISTRAL_LIST, MISTRAL_NAMES])
 def test_text_around_calls_is_kept(form: CallFormat):
     answer = f"Let me see < {spelled(form, '{}')}\nDone."
     assert read(form, list(answer)) == ("Let me see < \nDone.", [("get_weather", "{}")])
@@ -113,19 +122,70 @@ def test_calls_that_are_written_another_way(call: str):
         assert read(HERMES, list(f"<tool_call>{call}{closing}")) == ("", [("get_weather", '{"city": "x"}')])
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[TOOL_CALLS]",
+        "[TOOL_CALLS] no list",
+        "[TOOL_CALLS] [5]",
+        '[TOOL_CALLS][{"name": "unknown", "arguments": {}}]',
+        "[TOOL_CALLS][]",
+    ],
+)
+def test_mistrals_token_without_calls_stays_text(answer: str):
+    assert read(MISTRAL_LIST, [answer]) == (answer, [])
+    assert read(MISTRAL_LIST, list(answer)) == (answer, [])
+
+
+@pytest.mark.parametrize(
+    ("form", "answer"),
+    [
+        (MISTRAL_LIST, '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "x"}, "id": "a1b2c3d4e"}]'),
+        (MISTRAL_LIST, '[TOOL_CALLS][{"arguments": {"city": "x"}, "name": "get_weather"}]'),
+        (MISTRAL_NAMES, '[TOOL_CALLS]get_weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "x"}'),
+        (MISTRAL_NAMES, '[TOOL_CALLS] get_weather[ARGS] {"city": "x"}'),
+    ],
+)
+def test_calls_as_mistrals_models_write_them(form: CallFormat, answer: str):
+    assert read(form, list(answer)) == ("", [("get_weather", '{"city": "x"}')])
+
+
+def test_a_list_of_calls_that_goes_wrong_stays_text_from_there():
+    first, second = '{"name": "get_weather", "arguments": {}}', '{"name": "unknown", "arguments": {}}'
+    answer = f"[TOOL_CALLS][{first}, {second}]"
+    assert read(MISTRAL_LIST, list(answer)) == (f", {second}]", [("get_weather", "{}")])
+
+
+@settings(max_examples=400, deadline=None)
 @given(
+    st.sampled_from(list(FORMATS.values())),
     st.lists(
         st.sampled_from(
-            ["<tool_call>", '{"name": "', "get_time", '", "arguments": ', "{", "}", "</tool_call>", '"', "x\n"]
+            [
+                "OPENING",
+                "CLOSING",
+                '{"name": "',
+                "get_time",
+                '", "arguments": ',
+                "[ARGS]",
+                "{",
+                "}",
+                "[",
+                "]",
+                ", ",
+                '"',
+                "x\n",
+            ]
         )
-    )
+    ),
 )
-def test_no_answer_breaks_it(pieces: list[str]):
-    text, calls = read(HERMES, pieces)
+def test_no_answer_breaks_it(form: CallFormat, pieces: list[str]):
+    tags = {"OPENING": form.opening, "CLOSING": form.closing}
+    pieces = [tags.get(piece, piece) for piece in pieces]
+    text, calls = read(form, pieces)
     if not calls:
         assert text == "".join(pieces)
-    assert read(HERMES, list("".join(pieces))) == (text, calls)
+    assert read(form, list("".join(pieces))) == (text, calls)
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
