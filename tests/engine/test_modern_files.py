@@ -114,13 +114,17 @@ def test_a_template_is_told_its_arguments(tmp_path: Path, pre: str | None):
 
 def test_a_template_that_wants_short_ids_of_calls_gets_them(tmp_path: Path):
     template = tmp_path / "mistral.jinja"
+    short = "{% if NAME is not defined or NAME | length != 9 %}{{ raise_exception('not short') }}{% endif %}"
     template.write_text(
-        "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"
-        "{% for m in messages %}{% if m.tool_calls %}[TOOL_CALLS] [{% for call in m.tool_calls %}"
-        "{% if call.id is not defined or call.id | length != 9 %}{{ raise_exception('not short') }}{% endif %}"
-        "{{ call.function | tojson }}{% endfor %}]{% elif m.role == 'tool' %}"
-        "{% if m.tool_call_id | length != 9 %}{{ raise_exception('not short') }}{% endif %}"
-        "[TOOL_RESULTS]{{ m.content }}[/TOOL_RESULTS]{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if m.role == 'user' %}"
+        "{% if tools and loop.last %}[AVAILABLE_TOOLS] {{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"
+        "[INST] {{ m.content }}[/INST]{% elif m.tool_calls %}[TOOL_CALLS] [{% for call in m.tool_calls %}"
+        + short.replace("NAME", "call.id")
+        + '{{ (call.function | tojson)[:-1] }}, "id": "{{ call.id }}"}{% endfor %}]{{ eos_token }}'
+        "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% else %}"
+        + short.replace("NAME", "m.tool_call_id")
+        + '[TOOL_RESULTS] {"content": {{ m.content }}, "call_id": "{{ m.tool_call_id }}"}[/TOOL_RESULTS]'
+        "{% endif %}{% endfor %}"
     )
     function = {"name": "look", "parameters": {"type": "object", "properties": {}}}
     call = {"id": "call_0123456789abcdef", "type": "function", "function": {"name": "look", "arguments": "{}"}}
