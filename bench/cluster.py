@@ -33,7 +33,7 @@ from bench.client import Answer, chat, complete
 from bench.machine import machine
 from bench.prompts import first_turn, next_turn, words
 from bench.servers import ROOT, Running, Server, Setup, free_port, running
-from cluster import application
+from cluster import CONTROLLER_OPTIONS, application
 from fleet.gateway import Gateway
 from fleet.response import respond
 from fleet.router import PromptRouter
@@ -93,7 +93,7 @@ def on_ray(build: Callable[[], serve.Application], cores: int) -> Iterator[Runni
     port, started = free_port(), time.perf_counter()
     ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, controller_options=CONTROLLER_OPTIONS)
         serve.run(build())
         ready = time.perf_counter() - started
         yield Running(psutil.Process(), f"http://127.0.0.1:{port}", ready, 0, 0)
