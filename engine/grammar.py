@@ -27,6 +27,7 @@ _MAX_LEXER_STATES = 20_000  # 1 to 2 kB each
 _LEXER_FUEL = 250_000  # of the work on regular expressions before the first token: about 0.1 s
 _ENCODED_AT_ONCE = 2048  # characters; others get a turn in between
 _KEPT = 16  # compiled grammars
+_ESCAPE = re.compile(r"\\[xuU]")
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice"}
 
 
@@ -121,8 +122,7 @@ class Grammars:
         self._vocabulary = vocabulary
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._compiled: OrderedDict[Grammar, tuple[str, Any | str]] = OrderedDict()
-        # Without a token for each byte, a text that must come next may have none.
-        self._forces = len({piece for piece in vocabulary.pieces if len(piece) == 1}) == 256
+        self._lacking = frozenset(range(256)) - {piece[0] for piece in vocabulary.pieces if len(piece) == 1}  # bytes
         self._tokenizer: Any = None
 
     async def matcher(self, grammar: Grammar) -> tuple[Matcher, str]:
@@ -156,8 +156,8 @@ class Grammars:
         if len(grammar.text) > _MAX_TEXT:
             raise ValueError(f"it has {len(grammar.text)} characters, and {_MAX_TEXT} may be")
         text = lark(grammar)
-        if not self._forces:
-            text = text.replace(HEAD, UNFORCED_HEAD, 1)
+        if self._lacking and (_ESCAPE.search(text) or not self._lacking.isdisjoint(text.encode())):
+            text = text.replace(HEAD, UNFORCED_HEAD, 1)  # what must come next may have no tokens
         if (size := len(text.encode())) > MAX_BYTES:
             raise ValueError(f"it has {size} bytes, and {MAX_BYTES} may be")
         if self._tokenizer is None:

@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
-from engine.contract import Grammar
-from engine.errors import InvalidRequest
+from engine.contract import Delta, Grammar, SamplingParams
+from engine.errors import GenerationError, InvalidRequest
 from engine.grammar import MAX_BYTES, Grammars, Matcher, byte_vocabulary, schema_grammar
 from engine.lark import lark
 from engine.llama_cpp.gbnf import gbnf
+from model import GGUFModel
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,34 @@ def test_what_must_come_next_is_known(grammars: Grammars):
     assert answer.take(forced)
     assert answer.ended
     assert answer.forced() == []
+
+
+def test_a_vocabulary_without_some_bytes_forces_what_cannot_have_them():
+    whole = byte_vocabulary()
+    grammars = Grammars(
+        replace(whole, pieces=[b"" if byte in (4, 0xF1) else piece for byte, piece in enumerate(whole.pieces)])
+    )
+    schema = {"type": "object", "properties": {"first": {"type": "integer"}}, "required": ["first"]}
+    answer = matcher(grammars, schema_grammar(schema))
+    assert bytes(answer.forced()) == b'{"first": '
+    for byte in (r"\x04", "\U00040000"):  # none of these answers can be complete
+        answer = matcher(grammars, Grammar("regex", f"ab{byte}c"))
+        assert answer.forced() == []
+        assert answer.take_text("ab")
+        with pytest.raises(GenerationError, match="no token"):
+            answer.allowed()
+    grammars.close()
+
+
+def test_the_default_model_s_vocabulary_forces_keys(ctransformers_model: GGUFModel):
+    schema = {"type": "object", "properties": {"a_long_name": {"type": "integer"}}, "required": ["a_long_name"]}
+    params = SamplingParams(temperature=0, max_tokens=60, grammar=schema_grammar(schema))
+    texts = [delta.text for delta in asyncio.run(deltas(ctransformers_model, params))]
+    assert '{"a_long_name":' in texts[0]
+
+
+async def deltas(model: GGUFModel, params: SamplingParams) -> list[Delta]:
+    return [delta async for delta in model.complete("A number:", params)]
 
 
 def test_control_tokens_that_a_grammar_may_name():
