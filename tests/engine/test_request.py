@@ -1,14 +1,14 @@
 """What a worker puts arrives in order, joined where it may be; an answer that nobody takes ends, and says why."""
 
 import asyncio
-import time
+import threading
 from collections.abc import Sequence
 
 import pytest
 
 from engine.contract import Delta, ToolCallDelta
 from engine.errors import GenerationError
-from engine.request import BEAT, RunningRequest
+from engine.request import RunningRequest
 
 
 def test_an_answer_that_nobody_reads_is_ended() -> None:
@@ -71,23 +71,24 @@ def test_answers_to_one_prompt_stay_apart() -> None:
     assert _heard(pieces, n=2) == pieces
 
 
-def test_the_first_piece_and_the_end_do_not_wait_for_a_beat() -> None:
-    async def run() -> list[float]:
-        request, loop = RunningRequest(), asyncio.get_running_loop()
-        put: list[float] = []
+def test_the_first_piece_and_the_end_do_not_wait_for_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.request.BEAT", 3600.0)
+
+    async def run() -> str:
+        request, loop, text = RunningRequest(), asyncio.get_running_loop(), ""
+        first_came = threading.Event()
 
         def work() -> None:
-            time.sleep(0.01)
-            put.append(time.perf_counter())
             request.put(Delta("a", 3, 0, 1))
-            time.sleep(BEAT / 10)
+            assert first_came.wait(10)
             request.end = Delta("b", 3, 0, 2, finish_reason="stop")
-            put.append(time.perf_counter())
             request.put_end()
 
         working = loop.run_in_executor(None, work)
-        came = [time.perf_counter() async for _ in request.listen()]
+        async for delta in request.listen():
+            text += delta.text
+            first_came.set()
         await working
-        return [there - then for then, there in zip(put, came, strict=True)]
+        return text
 
-    assert min(max(asyncio.run(run())) for _ in range(20)) < BEAT / 4
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == "ab"
