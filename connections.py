@@ -8,6 +8,9 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+IDLE_SECONDS = 120  # that a connection waits for its next request: longer than clients keep one, or a request may be
+# sent just as the server closes (httpx keeps one 5 s, nginx and .NET 60 s, Go 90 s)
+
 _SEND_BUFFER = 64 << 10  # bytes that the system keeps for a client that does not read
 
 
@@ -33,9 +36,9 @@ class Connection(HttpToolsProtocol):
         self._refusal = (400, "The request is no valid HTTP.", "invalid_http")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Closes it where there are too many."""
+        """Where there are too many, closes the one that has idled longest; where none idles, this one."""
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections:
+        if len(self.connections) > self._limits.connections and not self._close_idle():
             self._refusal = (503, "The server has too many connections.", "too_many_connections")
             self.send_400_response("")
             return
@@ -94,6 +97,17 @@ class Connection(HttpToolsProtocol):
         """The client has read."""
         self._stop_send_timer()
         super().resume_writing()
+
+    def _close_idle(self) -> bool:
+        """Whether there was one."""
+        idle = {
+            each.timeout_keep_alive_task.when(): each.transport
+            for each in self.connections
+            if isinstance(each, Connection) and each.timeout_keep_alive_task and not each.transport.is_closing()
+        }
+        if idle:
+            idle[min(idle)].close()
+        return bool(idle)
 
     def _await_header(self) -> None:
         if self._header_timer is None:

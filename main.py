@@ -46,7 +46,7 @@ from api.openai import chat, completions, embeddings, models
 from api.openai.responses import endpoint as responses
 from api.openai.responses.store import ResponseStore
 from api.origins import Origins, OriginsMiddleware, is_loopback
-from connections import Connection, ConnectionLimits
+from connections import IDLE_SECONDS, Connection, ConnectionLimits
 from engine.errors import EngineError
 from engine.native_process import give_back_memory, send_c_stderr
 from load import LoadOptions
@@ -286,6 +286,7 @@ def main(worker: Worker | None = None) -> None:
         http=partial(Connection, limits=connection_limits),  # type: ignore[arg-type]
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=IDLE_SECONDS,
         server_header=False,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,

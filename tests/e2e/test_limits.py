@@ -5,6 +5,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from urllib.parse import urlparse
 
 import httpx
@@ -62,12 +63,33 @@ def test_no_http_is_an_error_object(strict):
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
 
 
+def test_the_connection_that_idles_longest_makes_room(strict):
+    address = urlparse(strict.url)
+    many = [HTTPConnection(address.hostname, address.port, timeout=20) for _ in range(30)]
+    for each in (*many, many[15]):
+        each.request("GET", "/health")
+        response = each.getresponse()
+        response.read()
+        assert response.status == 200
+    assert rest(many[0].sock) == b""
+    for each in many:
+        each.close()
+
+
 def test_too_many_connections_are_a_503(strict):
     many = [connect(strict) for _ in range(20)]
     with connect(strict) as connection:
         assert rest(connection).startswith(b"HTTP/1.1 503")
     for each in many:
         each.close()
+
+
+def test_a_client_that_keeps_connections_as_long_as_httpx_loses_no_request(strict):
+    with connect(strict, b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+        assert connection.recv(1 << 16).endswith(b"\r\n\r\n")
+        connection.settimeout(5.5)  # httpx keeps a connection for 5 seconds
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
 
 
 def test_a_reader_that_stops_is_cut_off(strict):
