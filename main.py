@@ -284,6 +284,7 @@ def main(worker: Worker | None = None) -> None:
         host=settings.host,
         port=settings.port,
         http=partial(Connection, limits=connection_limits),  # type: ignore[arg-type]
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_keep_alive=IDLE_SECONDS,

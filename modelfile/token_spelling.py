@@ -53,9 +53,8 @@ def plain_tokens(gguf: GGUFFile) -> Iterator[tuple[int, bytes]]:
     """Id and text of every token that belongs to the BPE itself; of all where it has no types."""
     tokens = gguf.get("tokenizer.ggml.tokens", [])
     types = gguf.get("tokenizer.ggml.token_type")
-    if types is None:
-        return enumerate(tokens)
-    return ((i, tokens[i]) for i in (types == TokenType.NORMAL).nonzero()[0].tolist())
+    ids = range(len(tokens)) if types is None else (types == TokenType.NORMAL).nonzero()[0].tolist()
+    return zip(ids, map(tokens.__getitem__, ids), strict=True)
 
 
 def has_raw_tokens(gguf: GGUFFile) -> bool:
