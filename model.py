@@ -5,6 +5,7 @@ Usable without HTTP; the API talks to nothing else.
 
 import dataclasses
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -24,6 +25,7 @@ from engine.contract import (
 from engine.errors import InvalidRequest, InvalidToken
 from load import LoadOptions, Report, load
 from modelfile.facts import ModelFacts
+from modelfile.gguf import part_names
 from prompt.infill import File
 
 __all__ = ["GGUFModel", "SamplingParams"]
@@ -32,6 +34,7 @@ log = logging.getLogger("ggserve.model")
 
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 _SUFFIXES = (".gguf", ".bin", ".ctransformers")
+_PART = re.compile(r"-\d{5}-of-\d{5}$")  # how a file's name ends that is one of several
 
 
 class GGUFModel:
@@ -234,7 +237,12 @@ def model_name(path: Path) -> str:
     name = path.name
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
-    return name
+    return _PART.sub("", name)
+
+
+def model_bytes(path: Path) -> int:
+    """The size of a model, all its files together."""
+    return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
 
 
 async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:

@@ -16,7 +16,7 @@ from model import GGUFModel, model_name
 from modelfile.accepts.choice import choose_engine
 from modelfile.errors import ModelFileError
 from modelfile.file import read_model_file
-from modelfile.source.pick import whole_models
+from modelfile.source import pick
 from prompt.errors import TemplateError
 
 log = logging.getLogger("ggserve.main")
@@ -82,7 +82,7 @@ class Models:
         """The models of the folder, by name. Reads the headers of files that are new: call it in a thread."""
         files = {file.name: file for file in self.folder.iterdir() if file.is_file()} if self.folder else {}
         sizes = {name: file.stat().st_size for name, file in files.items()}
-        paths = [files[name] for name in sorted(whole_models(sizes)) if self._runs(files[name])]
+        paths = [files[name] for name in sorted(pick.models(sizes)) if name in files and self._runs(files[name])]
         if self._path and self._path not in paths:
             paths.append(self._path)
         return [Listed(model_name(path), path, int(path.stat().st_mtime)) for path in paths]

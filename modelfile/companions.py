@@ -6,7 +6,7 @@ from pathlib import Path
 from modelfile.errors import ModelFileError
 from modelfile.file import ModelFile
 from modelfile.gguf import read_gguf
-from modelfile.source.pick import whole_models
+from modelfile.source.pick import models
 
 _PROJECTOR = "clip"  # its general.architecture
 
@@ -42,4 +42,4 @@ def projector_beside(path: Path) -> Path | None:
     """The projector in a model's folder, where both are the only ones of their kind there."""
     sizes = {file.name: file.stat().st_size for file in path.parent.glob("*.gguf")}
     projectors = [name for name in sizes if "mmproj" in name.lower()]
-    return path.parent / projectors[0] if len(projectors) == 1 and whole_models(sizes) == [path.name] else None
+    return path.parent / projectors[0] if len(projectors) == 1 and [*models(sizes)] == [path.name] else None

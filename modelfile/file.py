@@ -35,6 +35,11 @@ class ModelFile(Protocol):
     size: int  # bytes
 
     @property
+    def paths(self) -> list[Path]:
+        """The files that it is in; `path` is the first."""
+        ...
+
+    @property
     def format(self) -> str:
         """The format and its version, such as "GGUF version 3"."""
         ...

@@ -1,15 +1,17 @@
-"""Reads a GGUF file's header: metadata and where each tensor lies. Never reads a weight.
+"""Reads a GGUF file's header: metadata and where each tensor lies. Never reads a weight. A model in several files, as
+`llama-gguf-split` makes them, is read as one.
 
 Every count, length and extent is checked against the file's size before anything is allocated for it, because
 the C loaders that open the file afterwards do not check. Format: the GGUF specification of the ggml project,
 versions 2 and 3, little-endian.
 """
 
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from io import FileIO
 from pathlib import Path
@@ -25,6 +27,9 @@ _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _HEADER_LIMIT = 128 << 20
 """Bytes. The largest vocabularies in use (260 thousand tokens, 500 thousand merges) take about 20 MB."""
+
+# Which part of how many a file is, from 0, and the tensors of all.
+_NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
 
 _FIRST_READ = 4 << 20
 _MAX_NESTING = 4
@@ -118,16 +123,28 @@ LEGACY_MAGICS = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"ccgg": "gg
 """The first four bytes of older formats: the name, as a little-endian number."""
 _ADAPTER = b"algg"
 
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def part_names(name: str) -> list[str]:
+    """The files of the model that the file `name` is of: itself, unless its name is that of a part of several."""
+    match = _PART.search(name)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        return [name]
+    return [f"{name[: match.start()]}-{number:05d}-of-{match[2]}.gguf" for number in range(1, int(match[2]) + 1)]
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor. `shape` is ggml's (ne[0], the row's length, first); `offset` is from the file's start."""
+    """One tensor. `shape` is ggml's (ne[0], the row's length, first); `offset` is from the start of its file, which is
+    the one with the number `part` where there are several."""
 
     name: str
     shape: tuple[int, ...]
     type: int
     offset: int
     nbytes: int
+    part: int = 0
 
     @property
     def type_name(self) -> str:
@@ -147,7 +164,8 @@ class Field:
 
 @dataclass
 class GGUFFile:
-    """A checked header. Arrays of numbers are numpy's, those of strings list[bytes], nested ones lists."""
+    """A checked header. Arrays of numbers are numpy's, those of strings list[bytes], nested ones lists. Of a model in
+    several files it is the first one's, with the tensors of all, and `size` is that of all."""
 
     path: Path
     version: int
@@ -156,6 +174,12 @@ class GGUFFile:
     tensors: dict[str, TensorInfo]
     alignment: int
     data_offset: int
+
+    @property
+    def paths(self) -> list[Path]:
+        """See ModelFile.paths."""
+        names = part_names(self.path.name) if self.get(_COUNT, 1) > 1 else [self.path.name]
+        return [self.path.with_name(name) for name in names]
 
     @property
     def format(self) -> str:
@@ -179,10 +203,40 @@ class GGUFFile:
 
 
 def read_gguf(path: str | Path) -> GGUFFile:
-    """The header of the GGUF file at `path`. Raises ModelFileError unless the file is sound and complete."""
-    path = Path(path)
+    """The header of the GGUF file at `path`, the first one of a model in several. Raises ModelFileError unless the file
+    is sound and complete."""
+    first = _read(Path(path))
+    count = first.get(_COUNT, 1)
+    if not isinstance(count, int):
+        raise ModelFileError(f"{first.path.name}: {_COUNT} is no whole number")
+    return _joined(first, count) if count > 1 else first
+
+
+def _read(path: Path) -> GGUFFile:
     with opened(path) as file:
         return _Header(path, file).read()
+
+
+def _joined(first: GGUFFile, count: int) -> GGUFFile:
+    """The whole of which `first` is the first part. As strict as llama.cpp, which finds the others by their names."""
+    name = first.path.name
+    names = part_names(name)
+    if len(names) != count:
+        raise ModelFileError(f"{name}: is one of {count} parts by its metadata, and not by its name")
+    if name != names[0]:
+        raise ModelFileError(f"{name}: is a part of a model in {count} files; name the first, {names[0]}")
+    whole = replace(first, size=0, tensors={})
+    for number, each in enumerate(names):
+        part = _read(first.path.with_name(each)) if number else first
+        if (part.get(_NUMBER), part.get(_COUNT)) != (number, count):
+            raise ModelFileError(f"{each}: is not part {number + 1} of {count} by its metadata")
+        if both := whole.tensors.keys() & part.tensors.keys():
+            raise ModelFileError(f"{each}: tensor {min(both)!r} is in another part too")
+        whole.size += part.size
+        whole.tensors |= {tensor.name: replace(tensor, part=number) for tensor in part.tensors.values()}
+    if first.get(_TENSORS, len(whole.tensors)) != len(whole.tensors):
+        raise ModelFileError(f"{name}: its {count} parts have {len(whole.tensors)} tensors, not {first.get(_TENSORS)}")
+    return whole
 
 
 @contextmanager

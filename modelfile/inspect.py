@@ -38,7 +38,7 @@ def describe(path: Path, model_type: str | None = None) -> Facts:
 
 def _describe(gguf: ModelFile) -> Facts:
     yield "file", gguf.path.name
-    yield "size", human_size(gguf.size)
+    yield "size", human_size(gguf.size) + (f" in {len(gguf.paths)} files" if len(gguf.paths) > 1 else "")
     yield "format", gguf.format
     if isinstance(gguf, GGUFFile):
         yield "architecture", gguf.architecture or "not said"

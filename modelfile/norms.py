@@ -3,6 +3,8 @@
 llama.cpp would answer all the same; of the large weights nothing is looked at.
 """
 
+from contextlib import ExitStack
+
 import numpy as np
 
 from modelfile.errors import ModelFileError
@@ -15,8 +17,10 @@ def check_norms(file: ModelFile) -> None:
     """Reads some kB for each layer. Raises ModelFileError where a norm has a value that is not a finite number."""
     norms = [t for t in file.tensors.values() if "norm" in t.name and t.type == _F32 and len(t.shape) == 1]
     try:
-        with file.path.open("rb") as reader:
+        with ExitStack() as stack:
+            readers = [stack.enter_context(path.open("rb")) for path in file.paths]
             for norm in norms:
+                reader = readers[norm.part]
                 reader.seek(norm.offset)
                 if not np.isfinite(np.frombuffer(reader.read(norm.nbytes), "<f4")).all():
                     raise ModelFileError(

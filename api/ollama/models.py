@@ -13,7 +13,7 @@ from api.dependencies import Model
 from api.errors import model_loading
 from api.ollama.errors import OLLAMA_ERRORS
 from api.ollama.schemas import ShowRequest
-from model import GGUFModel, model_name
+from model import GGUFModel, model_bytes, model_name
 from models import Models
 
 router = APIRouter(route_class=JSONRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
@@ -76,7 +76,7 @@ def _entry(path: Path, loaded: GGUFModel | None) -> dict[str, Any]:
         "name": name,
         "model": name,
         "modified_at": _time(stat.st_mtime),
-        "size": stat.st_size,
+        "size": model_bytes(path),
         "digest": _digest(path, stat.st_size),
         "details": details,
     }

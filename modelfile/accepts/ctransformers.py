@@ -122,7 +122,7 @@ def _containers(gguf: GGUFFile) -> Iterator[str]:
     if gguf.architecture not in ("llama", "falcon"):
         yield f"general.architecture: {gguf.architecture!r} is neither 'llama' nor 'falcon'"
     if "split.count" in gguf.fields:
-        yield "split.count: the file is one part of several"
+        yield "split.count: the model is in several files"
     if gguf.alignment % 8 or gguf.alignment > _MAX_ALIGNMENT:
         yield f"general.alignment: {gguf.alignment} is not a multiple of 8 up to {_MAX_ALIGNMENT}"
 

@@ -49,6 +49,11 @@ class GGMLFile:
         return self.metadata.get(key, default)
 
     @property
+    def paths(self) -> list[Path]:
+        """See ModelFile.paths."""
+        return [self.path]
+
+    @property
     def format(self) -> str:
         """See ModelFile.format."""
         return f"legacy GGML, {self.kind}"

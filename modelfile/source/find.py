@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from modelfile.errors import ModelFileError
+from modelfile.gguf import part_names
 from modelfile.source.pick import SUFFIXES, choose
 
 _REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@.+)?")
@@ -20,11 +21,12 @@ def find_model_file(name: str | Path, file: str | None = None) -> Path:
     if path.is_file():
         if file and path.name != file:
             raise ModelFileError(f"{path} is a file, so there is no {file} in it")
-        return path
+        return path.with_name(part_names(path.name)[0])
     if path.is_dir():
-        sizes = {entry.name: entry.stat().st_size for entry in path.iterdir() if entry.is_file()}
-        if file and (path / file).is_file():  # also one in a folder below
-            sizes[file] = (path / file).stat().st_size
+        sizes: dict[str, int] = {}
+        for folder in {Path(), Path(file or "").parent}:  # also a file in a folder below
+            files = [entry for entry in (path / folder).glob("*") if entry.is_file()]
+            sizes |= {(folder / entry.name).as_posix(): entry.stat().st_size for entry in files}
         return path / choose(sizes, file, str(path))
     if isinstance(name, Path):
         raise ModelFileError(f"there is no file or folder {path}")

@@ -27,7 +27,8 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_id
 
 from modelfile.errors import ModelFileError
-from modelfile.source.pick import choose, human_size, whole_models
+from modelfile.gguf import part_names
+from modelfile.source.pick import choose, human_size, models
 
 log = logging.getLogger("ggserve.model")
 
@@ -79,10 +80,11 @@ def download(name: str, file: str | None = None) -> Path:
     repository = Repository.parse(name)
     snapshot = repository.snapshot
     cached = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in _files(snapshot)}
-    if file in cached or (not file and len(whole_models(cached)) == 1):
+    there = [name for name in models(cached) if cached.keys() >= set(part_names(name))]
+    if (cached.keys() >= set(part_names(file))) if file else len(there) == 1:
         return snapshot / choose(cached, file, str(repository))
     if constants.HF_HUB_OFFLINE:
-        has = f"has of it only {', '.join(whole_models(cached))}" if whole_models(cached) else "has no file of it"
+        has = f"has of it only {', '.join(there)}" if there else "has no file of it"
         raise ModelFileError(
             f"HF_HUB_OFFLINE is set, and {file or 'the model file'} of {repository} is not in the cache "
             f"{constants.HF_HUB_CACHE}, which {has}"
@@ -93,8 +95,11 @@ def download(name: str, file: str | None = None) -> Path:
         )
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
         chosen = choose(sizes, file, str(repository))
-        _download_blob(repository, chosen, sizes[chosen])
-        return Path(hf_hub_download(repository.id, chosen, revision=repository.revision))
+        paths = []
+        for part in part_names(chosen):
+            _download_blob(repository, part, sizes[part])
+            paths.append(hf_hub_download(repository.id, part, revision=repository.revision))
+        return Path(paths[0])
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """Writes small GGUF files, sound or broken, byte by byte; knows nothing of the reader under test."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,25 @@ class Spec:
     def write(self, path: Path) -> Path:
         path.write_bytes(self.encode())
         return path
+
+
+def in_parts(
+    spec: Spec, folder: Path, *, count: int = 3, change: dict[int, Callable[[Spec], object]] | None = None
+) -> list[Path]:
+    """The same model in several files, as `llama-gguf-split --no-tensor-first-split` writes them; `change`, by the
+    number of a part, alters it first."""
+    names = list(spec.tensors)
+    paths = []
+    for number in range(count):
+        part = Spec(dict(spec.fields) if number == 0 else {}, {}, spec.version, spec.alignment)
+        part.fields |= {"split.no": (U16, number), "split.count": (U16, count)}
+        part.fields["split.tensors.count"] = (I32, len(names))
+        if number:
+            part.tensors = {each: spec.tensors[each] for each in names[number - 1 :: count - 1]}
+        if change and number in change:
+            change[number](part)
+        paths.append(part.write(folder / f"tiny-{number + 1:05d}-of-{count:05d}.gguf"))
+    return paths
 
 
 def random_tensor(shape: tuple[int, ...], kind: int, seed: int) -> Tensor:

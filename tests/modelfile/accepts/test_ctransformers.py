@@ -128,7 +128,6 @@ NESTED = tiny.Array(tiny.ARRAY, [tiny.Array(tiny.U8, [1])])
         (put("x", tiny.ARRAY, NESTED), "x: an array of arrays"),
         (put("general.architecture", tiny.STRING, "qwen2"), "'qwen2'"),
         (put("general.architecture", tiny.U32, 1), "general.architecture"),
-        (put("split.count", tiny.U16, 2), "split.count"),
         (put("general.name", tiny.U32, 1), "general.name"),
         (drop("llama.context_length"), "llama.context_length: missing"),
         (put("llama.context_length", tiny.U64, 64), "llama.context_length: of type UINT64"),

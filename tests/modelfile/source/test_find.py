@@ -16,7 +16,6 @@ NEIGHBOURS = [
     "mmproj-model-f16.gguf",
     "model.mmproj-Q8_0.gguf",
     "model.imatrix.gguf",
-    "model-00001-of-00003.gguf",
     ".hidden.gguf",
 ]
 
@@ -30,6 +29,17 @@ def test_the_only_model_file_among_others_is_chosen(name: str) -> None:
     assert choose(sizes, name, "here") == name
 
 
+@pytest.mark.parametrize("wanted", [None, "q4/m-00001-of-00003.gguf", "q4/m-00003-of-00003.gguf"])
+def test_of_a_model_in_parts_the_first_is_chosen(wanted: str | None) -> None:
+    parts = [f"q4/m-0000{number}-of-00003.gguf" for number in (2, 1, 3)]
+    assert choose(dict.fromkeys([*NEIGHBOURS, *parts], 1), wanted, "here") == "q4/m-00001-of-00003.gguf"
+
+
+@pytest.mark.parametrize("name", ["m-00000-of-00000.gguf", "m-00003-of-00002.gguf", "m-1-of-2.gguf"])
+def test_odd_numbers_make_no_parts(name: str) -> None:
+    assert choose({name: 1}, None, "here") == name
+
+
 @pytest.mark.parametrize(
     ("names", "wanted", "error"),
     [
@@ -37,8 +47,17 @@ def test_the_only_model_file_among_others_is_chosen(name: str) -> None:
         (["pytorch_model.bin"], None, "here has no model files (.gguf, .ggml, .bin)"),
         (["pytorch_model.bin"], "pytorch_model.bin", "is not a model file by its name"),
         (["a.gguf"], "b.gguf", "there is no file b.gguf in here; it has a.gguf (1 B)"),
-        (["m-00002-of-00003.gguf", "m-00001-of-00003.gguf"], None, "m-00001-of-00003.gguf in here is one of 3 parts"),
-        (["a.gguf", "m-00001-of-00003.gguf"], "m-00001-of-00003.gguf", "is one of 3 parts of a split file"),
+        (
+            ["m-00002-of-00003.gguf", "m-00001-of-00003.gguf"],
+            None,
+            "parts of a model, and m-00003-of-00003.gguf is not",
+        ),
+        (["a.gguf", "m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", "m-00001-of-00002.gguf is not there"),
+        (
+            ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "a.gguf"],
+            None,
+            "a.gguf (1 B), m-00001-of-00002.gguf (2 B)",
+        ),
         (["b.gguf", "a.bin"], None, "with MODEL_FILE; it has a.bin (1 B), b.gguf (1 B)"),
     ],
 )
@@ -70,6 +89,16 @@ def test_files_and_folders_go_before_repositories(tmp_path: Path, monkeypatch: p
         find_model_file("org/name", "b.gguf")
     with pytest.raises(ModelFileError, match="is a file, so there is no b in it"):
         find_model_file(model, "b")
+
+
+def test_any_part_means_its_model(tmp_path: Path) -> None:
+    (tmp_path / "q4").mkdir()
+    parts = [tmp_path / "q4" / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes(b"GGUF")
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    assert find_model_file(parts[1]) == find_model_file(tmp_path / "q4") == parts[0]
+    assert find_model_file(tmp_path, "q4/m-00002-of-00002.gguf") == parts[0]
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,21 @@ def test_a_file_is_downloaded_once_and_then_found_without_the_network(machine: M
     assert len(hub.requests) == before
 
 
+def test_all_parts_of_a_model_are_downloaded(machine: Machine, hub: Hub) -> None:
+    parts = {f"q4/m-0000{number}-of-00002.gguf": SMALL + bytes([number]) for number in (1, 2)}
+    hub.repos["org/parts"] = Repo({**parts, "other.gguf": SMALL})
+    first = machine.found("org/parts", "q4/m-00002-of-00002.gguf")
+    assert {f"q4/{path.name}": path.read_bytes() for path in first.parent.iterdir()} == parts
+    assert first.name == "m-00001-of-00002.gguf"
+    before = len(hub.requests)
+    assert machine.found("org/parts", HF_HUB_OFFLINE="1") == first
+    assert len(hub.requests) == before
+    (first.parent / "m-00002-of-00002.gguf").unlink()
+    assert "is not in the cache" in machine.error("org/parts", "q4/m-00001-of-00002.gguf", HF_HUB_OFFLINE="1")
+    assert machine.found("org/parts", "q4/m-00001-of-00002.gguf") == first
+    assert (first.parent / "m-00002-of-00002.gguf").read_bytes() == parts["q4/m-00002-of-00002.gguf"]
+
+
 def test_a_broken_connection_is_taken_up_again(machine: Machine, hub: Hub) -> None:
     hub.repos["org/large"] = Repo({"large.gguf": LARGE}, cuts=[12_000_000])
     assert machine.found("org/large").read_bytes() == LARGE
