@@ -7,15 +7,15 @@ from modelfile.errors import ModelFileError
 from modelfile.gguf import part_names
 from modelfile.source.pick import SUFFIXES, choose
 
-_REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@.+)?")
+_REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@[^:]+)?(:[^:/\\]+)?")
 
 
 def find_model_file(name: str | Path, file: str | None = None) -> Path:
     """The model file that `name` (a file, a folder, or a hub repository) and `file` (a file in those) mean.
 
-    A repository is written `org/name` or `org/name@revision`, and only looked for where `name` is a string and nothing
-    here has that name; its file is downloaded unless it is in the cache. Raises ModelFileError when there is
-    no such file, or several to choose from.
+    A repository is written `org/name`, `org/name@revision` or `org/name:quantization`, and only looked for where `name`
+    is a string and nothing here has that name; its file is downloaded unless it is in the cache. Raises ModelFileError
+    when there is no such file, or several to choose from.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -34,4 +34,5 @@ def find_model_file(name: str | Path, file: str | None = None) -> Path:
         raise ModelFileError(f"there is no file or folder {name}; a hub repository is written org/name")
     from modelfile.source.hub import download  # its library takes 0.4 s to import
 
-    return download(name, file)
+    repository, _, quantization = name.partition(":")
+    return download(repository, file or quantization or None)

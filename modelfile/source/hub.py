@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,18 +73,18 @@ class Repository:
 
 
 def download(name: str, file: str | None = None) -> Path:
-    """The path in the cache of a repository's model file: `file`, or the only one there is.
+    """The path in the cache of a repository's model file: `file` (or its quantization), or the only one there is.
 
     Raises ModelFileError. Whatever ends a download early, the next call goes on where it stopped.
     """
     repository = Repository.parse(name)
     snapshot = repository.snapshot
     cached = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in _files(snapshot)}
-    there = [name for name in models(cached) if cached.keys() >= set(part_names(name))]
-    if (cached.keys() >= set(part_names(file))) if file else len(there) == 1:
-        return snapshot / choose(cached, file, str(repository))
+    whole = {name: size for name, size in cached.items() if cached.keys() >= set(part_names(name))}
+    with suppress(ModelFileError):
+        return snapshot / choose(whole, file, str(repository))
     if constants.HF_HUB_OFFLINE:
-        has = f"has of it only {', '.join(there)}" if there else "has no file of it"
+        has = f"has of it only {', '.join(models(whole))}" if models(whole) else "has no file of it"
         raise ModelFileError(
             f"HF_HUB_OFFLINE is set, and {file or 'the model file'} of {repository} is not in the cache "
             f"{constants.HF_HUB_CACHE}, which {has}"

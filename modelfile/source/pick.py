@@ -16,10 +16,15 @@ _OTHERS = re.compile(
 
 
 def choose(sizes: Mapping[str, int], wanted: str | None, where: str) -> str:
-    """The name of the model file: `wanted`, else the only one among `sizes` (bytes, by name); the first of its parts.
+    """The name of the model file: `wanted`, which may be its quantization ("Q4_K_M"), else the only one among `sizes`
+    (bytes, by name); of several parts the first.
 
     Raises ModelFileError that lists what there is `where`, when that is none or several.
     """
+    if wanted and wanted not in sizes:
+        pattern = re.compile(rf"(?<![a-z0-9]){re.escape(wanted)}(?=[-.])", re.I)
+        tagged = [name for name in models(sizes) if pattern.search(name.rpartition("/")[2])]
+        wanted = tagged[0] if len(tagged) == 1 else wanted
     if wanted:
         if wanted not in sizes:
             raise ModelFileError(f"there is no file {wanted} in {where}; {_listing(sizes)}")

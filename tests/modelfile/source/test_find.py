@@ -35,6 +35,28 @@ def test_of_a_model_in_parts_the_first_is_chosen(wanted: str | None) -> None:
     assert choose(dict.fromkeys([*NEIGHBOURS, *parts], 1), wanted, "here") == "q4/m-00001-of-00003.gguf"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "name"),
+    [
+        ("Q4_K_M", "m.Q4_K_M.gguf"),
+        ("q4_k", "m.Q4_K.gguf"),
+        ("Q8_0", "m-q8_0-00001-of-00002.gguf"),
+        ("f16", "m-F16.gguf"),
+        ("Q4", None),
+        ("0", None),
+        ("IQ4_XS", None),
+    ],
+)
+def test_a_quantization_means_the_only_file_of_it(wanted: str, name: str | None) -> None:
+    names = ["m.Q4_K_M.gguf", "m.Q4_K.gguf", "m-q8_0-00001-of-00002.gguf", "m-q8_0-00002-of-00002.gguf", "m-F16.gguf"]
+    sizes = dict.fromkeys([*NEIGHBOURS, *names, "a-iq4_xs.gguf", "b-iq4_xs.gguf", "m-Q5_0-f32.gguf"], 1)
+    if name:
+        assert choose(sizes, wanted, "here") == name
+    else:
+        with pytest.raises(ModelFileError, match=f"there is no file {wanted} in here; it has"):
+            choose(sizes, wanted, "here")
+
+
 @pytest.mark.parametrize("name", ["m-00000-of-00000.gguf", "m-00003-of-00002.gguf", "m-1-of-2.gguf"])
 def test_odd_numbers_make_no_parts(name: str) -> None:
     assert choose({name: 1}, None, "here") == name
@@ -111,7 +133,8 @@ def test_any_part_means_its_model(tmp_path: Path) -> None:
         "models/x.gguf",
         "a/b/c",
         "https://hub/org/name",
-        "org/name:Q4",
+        "org/name:a/b",
+        "org/name:",
         "C:\\x",
         "org/a--b",
     ],

@@ -107,6 +107,14 @@ def test_all_parts_of_a_model_are_downloaded(machine: Machine, hub: Hub) -> None
     assert (first.parent / "m-00002-of-00002.gguf").read_bytes() == parts["q4/m-00002-of-00002.gguf"]
 
 
+def test_a_quantization_names_a_file(machine: Machine, hub: Hub) -> None:
+    hub.repos["org/many"] = Repo({"m.Q4_K_M.gguf": SMALL, "m.Q8_0.gguf": SMALL})
+    path = machine.found("org/many:q4_k_m")
+    assert path.name == "m.Q4_K_M.gguf"
+    assert machine.found("org/many@main:Q4_K_M", HF_HUB_OFFLINE="1") == machine.found("org/many", "Q4_K_M") == path
+    assert "there is no file Q2_K in org/many; it has m.Q4_K_M.gguf" in machine.error("org/many:Q2_K")
+
+
 def test_a_broken_connection_is_taken_up_again(machine: Machine, hub: Hub) -> None:
     hub.repos["org/large"] = Repo({"large.gguf": LARGE}, cuts=[12_000_000])
     assert machine.found("org/large").read_bytes() == LARGE
