@@ -6,12 +6,14 @@ if __name__ == "__main__":
     worker = supervise()  # before all other imports, so that the supervisor is spared them
 
 import gc
+import os
 
 gc.disable()  # while modules load: collecting then finds nothing, and takes a tenth of a second
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here: its threads would only start
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for them in every installed package
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
