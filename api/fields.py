@@ -1,12 +1,26 @@
-"""Types of fields that dialects share."""
+"""Bodies and their fields: what dialects share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
+
+
+class Strict(BaseModel):
+    """JSON as it stands: no text is taken for a number. Its validator is built at the first use, not at the start."""
+
+    model_config = ConfigDict(strict=True, protected_namespaces=(), defer_build=True)
 
 
 def _whole(value: Any) -> Any:

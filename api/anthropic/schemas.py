@@ -2,18 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from api.fields import Probability, Temperature, Whole, refuse, thinking, wrong
+from api.fields import Probability, Strict, Temperature, Whole, refuse, thinking, wrong
 from api.openai.images import base64_url, check_image
 from engine.contract import SamplingParams, Tools
 from engine.grammar import schema_grammar
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {"container": (None,), "mcp_servers": (None, [])}
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
 
 def _as_blocks(content: Any) -> Any:
@@ -103,7 +99,7 @@ class ToolUseBlock(Strict):
 class ToolResultBlock(Strict):
     type: Literal["tool_result"]
     tool_use_id: str
-    content: Annotated[list[ResultBlock], BeforeValidator(_as_blocks)] = []
+    content: Annotated[list[ResultBlock], BeforeValidator(_as_blocks)] = Field(default_factory=list)
     is_error: bool = False
 
 
@@ -185,7 +181,7 @@ class PromptRequest(Strict):
 
     model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
-    system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] = []
+    system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] = Field(default_factory=list)
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None

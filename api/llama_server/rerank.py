@@ -3,11 +3,11 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from api.admission import GeneratingRoute
 from api.dependencies import Generator, require
-from api.fields import Whole
+from api.fields import Strict, Whole
 from api.streaming import json_response, while_connected
 
 router = APIRouter(route_class=GeneratingRoute, tags=["rerank"])
@@ -17,10 +17,8 @@ def _text(document: Any) -> Any:
     return document["text"] if isinstance(document, dict) and "text" in document else document
 
 
-class RerankRequest(BaseModel):
+class RerankRequest(Strict):
     """Documents are texts, or objects with a `text`."""
-
-    model_config = ConfigDict(strict=True)
 
     model: str | None = None
     query: str

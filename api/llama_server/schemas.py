@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
-from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of, refuse
+from api.fields import Penalty, Probability, RepetitionPenalty, Strict, Temperature, Whole, one_of, refuse
 from api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenId
 from api.openai.schemas.messages import Message
 from api.openai.schemas.structure import StructuredRequest
@@ -15,11 +15,9 @@ _UNSUPPORTED = UNSUPPORTED | {"ignore_eos": (None, False), "logit_bias": (None, 
 _LONGEST = 1_000_000  # characters of a text to tokenize
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Strict):
     """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
     special token becomes that token. vLLM says `prompt` and `add_special_tokens` for `content` and `add_special`."""
-
-    model_config = ConfigDict(strict=True)
 
     content: Annotated[str, Field(max_length=_LONGEST, validation_alias=AliasChoices("content", "prompt"))]
     add_special: Annotated[bool, Field(validation_alias=AliasChoices("add_special", "add_special_tokens"))] = False
@@ -27,27 +25,21 @@ class TokenizeRequest(BaseModel):
     with_pieces: bool = False
 
 
-class DetokenizeRequest(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class DetokenizeRequest(Strict):
     tokens: list[TokenId]
 
 
-class ApplyTemplateRequest(BaseModel):
+class ApplyTemplateRequest(Strict):
     messages: Annotated[list[Message], Field(min_length=1)]
 
 
-class ExtraFile(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class ExtraFile(Strict):
     text: str
     filename: str = "tmp"
 
 
 class InfillRequest(StructuredRequest):
     """`prompt` is what stands in the gap already, behind `input_prefix`; `input_extra` are other files."""
-
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
     input_prefix: str
     input_suffix: str

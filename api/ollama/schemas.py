@@ -2,16 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, thinking, wrong
+from api.fields import Penalty, Probability, RepetitionPenalty, Strict, Temperature, Whole, thinking, wrong
 from api.openai.images import base64_url, check_image
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
 
 def _as_list(stop: Any) -> Any:

@@ -4,13 +4,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
+from api.fields import Strict
 from api.openai.images import check_image
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
 
 def _as_parts(content: Any) -> Any:
@@ -87,7 +84,7 @@ class Thought(Strict):
 class ReasoningItem(Strict):
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[Thought] = []
+    summary: list[Thought] = Field(default_factory=list)
     content: list[Thought] | None = None
 
 

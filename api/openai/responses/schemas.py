@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from api.fields import Probability, Temperature, Whole, refuse, thinking, wrong
-from api.openai.responses.items import Item, Strict
+from api.fields import Probability, Strict, Temperature, Whole, refuse, thinking, wrong
+from api.openai.responses.items import Item
 from engine.contract import Grammar, SamplingParams, Tools
 from engine.grammar import schema_grammar
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from api.fields import Whole, one_of, thinking, wrong
+from api.fields import Strict, Whole, one_of, thinking, wrong
 from api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
 from api.openai.schemas.messages import Message
 from api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
@@ -15,16 +15,14 @@ from engine.grammar import schema_grammar
 from prompt.template import SET_VARIABLES
 
 
-class JsonSchema(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+class JsonSchema(Strict):
+    model_config = ConfigDict(extra="allow")
 
     definition: dict[str, Any] = Field(alias="schema")
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Strict):
     """`json_object`: any JSON object; `json_schema`: JSON of that schema."""
-
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -42,10 +40,10 @@ class ResponseFormat(BaseModel):
         return {"type": "object"} if self.type == "json_object" else None
 
 
-class TemplateArguments(BaseModel):
+class TemplateArguments(Strict):
     """Variables of the chat template, as vLLM's and llama.cpp's clients set them."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     enable_thinking: bool | None = None
 

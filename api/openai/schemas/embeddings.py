@@ -2,18 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from api.fields import Whole, one_of
+from api.fields import Strict, Whole, one_of
 from api.openai.schemas.generation import TokenId
 
 _MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(Strict):
     """`POST /v1/embeddings`."""
-
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
     input: Annotated[
         str

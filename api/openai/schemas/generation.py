@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
-from api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of, refuse
+from api.fields import Penalty, Probability, RepetitionPenalty, Strict, Temperature, Whole, one_of, refuse
 from api.openai.schemas.structure import StructuredRequest
 from engine.contract import SamplingParams
 
@@ -59,16 +59,12 @@ def _called(*names: str) -> Any:
     return Field(None, validation_alias=AliasChoices(*names))
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class StreamOptions(Strict):
     include_usage: bool | None = None
 
 
 class GenerationRequest(StructuredRequest):
     """What completions and chats have in common. `logprobs` differs."""
-
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
 

@@ -2,22 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from api.fields import Strict
 from api.openai.images import check_image
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class TextPart(Strict):
     type: Literal["text"]
     text: str
 
 
-class RefusalPart(BaseModel):
+class RefusalPart(Strict):
     """What an assistant said instead of an answer."""
-
-    model_config = ConfigDict(strict=True)
 
     type: Literal["refusal"]
     refusal: str
@@ -27,15 +24,13 @@ class RefusalPart(BaseModel):
         return self.refusal
 
 
-class ImageURL(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+class ImageURL(Strict):
+    model_config = ConfigDict(extra="allow")
 
     url: str
 
 
-class ImagePart(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class ImagePart(Strict):
     type: Literal["image_url"]
     image_url: ImageURL
 
@@ -43,10 +38,10 @@ class ImagePart(BaseModel):
 _ROLES = {"developer": "system", "function": "tool"}  # as older and newer templates know them
 
 
-class Message(BaseModel):
+class Message(Strict):
     """One message of a chat. Fields that only templates know are passed on to the template."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]] | None = None

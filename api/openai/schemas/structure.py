@@ -3,19 +3,17 @@
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from api.fields import wrong
+from api.fields import Strict, wrong
 from engine.contract import Grammar, GrammarKind
 from engine.grammar import schema_grammar
 
 Choices = Annotated[list[str], Field(min_length=1)]
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Strict):
     """vLLM's `structured_outputs`."""
-
-    model_config = ConfigDict(strict=True, protected_namespaces=())
 
     definition: dict[str, Any] | None = Field(None, alias="json")
     regex: str | None = None
@@ -23,7 +21,7 @@ class StructuredOutputs(BaseModel):
     grammar: str | None = None  # Lark
 
 
-class StructuredRequest(BaseModel):
+class StructuredRequest(Strict):
     """One of these fields at most. `guided_grammar` is llguidance's Lark, `grammar` llama.cpp's GBNF."""
 
     structured_outputs: StructuredOutputs | None = None

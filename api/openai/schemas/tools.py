@@ -3,53 +3,43 @@
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from api.fields import one_of
+from api.fields import Strict, one_of
 from engine.contract import Tools
 
 
-class Function(BaseModel):
+class Function(Strict):
     """A function that the model may call. `parameters` is a JSON schema."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class Tool(Strict):
     type: Literal["function"]
     function: Function
 
 
-class FunctionName(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class FunctionName(Strict):
     name: str
 
 
-class NamedTool(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class NamedTool(Strict):
     type: Literal["function"]
     function: FunctionName
 
 
-class AllowedTools(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class AllowedTools(Strict):
     mode: Literal["auto", "required"]
     tools: Annotated[list[NamedTool], Field(min_length=1)]
 
 
-class AllowedChoice(BaseModel):
+class AllowedChoice(Strict):
     """The answer may call some of the tools only."""
-
-    model_config = ConfigDict(strict=True)
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
