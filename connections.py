@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 IDLE_SECONDS = 120  # that a connection waits for its next request: longer than clients keep one, or a request may be
 # sent just as the server closes (httpx keeps one 5 s, nginx and .NET 60 s, Go 90 s)
 
+_OTHER_FILES = 64  # file descriptors that are no connections: model, logs, libraries, requests within the server
 _SEND_BUFFER = 64 << 10  # bytes that the system keeps for a client that does not read
 
 
@@ -22,6 +24,22 @@ class ConnectionLimits:
     header_bytes: int = 64 << 10
     header_seconds: float = 20.0  # until a request's header is there
     send_seconds: float = 30.0  # until a client reads on
+
+
+def affordable_connections(wanted: int) -> int:
+    """So many of the wanted ones as the system has file descriptors for, of which as many are asked for as it gives."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < wanted + _OTHER_FILES:
+        with suppress(ValueError, OSError):
+            more = wanted + _OTHER_FILES if hard == unlimited else min(wanted + _OTHER_FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+    return wanted if soft == unlimited else min(wanted, max(soft - _OTHER_FILES, soft // 2))
 
 
 class Connection(HttpToolsProtocol):

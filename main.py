@@ -48,7 +48,7 @@ from api.openai import chat, completions, embeddings, models
 from api.openai.responses import endpoint as responses
 from api.openai.responses.store import ResponseStore
 from api.origins import Origins, OriginsMiddleware, is_loopback
-from connections import IDLE_SECONDS, Connection, ConnectionLimits
+from connections import IDLE_SECONDS, Connection, ConnectionLimits, affordable_connections
 from engine.errors import EngineError
 from engine.native_process import give_back_memory, send_c_stderr
 from load import LoadOptions
@@ -276,7 +276,7 @@ def main(worker: Worker | None = None) -> None:
         fail(error)
     app.state.settings, app.state.worker = settings, worker
     connection_limits = ConnectionLimits(
-        connections=settings.max_connections,
+        connections=affordable_connections(settings.max_connections),
         header_bytes=settings.max_header_kb << 10,
         header_seconds=settings.header_timeout,
         send_seconds=settings.send_timeout,

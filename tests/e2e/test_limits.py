@@ -76,6 +76,19 @@ def test_the_connection_that_idles_longest_makes_room(strict):
         each.close()
 
 
+@pytest.mark.parametrize(("soft", "hard"), [(100, 100), (100, 4096)])
+def test_file_descriptors_do_not_run_out(soft, hard, tmp_path):
+    few = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
+    program = f"{few}; import runpy; runpy.run_path('main.py', run_name='__main__')"
+    with serve(tmp_path, command=("-c", program), MODEL_PATH=str(FAMILY_FILES / "llama.f16.v2.gguf")) as server:
+        many = [connect(server, b"HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\n") for _ in range(200)]
+        assert all(each.recv(1 << 16).startswith(b"HTTP/1.1 ") for each in many)
+        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}).status_code == 200
+        for each in many:
+            each.close()
+        assert "Too many open files" not in server.log("console")
+
+
 def test_too_many_connections_are_a_503(strict):
     many = [connect(strict) for _ in range(20)]
     with connect(strict) as connection:
