@@ -28,11 +28,12 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_
 
 from modelfile.errors import ModelFileError
 from modelfile.gguf import part_names
-from modelfile.source.pick import choose, human_size, models
+from modelfile.source.pick import choose, has_quantization, human_size, models
 
 log = logging.getLogger("ggserve.model")
 
 _LIST_TIMEOUT = 10.0  # seconds
+_USUAL = "Q4_K_M"  # what other programs take too, of a repository with many quantizations
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,7 +74,8 @@ class Repository:
 
 
 def download(name: str, file: str | None = None) -> Path:
-    """The path in the cache of a repository's model file: `file` (or its quantization), or the only one there is.
+    """The path in the cache of a repository's model file: `file` (or its quantization), the only one there is, or else
+    the only one in Q4_K_M.
 
     Raises ModelFileError. Whatever ends a download early, the next call goes on where it stopped.
     """
@@ -94,6 +96,11 @@ def download(name: str, file: str | None = None) -> Path:
             repository.id, revision=repository.revision, files_metadata=True, timeout=_LIST_TIMEOUT
         )
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
+        many = models(sizes)
+        usual = [name for name in many if has_quantization(name, _USUAL)]
+        if not file and len(many) > 1 and len(usual) == 1:
+            file = usual[0]
+            log.info("of %d models in %s the one in %s; MODEL_FILE names another", len(many), repository, _USUAL)
         chosen = choose(sizes, file, str(repository))
         paths = []
         for part in part_names(chosen):

@@ -21,9 +21,9 @@ def choose(sizes: Mapping[str, int], wanted: str | None, where: str) -> str:
 
     Raises ModelFileError that lists what there is `where`, when that is none or several.
     """
+    candidates = models(sizes)
     if wanted and wanted not in sizes:
-        pattern = re.compile(rf"(?<![a-z0-9]){re.escape(wanted)}(?=[-.])", re.I)
-        tagged = [name for name in models(sizes) if pattern.search(name.rpartition("/")[2])]
+        tagged = [name for name in candidates if has_quantization(name, wanted)]
         wanted = tagged[0] if len(tagged) == 1 else wanted
     if wanted:
         if wanted not in sizes:
@@ -31,12 +31,17 @@ def choose(sizes: Mapping[str, int], wanted: str | None, where: str) -> str:
         if not _is_model(wanted):
             raise ModelFileError(f"{wanted} in {where} is not a model file by its name; {_listing(sizes)}")
         return _whole(wanted, sizes, where)
-    candidates = models(sizes)
     if len(candidates) == 1:
         return _whole(min(candidates), sizes, where)
     if not candidates:
         raise ModelFileError(f"{where} has no model files ({', '.join(SUFFIXES)})")
     raise ModelFileError(f"choose one of the files in {where} with MODEL_FILE; {_listing(sizes)}")
+
+
+def has_quantization(name: str, quantization: str) -> bool:
+    """Whether a file's name has it, in capitals or not: "llama-2-7b.Q4_K_M.gguf"."""
+    base = name.rpartition("/")[2]
+    return re.search(rf"(?<![a-z0-9]){re.escape(quantization)}(?=[-.])", base, re.I) is not None
 
 
 def models(sizes: Mapping[str, int]) -> dict[str, int]:
