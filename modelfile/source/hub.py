@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,7 @@ def download(name: str, file: str | None = None) -> Path:
     cached = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in _files(snapshot)}
     whole = {name: size for name, size in cached.items() if cached.keys() >= set(part_names(name))}
     with suppress(ModelFileError):
-        return snapshot / choose(whole, file, str(repository))
+        return snapshot / _choose(whole, file, repository)
     if constants.HF_HUB_OFFLINE:
         has = f"has of it only {', '.join(models(whole))}" if models(whole) else "has no file of it"
         raise ModelFileError(
@@ -96,17 +96,21 @@ def download(name: str, file: str | None = None) -> Path:
             repository.id, revision=repository.revision, files_metadata=True, timeout=_LIST_TIMEOUT
         )
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-        many = models(sizes)
-        usual = [name for name in many if has_quantization(name, _USUAL)]
-        if not file and len(many) > 1 and len(usual) == 1:
-            file = usual[0]
-            log.info("of %d models in %s the one in %s; MODEL_FILE names another", len(many), repository, _USUAL)
-        chosen = choose(sizes, file, str(repository))
+        chosen = _choose(sizes, file, repository)
         paths = []
         for part in part_names(chosen):
             _download_blob(repository, part, sizes[part])
             paths.append(hf_hub_download(repository.id, part, revision=repository.revision))
         return Path(paths[0])
+
+
+def _choose(sizes: Mapping[str, int], file: str | None, repository: Repository) -> str:
+    many = models(sizes)
+    usual = [name for name in many if has_quantization(name, _USUAL)]
+    if not file and len(many) > 1 and len(usual) == 1:
+        file = usual[0]
+        log.info("of %d models in %s the one in %s; MODEL_FILE names another", len(many), repository, _USUAL)
+    return choose(sizes, file, str(repository))
 
 
 def _files(folder: Path) -> Iterator[Path]:

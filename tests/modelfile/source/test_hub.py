@@ -113,7 +113,10 @@ def test_a_quantization_names_a_file(machine: Machine, hub: Hub) -> None:
     assert path.name == "m.Q4_K_M.gguf"
     assert machine.found("org/many@main:Q4_K_M", HF_HUB_OFFLINE="1") == machine.found("org/many", "Q4_K_M") == path
     hub.repos["org/usual"] = Repo({"m.Q4_K_M.gguf": SMALL, "m.Q8_0.gguf": SMALL, "m-f16.gguf": SMALL})
-    assert machine.found("org/usual").name == "m.Q4_K_M.gguf"
+    path = machine.found("org/usual")
+    assert path.name == "m.Q4_K_M.gguf"
+    assert machine.found("org/usual:q8_0").name == "m.Q8_0.gguf"
+    assert machine.found("org/usual", HF_HUB_OFFLINE="1") == path
     assert "there is no file Q2_K in org/many; it has m.Q4_K_M.gguf" in machine.error("org/many:Q2_K")
 
 
