@@ -1,5 +1,6 @@
 """Bodies and their fields: what dialects share."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,9 +13,14 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from pydantic_core import PydanticCustomError
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
+
+
+# Of what FastAPI does to validators; it silences this itself where they are built at the start.
+warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
 
 
 class Strict(BaseModel):

@@ -26,6 +26,7 @@ def test_curl_with_the_simplest_chat(server):
     body = '{"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 250, "seed": 1}'
     answer = json.loads(curl(server, "/v1/chat/completions", "-d", body))
     assert answer["choices"][0]["message"]["content"]
+    assert "Warning" not in server.log("console")
 
 
 def test_v2_chats_stream_by_default(server):
