@@ -5,7 +5,6 @@ Usable without HTTP; the API talks to nothing else.
 
 import dataclasses
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -25,7 +24,7 @@ from engine.contract import (
 from engine.errors import InvalidRequest, InvalidToken
 from load import LoadOptions, Report, load
 from modelfile.facts import ModelFacts
-from modelfile.gguf import part_names
+from modelfile.parts import part_names, without_part
 from prompt.infill import File
 
 __all__ = ["GGUFModel", "SamplingParams"]
@@ -34,7 +33,6 @@ log = logging.getLogger("ggserve.model")
 
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 _SUFFIXES = (".gguf", ".bin", ".ctransformers")
-_PART = re.compile(r"-\d{5}-of-\d{5}$")  # how a file's name ends that is one of several
 
 
 class GGUFModel:
@@ -234,10 +232,10 @@ class GGUFModel:
 
 def model_name(path: Path) -> str:
     """What the model of a file is called."""
-    name = path.name
+    name = without_part(path.name)
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
-    return _PART.sub("", name)
+    return name
 
 
 def model_bytes(path: Path) -> int:

@@ -40,8 +40,12 @@ class Settings(BaseSettings):
     )
 
     model_path: Path | None = Field(None, description="the model file")
-    model_name: str | None = Field(None, description="a folder, or a hub repository: org/name[@revision]")
-    model_file: str | None = Field(None, description="the file in MODEL_NAME, where it has several")
+    model_name: str | None = Field(
+        None, description="a folder, or a hub repository: org/name[@revision][:quantization]"
+    )
+    model_file: str | None = Field(
+        None, description="the file in MODEL_NAME, where it has several, or its quantization"
+    )
     model_type: str | None = Field(None, description="the model family, where the file does not tell")
     models_dir: Path | None = Field(None, description="a folder of models: each request names the one it wants")
     cache_dir: Path = Field(Path("models"), description="where files that an engine needs in another form are kept")
@@ -87,7 +91,7 @@ class Settings(BaseSettings):
     )
     ssl_certfile: Path | None = Field(None, description="the certificate chain, for HTTPS")
     ssl_keyfile: Path | None = Field(None, description="the certificate's key, where it is not in SSL_CERTFILE")
-    max_connections: int = Field(1000, ge=1, description="connections at the same time; more get a 503")
+    max_connections: int = Field(1000, ge=1, description="connections at the same time; one more closes an idle one")
     max_header_kb: int = Field(64, ge=1, description="KiB of a request's header; more is a 431")
     header_timeout: float = Field(20, ge=0, description="seconds until a request's header must be there (0: any)")
     send_timeout: float = Field(30, ge=0, description="seconds until a client must read on (0: any)")

@@ -6,7 +6,6 @@ the C loaders that open the file afterwards do not check. Format: the GGUF speci
 versions 2 and 3, little-endian.
 """
 
-import re
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelfile.errors import ModelFileError
+from modelfile.parts import part_names
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -122,16 +122,6 @@ TENSOR_TYPES = {
 LEGACY_MAGICS = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"ccgg": "ggcc"}
 """The first four bytes of older formats: the name, as a little-endian number."""
 _ADAPTER = b"algg"
-
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
-
-
-def part_names(name: str) -> list[str]:
-    """The files of the model that the file `name` is of: itself, unless its name is that of a part of several."""
-    match = _PART.search(name)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        return [name]
-    return [f"{name[: match.start()]}-{number:05d}-of-{match[2]}.gguf" for number in range(1, int(match[2]) + 1)]
 
 
 @dataclass(frozen=True, slots=True)

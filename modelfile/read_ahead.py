@@ -4,7 +4,6 @@ The engines' loaders tell nothing, and llama.cpp's holds the interpreter's lock 
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import psutil
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -24,14 +23,11 @@ def read_ahead(file: ModelFile, report: Callable[[float], object]) -> None:
         return
     buffer = bytearray(_CHUNK)
     try:
-        with (
-            ExitStack() as stack,
-            tqdm(total=file.size, desc=file.path.name, unit="B", unit_scale=True, delay=_SILENT) as bar,
-        ):
+        with tqdm(total=file.size, desc=file.path.name, unit="B", unit_scale=True, delay=_SILENT) as bar:
             for path in file.paths:
-                reader = stack.enter_context(path.open("rb", buffering=0))
-                while count := reader.readinto(buffer):
-                    bar.update(count)
-                    report(bar.n / file.size)
+                with path.open("rb", buffering=0) as reader:
+                    while count := reader.readinto(buffer):
+                        bar.update(count)
+                        report(bar.n / file.size)
     except OSError as error:
         raise ModelFileError(f"{file.path.name}: cannot be read: {error.strerror or error}") from error

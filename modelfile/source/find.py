@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from modelfile.errors import ModelFileError
-from modelfile.gguf import part_names
+from modelfile.parts import part_names
 from modelfile.source.pick import SUFFIXES, choose
 
 _REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@[^:]+)?(:[^:/\\]+)?")

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_id
 
 from modelfile.errors import ModelFileError
-from modelfile.gguf import part_names
-from modelfile.source.pick import choose, has_quantization, human_size, models
+from modelfile.parts import part_names
+from modelfile.source.pick import choose, human_size, models
 
 log = logging.getLogger("ggserve.model")
 
@@ -84,7 +84,7 @@ def download(name: str, file: str | None = None) -> Path:
     cached = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in _files(snapshot)}
     whole = {name: size for name, size in cached.items() if cached.keys() >= set(part_names(name))}
     with suppress(ModelFileError):
-        return snapshot / _choose(whole, file, repository)
+        return snapshot / choose(whole, file, str(repository), usual=_USUAL)
     if constants.HF_HUB_OFFLINE:
         has = f"has of it only {', '.join(models(whole))}" if models(whole) else "has no file of it"
         raise ModelFileError(
@@ -96,21 +96,12 @@ def download(name: str, file: str | None = None) -> Path:
             repository.id, revision=repository.revision, files_metadata=True, timeout=_LIST_TIMEOUT
         )
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
-        chosen = _choose(sizes, file, repository)
+        chosen = choose(sizes, file, str(repository), usual=_USUAL)
         paths = []
         for part in part_names(chosen):
             _download_blob(repository, part, sizes[part])
             paths.append(hf_hub_download(repository.id, part, revision=repository.revision))
         return Path(paths[0])
-
-
-def _choose(sizes: Mapping[str, int], file: str | None, repository: Repository) -> str:
-    many = models(sizes)
-    usual = [name for name in many if has_quantization(name, _USUAL)]
-    if not file and len(many) > 1 and len(usual) == 1:
-        file = usual[0]
-        log.info("of %d models in %s the one in %s; MODEL_FILE names another", len(many), repository, _USUAL)
-    return choose(sizes, file, str(repository))
 
 
 def _files(folder: Path) -> Iterator[Path]:

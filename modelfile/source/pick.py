@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from modelfile.errors import ModelFileError
-from modelfile.gguf import part_names
+from modelfile.parts import part_names
 
 SUFFIXES = (".gguf", ".ggml", ".bin")
 
@@ -15,33 +15,26 @@ _OTHERS = re.compile(
 )
 
 
-def choose(sizes: Mapping[str, int], wanted: str | None, where: str) -> str:
+def choose(sizes: Mapping[str, int], wanted: str | None, where: str, *, usual: str | None = None) -> str:
     """The name of the model file: `wanted`, which may be its quantization ("Q4_K_M"), else the only one among `sizes`
-    (bytes, by name); of several parts the first.
+    (bytes, by name), else the only one of the quantization `usual`; of several parts the first.
 
     Raises ModelFileError that lists what there is `where`, when that is none or several.
     """
     candidates = models(sizes)
     if wanted and wanted not in sizes:
-        tagged = [name for name in candidates if has_quantization(name, wanted)]
-        wanted = tagged[0] if len(tagged) == 1 else wanted
+        wanted = _only(candidates, wanted) or wanted
+    if not wanted:
+        wanted = next(iter(candidates)) if len(candidates) == 1 else usual and _only(candidates, usual)
     if wanted:
         if wanted not in sizes:
             raise ModelFileError(f"there is no file {wanted} in {where}; {_listing(sizes)}")
         if not _is_model(wanted):
             raise ModelFileError(f"{wanted} in {where} is not a model file by its name; {_listing(sizes)}")
         return _whole(wanted, sizes, where)
-    if len(candidates) == 1:
-        return _whole(min(candidates), sizes, where)
     if not candidates:
         raise ModelFileError(f"{where} has no model files ({', '.join(SUFFIXES)})")
     raise ModelFileError(f"choose one of the files in {where} with MODEL_FILE; {_listing(sizes)}")
-
-
-def has_quantization(name: str, quantization: str) -> bool:
-    """Whether a file's name has it, in capitals or not: "llama-2-7b.Q4_K_M.gguf"."""
-    base = name.rpartition("/")[2]
-    return re.search(rf"(?<![a-z0-9]){re.escape(quantization)}(?=[-.])", base, re.I) is not None
 
 
 def models(sizes: Mapping[str, int]) -> dict[str, int]:
@@ -60,6 +53,13 @@ def human_size(nbytes: int) -> str:
             break
         size /= 1000
     return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+
+
+def _only(names: Iterable[str], quantization: str) -> str | None:
+    """The only one that has it in its name, in capitals or not: "llama-2-7b.Q4_K_M.gguf"."""
+    pattern = re.compile(rf"(?<![a-z0-9]){re.escape(quantization)}(?=[-.])", re.I)
+    found = [name for name in names if pattern.search(name.rpartition("/")[2])]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_model(name: str) -> bool:

@@ -1,0 +1,19 @@
+"""How the files of a model are named that is in several, as `llama-gguf-split` writes them."""
+
+import re
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
+
+
+def part_names(name: str) -> list[str]:
+    """The files of the model that the file `name` is of: itself, unless its name is that of a part of several."""
+    match = _PART.search(name)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        return [name]
+    start, count = name[: match.start()], match[2]
+    return [f"{start}-{number:05d}-of-{count}.gguf" for number in range(1, int(count) + 1)]
+
+
+def without_part(name: str) -> str:
+    """The name that the file would have if it were the only one."""
+    return _PART.sub("", name)
