@@ -38,13 +38,18 @@ def other_dialects(url: str) -> list[tuple[str, dict[str, Any]]]:
     text, data = "What is it?", url.partition(",")[2]
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
     parts = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": url}]
-    ollama = {"stream": False, "options": {"num_predict": 3, "temperature": 0}}
+    cold = {"temperature": 0}
+    ollama = {"stream": False, "options": {"num_predict": 3, **cold}}
     return [
         (
             "/v1/messages",
-            {"max_tokens": 3, "messages": [{"role": "user", "content": [{"type": "text", "text": text}, image]}]},
+            {
+                "max_tokens": 3,
+                "messages": [{"role": "user", "content": [{"type": "text", "text": text}, image]}],
+                **cold,
+            },
         ),
-        ("/v1/responses", {"max_output_tokens": 3, "input": [{"role": "user", "content": parts}]}),
+        ("/v1/responses", {"max_output_tokens": 3, "input": [{"role": "user", "content": parts}], **cold}),
         ("/api/chat", {"messages": [{"role": "user", "content": text, "images": [data]}], **ollama}),
         ("/api/generate", {"prompt": text, "images": [data], **ollama}),
     ]
