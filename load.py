@@ -32,7 +32,7 @@ from modelfile.file import (
     is_reranker,
     read_model_file,
 )
-from modelfile.gguf import read_gguf
+from modelfile.gguf import GGUFFile, read_gguf
 from modelfile.legacy.ggml import GGMLFile
 from modelfile.memory import MemoryPlan, plan_memory
 from modelfile.norms import check_norms
@@ -146,6 +146,7 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     """
     started = time.perf_counter()
     file = read_model_file(path, options.model_type)
+    options = _with_projector(path, file, options)
     engine_name, reason = choose_engine(
         file,
         options.engine,
@@ -161,7 +162,7 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         report = _half(report, 1)
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
-        options = _with_companions(path, file, options)
+        options = _with_companions(file, options)
     plan = plan_memory(
         file,
         context_length=options.context_length,
@@ -202,12 +203,19 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
     return draft
 
 
-def _with_companions(path: Path, file: ModelFile, options: LoadOptions) -> LoadOptions:
+def _with_projector(path: Path, file: ModelFile, options: LoadOptions) -> LoadOptions:
+    """The options with the projector that lies beside the model, where it can be used and none is named."""
+    if options.mmproj_path or options.engine == CTransformersEngine.name or not isinstance(file, GGUFFile):
+        return options
+    beside = projector_beside(path)
+    return options if beside is None or llama_cpp_objection(file) else replace(options, mmproj_path=beside)
+
+
+def _with_companions(file: ModelFile, options: LoadOptions) -> LoadOptions:
     """The options with the files that go along with the model, checked."""
-    projector = options.mmproj_path or projector_beside(path)
     return replace(
         options,
-        mmproj_path=checked_projector(projector) if projector else None,
+        mmproj_path=checked_projector(options.mmproj_path) if options.mmproj_path else None,
         lora_path=checked_adapter(options.lora_path, file) if options.lora_path else None,
     )
 

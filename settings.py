@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     )
     engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="what runs the file")
     mmproj_path: Path | None = Field(
-        None, description="the projector of a model that sees (default: the only one beside the model)"
+        None, description="the projector of a model that sees (default: the one beside the model)"
     )
     lora_path: Path | None = Field(None, description="a LoRA adapter (GGUF) to apply; llama.cpp only")
     lora_scale: float = Field(1.0, description="how much of it")

@@ -6,7 +6,7 @@ from pathlib import Path
 from modelfile.errors import ModelFileError
 from modelfile.file import ModelFile
 from modelfile.gguf import read_gguf
-from modelfile.source.pick import models
+from modelfile.source.pick import models, projector
 
 _PROJECTOR = "clip"  # its general.architecture
 
@@ -39,7 +39,12 @@ def checked_adapter(path: Path, model: ModelFile) -> Path:
 
 
 def projector_beside(path: Path) -> Path | None:
-    """The projector in a model's folder, where both are the only ones of their kind there."""
-    sizes = {file.name: file.stat().st_size for file in path.parent.glob("*.gguf")}
-    projectors = [name for name in sizes if "mmproj" in name.lower()]
-    return path.parent / projectors[0] if len(projectors) == 1 and [*models(sizes)] == [path.name] else None
+    """The projector that belongs to a model: in its folder, where it is the only model; in a hub's cache, in its
+    repository."""
+    repository = next((folder for folder in path.parents if folder.parent.name == "snapshots"), None)
+    root = repository or path.parent
+    files = root.rglob("*.gguf") if repository else root.glob("*.gguf")
+    sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in files if file.is_file()}
+    model = path.relative_to(root).as_posix()
+    found = projector(model, sizes)
+    return root / found if found and (repository or [*models(sizes)] == [model]) else None

@@ -28,7 +28,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_
 
 from modelfile.errors import ModelFileError
 from modelfile.parts import part_names
-from modelfile.source.pick import choose, human_size, models
+from modelfile.source.pick import choose, human_size, models, projector
 
 log = logging.getLogger("ggserve.model")
 
@@ -75,7 +75,7 @@ class Repository:
 
 def download(name: str, file: str | None = None) -> Path:
     """The path in the cache of a repository's model file: `file` (or its quantization), the only one there is, or else
-    the only one in Q4_K_M.
+    the only one in Q4_K_M. A model that sees comes with its projector.
 
     Raises ModelFileError. Whatever ends a download early, the next call goes on where it stopped.
     """
@@ -97,11 +97,12 @@ def download(name: str, file: str | None = None) -> Path:
         )
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
         chosen = choose(sizes, file, str(repository), usual=_USUAL)
-        paths = []
-        for part in part_names(chosen):
-            _download_blob(repository, part, sizes[part])
-            paths.append(hf_hub_download(repository.id, part, revision=repository.revision))
-        return Path(paths[0])
+        companion = projector(chosen, sizes)
+        # The model comes last, so that once it is cached all that it needs is.
+        for name in ([companion] if companion else []) + part_names(chosen):
+            _download_blob(repository, name, sizes[name])
+            hf_hub_download(repository.id, name, revision=repository.revision)
+        return repository.snapshot / chosen
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 
 from modelfile.errors import ModelFileError
 from modelfile.parts import part_names
@@ -13,6 +14,8 @@ SUFFIXES = (".gguf", ".ggml", ".bin")
 _OTHERS = re.compile(
     r"(^|[-_.])(pytorch_model|adapter_model|training_args|optimizer|scheduler|consolidated|mmproj|imatrix)", re.I
 )
+
+_PROJECTOR = re.compile(r"mmproj[^/]*\.gguf$", re.I)
 
 
 def choose(sizes: Mapping[str, int], wanted: str | None, where: str, *, usual: str | None = None) -> str:
@@ -43,6 +46,16 @@ def models(sizes: Mapping[str, int]) -> dict[str, int]:
     for name in filter(_is_model, sizes):
         found[part_names(name)[0]] += sizes[name]
     return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
+
+
+def projector(model: str, sizes: Mapping[str, int]) -> str | None:
+    """The projector that belongs to a model, by the paths of both: the nearest, in its folder or one above; of several
+    there the only one in F16, else the smallest."""
+    for folder in PurePosixPath(model).parents:
+        found = {name: sizes[name] for name in filter(_PROJECTOR.search, sizes) if PurePosixPath(name).parent == folder}
+        if found:
+            return _only(found, "F16") or min(found, key=lambda name: found[name])
+    return None
 
 
 def human_size(nbytes: int) -> str:

@@ -18,6 +18,7 @@ from tests.answers import answer
 from tests.conftest import serve
 from tests.engine.tiny_companions import write_adapter, write_projector
 from tests.engine.tiny_models import write_tiny_model
+from tests.modelfile.source.loopback_hub import Repo, running_hub
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
@@ -92,6 +93,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny_model(folder, "qwen2")
     write_projector(folder / "mmproj-tiny.gguf")
     return folder
+
+
+def test_a_model_that_sees_comes_from_a_hub(folder: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in folder.glob("*.gguf")}
+    with running_hub() as hub:
+        hub.repos["org/sees"] = Repo(files)
+        from_hub = {"MODEL_NAME": "org/sees", "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        with serve(tmp_path, CONTEXT_LENGTH="128", PARALLEL="1", **from_hub) as server:
+            body = {"messages": asking(data_url("red")), "max_tokens": 3, "temperature": 0}
+            seen = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+            assert seen.status_code == 200, seen.text
 
 
 def test_a_model_that_sees_is_asked_over_http(folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from modelfile.errors import ModelFileError
 from modelfile.source.find import find_model_file
-from modelfile.source.pick import choose, human_size
+from modelfile.source.pick import choose, human_size, projector
 
 NEIGHBOURS = [
     "config.json",
@@ -111,6 +111,21 @@ def test_files_and_folders_go_before_repositories(tmp_path: Path, monkeypatch: p
         find_model_file("org/name", "b.gguf")
     with pytest.raises(ModelFileError, match="is a file, so there is no b in it"):
         find_model_file(model, "b")
+
+
+@pytest.mark.parametrize(
+    ("projectors", "expected"),
+    [
+        (["mmproj-a-Q8_0.gguf"], "mmproj-a-Q8_0.gguf"),
+        (["mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf"], "mmproj-F16.gguf"),
+        (["mmproj-BF16.gguf", "mmproj-F32.gguf"], "mmproj-BF16.gguf"),
+        (["mmproj-F16.gguf", "q4/m.mmproj.gguf", "q8/mmproj-F16.gguf"], "q4/m.mmproj.gguf"),
+        (["q8/mmproj-F16.gguf", "mmproj.bin"], None),
+    ],
+)
+def test_the_nearest_projector_belongs_to_a_model(projectors: list[str], expected: str | None) -> None:
+    sizes = {"q4/m-Q4_K_M.gguf": 9} | {name: 2 if "32" in name else 1 for name in projectors}
+    assert projector("q4/m-Q4_K_M.gguf", sizes) == expected
 
 
 def test_any_part_means_its_model(tmp_path: Path) -> None:

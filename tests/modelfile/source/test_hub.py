@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from modelfile.companions import projector_beside
 from tests.conftest import ROOT, serve
 from tests.modelfile.source.loopback_hub import Hub, Repo, running_hub
 
@@ -118,6 +119,21 @@ def test_a_quantization_names_a_file(machine: Machine, hub: Hub) -> None:
     assert machine.found("org/usual:q8_0").name == "m.Q8_0.gguf"
     assert machine.found("org/usual", HF_HUB_OFFLINE="1") == path
     assert "there is no file Q2_K in org/many; it has m.Q4_K_M.gguf" in machine.error("org/many:Q2_K")
+
+
+def test_a_model_that_sees_comes_with_its_projector(machine: Machine, hub: Hub) -> None:
+    hub.repos["org/sees"] = Repo({"q4/m-Q4_K_M.gguf": SMALL, "mmproj-F16.gguf": b"GGUF", "mmproj-F32.gguf": b"GGUF32"})
+    path = machine.found("org/sees")
+    snapshot = path.parents[1]
+    assert [each.name for each in snapshot.glob("*.gguf")] == ["mmproj-F16.gguf"]
+    assert projector_beside(path) == snapshot / "mmproj-F16.gguf"
+    hub.repos["org/cut"] = Repo({"m.gguf": LARGE, "mmproj.gguf": SMALL}, stall=12_000_000)
+    server = machine.start("main.py", "--port", "0", MODEL_NAME="org/cut")
+    assert hub.stalled.wait(15)
+    server.kill()
+    server.communicate(timeout=10)
+    hub.repos["org/cut"].stall = None
+    assert projector_beside(machine.found("org/cut")) is not None
 
 
 def test_a_broken_connection_is_taken_up_again(machine: Machine, hub: Hub) -> None:
