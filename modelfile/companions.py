@@ -5,16 +5,19 @@ from pathlib import Path
 
 from modelfile.errors import ModelFileError
 from modelfile.file import ModelFile
-from modelfile.gguf import read_gguf
+from modelfile.gguf import GGUFFile, read_gguf
 from modelfile.source.pick import models, projector
 
 _PROJECTOR = "clip"  # its general.architecture
 
 
 def checked_projector(path: Path) -> Path:
-    """The path of a sound projector. Raises ModelFileError."""
-    if (found := read_gguf(path).architecture) != _PROJECTOR:
+    """The path of a sound projector of images. Raises ModelFileError."""
+    projector = read_gguf(path)
+    if (found := projector.architecture) != _PROJECTOR:
         raise ModelFileError(f"MMPROJ_PATH={path.name}: of architecture {found!r}, and a projector is 'clip'")
+    if not _sees(projector):
+        raise ModelFileError(f"MMPROJ_PATH={path.name}: a projector of sounds, and only images are supported")
     return path
 
 
@@ -39,12 +42,18 @@ def checked_adapter(path: Path, model: ModelFile) -> Path:
 
 
 def projector_beside(path: Path) -> Path | None:
-    """The projector that belongs to a model: in its folder, where it is the only model; in a hub's cache, in its
-    repository."""
+    """The projector of images that belongs to a model: in its folder, where it is the only model; in a hub's cache, in
+    its repository. Raises ModelFileError where the file is none."""
     repository = next((folder for folder in path.parents if folder.parent.name == "snapshots"), None)
     root = repository or path.parent
     files = root.rglob("*.gguf") if repository else root.glob("*.gguf")
     sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in files if file.is_file()}
     model = path.relative_to(root).as_posix()
     found = projector(model, sizes)
-    return root / found if found and (repository or [*models(sizes)] == [model]) else None
+    belongs = found and (repository or [*models(sizes)] == [model])
+    return root / found if found and belongs and _sees(read_gguf(root / found)) else None
+
+
+def _sees(projector: GGUFFile) -> bool:
+    """Whether it makes embeddings of images, and not only of sounds."""
+    return projector.get("clip.has_vision_encoder") is True

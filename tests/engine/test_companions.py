@@ -13,6 +13,7 @@ from PIL import Image
 from api.openai.images import check_image
 from engine.contract import SamplingParams
 from model import GGUFModel
+from modelfile.companions import projector_beside
 from modelfile.errors import ModelFileError
 from tests.answers import answer
 from tests.conftest import serve
@@ -186,6 +187,10 @@ def test_companions_of_other_models_are_refused_before_native_code_sees_them(
         GGUFModel(path, lora_path=path)
     with pytest.raises(ModelFileError, match="a projector is 'clip'"):
         GGUFModel(path, mmproj_path=path)
+    hears = write_projector(tmp_path / "mmproj-hears.gguf", sees=False)
+    assert projector_beside(path) is None
+    with pytest.raises(ModelFileError, match="only images are supported"):
+        GGUFModel(path, mmproj_path=hears)
     with pytest.raises(ModelFileError, match="is for llama"):
         GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
 

@@ -11,8 +11,9 @@ SEEN = 32  # width of the vision encoder
 SIDE, PATCH = 28, 14  # pixels
 
 
-def write_projector(path: Path) -> Path:
-    """A vision transformer of two layers, and a perceptron of two into the model's width."""
+def write_projector(path: Path, *, sees: bool = True) -> Path:
+    """A vision transformer of two layers, and a perceptron of two into the model's width; `sees`: what it says of
+    itself."""
     random = np.random.default_rng(0)
 
     def add(name: str, *shape: int, bias: bool = False) -> None:
@@ -21,7 +22,7 @@ def write_projector(path: Path) -> Path:
             writer.add_tensor(f"{name}.bias", np.zeros(shape[0], np.float32))
 
     writer = gguf.GGUFWriter(path, "clip")
-    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_bool("clip.has_vision_encoder", sees)
     writer.add_string("clip.projector_type", "mlp")
     writer.add_bool("clip.use_gelu", True)
     sizes = {

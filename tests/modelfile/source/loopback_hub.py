@@ -20,7 +20,7 @@ class Repo:
     size: int | None = None  # announced instead of the true one
     sent: bytes | None = None  # sent instead of the announced content
     cuts: list[int] = field(default_factory=list)  # bytes after which the next connections break
-    stall: int | None = None  # bytes after which nothing comes any more
+    stall: int | None = None  # bytes after which nothing comes any more, of larger files
 
 
 @dataclass
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         end = start + repo.cuts.pop(0) if repo.cuts else repo.stall or len(body)
         self.wfile.write(body[start:end])
-        if repo.stall:
+        if repo.stall and end < len(body):
             self.wfile.flush()
             self.server.stalled.set()
             threading.Event().wait(20)

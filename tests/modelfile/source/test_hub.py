@@ -15,6 +15,7 @@ import pytest
 
 from modelfile.companions import projector_beside
 from tests.conftest import ROOT, serve
+from tests.engine.tiny_companions import write_projector
 from tests.modelfile.source.loopback_hub import Hub, Repo, running_hub
 
 FIND = """
@@ -122,12 +123,13 @@ def test_a_quantization_names_a_file(machine: Machine, hub: Hub) -> None:
 
 
 def test_a_model_that_sees_comes_with_its_projector(machine: Machine, hub: Hub) -> None:
-    hub.repos["org/sees"] = Repo({"q4/m-Q4_K_M.gguf": SMALL, "mmproj-F16.gguf": b"GGUF", "mmproj-F32.gguf": b"GGUF32"})
+    sees = write_projector(machine.home / "mmproj.gguf").read_bytes()
+    hub.repos["org/sees"] = Repo({"q4/m-Q4_K_M.gguf": SMALL, "mmproj-F16.gguf": sees, "mmproj-F32.gguf": sees + b"x"})
     path = machine.found("org/sees")
     snapshot = path.parents[1]
     assert [each.name for each in snapshot.glob("*.gguf")] == ["mmproj-F16.gguf"]
     assert projector_beside(path) == snapshot / "mmproj-F16.gguf"
-    hub.repos["org/cut"] = Repo({"m.gguf": LARGE, "mmproj.gguf": SMALL}, stall=12_000_000)
+    hub.repos["org/cut"] = Repo({"m.gguf": LARGE, "mmproj.gguf": sees}, stall=12_000_000)
     server = machine.start("main.py", "--port", "0", MODEL_NAME="org/cut")
     assert hub.stalled.wait(15)
     server.kill()
