@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"ggserve: a cluster needs Ray ({error}): use `make cluster`, or pip install -r requirements-cluster.txt")
 
 from api.admission import generating_paths
-from engine.threads import usable_cores
+from engine.machine import usable_cores
 from fleet.affinity import NEWS_SECONDS
 from fleet.gateway import Gateway
 from fleet.replica import Replica

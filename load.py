@@ -18,7 +18,7 @@ from engine.errors import ContextOverflow
 from engine.grammar import Grammars, GrammarVocabulary, byte_vocabulary
 from engine.llama_cpp.engine import LlamaCppEngine
 from engine.llama_cpp.load import Pooling, sees_gpu
-from engine.threads import usable_cores
+from engine.machine import usable_cores, usable_memory
 from modelfile.accepts.choice import EngineName, WantedEngine, choose_engine
 from modelfile.accepts.llama_cpp import llama_cpp_objection
 from modelfile.companions import checked_adapter, checked_projector, projector_beside
@@ -167,6 +167,7 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         file,
         context_length=options.context_length,
         slots=options.parallel,
+        memory=usable_memory(),
         gpu_layers=options.gpu_layers,
         shares_gpu=engine_name != CTransformersEngine.name,
         cache_type=options.kv_cache_type,

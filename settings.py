@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         None, ge=8, description="tokens of prompt and answer together (default: the model's own, at most 4096)"
     )
     gpu_layers: int = Field(0, ge=0, description="layers to run on the GPU")
-    threads: int | None = Field(None, ge=1, description="threads to compute with (default: usable cores)")
+    threads: int | None = Field(None, ge=1, description="threads to compute with (default: the fast physical cores)")
     parallel: int | None = Field(
         None, ge=1, le=256, description="answers at the same time (default: 4; GPU or GGML: 1)"
     )

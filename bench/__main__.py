@@ -27,7 +27,7 @@ from bench.client import BenchError
 from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
 from bench.servers import ROOT, SERVERS, Setup, running
-from engine.threads import usable_cores
+from engine.machine import usable_cores
 from modelfile.source.default import default_model, packaged_model
 
 BARE = "bare"

@@ -17,7 +17,7 @@ import psutil
 
 from bench.machine import machine
 from bench.report import aligned
-from engine.threads import usable_cores
+from engine.machine import usable_cores
 from model import GGUFModel, SamplingParams
 from modelfile.source.default import packaged_model
 

@@ -23,7 +23,7 @@ from bench.one_engine import SLOTS, one_engine
 from bench.one_engine import Figures as Measured
 from bench.servers import ROOT
 from bench.synthetic import MIXES, Shape, write_model
-from engine.threads import usable_cores
+from engine.machine import usable_cores
 from modelfile.source.default import default_model, packaged_model
 
 SIZES = {

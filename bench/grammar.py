@@ -16,7 +16,7 @@ import numpy as np
 from bench.report import aligned
 from engine.contract import Grammar, SamplingParams
 from engine.grammar import Grammars, GrammarVocabulary, schema_grammar
-from engine.threads import usable_cores
+from engine.machine import usable_cores
 from model import GGUFModel
 from modelfile.gguf import read_gguf
 from modelfile.source.default import default_model

@@ -21,7 +21,7 @@ from bench.engine_report import Tries, table
 from bench.engines import RESULTS, measure
 from bench.machine import machine
 from bench.synthetic import random_matrix
-from engine.threads import usable_cores
+from engine.machine import usable_cores
 from modelfile.convert import convert
 
 Matrix = tuple[str, int, int]  # name, rows, columns; one row: a norm or a bias

@@ -27,10 +27,11 @@ from bench.prompts import words
 from bench.report import aligned
 from engine.contract import Delta, EngineOptions, SamplingParams
 from engine.ctransformers.context import Context
+from engine.machine import usable_cores
 from engine.request import Channel, RunningRequest
 from engine.sampling import Sampler
 from engine.stop_strings import TextStream
-from engine.threads import ThreadBudget, usable_cores
+from engine.threads import ThreadBudget
 from model import GGUFModel
 from modelfile.source.default import default_model
 

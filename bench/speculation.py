@@ -18,7 +18,7 @@ from typing import Any, Literal
 from bench.machine import machine, undisturbed
 from bench.report import aligned
 from bench.works import WORKS, Chat
-from engine.threads import usable_cores
+from engine.machine import usable_cores
 from model import GGUFModel, SamplingParams
 from modelfile.source.default import packaged_model
 

@@ -1,18 +1,10 @@
 """Shares the cores between evals. ggml's threads spin at barriers: more threads than cores costs a factor of 50."""
 
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Pace:

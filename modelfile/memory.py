@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
-import psutil
 
 from modelfile.errors import ModelFileError
 from modelfile.file import ModelFile
@@ -37,12 +36,13 @@ def plan_memory(
     *,
     context_length: int | None,
     slots: int | None,
+    memory: int,
     gpu_layers: int,
     shares_gpu: bool,
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
-    """The plan for what is wanted, None for what suits the machine.
+    """The plan for what is wanted, None for what suits the machine, of which `memory` bytes may be used.
 
     `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: of a GGUF file's keys and values.
     `draft`: a model that has a cache of its own beside. Raises ModelFileError where one slot cannot be had.
@@ -57,11 +57,10 @@ def plan_memory(
         raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model")
     elif length > trained:
         log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
-    memory = psutil.virtual_memory().total
     if plan.slot_bytes > memory:
         raise ModelFileError(
             f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, and "
-            f"this machine has {memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
+            f"there are {memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
         )
     if gpu_layers and not shares_gpu:
         if slots and slots > 1:
