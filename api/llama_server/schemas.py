@@ -57,6 +57,7 @@ class InfillRequest(StructuredRequest):
     seed: Whole | None = None  # -1: a random one
     stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
     stream: bool = False
+    cache_prompt: bool = True
     n_indent: Whole = Field(0, ge=0, le=1000)  # blanks that each line but the first begins with
     t_max_predict_ms: Whole = 0  # once there is a line break; `t_max_prompt_ms` does nothing there too
 
@@ -82,6 +83,7 @@ class InfillRequest(StructuredRequest):
             "frequency_penalty": self.frequency_penalty,
             "seed": None if self.seed == -1 else self.seed,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            "cache_prompt": self.cache_prompt,
             "grammar": self.held_to,
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})

@@ -59,7 +59,7 @@ class CTransformersEngine:
         """See Engine.generate."""
         self._check(prompt, params)
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
-        context = await self.pool.acquire(prompt)
+        context = await self.pool.acquire(prompt if params.cache_prompt else ())
         generation = self._new_generation(prompt, params, matcher)
         self._workers.submit(self._run, context, generation)
         async with aclosing(generation.listen()) as deltas:
@@ -139,6 +139,8 @@ class CTransformersEngine:
         try:
             if not context.opened:
                 context.open()
+            if not generation.params.cache_prompt:
+                context.tokens.clear()
             with self._threads.request():
                 if generation.params.prompt_logprobs:
                     self._score_prompt(context, generation)

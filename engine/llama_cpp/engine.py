@@ -324,7 +324,7 @@ def _native_grammar(lark: str, field: str | None) -> str:
 
 def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:
     """SamplingParams as llama.cpp's request fields."""
-    fields: dict[str, Any] = {"ignore_eos": params.ignore_eos}
+    fields: dict[str, Any] = {"ignore_eos": params.ignore_eos, "cache_prompt": params.cache_prompt}
     samplers = []
     if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
         samplers.append("penalties")

@@ -190,6 +190,7 @@ COMMON = [
     ("repetition_penalty", [0, 11]),
     ("logit_bias", [5, {"x": 1}, {"5": 101}, {"5": "1"}]),
     ("ignore_eos", ["yes", 1]),
+    ("cache_prompt", ["no", 0]),
     ("stream", ["true", 1]),
     ("stream_options", [5, {"include_usage": "yes"}]),
     ("user", [5]),

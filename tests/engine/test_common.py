@@ -84,6 +84,21 @@ def test_cached_equals_uncached(either: GGUFModel):
     assert uncached.cached_tokens < cached.cached_tokens == cached.prompt_tokens - 1
 
 
+def test_a_prompt_that_is_evaluated_anew_rounds_the_same(either: GGUFModel):
+    prompt = either.tokenize("Cats and dogs are " * 8)
+
+    async def logprobs() -> list[float]:
+        deltas = [delta async for delta in either.complete(prompt, replace(cache_prompt=False, logprobs=0))]
+        assert deltas[-1].cached_tokens == 0
+        return [token.logprob for delta in deltas for token in delta.tokens]
+
+    found = []
+    for held in (1, 7, 22):
+        answer(either.complete(prompt[:held], replace(max_tokens=1)))
+        found.append(asyncio.run(logprobs()))
+    assert found[0] == found[1] == found[2] != []
+
+
 def test_a_seed_repeats_and_another_does_not(either: GGUFModel):
     params = SamplingParams(max_tokens=24, temperature=1.0, seed=7)
     texts = [answer(either.complete("Once upon a time", params))[0] for _ in range(3)]

@@ -82,6 +82,7 @@ class GenerationRequest(StructuredRequest):
     repetition_penalty: RepetitionPenalty | None = _called("repetition_penalty", "repeat_penalty")  # llama.cpp's name
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None = None
     ignore_eos: bool | None = None
+    cache_prompt: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # Nothing here reads these, which clients send by habit.
@@ -124,6 +125,7 @@ class GenerationRequest(StructuredRequest):
             "seed": self.seed,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "ignore_eos": self.ignore_eos,
+            "cache_prompt": self.cache_prompt,
             "grammar": self.held_to,
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
