@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family
 # ggml's threads spin: on a busy machine two of them can be slower than one by far.
 TEST_SETTINGS = {"THREADS": "1"}
+SLOTS = 4
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +91,15 @@ def wait_until_ready(server: Server, seconds: float = 30) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="512") as server:
+def common_server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="512", PARALLEL=str(SLOTS)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def server(common_server: Server) -> Server:
+    """The common server, whose slots hold nothing of what other modules asked: a held prompt rounds otherwise."""
+    for _ in range(SLOTS):  # each takes the slot that was used the longest ago
+        body = {"prompt": "x", "max_tokens": 0, "cache_prompt": False}
+        httpx.post(f"{common_server.url}/v1/completions", json=body).raise_for_status()
+    return common_server
