@@ -7,8 +7,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,7 @@ from bench import microseconds
 from bench.bandwidth import bytes_per_token, read_bandwidth
 from bench.bare import bare_loop
 from bench.client import BenchError
+from bench.machine import machine
 from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
 from bench.servers import ROOT, SERVERS, Setup, running
@@ -111,15 +110,6 @@ class Benchmark:
             if note not in self.notes:
                 self.notes.append(note)
                 _say(note)
-
-
-def machine() -> str:
-    """The processor, its usable cores, and the memory."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {usable_cores()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB"
 
 
 def find_setup(threads: int) -> Setup:

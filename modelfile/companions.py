@@ -13,10 +13,10 @@ _PROJECTOR = "clip"  # its general.architecture
 
 def checked_projector(path: Path) -> Path:
     """The path of a sound projector of images. Raises ModelFileError."""
-    projector = read_gguf(path)
-    if (found := projector.architecture) != _PROJECTOR:
+    file = read_gguf(path)
+    if (found := file.architecture) != _PROJECTOR:
         raise ModelFileError(f"MMPROJ_PATH={path.name}: of architecture {found!r}, and a projector is 'clip'")
-    if not _sees(projector):
+    if not _sees(file):
         raise ModelFileError(f"MMPROJ_PATH={path.name}: a projector of sounds, and only images are supported")
     return path
 
@@ -54,6 +54,6 @@ def projector_beside(path: Path) -> Path | None:
     return root / found if found and belongs and _sees(read_gguf(root / found)) else None
 
 
-def _sees(projector: GGUFFile) -> bool:
+def _sees(file: GGUFFile) -> bool:
     """Whether it makes embeddings of images, and not only of sounds."""
-    return projector.get("clip.has_vision_encoder") is True
+    return file.get("clip.has_vision_encoder") is True

@@ -1,4 +1,4 @@
-"""Which of many files is the model: in a folder or a repository, by name and size alone."""
+"""Which of many files is the model, and which its projector: in a folder or a repository, by name and size alone."""
 
 import re
 from collections import Counter

@@ -129,13 +129,13 @@ def test_a_model_that_sees_comes_with_its_projector(machine: Machine, hub: Hub) 
     snapshot = path.parents[1]
     assert [each.name for each in snapshot.glob("*.gguf")] == ["mmproj-F16.gguf"]
     assert projector_beside(path) == snapshot / "mmproj-F16.gguf"
-    hub.repos["org/cut"] = Repo({"m.gguf": LARGE, "mmproj.gguf": sees}, stall=12_000_000)
+    hub.repos["org/cut"] = Repo({"m.gguf": SMALL, "mmproj.gguf": sees + bytes(24_000_000)}, stall=12_000_000)
     server = machine.start("main.py", "--port", "0", MODEL_NAME="org/cut")
     assert hub.stalled.wait(15)
     server.kill()
     server.communicate(timeout=10)
     hub.repos["org/cut"].stall = None
-    assert projector_beside(machine.found("org/cut")) is not None
+    assert projector_beside(machine.found("org/cut")) is not None  # the model was not cached without it
 
 
 def test_a_broken_connection_is_taken_up_again(machine: Machine, hub: Hub) -> None:
