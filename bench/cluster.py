@@ -33,11 +33,11 @@ from bench.client import Answer, chat, complete
 from bench.machine import machine
 from bench.prompts import first_turn, next_turn, words
 from bench.servers import ROOT, Running, Server, Setup, free_port, running
-from cluster import CONTROLLER_OPTIONS, application
-from fleet.gateway import Gateway
-from fleet.response import respond
-from fleet.router import PromptRouter
-from settings import load_settings
+from ggserve.cluster.application import CONTROLLER_OPTIONS, application
+from ggserve.cluster.gateway import Gateway
+from ggserve.cluster.response import respond
+from ggserve.cluster.router import PromptRouter
+from ggserve.settings import load_settings
 
 RESULTS = ROOT / "bench/cluster.json"
 _REPLICAS = 3  # of the part about routing
@@ -72,7 +72,7 @@ class Ticker:
     """In a replica's place: says something every 10 ms, and joins what it says within some time."""
 
     def __init__(self, piece_seconds: float) -> None:
-        importlib.import_module("fleet.response")._PIECE_SECONDS = piece_seconds  # type: ignore[attr-defined]
+        importlib.import_module("ggserve.cluster.response")._PIECE_SECONDS = piece_seconds  # type: ignore[attr-defined]
 
     async def answer(self, scope: Scope, body: bytes, marks: Sequence[int] | None) -> AsyncGenerator[Any, None]:
         async for piece in respond(_tick, scope, body):

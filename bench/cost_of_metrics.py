@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncGenerator
 from unittest import mock
 
-from api.access import RequestRecord
-from api.limits import Limits
-from api.metrics import Metrics
-from engine.contract import Delta
+from ggserve.api.access import RequestRecord
+from ggserve.api.limits import Limits
+from ggserve.api.metrics import Metrics
+from ggserve.generation import Delta
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.model.registry import Models
 
 TOKENS = 20_000
 ROUNDS = 9
@@ -32,7 +34,7 @@ async def _seconds(metrics: Metrics) -> float:
 
 def main() -> None:
     """Prints microseconds a token, and their share of a token's decoding."""
-    on, off = Metrics(lambda: None), mock.Mock(spec=Metrics)
+    on, off = Metrics(Models(lambda path, report: GGUFModel(path))), mock.Mock(spec=Metrics)
     for name in ("first", "tokens", "ended"):
         setattr(off, name, lambda *arguments: None)
     off.live = {}

@@ -7,7 +7,7 @@ from statistics import geometric_mean, median
 from bench.one_engine import ANSWER, MANY, PROMPT
 from bench.report import MARKERS, aligned
 from bench.synthetic import MIXES
-from modelfile.accepts.speed import Gain, measured_gain
+from ggserve.engines.speed import Gain, measured_gain
 
 ENGINES = ("ctransformers", "llama.cpp")
 DEFAULT = "default"  # the default model, as converted for ctransformers and as published

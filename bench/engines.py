@@ -23,8 +23,8 @@ from bench.one_engine import SLOTS, one_engine
 from bench.one_engine import Figures as Measured
 from bench.servers import ROOT
 from bench.synthetic import MIXES, Shape, write_model
-from engine.machine import usable_cores
-from modelfile.source.default import default_model, packaged_model
+from ggserve.hub.default import default_model, packaged_model
+from ggserve.machine import usable_cores
 
 SIZES = {
     "0.13B": Shape(layers=12, width=768, feed_forward=2048, heads=12, kv_heads=12),

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from bench.report import aligned
-from engine.contract import Grammar, SamplingParams
-from engine.grammar import Grammars, GrammarVocabulary, schema_grammar
-from engine.machine import usable_cores
-from model import GGUFModel
-from modelfile.gguf import read_gguf
-from modelfile.source.default import default_model
-from prompt.tokenizer import Tokenizer
+from ggserve.generation import Grammar, SamplingParams, schema_grammar
+from ggserve.grammar.matcher import Grammars, GrammarVocabulary
+from ggserve.hub.default import default_model
+from ggserve.machine import usable_cores
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.modelfile.gguf import read_gguf
+from ggserve.tokenizer.tokenizer import Tokenizer
 
 CONTEXT = 1024  # tokens
 ANSWER = 96  # tokens of the free text

@@ -21,8 +21,8 @@ from bench.engine_report import Tries, table
 from bench.engines import RESULTS, measure
 from bench.machine import machine
 from bench.synthetic import random_matrix
-from engine.machine import usable_cores
-from modelfile.convert import convert
+from ggserve.machine import usable_cores
+from ggserve.modelfile.convert import convert
 
 Matrix = tuple[str, int, int]  # name, rows, columns; one row: a norm or a bias
 Layout = tuple[bytes, int, list[Matrix]]  # what comes before the tensors, alignment of their data, and the tensors

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import psutil
 
-from engine.machine import usable_cores
+from ggserve.machine import usable_cores
 
 Result = TypeVar("Result")
 

@@ -19,21 +19,22 @@ from pathlib import Path
 import numpy as np
 import uvicorn
 
-import main as ggserve
-from api.admission import Admission
-from api.streaming import event
 from bench.client import complete
 from bench.prompts import words
 from bench.report import aligned
-from engine.contract import Delta, EngineOptions, SamplingParams
-from engine.ctransformers.context import Context
-from engine.machine import usable_cores
-from engine.request import Channel, RunningRequest
-from engine.sampling import Sampler
-from engine.stop_strings import TextStream
-from engine.threads import ThreadBudget
-from model import GGUFModel
-from modelfile.source.default import default_model
+from ggserve.api.streaming import event
+from ggserve.app import create_app, state_for
+from ggserve.engines.contract import EngineOptions
+from ggserve.engines.ctransformers.context import Context
+from ggserve.engines.request import Channel, RunningRequest
+from ggserve.engines.sampling import Sampler
+from ggserve.engines.stop_strings import TextStream
+from ggserve.engines.threads import ThreadBudget
+from ggserve.generation import Delta, SamplingParams
+from ggserve.hub.default import default_model
+from ggserve.machine import usable_cores
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.settings import Settings
 
 CONTEXT = 1024  # tokens
 PROMPT = 600  # tokens, which the penalties look at
@@ -198,8 +199,9 @@ def _event_loop(model: Replay) -> Iterator[Cost]:
 @contextmanager
 def _served(model: Replay) -> Iterator[str]:
     """The real app over HTTP, in a thread of its own, with this model."""
-    app = ggserve.app
-    app.state.model, app.state.admission = model, Admission()
+    app = create_app()
+    app.state.ggserve = state_for(Settings())
+    app.state.ggserve.models.loaded = model
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -17,7 +17,7 @@ import psutil
 
 from bench.client import BenchError
 from bench.servers import ROOT, clean_environment
-from model import GGUFModel, SamplingParams
+from ggserve.model.gguf_model import GGUFModel, SamplingParams
 
 Figures = dict[str, float]
 

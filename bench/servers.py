@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from bench.client import BenchError
-from settings import Settings
+from ggserve.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 60.0  # seconds until a server must be ready

@@ -26,7 +26,7 @@ from bench.machine import machine
 from bench.prompts import words
 from bench.report import MARKERS, aligned
 from bench.servers import ROOT, Server, Setup, running
-from fleet.affinity import Affinity
+from ggserve.cluster.affinity import Affinity
 
 RESULTS = ROOT / "bench/simulate.json"
 PICTURE = ROOT / "docs/simulation.png"

@@ -18,9 +18,9 @@ from typing import Any, Literal
 from bench.machine import machine, undisturbed
 from bench.report import aligned
 from bench.works import WORKS, Chat
-from engine.machine import usable_cores
-from model import GGUFModel, SamplingParams
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
+from ggserve.machine import usable_cores
+from ggserve.model.gguf_model import GGUFModel, SamplingParams
 
 RESULTS = Path(__file__).parent / "speculation.json"
 CONTEXT = 1536  # tokens for each slot

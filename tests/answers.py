@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from engine.contract import Delta
+from ggserve.generation import Delta
 
 
 async def collect(deltas: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:

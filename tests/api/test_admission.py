@@ -9,10 +9,13 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from api.admission import Admission, GeneratingRoute, generating_paths
-from api.dependencies import Generator
-from api.errors import install_error_handlers
-from main import ROUTERS
+from ggserve.api.admission import GeneratingRoute, all_routes, generating_paths
+from ggserve.api.dependencies import Generator
+from ggserve.api.errors import install_error_handlers
+from ggserve.app import DIALECTS
+from tests.api.state import app_state
+
+ROUTERS = [dialect.router for dialect in DIALECTS]
 
 
 @dataclass
@@ -31,11 +34,11 @@ class Model:
 def app_with(occupancy: Busy) -> tuple[FastAPI, list[int]]:
     router, admitted = APIRouter(route_class=GeneratingRoute), []
     app = FastAPI()
-    app.state.model, app.state.admission = Model(occupancy), Admission()
+    app.state.ggserve = app_state(model=Model(occupancy))
 
     @router.post("/ask")
     async def ask(body: dict[str, Any]) -> int:
-        admitted.append(app.state.admission.unanswered)
+        admitted.append(app.state.ggserve.admission.unanswered)
         await asyncio.sleep(0.01)
         return 1
 
@@ -64,7 +67,7 @@ def test_those_on_their_way_count_and_are_counted_out() -> None:
     statuses = ask(app, 5)
     assert statuses.count(200) >= 2
     assert set(statuses) <= {200, 429}
-    assert app.state.admission.unanswered == 0
+    assert app.state.ggserve.admission.unanswered == 0
 
 
 def test_computing_without_admission_is_an_error_of_the_programmer() -> None:
@@ -79,7 +82,7 @@ def test_computing_without_admission_is_an_error_of_the_programmer() -> None:
 
 
 def test_every_post_under_v1_and_v2_asks_for_admission() -> None:
-    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    routes = [route for route in all_routes(ROUTERS) if isinstance(route, APIRoute)]
     computing = [route for route in routes if "POST" in route.methods and route.path.startswith(("/v1", "/v2"))]
     assert computing
     assert all(isinstance(route, GeneratingRoute) for route in computing), computing
@@ -91,4 +94,6 @@ def test_paths_that_compute_are_found_in_routers_within_routers() -> None:
     outer.get("/outer")(lambda: None)
     outer.include_router(inner)
     assert generating_paths([outer]) == {"/inner"}
-    assert {"/v1/chat/completions", "/v1/responses", "/v1/messages"} <= generating_paths(ROUTERS)
+    assert {"/v1/chat/completions", "/v1/responses", "/v1/messages"} <= generating_paths(
+        each.router for each in DIALECTS
+    )

@@ -5,9 +5,10 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from api.answers import Answers, Call, Choice, merged
-from engine.contract import Delta, ToolCallDelta
-from engine.errors import GenerationError
+from ggserve.api.answers import Answers, Call, Choice, merged
+from ggserve.errors import GenerationError
+from ggserve.generation import Delta
+from ggserve.messages import ToolCallDelta
 from tests.api.streams import Stream, delta, score
 
 

@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.blocks import Blocks
-from engine.contract import Delta, ToolCallDelta
+from ggserve.api.blocks import Blocks
+from ggserve.generation import Delta
+from ggserve.messages import ToolCallDelta
 
 
 def delta(text: str = "", reasoning: str = "", calls: tuple[ToolCallDelta, ...] = ()) -> Delta:

@@ -5,9 +5,9 @@ import asyncio
 import httpx
 import pytest
 
-from api.bodies import JSONRoute
-from engine.errors import ContextOverflow
-from model import GGUFModel
+from ggserve.api.bodies import JSONRoute
+from ggserve.errors import ContextOverflow
+from ggserve.model.gguf_model import GGUFModel
 from tests.conftest import Server
 
 
@@ -60,8 +60,9 @@ def test_the_longest_text_that_may_fit_is_tokenized(model: GGUFModel) -> None:
 
 
 def test_every_route_with_a_body_has_these_bounds() -> None:
-    from main import ROUTERS
+    from ggserve.api.admission import all_routes
+    from ggserve.app import DIALECTS
 
-    posts = [route for router in ROUTERS for route in router.routes if "POST" in getattr(route, "methods", ())]
+    posts = [route for route in all_routes(each.router for each in DIALECTS) if "POST" in getattr(route, "methods", ())]
     assert posts
     assert all(isinstance(route, JSONRoute) for route in posts)

@@ -8,11 +8,11 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from api.access import AccessMiddleware
-from api.errors import APIError, install_error_handlers
-from api.limits import Limits, within
-from api.metrics import Metrics
-from engine.contract import Delta
+from ggserve.api.access import AccessMiddleware
+from ggserve.api.errors import APIError, install_error_handlers
+from ggserve.api.limits import Limits, within
+from ggserve.generation import Delta
+from tests.api.state import app_state
 
 
 async def deltas(*waits: float) -> AsyncGenerator[Delta, None]:
@@ -58,14 +58,14 @@ def test_too_many_prompts_are_a_400() -> None:
 
 def app_with(limits: Limits) -> FastAPI:
     app = FastAPI()
-    app.state.limits = limits
+    app.state.ggserve = app_state(limits=limits)
 
     @app.post("/size")
     async def size(request: Request) -> int:
         return len(await request.body())
 
     install_error_handlers(app)
-    app.add_middleware(AccessMiddleware, metrics=Metrics(lambda: None))
+    app.add_middleware(AccessMiddleware)
     return app
 
 

@@ -6,8 +6,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.errors import install_error_handlers
-from api.origins import Origins, OriginsMiddleware
+from ggserve.api.errors import install_error_handlers
+from ggserve.api.origins import Origins, OriginsMiddleware
+from tests.api.state import app_state
 
 LOOPBACK, NETWORK = "127.0.0.1", "192.168.1.5"
 
@@ -102,7 +103,7 @@ def test_a_link_from_another_site_opens_the_page_and_nothing_embeds_it() -> None
 
 def client(*origins: str) -> TestClient:
     app = FastAPI()
-    app.state.origins = Origins(origins=origins)
+    app.state.ggserve = app_state(origins=Origins(origins=origins))
 
     @app.post("/ask")
     async def ask() -> str:

@@ -2,12 +2,13 @@
 
 import gzip
 import re
-from pathlib import Path
 
 import httpx
 import pytest
 
-WEB = Path(__file__).parent.parent.parent / "web"
+from tests.conftest import ROOT
+
+WEB = ROOT / "ggserve/web"
 FILES = sorted(path for path in WEB.rglob("*") if path.suffix in {".html", ".css", ".js", ".svg"})
 BUDGET = 150_000  # bytes to transfer, every language of the highlighter included
 

@@ -8,8 +8,8 @@ import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from api.streaming import event, guarded, started, while_connected
-from engine.errors import GenerationError
+from ggserve.api.streaming import event, guarded, started, while_connected
+from ggserve.errors import GenerationError
 from tests.api.streams import Stream
 
 

@@ -5,7 +5,7 @@ import pytest
 from bench.engine_report import gains_measured
 from bench.engines import all_figures
 from bench.synthetic import MIXES
-from modelfile.accepts.speed import GAINS
+from ggserve.engines.speed import GAINS
 
 
 def test_the_rule_has_the_measured_figures_of_every_type():

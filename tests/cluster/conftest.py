@@ -127,7 +127,7 @@ def cluster() -> Iterator[Cluster]:
         with running(start, logs / "ray.out", environment) as ray:
             wait_for(ray, logs / "ray.out", "Ray runtime started")
             environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-            with running([sys.executable, "cluster.py"], logs / "cluster.out", environment) as process:
+            with running([sys.executable, "-m", "ggserve", "cluster"], logs / "cluster.out", environment) as process:
                 wait_for(process, logs / "cluster.out", "ready:")
                 with httpx.Client(timeout=60, limits=httpx.Limits(max_connections=40)) as client:
                     url = f"http://127.0.0.1:{environment['PORT']}"

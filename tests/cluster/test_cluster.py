@@ -18,8 +18,8 @@ import yaml
 
 pytest.importorskip("ray")
 
-from engine.contract import SamplingParams
-from model import GGUFModel
+from ggserve.generation import SamplingParams
+from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer
 from tests.cluster.conftest import QUEUE, ROOT, SLOTS, Cluster, chat
 
@@ -178,7 +178,7 @@ def test_a_replica_that_hangs_is_replaced(cluster: Cluster) -> None:
 def test_an_update_of_the_model_drops_nothing(cluster: Cluster, default_path: Path) -> None:
     other = cluster.logs / "other.gguf"
     other.symlink_to(default_path.resolve())
-    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    config = yaml.safe_load((ROOT / "deploy/cluster.yaml").read_text())
     config["http_options"] = {"host": "127.0.0.1", "port": int(cluster.environment["PORT"])}
     config["applications"][0]["args"] = {"MODEL_PATH": str(other), "REPLICAS": 2}
     config["applications"][0]["deployments"] = [{"name": "Gateway", "num_replicas": 2}]

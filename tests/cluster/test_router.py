@@ -11,7 +11,7 @@ pytest.importorskip("ray")
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
 from ray.serve.request_router import PendingRequest
 
-from fleet.router import PromptRouter
+from ggserve.cluster.router import PromptRouter
 
 DEPLOYMENT = DeploymentID(name="Replica", app_name="default")
 
@@ -72,7 +72,7 @@ def test_what_was_sent_long_ago_counts_no_more(monkeypatch: pytest.MonkeyPatch) 
         router, idle = make_router(1, slots=1)
         assert await router.choose_replicas(idle, request(0))
         assert not await router.choose_replicas(idle, request(1))
-        monkeypatch.setattr("fleet.router._SENT_SECONDS", 0.0)
+        monkeypatch.setattr("ggserve.cluster.router._SENT_SECONDS", 0.0)
         assert await router.choose_replicas(idle, request(1))
 
     asyncio.run(route())

@@ -12,16 +12,20 @@ pytest.importorskip("ray")
 
 from ray.serve.schema import ServeDeploySchema
 
-import cluster as under_test
 from bench.servers import clean_environment
-from settings import SettingsError, load_settings
+from ggserve.cluster import application as under_test
+from ggserve.settings import SettingsError, load_settings
 from tests.cluster.conftest import ROOT, Cluster
 
 
 def start(environment: dict[str, str], *command: str) -> list[str]:
     """The lines of a start that fails."""
     result = subprocess.run(
-        [sys.executable, *(command or ["cluster.py"])], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, *(command or ["-m", "ggserve", "cluster"])],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode != 0
     return result.stderr.splitlines()
@@ -40,7 +44,9 @@ def test_a_start_with_a_wrong_setting_says_one_line() -> None:
 
 
 def test_a_start_without_ray_says_one_line() -> None:
-    (line,) = start(clean_environment(), "-c", "import sys; sys.modules['ray'] = None; import cluster")
+    (line,) = start(
+        clean_environment(), "-c", "import sys; sys.modules['ray'] = None; from ggserve.cluster import application"
+    )
     assert line.startswith("ggserve: a cluster needs Ray")
     assert "make cluster" in line
 
@@ -78,8 +84,11 @@ def test_settings_become_cores_limits_and_scaling() -> None:
 
 
 def configs() -> Sequence[Any]:
-    manifest = yaml.safe_load((ROOT / "docs/kuberay.yaml").read_text())
-    return [yaml.safe_load((ROOT / "cluster.yaml").read_text()), yaml.safe_load(manifest["spec"]["serveConfigV2"])]
+    manifest = yaml.safe_load((ROOT / "deploy/kuberay.yaml").read_text())
+    return [
+        yaml.safe_load((ROOT / "deploy/cluster.yaml").read_text()),
+        yaml.safe_load(manifest["spec"]["serveConfigV2"]),
+    ]
 
 
 @pytest.mark.parametrize("config", configs(), ids=["cluster.yaml", "kuberay.yaml"])
@@ -92,7 +101,7 @@ def test_config_files_are_ray_s_and_ours(config: Any) -> None:
 
 
 def test_the_manifest_s_pods_have_room_for_its_replicas() -> None:
-    manifest = yaml.safe_load((ROOT / "docs/kuberay.yaml").read_text())
+    manifest = yaml.safe_load((ROOT / "deploy/kuberay.yaml").read_text())
     ray, arguments = manifest["spec"]["rayClusterConfig"], configs()[1]["applications"][0]["args"]
     (group,) = ray["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
@@ -101,4 +110,4 @@ def test_the_manifest_s_pods_have_room_for_its_replicas() -> None:
     assert int(requested["cpu"]) // arguments["THREADS"] * group["replicas"] >= arguments["REPLICAS"]
     assert any(arguments["MODEL_PATH"].startswith(mount["mountPath"]) for mount in container["volumeMounts"])
     assert ray["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
-    assert f"ray[serve]>={ray['rayVersion'].removesuffix('.0')}," in (ROOT / "requirements-cluster.txt").read_text()
+    assert f"ray[serve]>={ray['rayVersion'].removesuffix('.0')}," in (ROOT / "pyproject.toml").read_text()

@@ -8,13 +8,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from api.access import AccessMiddleware
-from api.errors import install_error_handlers
-from api.limits import Limits
-from api.metrics import Metrics
-from load import LoadOptions, load
-from modelfile.errors import ModelFileError
-from modelfile.gguf import read_gguf
+from ggserve.api.access import AccessMiddleware
+from ggserve.api.errors import install_error_handlers
+from ggserve.errors import ModelFileError
+from ggserve.model.load import LoadOptions, load
+from ggserve.modelfile.gguf import read_gguf
+from tests.api.state import app_state
 from tests.conftest import FAMILY_FILES, serve
 
 
@@ -56,9 +55,9 @@ def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
 
 def test_an_error_that_nobody_foresaw_is_a_500_with_the_id_that_is_logged(caplog, monkeypatch):
     app = FastAPI()
-    app.state.limits = Limits()
+    app.state.ggserve = app_state()
     install_error_handlers(app)
-    app.add_middleware(AccessMiddleware, metrics=Metrics(lambda: None))
+    app.add_middleware(AccessMiddleware)
 
     @app.get("/")
     async def fail() -> None:

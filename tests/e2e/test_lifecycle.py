@@ -88,12 +88,9 @@ def test_help_explains_every_setting():
 
 
 def test_a_start_without_any_model_says_how_to_get_one(tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import main; "
-        "main.default_model = lambda folder: None; sys.argv[1:] = []; main.main()"
-    )
+    code = "import sys, ggserve.app, ggserve.cli; ggserve.app.default_model = lambda folder: None; ggserve.cli.main([])"
     ended = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT)],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env=clean_environment(),
         capture_output=True,
@@ -107,7 +104,7 @@ def test_a_start_without_any_model_says_how_to_get_one(tmp_path):
 
 def test_importing_main_loads_no_model():
     code = (
-        "import sys, main; assert 'ctransformers.llm' not in sys.modules; assert not hasattr(main.app.state, 'model')"
+        "import sys, main; assert 'ctransformers.llm' not in sys.modules; assert not hasattr(main.app.state, 'ggserve')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
@@ -143,7 +140,7 @@ def test_a_signal_lets_a_running_answer_end(number, tmp_path, default_path):
 
 
 def test_an_answer_that_takes_too_long_is_ended(tmp_path, default_path):
-    code = "import main, shutdown, sys; shutdown.DRAIN_SECONDS = 0.5; sys.argv[0] = 'main.py'; main.main()"
+    code = "import sys, ggserve.cli, ggserve.server.signals as s; s.DRAIN_SECONDS = 0.5; ggserve.cli.main(sys.argv[1:])"
     with serve(tmp_path, command=("-c", code)) as server:
         body = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:

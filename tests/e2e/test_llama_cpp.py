@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
 from tests.conftest import Server, serve
 
 WEATHER = {

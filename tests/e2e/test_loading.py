@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from bench.servers import clean_environment, free_port
-from modelfile.file import read_model_file
-from modelfile.read_ahead import read_ahead
+from ggserve.modelfile.file import read_model_file
+from ggserve.modelfile.read_ahead import read_ahead
 from tests.conftest import FAMILY_FILES, ROOT, TEST_SETTINGS
-from tests.modelfile.source.loopback_hub import Repo, running_hub
+from tests.hub.loopback_hub import Repo, running_hub
 from tests.modelfile.tiny_gguf import llama
 
 
@@ -71,14 +71,13 @@ def test_a_signal_while_modules_are_imported(times: int, tmp_path: Path) -> None
 
 
 SLOWLY_READ = """
-import sys, time, main, modelfile.read_ahead as reading
+import sys, time, ggserve.cli, ggserve.modelfile.read_ahead as reading
 class Slow(reading.tqdm):
     def update(self, count):
         time.sleep(0.05)
         return super().update(count)
 reading._SMALL, reading._CHUNK, reading.tqdm = 0, 1000, Slow
-sys.argv[0] = "main.py"
-main.main()
+ggserve.cli.main(sys.argv[1:])
 """
 
 
@@ -121,8 +120,8 @@ def wait_for(url: str) -> httpx.Response:
 
 
 def test_a_large_file_is_read_with_its_progress_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelfile.read_ahead._SMALL", 0)
-    monkeypatch.setattr("modelfile.read_ahead._CHUNK", 1000)
+    monkeypatch.setattr("ggserve.modelfile.read_ahead._SMALL", 0)
+    monkeypatch.setattr("ggserve.modelfile.read_ahead._CHUNK", 1000)
     file = read_model_file(llama().write(tmp_path / "m.gguf"))
     told: list[float] = []
     read_ahead(file, told.append)

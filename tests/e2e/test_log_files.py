@@ -7,7 +7,7 @@ import httpx
 import psutil
 import pytest
 
-from logs import MAX_BYTES
+from ggserve.server.logs import MAX_BYTES
 from tests.conftest import FAMILY_FILES, Server, serve
 
 _KEPT = 100_000  # bytes of main.log from before: more than the console gets

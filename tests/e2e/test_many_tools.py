@@ -6,7 +6,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
 from tests.conftest import Server, serve
 
 NAMES = ("Read", "Write", "Edit", "Glob", "Grep", "Bash", "Task", "LS", "WebFetch", "TodoWrite")

@@ -7,7 +7,7 @@ import anthropic
 import httpx
 import pytest
 
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
 from tests.conftest import Server, serve
 
 SEA = [{"role": "user", "content": "Write one sentence about the sea."}]

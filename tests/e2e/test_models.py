@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
 from tests.conftest import FAMILY_FILES, Server, serve
 
 NAMES = ("llama.f16.v2", "mpt.f32")

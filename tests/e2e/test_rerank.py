@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.conftest import Server, serve
-from tests.engine.tiny_models import write_tiny_model
+from tests.engines.tiny_models import write_tiny_model
 
 DOCUMENTS = ["a dog", "the the the", "a cat", "b"]
 

@@ -10,7 +10,7 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
 from tests.conftest import Server, serve
 
 SEA = "Write one sentence about the sea."

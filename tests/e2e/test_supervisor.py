@@ -51,7 +51,7 @@ def test_a_worker_that_cannot_start_again_ends_it_with_the_workers_code(small, t
 
 
 def test_a_worker_that_dies_before_it_is_ready_is_not_started_again(small, tmp_path):
-    code = "import supervisor, os; supervisor.supervise(); os.abort()"
+    code = "import os; from ggserve.server import supervisor; supervisor.supervise(); os.abort()"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 128 + signal.SIGABRT
     assert ended.stderr.startswith("ggserve: the worker was ended by SIGABRT")
@@ -92,7 +92,8 @@ def test_a_taken_port_is_told_at_once(small, tmp_path):
 
 def test_a_worker_that_dies_again_and_again_is_started_ever_later_and_then_no_more():
     code = """
-import os, supervisor
+import os
+from ggserve.server import supervisor
 supervisor._Supervisor._pause = lambda self, seconds: print(seconds, flush=True)
 supervisor.supervise().ready()
 os.abort()

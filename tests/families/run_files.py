@@ -6,10 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from engine.contract import SamplingParams
-from engine.errors import EngineError
-from model import GGUFModel
-from modelfile.errors import ModelFileError
+from ggserve.errors import EngineError, ModelFileError
+from ggserve.generation import SamplingParams
+from ggserve.model.gguf_model import GGUFModel
 
 
 async def run(family: str, path: str) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from engine.contract import Delta, SamplingParams
-from model import GGUFModel
-from modelfile.errors import ModelFileError
-from modelfile.file import read_model_file
-from modelfile.legacy.ggml import read_ggml
-from modelfile.legacy.layouts import FAMILIES
-from modelfile.memory import plan_memory
-from modelfile.source.converted import as_gguf
+from ggserve.errors import ModelFileError
+from ggserve.generation import Delta, SamplingParams
+from ggserve.hub.converted import as_gguf
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.modelfile.file import read_model_file
+from ggserve.modelfile.legacy.ggml import read_ggml
+from ggserve.modelfile.legacy.layouts import FAMILIES
+from ggserve.modelfile.memory import plan_memory
 from tests.answers import collect
 from tests.conftest import FAMILY_FILES, serve
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from bench.servers import clean_environment
-from modelfile.gguf import read_gguf
-from modelfile.legacy.ggml import is_ggml
-from modelfile.legacy.layouts import FAMILIES
+from ggserve.modelfile.gguf import read_gguf
+from ggserve.modelfile.legacy.ggml import is_ggml
+from ggserve.modelfile.legacy.layouts import FAMILIES
 from tests.conftest import FAMILY_FILES, ROOT, serve
 from tests.families.blank import write
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from engine.contract import SamplingParams
-from engine.errors import InvalidRequest
-from model import GGUFModel
+from ggserve.errors import InvalidRequest
+from ggserve.generation import SamplingParams
+from ggserve.model.gguf_model import GGUFModel
 from tests.answers import collect
 from tests.conftest import FAMILY_FILES
 

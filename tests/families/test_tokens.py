@@ -9,10 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from engine.contract import Grammar, SamplingParams
-from engine.errors import GenerationError, InvalidRequest
-from engine.grammar import schema_grammar
-from model import GGUFModel
+from ggserve.errors import GenerationError, InvalidRequest
+from ggserve.generation import Grammar, SamplingParams, schema_grammar
+from ggserve.model.gguf_model import GGUFModel
 from tests.answers import collect
 from tests.conftest import FAMILY_FILES
 

@@ -25,18 +25,16 @@ from typing import Literal
 
 from gguf import GGMLQuantizationType
 
-from engine.contract import SamplingParams
-from engine.errors import EngineError
-from model import GGUFModel
-from modelfile.accepts.choice import choose_engine
-from modelfile.errors import ModelFileError
-from modelfile.file import read_model_file
-from modelfile.legacy.ggml import GGMLFile, read_ggml
-from prompt.errors import TemplateError
+from ggserve.engines.choice import choose_engine
+from ggserve.errors import EngineError, ModelFileError, TemplateError
+from ggserve.generation import SamplingParams
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.modelfile.file import read_model_file
+from ggserve.modelfile.legacy.ggml import GGMLFile, read_ggml
 from tests.answers import answer
 from tests.conftest import FAMILY_FILES
-from tests.engine.load_changed_models import spec_of
-from tests.engine.tiny_models import ARCHITECTURES, write_tiny_model
+from tests.engines.load_changed_models import spec_of
+from tests.engines.tiny_models import ARCHITECTURES, write_tiny_model
 from tests.modelfile.mutations import NUMBERS, bases, mutant
 
 EngineChoice = Literal["auto", "ctransformers", "llama.cpp"]

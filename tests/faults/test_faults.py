@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from modelfile.accepts.llama_cpp import llama_cpp_objection
-from modelfile.gguf import read_gguf
+from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
+from ggserve.modelfile.gguf import read_gguf
 from tests.conftest import FAMILY_FILES, serve
-from tests.engine.load_changed_models import spec_of
-from tests.engine.tiny_models import write_tiny_model
+from tests.engines.load_changed_models import spec_of
+from tests.engines.tiny_models import write_tiny_model
 from tests.faults.fuzz import fuzz
 from tests.faults.mutants import run
 from tests.modelfile.tiny_gguf import STRING, U32

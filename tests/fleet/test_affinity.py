@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.affinity import Affinity, prompt_marks
+from ggserve.cluster.affinity import Affinity, prompt_marks
 
 TURNS = [("user", "Hello."), ("assistant", "Hi!"), ("user", "How are you?"), ("assistant", "Well."), ("user", "Good.")]
 

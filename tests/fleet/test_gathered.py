@@ -4,7 +4,7 @@ import json
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fleet.gathered import health, metrics, models
+from ggserve.cluster.gathered import health, metrics, models
 
 
 def test_health_adds_up() -> None:

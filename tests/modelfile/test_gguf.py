@@ -14,8 +14,8 @@ from gguf import GGML_QUANT_SIZES, GGUFReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelfile.errors import ModelFileError
-from modelfile.gguf import TENSOR_TYPES, GGUFFile, ValueType, read_gguf
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.gguf import TENSOR_TYPES, GGUFFile, ValueType, read_gguf
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from modelfile.file import read_model_file
-from modelfile.memory import cache_bytes_per_token, plan_memory
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
+from ggserve.modelfile.file import read_model_file
+from ggserve.modelfile.memory import cache_bytes_per_token, plan_memory
 
 
 def test_a_token_in_the_cache_takes_what_its_type_takes():

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from model import GGUFModel, SamplingParams, model_bytes
-from modelfile.accepts.ctransformers import ctransformers_objection
-from modelfile.convert import convert
-from modelfile.errors import ModelFileError
-from modelfile.gguf import read_gguf
-from modelfile.inspect import describe
-from modelfile.norms import check_norms
-from models import Models
+from ggserve.errors import ModelFileError
+from ggserve.model.gguf_model import GGUFModel, SamplingParams, model_bytes
+from ggserve.model.inspect import describe
+from ggserve.model.registry import Models
+from ggserve.modelfile.accepts.ctransformers import ctransformers_objection
+from ggserve.modelfile.convert import convert
+from ggserve.modelfile.gguf import read_gguf
+from ggserve.modelfile.norms import check_norms
 from tests.modelfile import tiny_gguf as tiny
 
 Change = Callable[[tiny.Spec], object]
@@ -46,7 +46,7 @@ def test_parts_answer_as_the_whole(tmp_path: Path) -> None:
 
 def test_parts_are_listed_as_one_model(tmp_path: Path) -> None:
     first = tiny.in_parts(tiny.llama(), tmp_path)[0]
-    models = Models(lambda path: GGUFModel(path), lambda model: None, folder=tmp_path)
+    models = Models(lambda path, report: GGUFModel(path), folder=tmp_path)
     assert [(listed.name, listed.path) for listed in models.listed()] == [("tiny", first)]
 
 

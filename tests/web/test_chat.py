@@ -4,7 +4,7 @@ import json
 
 import httpx
 
-from modelfile.source.default import packaged_model
+from ggserve.hub.default import packaged_model
 from tests.conftest import serve
 from tests.web.browser import ENDLESS, SEA, chat_of
 

@@ -5,7 +5,7 @@ import sys
 
 from bench.servers import clean_environment, free_port
 from tests.conftest import ROOT, serve
-from tests.modelfile.source.loopback_hub import Repo, running_hub
+from tests.hub.loopback_hub import Repo, running_hub
 from tests.web.browser import SEA
 
 

@@ -7,10 +7,11 @@ from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from api.anthropic.answer import MessageAnswer
-from api.anthropic.schemas import MessagesRequest
-from api.errors import APIError
-from engine.contract import Delta, ToolCallDelta
+from ggserve.api.anthropic.answer import MessageAnswer
+from ggserve.api.anthropic.schemas import MessagesRequest
+from ggserve.api.errors import APIError
+from ggserve.generation import Delta
+from ggserve.messages import ToolCallDelta
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 

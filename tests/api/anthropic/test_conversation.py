@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from api.anthropic.conversation import conversation
-from api.anthropic.schemas import PromptRequest
+from ggserve.api.anthropic.conversation import conversation
+from ggserve.api.anthropic.schemas import PromptRequest
 
 
 def converted(*messages: dict[str, Any], **fields: Any) -> tuple[list[dict[str, Any]], str]:

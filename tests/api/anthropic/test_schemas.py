@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api.anthropic.schemas import MessagesRequest
+from ggserve.api.anthropic.schemas import MessagesRequest
 
 BODY: dict[str, Any] = {"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
 TOOL = {"name": "now", "description": "The time", "input_schema": {"type": "object", "properties": {}}}

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from api.llama_server.infill import limited
-from engine.contract import Delta
+from ggserve.api.llama_server.infill import limited
+from ggserve.generation import Delta
 
 
 async def pieces(texts: list[str]) -> AsyncGenerator[Delta, None]:

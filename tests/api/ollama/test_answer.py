@@ -6,13 +6,14 @@ import ollama
 import pytest
 from pydantic import ValidationError
 
-from api.access import RequestRecord
-from api.limits import Limits
-from api.metrics import Metrics
-from api.ollama.answer import OllamaAnswer
-from api.ollama.generation import chat_messages
-from api.ollama.schemas import ChatRequest, Options
-from engine.contract import Delta, ScoredToken, ToolCallDelta
+from ggserve.api.access import RequestRecord
+from ggserve.api.limits import Limits
+from ggserve.api.ollama.answer import OllamaAnswer
+from ggserve.api.ollama.generation import chat_messages
+from ggserve.api.ollama.schemas import ChatRequest, Options
+from ggserve.generation import Delta, ScoredToken
+from ggserve.messages import ToolCallDelta
+from tests.api.state import app_state
 
 
 def delta(text: str = "", tokens: int = 1, **fields: Any) -> Delta:
@@ -21,7 +22,7 @@ def delta(text: str = "", tokens: int = 1, **fields: Any) -> Delta:
 
 def made(*deltas: Delta, chat: bool = True, scored: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The lines, and the answer in one."""
-    record = RequestRecord("id", "POST", "/api/chat", Metrics(lambda: None), Limits())
+    record = RequestRecord("id", "POST", "/api/chat", app_state().metrics, Limits())
     answer = OllamaAnswer("tiny", record, chat=chat, scored=scored)
     lines = [line for delta in deltas for line in answer.take(delta)]
     return lines + list(answer.end()), answer.whole

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.openai.schemas.chat import ChatRequest
+from ggserve.api.openai.schemas.chat import ChatRequest
 
 
 def request(**fields: object) -> ChatRequest:

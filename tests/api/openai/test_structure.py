@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from api.openai.schemas.completions import CompletionRequest
+from ggserve.api.openai.schemas.completions import CompletionRequest
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 import pytest
 
-from modelfile.accepts.choice import choose_engine
-from modelfile.accepts.speed import GAINS, Gain, llama_cpp_gain, measured_gain
-from modelfile.errors import ModelFileError
-from modelfile.file import read_model_file
-from modelfile.source.default import packaged_model
+from ggserve.engines.choice import choose_engine
+from ggserve.engines.speed import GAINS, Gain, llama_cpp_gain, measured_gain
+from ggserve.errors import ModelFileError
+from ggserve.hub.default import packaged_model
+from ggserve.modelfile.file import read_model_file
 from tests.conftest import FAMILY_FILES
 
 BOTH = FAMILY_FILES / "llama.q8_0.v3.gguf"  # that both engines run

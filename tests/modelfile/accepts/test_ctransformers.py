@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from modelfile.accepts.ctransformers import MATRIX_TYPES, ctransformers_objection
-from modelfile.errors import ModelFileError
-from modelfile.gguf import TENSOR_TYPES, read_gguf
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.accepts.ctransformers import MATRIX_TYPES, ctransformers_objection
+from ggserve.modelfile.gguf import TENSOR_TYPES, read_gguf
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny
 

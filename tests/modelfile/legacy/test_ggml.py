@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelfile.errors import ModelFileError
-from modelfile.legacy.ggml import read_ggml
-from modelfile.legacy.layouts import FAMILIES, named_family
-from prompt.tokenizer import Tokenizer
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.legacy.ggml import read_ggml
+from ggserve.modelfile.legacy.layouts import FAMILIES, named_family
+from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.conftest import FAMILY_FILES, ROOT
 from tests.families.blank import layout_of, write
 

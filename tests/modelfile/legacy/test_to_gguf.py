@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelfile.accepts.llama_cpp import llama_cpp_objection
-from modelfile.convert import convert, main
-from modelfile.errors import ModelFileError
-from modelfile.gguf import GGUFFile, TensorInfo, read_gguf
-from modelfile.gguf_writer import SOURCE_SIZE
-from modelfile.legacy.ggml import GGMLFile, read_ggml
-from modelfile.legacy.layouts import FAMILIES
-from prompt.tokenizer import Tokenizer
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
+from ggserve.modelfile.convert import convert, main
+from ggserve.modelfile.gguf import GGUFFile, TensorInfo, read_gguf
+from ggserve.modelfile.gguf_writer import SOURCE_SIZE
+from ggserve.modelfile.legacy.ggml import GGMLFile, read_ggml
+from ggserve.modelfile.legacy.layouts import FAMILIES
+from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.conftest import FAMILY_FILES
 from tests.families.blank import tokens, write
 

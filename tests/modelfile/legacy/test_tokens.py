@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelfile.errors import ModelFileError
-from modelfile.gguf import GGUFFile, read_gguf
-from modelfile.legacy.ggml import read_ggml
-from modelfile.legacy.merges import derive_merges
-from modelfile.token_spelling import TokenType, to_raw
-from prompt.tokenizer import Tokenizer
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.gguf import GGUFFile, read_gguf
+from ggserve.modelfile.legacy.ggml import read_ggml
+from ggserve.modelfile.legacy.merges import derive_merges
+from ggserve.modelfile.token_spelling import TokenType, to_raw
+from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.conftest import ROOT
 from tests.families.blank import write
 

@@ -8,10 +8,11 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from api.errors import APIError
-from api.openai.responses.answer import ResponseAnswer
-from api.openai.responses.schemas import ResponsesRequest
-from engine.contract import Delta, ScoredToken, ToolCallDelta
+from ggserve.api.errors import APIError
+from ggserve.api.openai.responses.answer import ResponseAnswer
+from ggserve.api.openai.responses.schemas import ResponsesRequest
+from ggserve.generation import Delta, ScoredToken
+from ggserve.messages import ToolCallDelta
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 TOOL = {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}, "strict": True}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from api.openai.responses.conversation import chat_messages, fitting
-from api.openai.responses.items import ITEM
+from ggserve.api.openai.responses.conversation import chat_messages, fitting
+from ggserve.api.openai.responses.items import ITEM
 
 
 def converted(*items: dict[str, Any], instructions: str | None = None) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.openai.responses.store import ResponseStore
+from ggserve.api.openai.responses.store import ResponseStore
 
 
 def response(name: str, previous: str | None = None, text: str = "") -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""Endpoints named and shaped as in llama.cpp's server."""

@@ -1,1 +1,0 @@
-"""Ollama's own API, for programs that know no other."""

@@ -1,0 +1,8 @@
+"""`python -m ggserve` is the `ggserve` command."""
+
+import sys
+
+from ggserve.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""What every request gets: an id, a size limit, and a line in the log when it ends."""
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ggserve.api.limits import Limits, within
+from ggserve.api.metrics import Metrics
+from ggserve.api.state import state_of
+from ggserve.generation import Delta
+from ggserve.machine import give_back_memory
+
+log = logging.getLogger("ggserve.main")
+
+_LARGE_BODY = 1 << 20  # bytes, after which memory is given back to the system
+_CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
+
+class RequestRecord:
+    """What the log says about one request."""
+
+    def __init__(self, request_id: str, method: str, path: str, metrics: Metrics, limits: Limits) -> None:
+        self.id = request_id
+        self.limits = limits
+        self._method, self._path = method, path
+        self._metrics = metrics
+        self.started = time.perf_counter()  # seconds
+        self._first: float | None = None
+        self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
+        self.status = 499  # as nginx says it: the client left before an answer
+
+    async def watch(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        """The same deltas, counted, and ended when their time is over. A request may have several such streams."""
+        first: Delta | None = None
+        tokens_out: dict[int, int] = {}  # of each answer
+        guesses: dict[int, tuple[int, int]] = {}
+        came: dict[int, float] = {}
+        try:
+            timed = within(deltas, self.limits, self.started, lambda: self._first is not None)
+            async with aclosing(timed):
+                async for delta in timed:
+                    now, index = time.perf_counter(), delta.index
+                    if self._first is None:
+                        self._first = now
+                        self._metrics.first(now - self.started)
+                    first = first or delta
+                    if index in came:
+                        self._metrics.tokens(delta.completion_tokens - tokens_out[index], now - came[index])
+                    tokens_out[index], came[index] = delta.completion_tokens, now
+                    guesses[index] = delta.accepted_tokens, delta.rejected_tokens
+                    self._metrics.live[deltas] = first.prompt_tokens + sum(tokens_out.values())
+                    yield delta
+        finally:
+            self._metrics.live.pop(deltas, None)
+            if first:
+                generated = sum(tokens_out.values())
+                self._tokens_in += first.prompt_tokens
+                self._tokens_cached += first.cached_tokens
+                self._tokens_out += generated
+                self._accepted += sum(accepted for accepted, _ in guesses.values())
+                self._rejected += sum(rejected for _, rejected in guesses.values())
+                self._metrics.ended(first, generated)
+
+    def end(self, route: str | None) -> None:
+        """The request has ended, at a route or at none: a line in the log, and the metrics."""
+        seconds = time.perf_counter() - self.started
+        self._metrics.request(self._method, route or "", self.status, None if self._first is None else seconds)
+        facts: dict[str, str | int | float] = {
+            "id": self.id,
+            "method": self._method,
+            "path": self._path,
+            "status": self.status,
+            "seconds": round(seconds, 3),
+        }
+        line = f"{self.id} {self._method} {self._path} {self.status} {seconds:.3f} s"
+        if self._first is not None:
+            first = self._first - self.started
+            facts |= {
+                "tokens_in": self._tokens_in,
+                "tokens_cached": self._tokens_cached,
+                "tokens_out": self._tokens_out,
+                "first_token_seconds": round(first, 3),
+            }
+            line += (
+                f", {self._tokens_in} tokens in ({self._tokens_cached} cached), {self._tokens_out} out, "
+                f"first after {first:.3f} s"
+            )
+            if self._tokens_out > 1:
+                line += f", {(self._tokens_out - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
+            if guessed := self._accepted + self._rejected:
+                facts |= {"tokens_accepted": self._accepted, "tokens_rejected": self._rejected}
+                line += f", {self._accepted} of {guessed} guesses right"
+        log.info(line, extra={"request": facts})
+
+
+class AccessMiddleware:
+    """Gives each request its record (`request.state.record`), the response its `x-request-id`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = state_of(scope)
+        limits = state.limits
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        # The path is the client's text: quoted, so that it cannot write log lines of its own.
+        record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1], state.metrics, limits)
+        scope.setdefault("state", {})["record"] = record
+        received, whole, sent = 0, False, False
+        body_deadline = asyncio.get_running_loop().time() + limits.body_seconds if limits.body_seconds else None
+
+        async def limited_receive() -> Message:
+            nonlocal received, whole
+            if whole:  # the next message is that the client left, whenever that is
+                return await receive()
+            try:
+                async with asyncio.timeout_at(body_deadline):
+                    message = await receive()
+            except TimeoutError:
+                detail = f"The request was not complete after {limits.body_seconds:g} seconds."
+                raise HTTPException(408, detail, headers={"Connection": "close"}) from None
+            whole = not message.get("more_body", False)
+            received += len(message.get("body", b""))
+            if received > limits.body_bytes:
+                detail = f"The request is larger than {limits.body_bytes >> 20} MiB."
+                raise HTTPException(413, detail, headers={"Connection": "close"})
+            return message
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal sent
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+            sent = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        scope = _as_get(_as_json(scope))
+        try:
+            await self.app(scope, limited_receive, send_with_id)
+        finally:
+            if received > _LARGE_BODY:
+                give_back_memory()
+            if not sent and record.status < 400:
+                record.status = 499  # the client left a stream
+            record.end(getattr(scope.get("route"), "path", None))
+
+
+def _as_json(scope: Scope) -> Scope:
+    """The API takes JSON only, so a body is JSON whatever its type says: curl -d calls it a form. Not a page's body:
+    one that is not called JSON is sent without asking the server first."""
+    if scope["method"] != "POST" or "origin" in Headers(scope=scope):
+        return scope
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+
+
+def _as_get(scope: Scope) -> Scope:
+    """What answers GET answers HEAD too: the HTTP server leaves the body out."""
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope

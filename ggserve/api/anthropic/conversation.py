@@ -1,0 +1,101 @@
+"""Anthropic's messages as chat templates expect them: OpenAI's roles, a message for each tool result."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from ggserve.api.anthropic.schemas import (
+    DocumentBlock,
+    ImageBlock,
+    Message,
+    PromptRequest,
+    SearchResultBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+)
+from ggserve.api.openai.images import image_part, text_part
+
+_BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each request, and is not for the model
+
+
+def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str]:
+    """The messages of a chat, and the text that its answer begins with: that of a last message which is the
+    assistant's."""
+    turns = list(request.messages)
+    system = [block.text for block in request.system if not block.text.startswith(_BILLING)]
+    while turns and turns[0].role == "system":
+        system.append(_text(turns.pop(0).content))
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
+    begun = ""
+    if turns and turns[-1].role == "assistant" and not any(isinstance(b, ToolUseBlock) for b in turns[-1].content):
+        begun = _text(turns.pop().content)
+    for turn in turns:
+        for message in _assistant(turn) if turn.role == "assistant" else _user(turn):
+            if messages and message["role"] == messages[-1]["role"] == "user":
+                messages[-1] = {"role": "user", "content": _merged(messages[-1]["content"], message["content"])}
+            else:
+                messages.append(message)
+    return messages, begun
+
+
+def _assistant(turn: Message) -> list[dict[str, Any]]:
+    message: dict[str, Any] = {"role": "assistant", "content": _text(turn.content)}
+    if thoughts := [block.thinking for block in turn.content if isinstance(block, ThinkingBlock)]:
+        message["reasoning_content"] = _joined(thoughts)
+    calls = [
+        {
+            "id": block.id,
+            "type": "function",
+            "function": {"name": block.name, "arguments": orjson.dumps(block.input).decode()},
+        }
+        for block in turn.content
+        if isinstance(block, ToolUseBlock)
+    ]
+    return [message | ({"tool_calls": calls} if calls else {})]
+
+
+def _user(turn: Message) -> list[dict[str, Any]]:
+    """The tool results, then the text: a user's, whatever else the role is called, for few templates know others."""
+    messages = [_tool_message(block) for block in turn.content if isinstance(block, ToolResultBlock)]
+    if (content := _content(turn.content)) or not messages:
+        messages.append({"role": "user", "content": content})
+    return messages
+
+
+def _content(blocks: Sequence[Any]) -> str | list[dict[str, Any]]:
+    """A text; with images parts, in their order."""
+    if not any(isinstance(block, ImageBlock) for block in blocks):
+        return _text(blocks)
+    return [
+        image_part(block.url) if isinstance(block, ImageBlock) else text_part(block.text)
+        for block in blocks
+        if isinstance(block, ImageBlock | TextBlock | DocumentBlock | SearchResultBlock)
+    ]
+
+
+def _merged(*contents: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    texts = [content for content in contents if isinstance(content, str)]
+    if len(texts) == len(contents):
+        return _joined(texts)
+    parts = [[text_part(content)] if isinstance(content, str) else content for content in contents if content]
+    return [part for some in parts for part in some]
+
+
+def _tool_message(block: ToolResultBlock) -> dict[str, Any]:
+    text = _text(block.content)
+    return {
+        "role": "tool",
+        "tool_call_id": block.tool_use_id,
+        "content": f"Error: {text}" if block.is_error else text,
+    }
+
+
+def _text(blocks: Sequence[Any]) -> str:
+    return _joined(block.text for block in blocks if isinstance(block, TextBlock | DocumentBlock | SearchResultBlock))
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "\n".join(filter(None, texts))

@@ -1,0 +1,253 @@
+"""Anthropic's request bodies, validated. Unknown fields are ignored, `cache_control` among them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ggserve.api.fields import Probability, Strict, Temperature, Whole, refuse, thinking, wrong
+from ggserve.api.openai.images import base64_url, check_image
+from ggserve.generation import SamplingParams, schema_grammar
+from ggserve.messages import Tools
+
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {"container": (None,), "mcp_servers": (None, [])}
+
+
+def _as_blocks(content: Any) -> Any:
+    """A text is short for one text block; one form keeps the places that errors name short too."""
+    if content is None or isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    if not isinstance(content, list):
+        raise ValueError("must be a text or a list of content blocks")
+    return content
+
+
+class TextBlock(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(Strict):
+    type: Literal["thinking"]
+    thinking: str
+
+
+class RedactedThinkingBlock(Strict):
+    type: Literal["redacted_thinking"]
+
+
+class ImageBlock(Strict):
+    type: Literal["image"]
+    source: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _readable(self) -> "ImageBlock":
+        if self.source.get("type") != "base64" or not isinstance(self.source.get("data"), str):
+            raise ValueError("an image's source must be of type base64, with its data; this server fetches no others")
+        check_image(self.url)
+        return self
+
+    @property
+    def url(self) -> str:
+        return base64_url(self.source["data"])
+
+
+class ResultImage(Strict):
+    type: Literal["image"]
+
+    @model_validator(mode="after")
+    def _refused(self) -> "ResultImage":
+        raise ValueError("images are not supported in the results of tools, only in a user's message")
+
+
+class SearchResultBlock(Strict):
+    type: Literal["search_result"]
+    title: str
+    source: str
+    content: list[TextBlock]
+
+    @property
+    def text(self) -> str:
+        return "\n".join((self.title, self.source, *(block.text for block in self.content)))
+
+
+class PlainTextSource(Strict):
+    type: Literal["text"]
+    data: str
+
+
+class DocumentBlock(Strict):
+    type: Literal["document"]
+    source: PlainTextSource
+    title: str | None = None
+    context: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part for part in (self.title, self.context, self.source.data) if part)
+
+
+ResultBlock = Annotated[TextBlock | SearchResultBlock | DocumentBlock | ResultImage, Field(discriminator="type")]
+
+
+class ToolUseBlock(Strict):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResultBlock(Strict):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: Annotated[list[ResultBlock], BeforeValidator(_as_blocks)] = Field(default_factory=list)
+    is_error: bool = False
+
+
+Block = Annotated[
+    TextBlock
+    | ThinkingBlock
+    | RedactedThinkingBlock
+    | ImageBlock
+    | DocumentBlock
+    | SearchResultBlock
+    | ToolUseBlock
+    | ToolResultBlock,
+    Field(discriminator="type"),
+]
+Role = Literal["user", "assistant", "system", "ctx", "msg"]
+
+
+class Message(Strict):
+    """One turn. Claude Code sends roles besides `user` and `assistant`."""
+
+    role: Role
+    content: Annotated[list[Block], BeforeValidator(_as_blocks)]
+
+    @model_validator(mode="after")
+    def _user_shows_images(self) -> "Message":
+        if self.role in ("assistant", "system") and any(isinstance(block, ImageBlock) for block in self.content):
+            raise ValueError("images are not supported here, only in a user's message")
+        return self
+
+
+class Tool(Strict):
+    """A tool of the client's. Anthropic's own (`web_search_...`) have a type and no schema, and are left out."""
+
+    type: str | None = None
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    description: str | None = None
+    input_schema: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> "Tool":
+        if self.is_custom and self.input_schema is None:
+            raise ValueError("input_schema is missing")
+        return self
+
+    @property
+    def is_custom(self) -> bool:
+        return self.type in (None, "custom")
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """As OpenAI's tool object."""
+        described = {} if self.description is None else {"description": self.description}
+        return {"type": "function", "function": {"name": self.name, **described, "parameters": self.input_schema}}
+
+
+class ToolChoice(Strict):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class Thinking(Strict):
+    type: Literal["enabled", "adaptive", "between_tools", "disabled"]
+    budget_tokens: Whole | None = None
+
+
+class OutputFormat(Strict):
+    type: Literal["json_schema"]
+    definition: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Strict):
+    effort: str | None = None
+    format: OutputFormat | None = None
+
+
+class PromptRequest(Strict):
+    """`POST /v1/messages/count_tokens`, and what `/v1/messages` has in common with it."""
+
+    model: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] = Field(default_factory=list)
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # its older name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        return refuse(body, _UNSUPPORTED)
+
+    @model_validator(mode="after")
+    def _tool_exists(self) -> "PromptRequest":
+        names = [tool.name for tool in self.tools or () if tool.is_custom]
+        if choice := self.tool_choice:
+            if choice.type == "tool" and choice.name not in names:
+                raise wrong("tool_choice", f"tool_choice names {choice.name!r}, which is not among the tools")
+            if choice.type == "any" and not names:
+                raise wrong("tool_choice", "tool_choice is 'any', but there are no tools")
+        return self
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        return thinking(None if self.thinking is None else self.thinking.type != "disabled")
+
+    @property
+    def called_tools(self) -> Tools | None:
+        """What the answer may call."""
+        choice = self.tool_choice or ToolChoice(type="auto")
+        functions = tuple(
+            tool.function
+            for tool in self.tools or ()
+            if tool.is_custom and (choice.type != "tool" or tool.name == choice.name)
+        )
+        if not functions or choice.type == "none":
+            return None
+        return Tools(
+            functions,
+            required=choice.type in ("any", "tool"),
+            parallel=not choice.disable_parallel_tool_use and choice.type != "tool",
+        )
+
+
+class MessagesRequest(PromptRequest):
+    """`POST /v1/messages`."""
+
+    max_tokens: Whole = Field(ge=0)
+    stop_sequences: list[str] | None = Field(None, max_length=16)
+    stream: bool | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    top_k: Whole | None = Field(None, ge=0)
+    metadata: dict[str, Any] | None = None
+
+    def sampling_params(self) -> SamplingParams:
+        """The parameters given, and defaults for the rest."""
+        new = self.output_config and self.output_config.format
+        form, field = (new, "output_config.format") if new else (self.output_format, "output_format")
+        given: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "stop": tuple(self.stop_sequences or ()),
+            "grammar": schema_grammar(form.definition, field) if form else None,
+        }
+        return SamplingParams(
+            max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}
+        )

@@ -1,0 +1,79 @@
+"""Bodies: JSON, parsed quickly, and refused by its size before anything slower looks at it."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from ggserve.api.state import state_of
+
+LEASED = "ggserve.leased"  # in the scope of a request that holds a lease of its model
+_MOST_VALUES = 200_000  # in all lists and objects of a body; validating many holds up every other request
+_DEEPEST = 100  # lists and objects within each other
+
+
+class JSONRequest(Request):
+    """A request whose body is JSON. HTTPException where it has more values, or deeper ones, than any client means."""
+
+    async def json(self) -> Any:
+        """The body, parsed. Raises json.JSONDecodeError too, of which orjson's error is one."""
+        if not hasattr(self, "_json"):
+            encoding = self.headers.get("content-encoding", "identity")
+            if encoding.lower() != "identity":
+                raise HTTPException(415, f"A body with Content-Encoding {encoding} is not read here: send it as it is.")
+            body = await self.body()
+            try:
+                self._json = orjson.loads(body)
+            except orjson.JSONDecodeError:
+                _check_encoding(body)
+                raise
+            _check_size(self._json)
+        return self._json
+
+
+class JSONRoute(APIRoute):
+    """The route class of endpoints that take a body."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Also gives back, once all is sent, the model that the request has leased."""
+        try:
+            await super().handle(scope, receive, send)
+        finally:
+            if scope.pop(LEASED, False):
+                state_of(scope).models.release()
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(JSONRequest(request.scope, request.receive))
+
+        return handle
+
+
+def _check_encoding(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise HTTPException(415, f"The request's body is not UTF-8, which JSON is: see byte {error.start}.") from error
+
+
+def _check_size(body: Any) -> None:
+    level, values = [body], 0
+    for _ in range(_DEEPEST):
+        containers = [value for value in level if isinstance(value, dict | list)]
+        if not containers:
+            return
+        values += sum(map(len, containers))
+        if values > _MOST_VALUES:
+            raise HTTPException(400, f"The request has more than {_MOST_VALUES} values.")
+        level = [value for container in containers for value in _inside(container)]
+    raise HTTPException(400, f"The request is nested more than {_DEEPEST} levels deep.")
+
+
+def _inside(container: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else container

@@ -1,0 +1,35 @@
+"""A dialect: one API that clients speak. `app.py` includes four of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from ggserve.api.errors import APIError
+
+Envelope = Callable[["APIError"], dict[str, Any]]  # an error as a dialect's JSON
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The routes of an API, the prefix of the paths that belong to it, and how it words errors."""
+
+    router: "APIRouter"
+    prefix: str
+    envelope: Envelope
+
+
+class Envelopes:
+    """The envelope of each path: that of the longest prefix, relative to the server's root path."""
+
+    def __init__(self, dialects: Sequence[Dialect]) -> None:
+        self._by_prefix = sorted(((each.prefix, each.envelope) for each in dialects), key=lambda each: -len(each[0]))
+
+    def of(self, scope: Scope) -> Envelope:
+        """The envelope for a request, before or after routing."""
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") + "/"
+        return next(envelope for prefix, envelope in self._by_prefix if path.startswith(prefix.rstrip("/") + "/"))

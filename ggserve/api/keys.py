@@ -1,0 +1,78 @@
+"""Keys: who may use the server at all. What a page needs before somebody has typed a key stays open."""
+
+import hmac
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ggserve.api.errors import APIError, error_response
+from ggserve.api.state import state_of
+
+_OPEN_PATHS = frozenset(("/", "/favicon.ico", "/health", "/docs", "/openapi.json"))
+_OPEN_FOLDER = "/web/"
+
+
+class Keys:
+    """The keys that are accepted, as digests; without any, everyone is."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._digests = [sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, headers: Headers) -> bool:
+        """Whether a request brings one: `Authorization: Bearer KEY` as OpenAI's clients do, or `x-api-key`."""
+        if not self._digests:
+            return True
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+        digests = [sha256(key.encode("latin-1")).digest() for key in given]
+        # Each with each, to the end: the time tells nothing of how near a guess was.
+        return sum(hmac.compare_digest(one, known) for one in digests for known in self._digests) > 0
+
+
+def read_keys(keys: str | None, file: Path | None) -> Keys:
+    """Keys of a text, separated by commas, and of a file, one a line. Raises OSError, or ValueError where there is
+    none in what was given."""
+    found: set[str] = set()
+    for name, lines in (("API_KEY", keys.split(",") if keys else None), ("API_KEY_FILE", _lines(file))):
+        if lines is None:
+            continue
+        some = {line.strip() for line in lines} - {""}
+        if not some:
+            raise ValueError(f"{name} holds no key")
+        found |= some
+    return Keys(found)
+
+
+class KeysMiddleware:
+    """Answers 401 to requests without a key that is accepted. `request.state.known` says whether one was brought."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        keys = state_of(scope).keys
+        headers = Headers(scope=scope)
+        known = scope.setdefault("state", {})["known"] = keys.accept(headers)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if known or path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
+            await self._app(scope, receive, send)
+            return
+        if "authorization" in headers or "x-api-key" in headers:
+            message = "The API key is wrong."
+        else:
+            message = "An API key is needed: send it as `Authorization: Bearer KEY`."
+        error = APIError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        await error_response(error, scope)(scope, receive, send)
+
+
+def _lines(file: Path | None) -> list[str] | None:
+    return file.read_text().splitlines() if file else None

@@ -1,0 +1,51 @@
+"""What one request may take: bytes, prompts, seconds."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from ggserve.api.errors import APIError
+from ggserve.generation import Delta
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each 0 where there is none, except of `body_bytes` and `prompts`."""
+
+    body_bytes: int = 32 << 20
+    body_seconds: float = 120.0  # until the body is there
+    first_token_seconds: float = 600.0  # from the request's beginning
+    request_seconds: float = 3600.0  # until the answer is complete
+    prompts: int = 256
+
+    def check_prompts(self, count: int) -> None:
+        """Raises a 400 where a request has too many prompts."""
+        if count > self.prompts:
+            raise APIError(400, f"The request has {count} prompts, at most {self.prompts} are allowed.", param="prompt")
+
+
+async def within(
+    deltas: AsyncGenerator[Delta, None], limits: Limits, started: float, has_begun: Callable[[], bool]
+) -> AsyncGenerator[Delta, None]:
+    """The same deltas, until the time of their request is over (a 503). `started` is of `time.perf_counter`;
+    `has_begun` tells whether the request has its first token, from this stream or another."""
+    loop = asyncio.get_running_loop()
+    offset = loop.time() - time.perf_counter() + started
+    async with aclosing(deltas):
+        while True:
+            first = not has_begun() and limits.first_token_seconds > 0
+            seconds = [limits.request_seconds] if limits.request_seconds else []
+            seconds += [limits.first_token_seconds] if first else []
+            try:
+                async with asyncio.timeout_at(offset + min(seconds) if seconds else None):
+                    delta = await anext(deltas)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                what = "had no token" if first and min(seconds) < limits.request_seconds else "was not complete"
+                raise APIError(
+                    503, f"The answer {what} after {min(seconds):g} seconds.", type="server_error", code="timeout"
+                ) from None
+            yield delta

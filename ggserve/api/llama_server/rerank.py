@@ -1,0 +1,48 @@
+"""`POST /v1/rerank`, as llama-server and Jina have it: documents by how well they answer a query."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BeforeValidator, Field
+
+from ggserve.api.admission import GeneratingRoute
+from ggserve.api.dependencies import Generator, require
+from ggserve.api.fields import Strict, Whole
+from ggserve.api.streaming import json_response, while_connected
+
+router = APIRouter(route_class=GeneratingRoute, tags=["rerank"])
+
+
+def _text(document: Any) -> Any:
+    return document["text"] if isinstance(document, dict) and "text" in document else document
+
+
+class RerankRequest(Strict):
+    """Documents are texts, or objects with a `text`."""
+
+    model: str | None = None
+    query: str
+    documents: Annotated[list[Annotated[str, BeforeValidator(_text)]], Field(min_length=1, max_length=2048)]
+    top_n: Whole | None = Field(None, ge=1)
+    return_documents: bool | None = None
+
+
+@router.post("/v1/rerank")
+@router.post("/v1/reranking")
+@router.post("/rerank")
+@router.post("/reranking")
+async def rerank(body: RerankRequest, request: Request, model: Generator) -> Response:
+    """The documents, the most relevant first, with the model's own scores."""
+    require(model, "rerank", "model")
+    ranking = await while_connected(request, model.rerank(body.query, body.documents))
+    order = sorted(range(len(body.documents)), key=lambda index: ranking.scores[index], reverse=True)
+    results = [
+        {
+            "index": index,
+            "relevance_score": ranking.scores[index],
+            **({"document": {"text": body.documents[index]}} if body.return_documents else {}),
+        }
+        for index in order[: body.top_n]
+    ]
+    usage = {"prompt_tokens": ranking.prompt_tokens, "total_tokens": ranking.prompt_tokens}
+    return json_response({"object": "list", "model": model.name, "results": results, "usage": usage})

@@ -1,0 +1,37 @@
+"""`GET /props` and `/slots`, for clients of llama-server that ask."""
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from ggserve.api.dependencies import Model
+from ggserve.generation import SamplingParams
+
+router = APIRouter(tags=["server"])
+_SHOWN = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
+
+
+@router.get("/props")
+async def props(request: Request, model: Model) -> dict[str, Any]:
+    """The model's chat template, its context, and how tokens are chosen where nothing is said."""
+    defaults = asdict(SamplingParams())
+    params = {name: defaults[name] for name in _SHOWN} | {"repeat_penalty": defaults["repetition_penalty"]}
+    return {
+        "default_generation_settings": {"n_ctx": model.context_length, "params": params},
+        "total_slots": model.parallel,
+        "model_alias": model.name,
+        "model_path": model.path.name,
+        "chat_template": model.facts.chat_template or "",
+        "modalities": {"vision": "images" in model.features, "audio": False},
+        "build_info": f"ggserve {request.app.version}",
+    }
+
+
+@router.get("/slots")
+async def slots(model: Model) -> list[dict[str, Any]]:
+    """Which slots are at work; what they say is their users' business."""
+    busy = model.parallel - model.occupancy.idle
+    return [
+        {"id": index, "n_ctx": model.context_length, "is_processing": index < busy} for index in range(model.parallel)
+    ]

@@ -1,0 +1,50 @@
+"""`POST /tokenize`, `/detokenize` and `/apply-template`, named and shaped as in llama.cpp's server, and vLLM's
+`/tokenizer_info`.
+
+Plain functions: they run in a thread, because long texts take a while.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from ggserve.api.bodies import JSONRoute
+from ggserve.api.dependencies import Model
+from ggserve.api.llama_server.schemas import ApplyTemplateRequest, DetokenizeRequest, TokenizeRequest
+
+router = APIRouter(route_class=JSONRoute, tags=["tokens"])
+
+
+@router.post("/tokenize")
+def tokenize(body: TokenizeRequest, model: Model) -> dict[str, Any]:
+    """Token ids of a text; with pieces, the text of each, or its bytes where they are no whole characters."""
+    ids = model.tokenize(body.content, add_special=body.add_special, parse_special=body.parse_special)
+    if not body.with_pieces:
+        return {"tokens": ids}
+    return {"tokens": [{"id": token, "piece": _piece(raw)} for token, raw in zip(ids, model.pieces(ids), strict=True)]}
+
+
+@router.post("/detokenize")
+def detokenize(body: DetokenizeRequest, model: Model) -> dict[str, str]:
+    """The text of token ids, special tokens included; `prompt` is vLLM's name of it."""
+    text = model.detokenize(body.tokens, skip_special=False)
+    return {"content": text, "prompt": text}
+
+
+@router.get("/tokenizer_info")
+def tokenizer_info(model: Model) -> dict[str, str | None]:
+    """How the model spells its special tokens, and its chat template: what clients need that leave tokens to it."""
+    return model.tokenizer_facts
+
+
+@router.post("/apply-template")
+def apply_template(body: ApplyTemplateRequest, model: Model) -> dict[str, str]:
+    """The prompt that the model's chat template makes of messages."""
+    return {"prompt": model.render_chat([message.template_message() for message in body.messages])}
+
+
+def _piece(raw: bytes) -> str | list[int]:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return list(raw)

@@ -1,0 +1,65 @@
+"""`POST /api/embed`, and `/api/embeddings`, the older way: texts as vectors."""
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from ggserve.api.admission import GeneratingRoute
+from ggserve.api.dependencies import Generator, Record, require
+from ggserve.api.errors import APIError
+from ggserve.api.ollama.errors import OLLAMA_ERRORS
+from ggserve.api.ollama.schemas import EmbeddingsRequest, EmbedRequest
+from ggserve.api.streaming import json_response, while_connected
+from ggserve.errors import ContextOverflow
+from ggserve.generation import Embedding
+from ggserve.model.gguf_model import GGUFModel
+
+router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
+
+
+@router.post("/api/embed")
+async def embed(body: EmbedRequest, request: Request, model: Generator, record: Record) -> Response:
+    """A vector of length 1 for each text. One that is too long is cut, unless `truncate` is false."""
+    require(model, "embeddings", "model")
+    began = time.perf_counter()
+    found = await while_connected(request, _embedded(model, body.input, truncate=body.truncate is not False))
+    if found and body.dimensions and body.dimensions > len(found[0].vector):
+        message = f"dimensions: {model.name} makes vectors of {len(found[0].vector)} numbers"
+        raise APIError(400, message, param="dimensions", code="invalid_dimensions")
+    return json_response(
+        {
+            "model": model.name,
+            "embeddings": [_shortened(embedding, body.dimensions) for embedding in found],
+            "total_duration": int((time.perf_counter() - record.started) * 1e9),
+            "load_duration": int((began - record.started) * 1e9),
+            "prompt_eval_count": sum(embedding.prompt_tokens for embedding in found),
+        }
+    )
+
+
+@router.post("/api/embeddings")
+async def embeddings(body: EmbeddingsRequest, request: Request, model: Generator) -> Response:
+    """A vector of length 1 for a text."""
+    require(model, "embeddings", "model")
+    (found,) = await while_connected(request, _embedded(model, [body.prompt], truncate=True))
+    return json_response({"embedding": _shortened(found, None)})
+
+
+async def _embedded(model: GGUFModel, texts: list[str], *, truncate: bool) -> list[Embedding]:
+    try:
+        return await model.embed(texts)
+    except ContextOverflow:
+        if not truncate:
+            raise
+    ids = [await asyncio.to_thread(model.tokenize, text, parse_special=False) for text in texts]
+    return await model.embed([tokens[: model.context_length - 1] for tokens in ids])
+
+
+def _shortened(embedding: Embedding, dimensions: int | None) -> list[float]:
+    vector = embedding.vector[:dimensions]
+    shown: Any = (vector / max(float(np.linalg.norm(vector)), 1e-12)).tolist()
+    numbers: list[float] = shown
+    return numbers

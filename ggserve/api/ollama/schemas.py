@@ -1,0 +1,176 @@
+"""Ollama's request bodies, validated. Unknown fields and options are ignored, as Ollama ignores them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from ggserve.api.fields import Penalty, Probability, RepetitionPenalty, Strict, Temperature, Whole, thinking, wrong
+from ggserve.api.openai.images import base64_url, check_image
+from ggserve.generation import Grammar, SamplingParams, schema_grammar
+from ggserve.messages import Tools
+
+
+def _as_list(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+class Options(Strict):
+    """How to sample. What concerns the loading of a model (`num_ctx`, `num_gpu`, ...) is for the server's settings."""
+
+    num_predict: Whole | None = None  # below 1: no limit
+    temperature: Temperature | None = None
+    top_k: Whole | None = Field(None, ge=0)
+    top_p: Probability | None = None
+    min_p: Probability | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    seed: Whole | None = None
+    stop: Annotated[list[str], Field(max_length=16), BeforeValidator(_as_list)] | None = None
+
+
+class GenerationRequest(Strict):
+    """What chats and texts have in common. Ollama streams unless told not to."""
+
+    model: str | None = None
+    stream: bool | None = None
+    options: Options | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    keep_alive: float | str | None = None  # KEEP_ALIVE says how long a model stays
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        return thinking(None if self.think is None else bool(self.think), self.think or None)
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What the answer is held to."""
+        if not self.format:
+            return None
+        return schema_grammar({"type": "object"} if isinstance(self.format, str) else self.format, "format")
+
+    def sampling_params(self) -> SamplingParams:
+        """The options given, and defaults for the rest."""
+        options = self.options or Options()
+        limit = options.num_predict
+        given: dict[str, Any] = {
+            "max_tokens": limit if limit and limit > 0 else None,
+            "temperature": options.temperature,
+            "top_k": options.top_k,
+            "top_p": options.top_p,
+            "min_p": options.min_p,
+            "repetition_penalty": options.repeat_penalty,
+            "presence_penalty": options.presence_penalty,
+            "frequency_penalty": options.frequency_penalty,
+            "seed": options.seed,
+            "stop": tuple(options.stop or ()),
+            "grammar": self.grammar,
+            "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+        }
+        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+
+
+def _readable(image: str) -> str:
+    check_image(base64_url(image))
+    return image
+
+
+Images = list[Annotated[str, AfterValidator(_readable)]]  # in base64
+
+
+class Function(Strict):
+    name: str
+    arguments: dict[str, Any] = Field({})
+
+
+class ToolCall(Strict):
+    function: Function
+
+
+class Message(Strict):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    images: Images | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+
+    @model_validator(mode="after")
+    def _user_shows_images(self) -> "Message":
+        if self.images and self.role != "user":
+            raise ValueError("images are not supported here, only in a user's message")
+        return self
+
+
+class ToolFunction(Strict):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"] = "function"
+    function: ToolFunction
+
+
+class ChatRequest(GenerationRequest):
+    """`POST /api/chat`."""
+
+    messages: list[Message] = Field([])
+    tools: list[Tool] | None = None
+
+    @property
+    def called_tools(self) -> Tools | None:
+        """What the answer may call."""
+        return Tools(tuple(tool.model_dump(exclude_none=True) for tool in self.tools)) if self.tools else None
+
+
+class GenerateRequest(GenerationRequest):
+    """`POST /api/generate`."""
+
+    prompt: str = ""
+    system: str | None = None
+    raw: bool | None = None
+    images: Images | None = None
+    suffix: str | None = None
+    template: str | None = None
+    context: list[int] | None = None
+
+    @model_validator(mode="after")
+    def _chat_has_images(self) -> "GenerateRequest":
+        if self.images and (self.raw or self.suffix):
+            raise wrong("images", "images are not supported with raw or a suffix")
+        return self
+
+    @field_validator("template", "context")
+    @classmethod
+    def _refused(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("is not supported: give the whole prompt with raw, or the conversation to /api/chat")
+        return value
+
+
+class EmbedRequest(Strict):
+    """`POST /api/embed`."""
+
+    model: str | None = None
+    input: Annotated[list[str], BeforeValidator(_as_list), Field(max_length=2048)]
+    truncate: bool | None = None
+    dimensions: Whole | None = Field(None, ge=1)
+
+
+class EmbeddingsRequest(Strict):
+    """`POST /api/embeddings`, the older way."""
+
+    model: str | None = None
+    prompt: str
+
+
+class ShowRequest(Strict):
+    """`POST /api/show`."""
+
+    model: str | None = None

@@ -1,0 +1,39 @@
+"""`POST /v1/embeddings`: each text as a vector of length 1."""
+
+import base64
+
+from fastapi import APIRouter, Request, Response
+
+from ggserve.api.admission import GeneratingRoute
+from ggserve.api.dependencies import Generator, require
+from ggserve.api.errors import APIError
+from ggserve.api.openai.schemas.embeddings import EmbeddingsRequest
+from ggserve.api.streaming import json_response, while_connected
+from ggserve.generation import Embedding
+
+router = APIRouter(route_class=GeneratingRoute, tags=["embeddings"])
+
+
+@router.post("/v1/embeddings")
+async def embeddings(body: EmbeddingsRequest, request: Request, model: Generator) -> Response:
+    """The embedding of the input, or of each of several."""
+    require(model, "embeddings", "model")
+    found = await while_connected(request, model.embed(body.inputs))
+    size = len(found[0].vector)
+    if body.dimensions not in (None, size):
+        message = f"dimensions can be {size} only: vectors of this model come whole"
+        raise APIError(400, message, param="dimensions", code="unsupported_parameter")
+    tokens = sum(embedding.prompt_tokens for embedding in found)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(embedding, body.encoding_format)}
+        for index, embedding in enumerate(found)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+
+def _encoded(embedding: Embedding, form: str | None) -> str | list[float]:
+    if form == "base64":
+        return base64.b64encode(embedding.vector.astype("<f4").tobytes()).decode()
+    vector: list[float] = embedding.vector.tolist()
+    return vector

@@ -1,0 +1,175 @@
+"""An answer's deltas as events of the Responses API, and as a response."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ggserve.api.blocks import Block, Blocks, Step
+from ggserve.api.errors import APIError
+from ggserve.api.openai.objects import chat_logprobs
+from ggserve.api.openai.responses.items import new_id
+from ggserve.api.openai.responses.schemas import ResponsesRequest
+from ggserve.generation import Delta, SamplingParams
+
+_TYPES = {"text": "message", "reasoning": "reasoning", "call": "function_call"}
+_STREAMED = {"text": "output_text", "reasoning": "reasoning_text", "call": "function_call_arguments"}
+
+
+@dataclass
+class _Item:
+    """An output item in the making: a block, and what the Responses API says besides."""
+
+    block: Block
+    id: str
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """The one content part of a message or a thought."""
+        if self.block.kind == "reasoning":
+            return {"type": "reasoning_text", "text": self.block.text}
+        return {"type": "output_text", "text": self.block.text, "annotations": [], "logprobs": [*self.logprobs]}
+
+    def as_json(self, status: str) -> dict[str, Any]:
+        head = {"id": self.id, "type": _TYPES[self.block.kind], "status": status}
+        if self.block.kind == "call":
+            return {**head, "call_id": self.block.id, "name": self.block.name, "arguments": self.block.text}
+        content = [] if status == "in_progress" else [self.part]
+        return {**head, **({"role": "assistant"} if self.block.kind == "text" else {"summary": []}), "content": content}
+
+
+class ResponseAnswer:
+    """A response in the making. `finished` gets it when it is complete."""
+
+    def __init__(
+        self,
+        request: ResponsesRequest,
+        params: SamplingParams,
+        model_name: str,
+        finished: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.response = _new_response(request, params, model_name)
+        self._finished = finished
+        self._scored = request.scored
+        self._blocks = Blocks()
+        self._items: list[_Item] = []
+        self._pending: list[dict[str, Any]] = []  # log-probabilities of tokens whose text has not come yet
+        self._last: Delta | None = None
+        self._events = 0
+
+    def take(self, delta: Delta) -> Iterator[dict[str, Any]]:
+        """The events of a delta."""
+        if self._last is None:
+            yield self._event("response.created", response=self.response)
+            yield self._event("response.in_progress", response=self.response)
+        self._last = delta
+        if self._scored and not (delta.reasoning or delta.tool_calls):
+            self._pending += chat_logprobs(delta.tokens)["content"]
+        for step in self._blocks.take(delta):
+            yield from self._item_events(step)
+
+    def end(self) -> Iterator[dict[str, Any]]:
+        """The events after the last delta."""
+        assert self._last is not None
+        status = "incomplete" if self._last.finish_reason == "length" else "completed"
+        if not self._blocks.all:  # clients look for a message
+            yield from self._item_events(Step("start", _EMPTY))
+            yield from self._item_events(Step("end", _EMPTY), status)
+        for step in self._blocks.end():
+            yield from self._item_events(step, status)
+        usage = {
+            "input_tokens": self._last.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": self._last.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": self._last.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": self._blocks.reasoning_tokens},
+            "total_tokens": self._last.prompt_tokens + self._last.completion_tokens,
+        }
+        self.response = {**self.response, "status": status, "completed_at": int(time.time()), "usage": usage}
+        if status == "incomplete":
+            self.response |= {"incomplete_details": {"reason": "max_output_tokens"}, "completed_at": None}
+        self._finished(self.response)
+        yield self._event(f"response.{status}", response=self.response)
+
+    def fail(self, error: APIError) -> Iterator[dict[str, Any]]:
+        """The event after an error."""
+        code = "invalid_prompt" if error.status < 500 else "server_error"
+        self.response = {**self.response, "status": "failed", "error": {"code": code, "message": str(error)}}
+        yield self._event("response.failed", response=self.response)
+
+    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        self._events += 1
+        return {"type": kind, "sequence_number": self._events - 1, **fields}
+
+    def _item_events(self, step: Step, status: str = "completed") -> Iterator[dict[str, Any]]:
+        block = step.block
+        if step.what == "start":
+            item = _Item(block, new_id(_TYPES[block.kind]))
+            self._items.append(item)
+            yield self._event("response.output_item.added", output_index=block.index, item=item.as_json("in_progress"))
+        item = self._items[block.index]
+        place = {"item_id": item.id, "output_index": block.index}
+        streamed = f"response.{_STREAMED[block.kind]}"
+        if block.kind == "call":
+            if step.what == "piece":
+                yield self._event(f"{streamed}.delta", **place, delta=step.piece)
+            elif step.what == "end":
+                yield self._event(f"{streamed}.done", **place, name=block.name, arguments=block.text)
+        else:
+            place["content_index"] = 0
+            if step.what == "start":
+                yield self._event("response.content_part.added", **place, part=item.part)
+            elif step.what == "piece":
+                yield self._event(f"{streamed}.delta", **place, delta=step.piece, **self._scores(item))
+            else:
+                scores = self._scores(item) and {"logprobs": item.logprobs}
+                yield self._event(f"{streamed}.done", **place, text=block.text, **scores)
+                yield self._event("response.content_part.done", **place, part=item.part)
+        if step.what == "end":
+            done = item.as_json(status)
+            self.response = {**self.response, "output": [*self.response["output"], done]}
+            yield self._event("response.output_item.done", output_index=block.index, item=done)
+
+    def _scores(self, item: _Item) -> dict[str, Any]:
+        """The log-probabilities that came since the item's last text; nothing for thoughts."""
+        if item.block.kind != "text":
+            return {}
+        new, self._pending = self._pending, []
+        item.logprobs += new
+        return {"logprobs": new}
+
+
+_EMPTY = Block("text", 0)
+
+
+def _new_response(request: ResponsesRequest, params: SamplingParams, model_name: str) -> dict[str, Any]:
+    """A response without output, with what was asked for."""
+    given = request.model_dump(by_alias=True)
+    echoed = (
+        *("instructions", "max_output_tokens", "max_tool_calls", "metadata", "previous_response_id", "reasoning"),
+        *("prompt_cache_key", "safety_identifier", "store", "tools", "truncation", "user"),
+    )
+    choice = request.tool_choice
+    plain = choice.type in ("none", "auto", "required")
+    return {
+        "id": f"resp_{uuid.uuid4().hex}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "status": "in_progress",
+        "model": model_name,
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "completed_at": None,
+        "output": [],
+        "usage": None,
+        **{name: given[name] for name in echoed},
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "service_tier": "default",
+        "text": request.text.model_dump(by_alias=True, exclude_none=True),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_logprobs": request.top_logprobs or 0,
+        "tool_choice": choice.type if plain else choice.model_dump(exclude_unset=True),
+    }

@@ -1,0 +1,132 @@
+"""`POST /v1/responses`, whole or streamed; its token counts; and the responses that are kept."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from ggserve.api.admission import GeneratingRoute
+from ggserve.api.blocks import typed_events, whole
+from ggserve.api.dependencies import Generator, Record, require, require_sight
+from ggserve.api.errors import APIError
+from ggserve.api.openai.responses.answer import ResponseAnswer
+from ggserve.api.openai.responses.conversation import chat_messages, fitting
+from ggserve.api.openai.responses.items import ITEM, Item, ItemReference, listed
+from ggserve.api.openai.responses.schemas import PromptRequest, ResponsesRequest
+from ggserve.api.openai.responses.store import ResponseStore
+from ggserve.api.state import state_of
+from ggserve.api.streaming import EventStream, json_response, started, while_connected
+from ggserve.model.gguf_model import GGUFModel
+
+router = APIRouter(tags=["responses"])
+_generating = APIRouter(route_class=GeneratingRoute)
+
+
+async def _response_store(request: Request) -> ResponseStore:
+    store = state_of(request.scope).responses
+    assert isinstance(store, ResponseStore)
+    return store
+
+
+Store = Annotated[ResponseStore, Depends(_response_store)]
+
+
+@_generating.post("/v1/responses", responses=EventStream.RESPONSES)
+async def responses(
+    body: ResponsesRequest, request: Request, model: Generator, record: Record, store: Store
+) -> Response:
+    """The model's response to a conversation, whole or streamed."""
+    messages = await _messages(body, model, store)
+    input_items = [listed(item) for item in body.input] if body.store else []
+
+    def keep(response: dict[str, Any]) -> None:
+        if body.store:
+            store.put(response, input_items)
+
+    params = body.sampling_params()
+    deltas = record.watch(
+        model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
+    )
+    answer = ResponseAnswer(body, params, model.name, keep)
+    if body.stream:
+        running = await while_connected(request, started(deltas))
+        return EventStream(typed_events(running, answer))
+    await while_connected(request, whole(deltas, answer))
+    return json_response(answer.response)
+
+
+@_generating.post("/v1/responses/input_tokens")
+async def input_tokens(body: PromptRequest, model: Generator, store: Store) -> dict[str, Any]:
+    """The tokens of the prompt that the same fields make in `/v1/responses`."""
+    messages = await _messages(body, model, store, counted=True)
+    count = await model.count_chat(messages, tools=body.called_tools, template_arguments=body.template_arguments)
+    return {"object": "response.input_tokens", "input_tokens": count}
+
+
+@router.get("/v1/responses/{response_id}")
+async def response_by_id(response_id: str, store: Store) -> Response:
+    """A response that was kept."""
+    return json_response(_kept(response_id, store)[0])
+
+
+@router.get("/v1/responses/{response_id}/input_items")
+async def input_items(
+    response_id: str,
+    store: Store,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+) -> Response:
+    """The items that a response answered, those of the responses before it left out."""
+    items = _kept(response_id, store)[1]
+    ordered = items if order == "asc" else items[::-1]
+    ids = [item["id"] for item in ordered]
+    rest = ordered[ids.index(after) + 1 :] if after in ids else ordered
+    page = rest[:limit]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+    return json_response({"object": "list", "data": page, **ends, "has_more": len(rest) > limit})
+
+
+@router.delete("/v1/responses/{response_id}")
+async def delete_response(response_id: str, store: Store) -> dict[str, Any]:
+    """Forgets a response."""
+    _kept(response_id, store)
+    store.delete(response_id)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+router.include_router(_generating)
+
+
+def _kept(response_id: str, store: ResponseStore) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if (found := store.get(response_id)) is None:
+        raise APIError(404, f"Response with id {response_id!r} not found.", param="response_id", code="not_found")
+    return found
+
+
+async def _messages(
+    body: PromptRequest, model: GGUFModel, store: ResponseStore, *, counted: bool = False
+) -> list[dict[str, Any]]:
+    require(model, "generation", "model")
+    items: list[Item] = []
+    if body.previous_response_id:
+        earlier = store.conversation(body.previous_response_id)
+        if earlier is None:
+            message = f"Previous response with id {body.previous_response_id!r} not found."
+            raise APIError(400, message, param="previous_response_id", code="previous_response_not_found")
+        items += [ITEM.validate_python(item) for item in earlier]
+    items += [_resolved(item, store) for item in body.input]
+    if not items:
+        raise APIError(400, "input: must hold at least one item", param="input", code="missing_required_parameter")
+    messages = chat_messages(body.instructions, items)
+    require_sight(model, messages, "input", counted=counted or body.truncation == "auto")
+    if body.truncation == "auto":
+        return await fitting(model, messages, body.called_tools, getattr(body, "max_output_tokens", None))
+    return messages
+
+
+def _resolved(item: Item, store: ResponseStore) -> Item:
+    if not isinstance(item, ItemReference):
+        return item
+    if (found := store.item(item.id)) is None:
+        raise APIError(400, f"Item with id {item.id!r} not found.", param="input", code="item_not_found")
+    return ITEM.validate_python(found)

@@ -1,0 +1,186 @@
+"""`POST /v1/responses`: the request body, validated. Tools that are no functions are left out."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ggserve.api.fields import Probability, Strict, Temperature, Whole, refuse, thinking, wrong
+from ggserve.api.openai.responses.items import Item
+from ggserve.generation import Grammar, SamplingParams, schema_grammar
+from ggserve.messages import Tools
+
+_LOGPROBS = "message.output_text.logprobs"
+_FUNCTION = {"name", "description", "parameters", "strict"}
+_UNSUPPORTED = {"background": (None, False), "conversation": (None,), "prompt": (None,)}
+
+
+def _as_items(given: Any) -> Any:
+    return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else given
+
+
+def _as_choice(given: Any) -> Any:
+    return {"type": given} if isinstance(given, str) else given
+
+
+class Tool(Strict):
+    """A function; or another tool, which only OpenAI has."""
+
+    type: str
+    name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> "Tool":
+        if self.type == "function" and self.name is None:
+            raise ValueError("name is missing")
+        return self
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """As chats' tool object."""
+        return {
+            "type": "function",
+            "function": self.model_dump(include=_FUNCTION, exclude_none=True),
+        }
+
+
+class AllowedTool(Strict):
+    type: str
+    name: str | None = None
+
+
+class ToolChoice(Strict):
+    type: Literal["none", "auto", "required", "function", "allowed_tools"]
+    name: str | None = None
+    mode: Literal["auto", "required"] = "auto"
+    tools: list[AllowedTool] = Field([])
+
+    @property
+    def names(self) -> list[str | None] | None:
+        """The functions that it allows; None: all."""
+        if self.type == "allowed_tools":
+            return [tool.name for tool in self.tools if tool.type == "function"]
+        return [self.name] if self.type == "function" else None
+
+    @property
+    def required(self) -> bool:
+        return self.type in ("required", "function") or (self.type == "allowed_tools" and self.mode == "required")
+
+
+class TextFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    definition: dict[str, Any] | None = Field(None, alias="schema")
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> "TextFormat":
+        if self.type == "json_schema" and self.definition is None:
+            raise ValueError("schema is missing")
+        return self
+
+
+class TextOptions(Strict):
+    format: TextFormat = TextFormat()
+    verbosity: str | None = None
+
+
+class Reasoning(Strict):
+    effort: str | None = None
+    summary: str | None = None
+
+
+class PromptRequest(Strict):
+    """`POST /v1/responses/input_tokens`, and what `/v1/responses` has in common with it."""
+
+    model: str | None = None
+    input: Annotated[list[Item], BeforeValidator(_as_items)] = Field([])
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    tools: list[Tool] = Field([])
+    tool_choice: Annotated[ToolChoice, BeforeValidator(_as_choice)] = ToolChoice(type="auto")
+    parallel_tool_calls: bool | None = None
+    text: TextOptions = TextOptions()
+    reasoning: Reasoning | None = None
+    truncation: Literal["auto", "disabled"] = "disabled"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prepared(cls, body: Any) -> Any:
+        """Refuses what would change the meaning; null is the same as nothing."""
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in refuse(body, _UNSUPPORTED).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _tools_exist(self) -> "PromptRequest":
+        names = [tool.name for tool in self.tools if tool.type == "function"]
+        for name in self.tool_choice.names or ():
+            if name not in names:
+                raise wrong("tool_choice", f"tool_choice names {name!r}, which is not among the tools")
+        if self.tool_choice.required and not names:
+            raise wrong("tool_choice", "tool_choice requires a call, but there are no tools")
+        return self
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        effort = self.reasoning.effort if self.reasoning else None
+        return thinking(None if effort is None else effort != "none", effort)
+
+    @property
+    def called_tools(self) -> Tools | None:
+        """What the answer may call."""
+        choice = self.tool_choice
+        functions = tuple(
+            tool.function
+            for tool in self.tools
+            if tool.type == "function" and (choice.names is None or tool.name in choice.names)
+        )
+        if not functions or choice.type == "none":
+            return None
+        parallel = self.parallel_tool_calls is not False and choice.type != "function"
+        return Tools(functions, required=choice.required, parallel=parallel)
+
+
+class ResponsesRequest(PromptRequest):
+    """`POST /v1/responses`."""
+
+    stream: bool = False
+    store: bool = True
+    max_output_tokens: Whole | None = Field(None, ge=1)
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
+    include: list[str] = Field([])
+    metadata: dict[str, str] = Field({})
+    max_tool_calls: Whole | None = None  # of OpenAI's own tools
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    user: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the text comes with log-probabilities."""
+        return self.top_logprobs is not None or _LOGPROBS in self.include
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What the text is held to."""
+        schema = self.text.format.definition if self.text.format.type == "json_schema" else {"type": "object"}
+        return None if self.text.format.type == "text" else schema_grammar(schema or {}, "text.format")
+
+    def sampling_params(self) -> SamplingParams:
+        """The parameters given, and defaults for the rest."""
+        given: dict[str, Any] = {
+            "max_tokens": self.max_output_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "logprobs": (self.top_logprobs or 0) if self.scored else None,
+            "grammar": self.grammar,
+        }
+        return SamplingParams(**{name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,135 @@
+"""`POST /v1/chat/completions`: the request body."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ggserve.api.fields import Strict, Whole, one_of, thinking, wrong
+from ggserve.api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
+from ggserve.api.openai.schemas.messages import Message
+from ggserve.api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
+from ggserve.generation import Feature, SamplingParams, schema_grammar
+from ggserve.messages import SET_VARIABLES, Tools
+
+
+class JsonSchema(Strict):
+    model_config = ConfigDict(extra="allow")
+
+    definition: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Strict):
+    """`json_object`: any JSON object; `json_schema`: JSON of that schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        if self.json_schema is not None and self.type == "json_schema":
+            return self.json_schema.definition
+        return {"type": "object"} if self.type == "json_object" else None
+
+
+class TemplateArguments(Strict):
+    """Variables of the chat template, as vLLM's and llama.cpp's clients set them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    enable_thinking: bool | None = None
+
+    @model_validator(mode="after")
+    def _are_free(self) -> "TemplateArguments":
+        for name in self.model_extra or ():
+            if name in SET_VARIABLES:
+                raise wrong(
+                    "chat_template_kwargs", f"chat_template_kwargs cannot set {name}: the request's own fields do"
+                )
+        return self
+
+
+# Fields of completions only.
+_COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+}
+
+
+class ChatRequest(GenerationRequest):
+    """`POST /v1/chat/completions` and `/v2/chat/completions`."""
+
+    unsupported = UNSUPPORTED | _COMPLETION_FIELDS
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: MaxTokens = None
+    logprobs: bool | None = None
+    top_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    functions: list[Function] | None = None
+    function_call: Annotated[Literal["none", "auto"] | FunctionName, one_of("'none', 'auto' or a name")] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: TemplateArguments | None = None
+
+    @model_validator(mode="after")
+    def _logprobs_wanted(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise wrong("top_logprobs", "top_logprobs needs logprobs to be true")
+        return self
+
+    @model_validator(mode="after")
+    def _choice_of_tools(self) -> "ChatRequest":
+        if self.tools and self.functions:
+            raise wrong("functions", "functions is the old name of tools: give one of them")
+        try:
+            _ = self.called_tools
+        except ValueError as error:
+            field = "function_call" if self.is_legacy else "tool_choice"
+            raise wrong(field, f"{field} {error}") from error
+        return self
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the request says `functions`, and its answer `function_call`, instead of tools."""
+        return bool(self.functions) or isinstance(self.function_call, FunctionName)
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is told."""
+        effort = self.reasoning_effort
+        told = self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
+        return thinking(None if effort is None else effort != "none", effort) | told
+
+    def needs(self) -> Iterator[tuple[str, Feature]]:
+        """Fields that not every model supports, with what they need."""
+        if any(message.has_image for message in self.messages):
+            yield "messages", "images"
+
+    @property
+    def called_tools(self) -> Tools | None:
+        """What the answer may call."""
+        if not self.is_legacy:
+            return chosen_tools(self.tools or (), self.tool_choice, parallel=self.parallel_tool_calls is not False)
+        tools = [Tool(type="function", function=function) for function in self.functions or ()]
+        call = self.function_call
+        choice = NamedTool(type="function", function=call) if isinstance(call, FunctionName) else call
+        return chosen_tools(tools, choice, parallel=False)
+
+    def sampling_params(self) -> SamplingParams:
+        params = super().sampling_params()
+        if self.max_completion_tokens is not None:
+            params = replace(params, max_tokens=self.max_completion_tokens)
+        if self.logprobs:
+            params = replace(params, logprobs=self.top_logprobs or 0)
+        schema = self.response_format.schema_of_answer if self.response_format else None
+        return params if schema is None else replace(params, grammar=schema_grammar(schema, "response_format"))

@@ -1,0 +1,85 @@
+"""`POST /v1/completions`: the request body."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from ggserve.api.fields import Whole, one_of, wrong
+from ggserve.api.openai.schemas.generation import MAX_CHOICES, MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, TokenId
+from ggserve.generation import SamplingParams
+
+# Fields of chats only.
+_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "top_logprobs": (None, 0),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+}
+
+
+class CompletionRequest(GenerationRequest):
+    """`POST /v1/completions`."""
+
+    unsupported = UNSUPPORTED | _CHAT_FIELDS
+
+    prompt: Annotated[
+        str | list[str] | list[TokenId] | list[list[TokenId]],
+        one_of("a text, a list of token ids, or a list of either"),
+    ]
+    best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
+    echo: bool | None = None
+    suffix: str | None = None  # what comes after the gap that the answer fills
+    logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _none_wanted(cls, value: Any) -> Any:
+        return None if value is False else value
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_empty(cls, prompt: Any) -> Any:
+        if prompt == []:
+            raise ValueError("must hold at least one prompt")
+        return prompt
+
+    @model_validator(mode="after")
+    def _best_of_enough(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of < (self.n or 1):
+            raise wrong("best_of", f"best_of must be at least n, which is {self.n}")
+        if self.stream and self.best is not None:
+            raise wrong("best_of", "the best of several answers is known when they are complete: it cannot be streamed")
+        return self
+
+    @model_validator(mode="after")
+    def _no_echo_of_a_gap(self) -> "CompletionRequest":
+        if self.suffix and self.echo:
+            raise wrong("suffix", "suffix and echo do not go together: the answer stands between prompt and suffix")
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, one for each stream of answers."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
+
+    @property
+    def best(self) -> int | None:
+        """How many of the answers to keep, where that is not all."""
+        n = self.n or 1
+        return n if self.best_of is not None and self.best_of > n else None
+
+    def sampling_params(self) -> SamplingParams:
+        params = super().sampling_params()
+        logprobs = self.logprobs
+        if self.best is not None:  # found by how likely their tokens are
+            params = replace(params, n=self.best_of or 1)
+            logprobs = logprobs or 0
+        scored = self.logprobs is not None
+        return replace(params, logprobs=logprobs, prompt_logprobs=scored and bool(self.echo))

@@ -1,0 +1,39 @@
+"""`POST /v1/embeddings`: the request body."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ggserve.api.fields import Strict, Whole, one_of
+from ggserve.api.openai.schemas.generation import TokenId
+
+_MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
+
+
+class EmbeddingsRequest(Strict):
+    """`POST /v1/embeddings`."""
+
+    input: Annotated[
+        str
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[str] | list[list[TokenId]], Field(min_length=1, max_length=_MAX_INPUTS)],
+        one_of(f"a text, a list of token ids, or a list of up to {_MAX_INPUTS} of either, none of them empty"),
+    ]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Whole | None = Field(None, ge=1)
+    user: str | None = None
+
+    @field_validator("input")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value == "" or (isinstance(value, list) and any(item in ("", []) for item in value)):
+            raise ValueError("an input is empty")
+        return value
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The inputs, each a text or token ids."""
+        if isinstance(self.input, str) or isinstance(self.input[0], int):
+            return [self.input]
+        return list(self.input)

@@ -1,0 +1,126 @@
+"""What browsers may do: the names that the server answers to, and the pages that may use it.
+
+A page of another site could otherwise send requests to a server on the visitor's own machine, and, by giving its own
+name that machine's address (DNS rebinding), read the answers.
+"""
+
+import re
+import socket
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ggserve.api.errors import APIError, error_response
+from ggserve.api.state import state_of
+
+_HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
+# Names that no stranger can register: single words, and what is set aside for private networks (RFC 6761, RFC 6762).
+_PRIVATE_NAME = re.compile(r"[^.]+|.+\.(?:local|localhost|internal|lan|home\.arpa)")
+_METHODS = ("GET", "HEAD", "POST", "DELETE")
+_EXPOSED = ("x-request-id", "retry-after")
+
+
+class Origins:
+    """Which names and pages are trusted."""
+
+    def __init__(self, *, hosts: Iterable[str] = (), origins: Iterable[str] = (), keyed: bool = False) -> None:
+        """`hosts`: names of the server besides its own, `*.name` for all below a name, `*` for any. `origins`: sites
+        whose pages may use it, `*` for any. `keyed`: nobody gets in without a key, so that a page gains nothing."""
+        self.origins = tuple(origins)
+        self._hosts = frozenset(hosts)
+        self._keyed = keyed
+        own = socket.gethostname().lower()
+        self._own = frozenset(("localhost", own, own.partition(".")[0], f"{own.partition('.')[0]}.local"))
+
+    def refusal(self, scope: Scope) -> APIError | None:
+        """The error for a request that a browser should not have sent; None where all is well."""
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host"), headers.get("origin")
+        if host is not None and not self._answers_to(host, scope.get("server")):
+            return APIError(
+                403,
+                f"The server does not answer to the name {host!r}. If it is one of its names, set ALLOWED_HOSTS to it.",
+                code="host_not_allowed",
+            )
+        if self._is_foreign(scope["method"], headers):
+            return APIError(
+                403,
+                f"Pages of {origin or 'other sites'} may not use this server. To let them, set CORS_ORIGINS.",
+                code="origin_not_allowed",
+            )
+        if origin is not None and scope["method"] == "POST" and not _is_json(headers.get("content-type", "")):
+            return APIError(
+                415, "A page's request must have the content type application/json.", code="unsupported_media_type"
+            )
+        return None
+
+    def _answers_to(self, host: str, server: tuple[str, int | None] | None) -> bool:
+        if server is None or server[1] is None:  # a Unix socket: no browser gets there
+            return True
+        on_loopback = is_loopback(server[0])
+        if (match := _HOST.fullmatch(host)) is None:
+            return False
+        name = (match["v6"] or match["name"]).lower().rstrip(".")
+        if name in self._own or self._is_allowed(name) or (self._keyed and not self._hosts):
+            return True
+        try:  # a page whose site is an address cannot give that another meaning
+            address = ip_address(name)
+            return not on_loopback or address.is_loopback or address.is_unspecified
+        except ValueError:
+            return name.endswith(".localhost") if on_loopback else _PRIVATE_NAME.fullmatch(name) is not None
+
+    def _is_allowed(self, name: str) -> bool:
+        return any(
+            name == allowed or allowed == "*" or (allowed.startswith("*.") and name.endswith(allowed[1:]))
+            for allowed in self._hosts
+        )
+
+    def _is_foreign(self, method: str, headers: Headers) -> bool:
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if origin is None:  # no browser, or one that opens a link: harmless, and how people come to the page
+            follows_link = method in ("GET", "HEAD") and headers.get("sec-fetch-dest") == "document"
+            return site == "cross-site" and not follows_link
+        if site == "same-origin" or origin.partition("://")[2].lower() == headers.get("host", "").lower():
+            return False
+        return "*" not in self.origins and origin.lower() not in self.origins
+
+
+class OriginsMiddleware:
+    """Answers 403 to what Origins refuses, and gives pages of CORS_ORIGINS the headers that browsers ask for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        rules = state_of(scope).origins
+        refusal = rules.refusal(scope)
+        app = self._app if refusal is None else error_response(refusal, scope)
+        if rules.origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=rules.origins,
+                allow_methods=_METHODS,
+                allow_headers=("*",),
+                expose_headers=_EXPOSED,
+                allow_private_network=True,
+            )
+        await app(scope, receive, send)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

@@ -1,0 +1,35 @@
+"""What the routes and middleware of one app share. Two apps in one process share none of it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from ggserve.api.admission import Admission
+    from ggserve.api.dialect import Envelopes
+    from ggserve.api.keys import Keys
+    from ggserve.api.limits import Limits
+    from ggserve.api.metrics import Metrics
+    from ggserve.api.openai.responses.store import ResponseStore
+    from ggserve.api.origins import Origins
+    from ggserve.model.registry import Models
+
+
+@dataclass(kw_only=True)
+class AppState:
+    """Built when the app starts, from its settings; `state_of` finds it."""
+
+    models: "Models"
+    envelopes: "Envelopes"
+    keys: "Keys"
+    origins: "Origins"
+    limits: "Limits"
+    admission: "Admission"
+    responses: "ResponseStore"
+    metrics: "Metrics"
+
+
+def state_of(scope: Scope) -> AppState:
+    """The state of the app that a request came to."""
+    return cast(AppState, scope["app"].state.ggserve)

@@ -1,0 +1,206 @@
+"""The app: `create_app` builds it from its settings; its lifespan loads the model. Listens on nothing."""
+
+import gc
+import os
+
+gc.disable()  # while modules load: collecting then finds nothing, and takes a tenth of a second
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here: its threads would only start
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for them in every installed package
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import NoReturn
+
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+
+from ggserve import __version__
+from ggserve.api import anthropic, llama_server, ollama, openai, page, status
+from ggserve.api.access import AccessMiddleware
+from ggserve.api.admission import Admission
+from ggserve.api.dialect import Envelopes
+from ggserve.api.errors import ERROR_RESPONSES, install_error_handlers
+from ggserve.api.keys import KeysMiddleware, read_keys
+from ggserve.api.limits import Limits
+from ggserve.api.metrics import Metrics
+from ggserve.api.openai.responses.store import ResponseStore
+from ggserve.api.origins import Origins, OriginsMiddleware, is_loopback
+from ggserve.api.state import AppState
+from ggserve.errors import EngineError, ModelFileError, TemplateError
+from ggserve.hub.default import default_model, packaged_model
+from ggserve.hub.find import find_model_file
+from ggserve.machine import give_back_memory
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.model.load import LoadOptions, Report, send_c_stderr
+from ggserve.model.registry import Models
+from ggserve.server.logs import LOGGERS, configure_logs
+from ggserve.server.signals import graceful_stop, running_server
+from ggserve.server.supervisor import Worker
+from ggserve.settings import Settings, SettingsError, load_settings
+
+gc.freeze()  # what was imported stays: no later collection needs to look at it
+gc.enable()
+
+DIALECTS = (openai.DIALECT, anthropic.DIALECT, ollama.DIALECT, llama_server.DIALECT)
+
+log = logging.getLogger("ggserve.main")
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    model_path: str | Path = "",
+    worker: Worker | None = None,
+    fail: Callable[[Exception | str, int], NoReturn] | None = None,
+) -> FastAPI:
+    """An app with these settings; without any, they are read when it starts.
+
+    `model_path` is served where the settings name no model. `worker` is the supervisor's, where there is one. `fail`
+    gets the error and the exit code of a start that turns out to be impossible; without it, the process ends.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        async with _running(app, settings, Path(model_path) if model_path else None, worker, fail or _end_process):
+            yield
+
+    app = FastAPI(
+        title="ggserve",
+        version=__version__,
+        description="Local language models over the APIs of OpenAI, Anthropic, Ollama and llama-server.",
+        lifespan=lifespan,
+        redirect_slashes=False,  # they would lead to whatever host the client names
+        responses=ERROR_RESPONSES,
+        dependencies=[Depends(HTTPBearer(auto_error=False))],  # tells OpenAPI; api/keys.py decides
+    )
+    for router in (*(dialect.router for dialect in DIALECTS), status.router, page.router):
+        app.include_router(router)
+    install_error_handlers(app)
+    app.add_middleware(KeysMiddleware)
+    app.add_middleware(OriginsMiddleware)
+    app.add_middleware(AccessMiddleware)  # the outermost, so that it sees all requests
+    return app
+
+
+@asynccontextmanager
+async def _running(
+    app: FastAPI,
+    given: Settings | None,
+    model_path: Path | None,
+    worker: Worker | None,
+    fail: Callable[[Exception | str, int], NoReturn],
+) -> AsyncGenerator[None, None]:
+    """Listens at once, loads the model in a thread, serves, closes it."""
+    try:
+        settings = given or load_settings()
+        configure_logs(settings.log_dir, settings.log_level, settings.log_format)
+        app.state.ggserve = state = state_for(settings)
+    except (SettingsError, OSError, ValueError) as error:
+        fail(error, 2)
+    models, loop = state.models, asyncio.get_running_loop()
+
+    def load() -> None:
+        try:
+            if (path := _configured_model(settings, model_path)) is None:
+                return
+            model = models.load(path)
+        except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
+            fail(error, 2)
+        except Exception as error:
+            log.exception("loading failed")
+            fail(f"{type(error).__name__}: {error}", 2)
+        loop.call_soon_threadsafe(ready, model)
+
+    def ready(model: GGUFModel) -> None:
+        send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
+        give_back_memory()
+        gc.freeze()  # the model's tables live as long as the process
+        models.start(model)
+        if worker:
+            worker.ready()
+        scheme = "https" if settings.ssl_certfile else "http"
+        address = f", {scheme}://{settings.host}:{settings.port}" if given else ""
+        log.info("ready: %s on %s%s", model.name, model.engine_name, address)
+
+    def close() -> None:
+        if models.loaded is None and not models.on_demand:
+            fail("interrupted while loading", 130)
+        models.close()
+
+    def orphaned() -> None:
+        assert worker is not None
+        loop.remove_reader(worker.fileno())
+        os.kill(os.getpid(), signal.SIGTERM)  # the supervisor is gone, and with it who could stop this process
+
+    if worker:
+        if worker.death:
+            log.warning("started again; the worker before was ended by %s", worker.death)
+        loop.add_reader(worker.fileno(), orphaned)
+    threading.Thread(target=load, name="load", daemon=True).start()
+    with graceful_stop(close):
+        yield
+    close()
+    log.info("stopped")
+
+
+def state_for(settings: Settings) -> AppState:
+    """The state of an app with these settings; warns where anybody may use it. Raises OSError, or ValueError, where
+    keys cannot be read."""
+    keys = read_keys(settings.api_key, settings.api_key_file)
+    host = server.config.host if (server := running_server()) else "127.0.0.1"
+    if not keys and not is_loopback(host):
+        log.warning("anyone who can reach %s may use the model: set API_KEY, or HOST=127.0.0.1", host or "this machine")
+    if not keys and "*" in settings.cors_origins:
+        log.warning("any page that somebody visits here may use the model: set API_KEY, or name sites in CORS_ORIGINS")
+
+    def load(path: Path, report: Report) -> GGUFModel:
+        options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
+        prompts, most = settings.log_prompts, settings.max_tokens
+        return GGUFModel(path, log_prompts=prompts, max_tokens=most, report=report, **options)
+
+    models = Models(load, folder=settings.models_dir, keep_alive=settings.keep_alive, queue_size=settings.queue_size)
+    return AppState(
+        models=models,
+        envelopes=Envelopes(DIALECTS),
+        keys=keys,
+        origins=Origins(hosts=settings.allowed_hosts, origins=settings.cors_origins, keyed=bool(keys)),
+        limits=Limits(
+            body_bytes=settings.max_body_mb << 20,
+            body_seconds=settings.body_timeout,
+            first_token_seconds=settings.first_token_timeout,
+            request_seconds=settings.request_timeout,
+            prompts=settings.max_prompts,
+        ),
+        admission=Admission(),
+        responses=ResponseStore(),
+        metrics=Metrics(models),
+    )
+
+
+def _configured_model(settings: Settings, model_path: Path | None) -> Path | None:
+    """The configured model's file, or the default one's; None where MODELS_DIR holds all there is. Raises
+    ModelFileError or SettingsError."""
+    if path := settings.model_path or (None if settings.model_name else model_path):
+        return find_model_file(path)
+    if name := settings.model_name or settings.model_file:
+        return find_model_file(name, settings.model_file if settings.model_name else None)
+    if settings.models_dir:
+        return None
+    options = LoadOptions(**{field.name: getattr(settings, field.name) for field in fields(LoadOptions)})
+    default = packaged_model() if options.default_on_llama_cpp else default_model(settings.cache_dir)
+    if default is not None:
+        return default
+    raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
+
+
+def _end_process(error: Exception | str, code: int) -> NoReturn:
+    """Ends the process with one line: the way out of uvicorn's lifespan without a traceback."""
+    print(f"ggserve: {error}", file=sys.stderr, flush=True)
+    os._exit(code)

@@ -1,0 +1,116 @@
+"""Chat templates: a list of messages becomes the text of a prompt.
+
+The template comes from the model file, in Jinja2; a file without one gets a plain default. Which characters
+of the text become special tokens is decided in `chat`.
+"""
+
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from types import MappingProxyType
+from typing import Any
+
+from jinja2 import UndefinedError
+
+from ggserve.chat.sandbox import ChatSandbox
+from ggserve.errors import TemplateError, TemplateTooCostly
+
+# Turns as lines with a label, for models that were not trained on chats or whose file does not say how.
+_DEFAULT = """\
+{%- for message in messages -%}
+{{ message['role'] | capitalize }}: {{ message['content'] or '' }}
+{% endfor -%}
+{%- if add_generation_prompt %}Assistant:{% endif -%}
+"""
+_DEFAULT_STOP = ("\nUser:", "\nSystem:", "\nTool:")
+_CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": {"at": "x"}}}
+_TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
+_USER = {"role": "user", "content": "Hello"}
+_TRIALS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
+    ([_USER], None),
+    ([{"role": "system", "content": "Be brief."}, _USER, {"role": "assistant", "content": "Hi."}, _USER], None),
+    ([_USER], [_TOOL]),
+    (
+        [
+            _USER,
+            {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [_CALL]},
+            {"role": "tool", "tool_call_id": "call_1", "name": "look", "content": "y"},
+        ],
+        [_TOOL],
+    ),
+]
+_MAX_SOURCE = 1_000_000
+_MAX_OUTPUT = 16_000_000
+
+
+class ChatTemplate:
+    """`stop` holds the texts that end an answer; empty with a file's own template, which ends by a token."""
+
+    def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "", stop: Sequence[str] = ()) -> None:
+        """`source` None means the default; `stop` belongs to another. TemplateError where it does not compile."""
+        self.stop: list[str] = list(_DEFAULT_STOP) if source is None else list(stop)
+        self._special = {"bos_token": bos_token, "eos_token": eos_token}
+        self._sandbox = ChatSandbox()
+        self._lock = Lock()
+        self.source = source = _DEFAULT if source is None else source
+        if len(source) > _MAX_SOURCE:
+            raise TemplateError(f"the chat template has {len(source)} characters; {_MAX_SOURCE} are the most")
+        try:
+            self._template = self._sandbox.compile_guarded(source)
+        except Exception as error:  # whatever a hostile source makes the compiler raise
+            raise _as_template_error(error) from None
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
+        """The prompt's text. `variables` (as `enable_thinking`) are for the template, beside SET_VARIABLES.
+
+        Raises TemplateError where the template refuses the messages, fails, or builds too much."""
+        known: dict[str, Any] = {"documents": None, **variables, **self._special}
+        known |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
+        with self._lock:
+            self._sandbox.refill()
+            try:
+                try:
+                    return self._rendered({**known, "tools": tools})
+                except (TypeError, UndefinedError):
+                    if tools is not None:
+                        raise
+                    return self._rendered(known)  # some ask whether there are tools by looking into them
+            except Exception as error:  # a template can raise anything
+                raise _as_template_error(error) from None
+            finally:
+                self._sandbox.refill()  # which forgets the messages
+
+    def is_harmless(self) -> bool:
+        """Whether it renders or refuses chats of several kinds within the sandbox's bounds: for a template engine that
+        has none."""
+        for messages, tools in _TRIALS:
+            try:
+                self.render(messages, tools=tools)
+            except TemplateTooCostly:
+                return False
+            except TemplateError:
+                continue
+        return True
+
+    def _rendered(self, variables: dict[str, Any]) -> str:
+        parts = []
+        room = _MAX_OUTPUT
+        for part in self._template.generate(variables):
+            self._sandbox.spend(0)  # looks at the clock
+            room -= len(part)
+            if room < 0:
+                raise TemplateError("the chat template builds too much text")
+            parts.append(part)
+        return "".join(parts)
+
+
+def _as_template_error(error: Exception) -> TemplateError:
+    if isinstance(error, TemplateError):
+        return error
+    return TemplateError(f"the chat template fails: {type(error).__name__}: {error}")

@@ -1,0 +1,98 @@
+"""What every engine promises: options at the start, parameters in, deltas out. Engines differ in how, not in what."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ggserve.generation import Delta, Embedding, Feature, Occupancy, Ranking, SamplingParams
+from ggserve.messages import Tools
+
+Speculation = Literal["off", "ngram-mod"]
+CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What a user may set and an engine takes as it is."""
+
+    gpu_layers: int = 0
+    queue_size: int = 64  # requests that may wait for a slot
+    speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
+    draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
+    prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
+    kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
+    flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
+    mmproj_path: Path | None = None  # a GGUF file of what turns images into embeddings, for llama.cpp
+    lora_path: Path | None = None  # a GGUF file of a LoRA adapter, for llama.cpp
+    lora_scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(Tuning):
+    """How an engine shall run a file."""
+
+    context_length: int  # tokens of one slot, prompt and answer together
+    threads: int = 1
+    parallel: int = 1  # slots: answers at the same time
+
+
+class Engine(Protocol):
+    """Token ids to deltas."""
+
+    name: str
+    context_length: int  # tokens, prompt and answer together
+    features: frozenset[Feature]
+
+    @property
+    def pool(self) -> Occupancy:
+        """Its slots, and the queue before them."""
+        ...
+
+    def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Continues `prompt`. Closing the generator frees what it holds at the next step.
+
+        Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, GenerationError
+        at any time.
+        """
+        ...
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        """The embedding of each input, which needs Feature "embeddings". Raises as `generate`."""
+        ...
+
+    def close(self) -> None:
+        """Ends every generation and frees the model; a second call does nothing."""
+        ...
+
+
+class NativeChat(Protocol):
+    """What an engine may offer besides: chats by its own template engine and parsers."""
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams,
+        tools: Tools | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """The assistant's answer, tool calls and thoughts told apart. `template_arguments` are variables of the chat
+        template, as `enable_thinking`. Raises as `Engine.generate`."""
+        ...
+
+    def count_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Tools | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Tokens of the prompt that `chat` makes of the same messages. Blocks for a few milliseconds."""
+        ...
+
+
+class Reranker(Protocol):
+    """What an engine may offer besides: the relevance of documents, which needs Feature "rerank"."""
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """How well each document answers the query. Raises as `Engine.generate`."""
+        ...

@@ -1,0 +1,198 @@
+"""The engine: a pool of contexts, each evaluated by one worker thread at a time, and threads shared between them."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggserve.engines.contract import EngineOptions
+from ggserve.engines.ctransformers.context import Context
+from ggserve.engines.ctransformers.generation import Generation
+from ggserve.engines.logprobs import PromptScores, Scorer
+from ggserve.engines.pool import Pool
+from ggserve.engines.threads import ThreadBudget
+from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
+from ggserve.generation import Delta, Embedding, Feature, SamplingParams
+from ggserve.grammar.matcher import Grammars, Matcher
+
+log = logging.getLogger("ggserve.model")
+
+
+class CTransformersEngine:
+    """Runs one checked model file, each request in one of its contexts; the rest wait in the queue."""
+
+    name = "ctransformers"
+
+    def __init__(
+        self,
+        contexts: Sequence[Context],  # the first one opened, the others open when they are needed
+        *,
+        embeds: bool,  # whether the library keeps embeddings: of the older families it does not
+        pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
+        spelling: Callable[[int], bytes],  # how the file spells a token
+        end_ids: frozenset[int],  # tokens that end an answer
+        grammars: Grammars,  # of the same vocabulary
+        options: EngineOptions,
+    ) -> None:
+        """Raises EngineError where tokenizer and library disagree on the vocabulary."""
+        self.context_length = options.context_length
+        self.features: frozenset[Feature] = frozenset(("generation", "embeddings") if embeds else ("generation",))
+        self._pieces = pieces
+        self._end_ids = end_ids
+        self._scorer = Scorer(pieces, spelling)
+        self._prompt_scores = PromptScores()
+        self._grammars = grammars
+        self._contexts = contexts
+        if self._contexts[0].vocab_size != len(pieces):
+            raise EngineError(
+                f"ctransformers sees {self._contexts[0].vocab_size} tokens in the file, its tokenizer {len(pieces)}"
+            )
+        self.pool = Pool(self._contexts, options.queue_size)
+        self._threads = ThreadBudget(options.threads)
+        self._workers = ThreadPoolExecutor(len(contexts), thread_name_prefix="eval")
+        self._running: set[Generation] = set()
+
+    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """See Engine.generate."""
+        self._check(prompt, params)
+        matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
+        context = await self.pool.acquire(prompt if params.cache_prompt else ())
+        generation = self._new_generation(prompt, params, matcher)
+        self._workers.submit(self._run, context, generation)
+        async with aclosing(generation.listen()) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        """See Engine.embed."""
+        if "embeddings" not in self.features:
+            raise InvalidRequest("ctransformers makes no embeddings of the older families.")
+        nothing_more = SamplingParams(max_tokens=0)
+        for tokens in inputs:
+            if not tokens:
+                raise InvalidRequest("An input has no tokens.")
+            self._check(tokens, nothing_more)
+        embeddings = []
+        for tokens in inputs:
+            context = await self.pool.acquire(tokens)
+            generation = self._new_generation(tokens, nothing_more)
+            call = self._workers.submit(self._embed, context, generation)
+            try:
+                vector = await asyncio.shield(asyncio.wrap_future(call))  # it gives the context back, come what may
+            finally:
+                generation.cancelled = True
+            if vector is None:
+                raise EngineClosed
+            embeddings.append(Embedding(vector, len(tokens)))
+        return embeddings
+
+    def close(self) -> None:
+        """See Engine.close."""
+        self.pool.close()
+        for generation in list(self._running):
+            generation.cancelled = True
+        self._workers.shutdown()
+        self._grammars.close()
+        for context in self._contexts:
+            context.close()
+
+    def _check(self, prompt: Sequence[int], params: SamplingParams) -> None:
+        if len(prompt) >= self.context_length:
+            raise ContextOverflow(len(prompt), self.context_length)
+        for field, tokens in ((None, prompt), ("logit_bias", params.logit_bias)):
+            for token in tokens:
+                if not 0 <= token < len(self._pieces):
+                    raise InvalidToken(token, len(self._pieces), field)
+
+    def _new_generation(
+        self, prompt: Sequence[int], params: SamplingParams, matcher: Matcher | None = None
+    ) -> Generation:
+        generation = Generation(
+            prompt,
+            params,
+            pieces=self._pieces,
+            end_ids=self._end_ids,
+            scorer=self._scorer,
+            context_length=self.context_length,
+            matcher=matcher,
+        )
+        self._running.add(generation)
+        return generation
+
+    def _embed(self, context: Context, generation: Generation) -> NDArray[np.float32] | None:
+        """Evaluates an input, in a worker thread, and gives the context back. None when cancelled."""
+        try:
+            if not context.opened:
+                context.open()
+            with self._threads.request():
+                self._prefill(context, generation)
+            return None if generation.cancelled else context.embedding()
+        finally:
+            self._running.discard(generation)
+            self.pool.release(context)
+
+    def _run(self, context: Context, generation: Generation) -> None:
+        """Produces the answers, in a worker thread, and gives the context back before it sends the end."""
+        try:
+            if not context.opened:
+                context.open()
+            if not generation.params.cache_prompt:
+                context.tokens.clear()
+            with self._threads.request():
+                if generation.params.prompt_logprobs:
+                    self._score_prompt(context, generation)
+                while generation.end is None and not generation.cancelled:
+                    self._produce(context, generation)
+        except EngineError as error:
+            log.error("generation failed: %s", error)
+            generation.end = error
+        except Exception as error:
+            log.exception("generation failed")
+            generation.end = GenerationError(f"{type(error).__name__}: {error}")
+        finally:
+            self._running.discard(generation)
+            self.pool.release(context)
+            generation.put_end()
+
+    def _prefill(self, context: Context, generation: Generation) -> None:
+        """Evaluates what the context does not hold of the prompt yet; returns early when cancelled."""
+        generation.cached_tokens = context.reuse(generation.prompt)
+        self._eval(context, generation, generation.prompt[generation.cached_tokens :])
+
+    def _score_prompt(self, context: Context, generation: Generation) -> None:
+        """Evaluates the prompt token by token, because the library keeps the logits of the last one only."""
+        prompt, top = generation.prompt, generation.params.logprobs or 0
+        scores = self._prompt_scores.known(prompt, top) or [self._scorer.unscored(prompt[0])]
+        if len(scores) < len(prompt):
+            self._eval(context, generation, prompt[context.reuse(prompt[: len(scores)]) : len(scores)])
+        for token in prompt[len(scores) :]:
+            if generation.cancelled:
+                return
+            scores.append(self._scorer.score(context.logits(), token, top))
+            self._eval(context, generation, [token])
+        self._prompt_scores.keep(scores, top)
+        generation.prompt_scores = tuple(scores)
+
+    def _produce(self, context: Context, generation: Generation) -> None:
+        """One of the answers."""
+        self._prefill(context, generation)
+        if generation.cancelled:
+            return
+        if not generation.wants_tokens:
+            generation.finish("length")
+            return
+        while not generation.cancelled and (tokens := generation.step(context.logits())):
+            self._eval(context, generation, tokens)
+
+    def _eval(self, context: Context, generation: Generation, tokens: Sequence[int]) -> None:
+        """Appends tokens to the context, a chunk at a time; returns early when cancelled."""
+        for start in range(0, len(tokens), context.chunk):
+            if generation.cancelled:
+                return
+            chunk = tokens[start : start + context.chunk]
+            with self._threads.eval(len(chunk)) as threads:
+                context.eval(chunk, threads)

@@ -1,0 +1,85 @@
+"""Contexts of the legacy GGML families, whose C++ code keeps its buffers in static variables.
+
+Each context has its own copy of the shared library, and runs the evals first that make those buffers large enough. What
+to run, and how many tokens an eval may take, is worked out elsewhere. Nothing frees those buffers, 768 MiB in some
+families: a context that is closed leaves its copy to the next one.
+"""
+
+import ctypes
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ggserve.engines.contract import EngineOptions
+from ggserve.engines.ctransformers.context import Context
+from ggserve.errors import GenerationError
+
+# Folders with copies of a library that no context uses. They must stay as long as the process does: the dynamic linker
+# takes a file with the inode of a loaded one, deleted or not, for the same library.
+_unused: defaultdict[Path, list[tempfile.TemporaryDirectory[str]]] = defaultdict(list)
+
+_TOKENIZER_JSON = '{\n"merges": [\n"a b"\n]\n}\n'
+
+
+@dataclass(frozen=True)
+class LegacySetup:
+    """How to run a file. `warm_up`: evals (position, tokens) before the first one. `rewinds`: whether an eval may start
+    before the end of what the KV cache holds. `grouped`: 8 query heads share one of the keys (llama 70B)."""
+
+    chunk: int
+    warm_up: tuple[tuple[int, int], ...]
+    rewinds: bool
+    grouped: bool = False
+
+
+class LegacyContext(Context):
+    """A context of a legacy family."""
+
+    def __init__(self, path: Path, model_type: str, options: EngineOptions, setup: LegacySetup) -> None:
+        super().__init__(path, model_type, options)
+        self.chunk = setup.chunk
+        self._setup = setup
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def open(self) -> None:
+        """Copies the weights into memory, unless the family maps them, and allocates the KV cache."""
+        super().open()
+        for position, count in self._setup.warm_up:
+            ids = (ctypes.c_int * count)()
+            if not self._eval(self._handle, ids, count, position, count, 1):
+                raise GenerationError("ctransformers could not evaluate the first tokens.")
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """As Context.reuse, but for families that cannot go back."""
+        kept = len(self.tokens)
+        if super().reuse(prompt) < kept and not self._setup.rewinds:
+            self.tokens.clear()
+        return len(self.tokens)
+
+    def close(self) -> None:
+        super().close()
+        if self._folder is not None:
+            _unused[self._original].append(self._folder)
+            self._folder = None
+
+    def _load(self, module: ModuleType, config: Any, library: str | None) -> Any:
+        original = self._original = Path(module.find_library(library, gpu=self._gpu_layers > 0))
+        name = f"{original.parent.name}-{original.name}"
+        try:
+            self._folder = _unused[original].pop()
+        except IndexError:
+            self._folder = tempfile.TemporaryDirectory(prefix="ggserve-")
+            shutil.copyfile(original, Path(self._folder.name, name))
+        folder = Path(self._folder.name)
+        # The loader takes a path with "70b" in it for a model of grouped heads, and no other.
+        link = folder / ("model-70b.bin" if self._setup.grouped else "model.bin")
+        link.unlink(missing_ok=True)
+        link.symlink_to(self._path.resolve())
+        # Without this beside an older Falcon file, its loader ends the process. Nothing else reads it.
+        (folder / "tokenizer.json").write_text(_TOKENIZER_JSON)
+        return module.LLM(str(link), self._model_type, config=config, lib=str(folder / name))

@@ -1,0 +1,373 @@
+"""The llama.cpp engine: its server core in this process, with continuous batching in a loop of its own.
+
+Each running request holds one worker thread, which waits inside a native call and gets a callback for each chunk. No
+more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must have been
+checked before.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from ggserve.engines.contract import EngineOptions
+from ggserve.engines.llama_cpp.answer import Answer, native_error
+from ggserve.engines.llama_cpp.listener import PrivateListener
+from ggserve.engines.llama_cpp.load import Pooling, load_server
+from ggserve.engines.llama_cpp.own_tokenizer import OwnTokenizer
+from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.pool import Pool
+from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
+from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams
+from ggserve.grammar.gbnf import gbnf
+from ggserve.grammar.lark import with_ends
+from ggserve.grammar.matcher import Grammars
+from ggserve.messages import Tools
+
+log = logging.getLogger("ggserve.model")
+
+_TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
+
+
+class Slot:
+    """Room for one request. Which tokens a native slot holds is llama.cpp's business."""
+
+    opened = True
+    tokens: Sequence[int] = ()
+
+
+class LlamaCppEngine:
+    """Runs one checked GGUF file in `parallel` slots of `context_length` tokens each; the rest wait in the queue.
+
+    Differs from SamplingParams in what llama.cpp has no way to say: all three penalties count prompt and answer
+    together, and are applied after `logit_bias`. A seed repeats a text as long as no other request shares its batches:
+    their company changes the last bits of the logits.
+    """
+
+    name = "llama.cpp"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        options: EngineOptions,
+        vocab_size: int,
+        grammars: Grammars,  # of bytes
+        end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
+        pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
+        generates: bool = True,  # False: a model that makes embeddings only
+        chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
+        loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
+    ) -> None:
+        """Loads the model. Raises EngineError."""
+        self.context_length = options.context_length
+        self.features: frozenset[Feature] = frozenset(
+            ("rerank",) if pooling == "rank" else ("generation", "embeddings") if generates else ("embeddings",)
+        )
+        if options.mmproj_path is not None:
+            self.features |= {"images"}
+        self._vocab_size = vocab_size
+        self._grammars = grammars
+        self._tokenizer = OwnTokenizer()
+        self._loses_spaces = loses_spaces
+        self._end_ids = end_ids
+        self._parallel = options.parallel
+        self._speculates = options.speculate != "off" or options.draft_model is not None
+        self._listener = PrivateListener()
+        try:
+            self._server = load_server(
+                path,
+                self._listener,
+                options,
+                pooling=pooling,
+                chat_template=chat_template,
+                whole_inputs=not generates,
+            )
+        except EngineError:
+            self._listener.close()
+            raise
+        self._scorer = NativeScorer(
+            self._server,
+            spelling=lambda token: self.token_bytes([token])[0],
+            tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
+        )
+        self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
+        self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
+        self._running: set[Answer] = set()
+
+    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """See Engine.generate."""
+        if len(prompt) >= self.context_length:
+            raise ContextOverflow(len(prompt), self.context_length)
+        self._check_tokens(prompt)
+        self._check_tokens(params.logit_bias, "logit_bias")
+        room = self.context_length - len(prompt)
+        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        body = {
+            "prompt": await self._prompt(prompt),
+            "n_predict": max_tokens,
+            **_native_sampling(params, self.context_length),
+        }
+        async for delta in self._stream("handle_completions", body, params, prompt):
+            yield delta
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams,
+        tools: Tools | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
+        reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
+        InvalidRequest where the template refuses."""
+        self._check_tokens(params.logit_bias, "logit_bias")
+        sampling = _native_sampling(params, self.context_length)
+        body = {"messages": messages, **sampling, **_native_tools(tools), **_native_arguments(template_arguments)}
+        if params.max_tokens is not None:
+            body["n_predict"] = params.max_tokens
+        async for delta in self._stream("handle_chat_completions", body, params):
+            yield delta
+
+    def count_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Tools | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> int:
+        """See NativeChat.count_chat."""
+        body = {"messages": messages, **_native_tools(tools), **_native_arguments(template_arguments)}
+        text: str = self._listener.post("/apply-template", body)["prompt"]
+        return len(self.tokenize(text, add_special=True, parse_special=True))
+
+    async def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
+        """A prompt as llama.cpp takes it: of a model that sees, as text only."""
+        return await asyncio.to_thread(self.detokenize, tokens) if "images" in self.features else list(tokens)
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        """See Engine.embed."""
+        for tokens in inputs:
+            if not tokens:
+                raise InvalidRequest("An input has no tokens.")
+            if len(tokens) > self.context_length:
+                raise ContextOverflow(len(tokens), self.context_length)
+            self._check_tokens(tokens)
+        embeddings: list[Embedding] = []
+        for start in range(0, len(inputs), self._parallel):  # native code takes as many at once as it has slots
+            slot = await self.pool.acquire(())
+            some = inputs[start : start + self._parallel]
+            call = asyncio.wrap_future(self._workers.submit(self._embed, slot, some))
+            embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
+        return embeddings
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """See Reranker.rerank."""
+        scores: tuple[float, ...] = ()
+        prompt_tokens = 0
+        for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
+            slot = await self.pool.acquire(())
+            some = documents[start : start + self._parallel]
+            call = asyncio.wrap_future(self._workers.submit(self._rerank, slot, query, some))
+            ranking = await asyncio.shield(call)  # it gives the slot back, come what may
+            scores += ranking.scores
+            prompt_tokens += ranking.prompt_tokens
+        return Ranking(scores, prompt_tokens)
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
+        ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
+        return ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens included. Blocks for about a millisecond."""
+        self._check_tokens(ids)
+        text: str = self._listener.post("/detokenize", {"tokens": list(ids)})["content"]
+        return text
+
+    def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token. Blocks for about a millisecond a token."""
+        return [self.detokenize([token]).encode() for token in ids]
+
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
+        body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_arguments(template_arguments)}
+        text: str = self._listener.post("/apply-template", body)["prompt"]
+        return text
+
+    def close(self) -> None:
+        """See Engine.close."""
+        if self._server is None:
+            return
+        self.pool.close()
+        for answer in list(self._running):
+            answer.cancelled = True
+        self._workers.shutdown()
+        self._grammars.close()
+        del self._scorer  # it holds the server too
+        self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
+        self._listener.close()
+
+    def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float], field: str | None = None) -> None:
+        for token in tokens:
+            if not 0 <= token < self._vocab_size:
+                raise InvalidToken(token, self._vocab_size, field)
+
+    async def _stream(
+        self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        if self._speculates and params.logprobs is not None and params.max_tokens not in (0, 1):
+            raise InvalidRequest(
+                "logprobs of more than one token need SPECULATE=off and no DRAFT_MODEL: llama.cpp tells "
+                "nothing of the tokens that it guesses."
+            )
+        matcher = None
+        if params.grammar is not None:
+            matcher, text = await self._grammars.matcher(params.grammar)
+            if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
+                body["ignore_eos"] = False
+            if not self._loses_spaces:
+                await asyncio.to_thread(self._tokenizer.claim)
+                body["grammar"] = with_ends(text, self._end_ids)
+            elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
+                matcher = None
+            else:
+                body["grammar"] = _native_grammar(text, params.grammar.source)
+        body |= {
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
+            "timings_per_token": True,  # tells the true number of tokens
+        }
+        try:
+            bodies = [orjson.dumps({**body, **_seed(params, index)}) for index in range(params.n)]
+        except TypeError as error:
+            raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
+        slot = await self.pool.acquire(())
+        answer = Answer(params, self.context_length, self._scorer, prompt=prompt, matcher=matcher)
+        self._running.add(answer)
+        self._workers.submit(self._run, call, slot, bodies, answer)
+        async with aclosing(answer.listen()) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def _run(self, call: str, slot: Slot, bodies: Sequence[bytes], answer: Answer) -> None:
+        """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
+
+        They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
+        """
+        try:
+            if answer.prompt is not None and answer.params.prompt_logprobs:
+                top = answer.params.logprobs or 0
+                answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
+            for index, body in enumerate(bodies):
+                if answer.cancelled or answer.end is not None:
+                    break
+                answer.begin(index)
+                getattr(self._server, call)(body, answer.receive)
+        except EngineError as error:
+            answer.end = error
+        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates and schemas mostly
+            answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
+        finally:
+            if isinstance(answer.end, GenerationError):
+                log.error("generation failed: %s", answer.end)
+            self._running.discard(answer)
+            self.pool.release(slot)
+            answer.put_end()
+
+    def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+        try:
+            body = orjson.dumps({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
+            answer = orjson.loads(self._server.handle_embeddings(body))
+        finally:
+            self.pool.release(slot)
+        if error := answer.get("error"):
+            raise native_error(error, self.context_length)
+        vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
+        return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]
+
+    def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
+        try:
+            body = orjson.dumps({"query": query, "documents": list(documents)})
+            answer = orjson.loads(self._server.handle_rerank(body))
+        finally:
+            self.pool.release(slot)
+        if error := answer.get("error"):
+            if too_long := _TOO_LONG.search(error["message"]):
+                raise ContextOverflow(int(too_long[1]), self.context_length)
+            raise native_error(error, self.context_length)
+        results = sorted(answer["results"], key=lambda result: int(result["index"]))
+        return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
+
+
+def _native_grammar(lark: str, field: str | None) -> str:
+    try:
+        return gbnf(lark)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise InvalidRequest(
+            "llama.cpp holds no answer to this grammar with this model's vocabulary, from whose tokens it takes the "
+            f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",
+            field,
+        ) from error
+
+
+def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:
+    """SamplingParams as llama.cpp's request fields."""
+    fields: dict[str, Any] = {"ignore_eos": params.ignore_eos, "cache_prompt": params.cache_prompt}
+    samplers = []
+    if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
+        samplers.append("penalties")
+        fields |= {
+            "repeat_last_n": context_length,  # it makes room for as many
+            "repeat_penalty": params.repetition_penalty,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+        }
+    if params.temperature == 0:
+        fields |= {"samplers": [*samplers, "top_k"], "top_k": 1}
+    else:
+        # Temperature does not change which tokens are the top_k, and costs less after it.
+        fields |= {
+            "samplers": [*samplers, "top_k", "temperature", "top_p", "min_p"],
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+        }
+    if params.logit_bias:
+        fields["logit_bias"] = [[token, bias] for token, bias in params.logit_bias.items()]
+    if params.logprobs is not None:
+        fields["n_probs"] = max(params.logprobs, 1)  # of the distribution before all samplers
+    return fields
+
+
+def _seed(params: SamplingParams, index: int) -> dict[str, int]:
+    """The seed of that answer; 0xFFFFFFFF would mean a random one."""
+    return {} if params.seed is None else {"seed": (params.seed + index) % 0xFFFFFFFF}
+
+
+def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"chat_template_kwargs": template_arguments} if template_arguments else {}
+
+
+def _native_tools(tools: Tools | None) -> dict[str, Any]:
+    if tools is None:
+        return {}
+    return {
+        "tools": tools.functions,
+        "tool_choice": "required" if tools.required else "auto",
+        "parallel_tool_calls": tools.parallel,
+    }

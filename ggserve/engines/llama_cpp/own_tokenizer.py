@@ -1,0 +1,110 @@
+"""Sees to it that llama.cpp reads a grammar with the tokenizer of the model that answers.
+
+llama.cpp keeps one tokenizer for grammars in the process, known by the address of the vocabulary that it was made of. A
+model that is loaded after another was freed may have its vocabulary at that very address: it would get the tokenizer of
+the other, whose tokens are others, and a failed assertion ends the process where their number differs. A grammar of
+another model, which is there at the same time and so has another address, makes llama.cpp forget what it keeps.
+"""
+
+import struct
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import orjson
+
+from ggserve.engines.contract import EngineOptions
+from ggserve.engines.llama_cpp.listener import PrivateListener
+from ggserve.engines.llama_cpp.load import load_server
+from ggserve.errors import GenerationError
+
+_WIDTH = 32
+_TOKENS = ("<end>", "a")
+_GRAMMAR = '%llguidance {}\nstart: "a"\n'
+_U32, _I32, _F32, _STRING, _ARRAY = 4, 5, 6, 8, 9  # types of a GGUF file's values
+
+
+class OwnTokenizer:
+    """Of one model: what must have happened between its load and its first grammar."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._own = False
+
+    def claim(self) -> None:
+        """Blocks for some 20 milliseconds the first time. Raises EngineError."""
+        with self._lock:
+            if not self._own:
+                _forget()
+                self._own = True
+
+
+def _forget() -> None:
+    listener = PrivateListener()
+    try:
+        with TemporaryDirectory(prefix="ggserve-") as folder:
+            path = Path(folder, "blank.gguf")
+            path.write_bytes(_blank_model())
+            options = EngineOptions(context_length=_WIDTH, prompt_cache=0)
+            server = load_server(path, listener, options, pooling="last", chat_template=None, whole_inputs=False)
+            chunks: list[bytes] = []
+            body = {"prompt": [1], "n_predict": 1, "grammar": _GRAMMAR, "stream": True}
+            server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))
+            del server
+    except OSError as error:
+        raise GenerationError(f"grammars need a file in {error.filename}: {error.strerror}") from error
+    finally:
+        listener.close()
+    if any("error" in orjson.loads(chunk) for chunk in chunks):
+        raise GenerationError(f"llama.cpp does not take a grammar: {chunks[0].decode()}")
+
+
+def _blank_model() -> bytes:
+    """A GGUF file of a llama of one layer and two tokens, all its weights zero: 30 kB."""
+    fields = {
+        "general.architecture": _string("llama"),
+        "llama.context_length": _number(_WIDTH),
+        "llama.embedding_length": _number(_WIDTH),
+        "llama.feed_forward_length": _number(_WIDTH),
+        "llama.rope.dimension_count": _number(_WIDTH),
+        "llama.block_count": _number(1),
+        "llama.attention.head_count": _number(1),
+        "llama.attention.layer_norm_rms_epsilon": struct.pack("<If", _F32, 1e-5),
+        "tokenizer.ggml.model": _string("gpt2"),
+        "tokenizer.ggml.pre": _string("default"),
+        "tokenizer.ggml.tokens": _array(_STRING, [_text(token) for token in _TOKENS]),
+        "tokenizer.ggml.token_type": _array(_I32, [struct.pack("<i", kind) for kind in (3, 1)]),
+        "tokenizer.ggml.merges": _array(_STRING, []),
+        "tokenizer.ggml.bos_token_id": _number(0),
+        "tokenizer.ggml.eos_token_id": _number(0),
+    }
+    square = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    shapes = {
+        "token_embd": (_WIDTH, len(_TOKENS)),
+        "output_norm": (_WIDTH,),
+        **{f"blk.0.{name}": (_WIDTH,) for name in ("attn_norm", "ffn_norm")},
+        **{f"blk.0.{name}": (_WIDTH, _WIDTH) for name in square},
+    }
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(fields))
+    header += b"".join(_text(key) + value for key, value in fields.items())
+    size = 0
+    for name, shape in shapes.items():
+        header += _text(f"{name}.weight") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, size)
+        size += 4 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+    return header + bytes(-len(header) % 32) + bytes(size)
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<I", _STRING) + _text(text)
+
+
+def _number(value: int) -> bytes:
+    return struct.pack("<II", _U32, value)
+
+
+def _array(kind: int, items: list[bytes]) -> bytes:
+    return struct.pack("<IIQ", _ARRAY, kind, len(items)) + b"".join(items)

@@ -1,0 +1,107 @@
+"""How likely the model took tokens to be: from logits to scores, and which scores belong to the text that is shown."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ggserve.generation import ScoredToken
+
+_LEAST = -9999.0  # instead of minus infinity, which JSON has no word for
+_WIDTHS = (4.0, 8.0, 16.0, 32.0)  # below the largest logit: most often few tokens are that near, and quickly sorted
+_KEPT = 2  # prompts
+
+
+class Scorer:
+    """Scores tokens of one vocabulary from logits float32[n_vocab]."""
+
+    def __init__(self, pieces: Sequence[bytes], spelling: Callable[[int], bytes]) -> None:
+        """`pieces`: by token id, the bytes that it adds to a text; `spelling`: how the file spells a token."""
+        self._pieces = pieces
+        self._spelling = spelling
+
+    def score(self, logits: NDArray[np.float32], token: int, top: int) -> ScoredToken:
+        """A token where the model computed `logits`, with the `top` likeliest in its place."""
+        peak = float(logits.max())
+        # The logarithm of the softmax's denominator; the sum in float64, or 50,000 small terms lose digits.
+        norm = peak + float(np.log(np.exp(logits - np.float32(peak)).sum(dtype=np.float64)))
+
+        def scored(other: int, *, top: tuple[ScoredToken, ...] = ()) -> ScoredToken:
+            piece = self._pieces[other]
+            logprob = max(float(logits[other]) - norm, _LEAST)
+            return ScoredToken(other, piece or self._spelling(other), logprob, top, control=not piece)
+
+        return scored(token, top=tuple(scored(other) for other in likeliest(logits, peak, top)))
+
+    def unscored(self, token: int) -> ScoredToken:
+        """A token that nothing comes before."""
+        piece = self._pieces[token]
+        return ScoredToken(token, piece or self._spelling(token), None, control=not piece)
+
+
+def likeliest(logits: NDArray[np.float32], peak: float, count: int) -> list[int]:
+    """The ids of the `count` largest logits, the largest first; of equal ones the lowest id."""
+    if count == 0:
+        return []
+    for width in _WIDTHS:
+        near = (logits >= peak - width).nonzero()[0]
+        if len(near) >= count:
+            break
+    else:
+        near = np.arange(len(logits))
+    order = np.argsort(-logits[near], kind="stable")[:count]
+    ids: list[int] = near[order].tolist()
+    return ids
+
+
+class ShownTokens:
+    """Holds scored tokens back until the text that they begin in is shown."""
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[int, ScoredToken]] = deque()  # with the characters before each
+        self._made = self._shown = 0  # characters
+
+    def add(self, token: ScoredToken, characters: int) -> None:
+        """Takes the next token, and how many characters it completed."""
+        self._held.append((self._made, token))
+        self._made += characters
+
+    def take(self, characters: int) -> tuple[ScoredToken, ...]:
+        """The tokens of the next piece of text that is shown, of so many characters."""
+        self._shown += characters
+        taken = []
+        while self._held and self._held[0][0] < self._shown:
+            taken.append(self._held.popleft()[1])
+        return tuple(taken)
+
+    def take_all(self) -> tuple[ScoredToken, ...]:
+        """The rest, when nothing more comes."""
+        rest = tuple(token for _, token in self._held)
+        self._held.clear()
+        return rest
+
+
+class PromptScores:
+    """The scores of the last prompts: who asks for them asks for many that begin alike."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[int, list[ScoredToken]]] = deque(maxlen=_KEPT)
+
+    def known(self, prompt: Sequence[int], top: int) -> list[ScoredToken]:
+        """The scores of as many of the prompt's first tokens as are known, with `top` likeliest each."""
+        found: list[ScoredToken] = []
+        for kept_top, scores in tuple(self._kept):
+            if kept_top != top:
+                continue
+            common = 0
+            while common < min(len(scores), len(prompt)) and scores[common].id == prompt[common]:
+                common += 1
+            if common > len(found):
+                found = scores[:common]
+        return found
+
+    def keep(self, scores: list[ScoredToken], top: int) -> None:
+        """Remembers the scores of a prompt."""
+        if (top, scores) not in self._kept:
+            self._kept.append((top, scores))

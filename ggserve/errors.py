@@ -1,0 +1,92 @@
+"""Every error that the layers share. `str()` of each is one line for the user.
+
+EngineError                an engine cannot do what was asked
+  GenerationError          a generation failed inside the engine
+  ContextOverflow          a prompt does not fit the context
+  InvalidToken             a token id outside the vocabulary
+  InvalidRequest           the request asks for something that cannot be done
+  QueueFull                too many requests are waiting
+  EngineClosed             the server is shutting down
+ModelFileError             a model file cannot be used
+TemplateError              a chat template does not compile, or refuses the messages
+  TemplateTooCostly        a chat template exceeds its budget
+UnknownModel               no model has the requested name
+"""
+
+
+class EngineError(Exception):
+    """An engine cannot do what was asked."""
+
+
+class GenerationError(EngineError):
+    """A generation failed inside the engine."""
+
+
+class ContextOverflow(EngineError):
+    """A prompt does not fit the context."""
+
+    def __init__(self, prompt_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+        counted = f"{'at least ' if at_least else ''}{prompt_tokens}"
+        super().__init__(
+            f"This model's maximum context length is {context_length} tokens, and the prompt has {counted}: "
+            "shorten it (at least one token must be left for the answer)."
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+
+
+class InvalidToken(EngineError):
+    """A token id outside of the vocabulary."""
+
+    def __init__(self, token: int, vocab_size: int, field: str | None = None) -> None:
+        super().__init__(f"Token id {token} is outside of the vocabulary (0 to {vocab_size - 1}).")
+        self.field = field  # of the request, where it is not the prompt
+
+
+class InvalidRequest(EngineError):
+    """The engine refuses what a request asks for, in the `field` that it tells of if it knows."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class QueueFull(EngineError):
+    """As many requests wait as may wait."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"The server is busy: {waiting} requests are waiting already. Try again in a moment.")
+
+
+class EngineClosed(EngineError):
+    """The engine is shutting down."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
+
+
+class ModelFileError(Exception):
+    """A model file that cannot be used. `str()` is one line: the file's name, what is wrong and where."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """`message` with line breaks and control characters (names in a damaged file have them) escaped."""
+    return message if message.isprintable() else message.encode("unicode_escape").decode()
+
+
+class TemplateError(Exception):
+    """A chat template that does not compile, or messages that it refuses. `str()` is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split())[:500])
+
+
+class TemplateTooCostly(TemplateError):
+    """A chat template that builds or loops without end."""
+
+
+class UnknownModel(Exception):
+    """A name that no model has; str() lists those that there are."""

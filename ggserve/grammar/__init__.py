@@ -1,0 +1,1 @@
+"""Structured output: grammars, and how an answer is held to one."""

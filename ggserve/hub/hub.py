@@ -1,0 +1,210 @@
+"""Model files from a hub: chooses one in a repository, downloads it, keeps it in the hub library's cache.
+
+A cached file is used without asking the network. All settings are huggingface_hub's own environment variables: HF_HOME,
+HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and so on.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_id
+
+from ggserve.errors import ModelFileError
+from ggserve.hub.pick import choose, human_size, models, projector
+from ggserve.modelfile.parts import part_names
+
+log = logging.getLogger("ggserve.model")
+
+_LIST_TIMEOUT = 10.0  # seconds
+_USUAL = "Q4_K_M"  # what other programs take too, of a repository with many quantizations
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A model repository at one revision: a branch, a tag or a commit."""
+
+    id: str
+    revision: str
+
+    @classmethod
+    def parse(cls, name: str) -> "Repository":
+        """From `org/name` or `org/name@revision`. Raises ModelFileError."""
+        repo_id, _, revision = name.partition("@")
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise ModelFileError(f"there is no file or folder {name}, and it names no repository: {error}") from None
+        return cls(repo_id, revision or constants.DEFAULT_REVISION)
+
+    def __str__(self) -> str:
+        return self.id if self.revision == constants.DEFAULT_REVISION else f"{self.id}@{self.revision}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the cache keeps this repository."""
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.id, repo_type="model")
+
+    @property
+    def snapshot(self) -> Path:
+        """Where the cache keeps this revision's files; may not exist."""
+        ref = self.folder / "refs" / self.revision
+        return self.folder / "snapshots" / (ref.read_text() if ref.is_file() else self.revision)
+
+    def url(self, name: str) -> str:
+        """Where the hub has a file."""
+        return hf_hub_url(self.id, name, revision=self.revision)
+
+
+def download(name: str, file: str | None = None) -> Path:
+    """The path in the cache of a repository's model file: `file` (or its quantization), the only one there is, or else
+    the only one in Q4_K_M. A model that sees comes with its projector.
+
+    Raises ModelFileError. Whatever ends a download early, the next call goes on where it stopped.
+    """
+    repository = Repository.parse(name)
+    snapshot = repository.snapshot
+    cached = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in _files(snapshot)}
+    whole = {name: size for name, size in cached.items() if cached.keys() >= set(part_names(name))}
+    with suppress(ModelFileError):
+        return snapshot / choose(whole, file, str(repository), usual=_USUAL)
+    if constants.HF_HUB_OFFLINE:
+        has = f"has of it only {', '.join(models(whole))}" if models(whole) else "has no file of it"
+        raise ModelFileError(
+            f"HF_HUB_OFFLINE is set, and {file or 'the model file'} of {repository} is not in the cache "
+            f"{constants.HF_HUB_CACHE}, which {has}"
+        )
+    with _explained(repository):
+        info = HfApi().model_info(
+            repository.id, revision=repository.revision, files_metadata=True, timeout=_LIST_TIMEOUT
+        )
+        sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
+        chosen = choose(sizes, file, str(repository), usual=_USUAL)
+        companion = projector(chosen, sizes)
+        # The model comes last, so that once it is cached all that it needs is.
+        for name in ([companion] if companion else []) + part_names(chosen):
+            _download_blob(repository, name, sizes[name])
+            hf_hub_download(repository.id, name, revision=repository.revision)
+        return repository.snapshot / chosen
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _download_blob(repository: Repository, name: str, size: int) -> None:
+    """Puts the file's content into the cache, where `hf_hub_download` then finds it.
+
+    That function would download too, but since huggingface_hub 2 it starts from zero after a restart.
+    """
+    metadata = get_hf_file_metadata(repository.url(name))
+    size = metadata.size or size
+    if metadata.etag is None:
+        raise ModelFileError(f"{constants.ENDPOINT} does not answer as a hub does: no ETag for {name}")
+    blob = repository.folder / "blobs" / metadata.etag
+    partial = blob.with_name(f"{blob.name}.incomplete")
+    lock = Path(constants.HF_HUB_CACHE) / ".locks" / repository.folder.name / f"{metadata.etag}.lock"
+    for path in (blob, lock):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):  # the library's own: of many servers that start at once, one downloads
+        if blob.exists():
+            return
+        have = partial.stat().st_size if partial.exists() else 0
+        _check_room(blob.parent, size - have, name)
+        if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            return  # more than a hub gives over HTTP; hf_hub_download has another protocol
+        _download_rest(repository, name, partial, size)
+        if _SHA256.fullmatch(metadata.etag) and _sha256(partial) != metadata.etag:
+            partial.unlink()
+            raise ModelFileError(f"{name} from {repository} came damaged (its SHA-256 is wrong): start again")
+        os.replace(partial, blob)
+
+
+def _check_room(folder: Path, nbytes: int, name: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise ModelFileError(
+            f"{name} needs {human_size(nbytes)} of disk in {constants.HF_HUB_CACHE}, {human_size(free)} are free: "
+            "make room, or set HF_HOME to a folder on another disk"
+        )
+
+
+def _download_rest(repository: Repository, name: str, partial: Path, size: int) -> None:
+    """Adds to `partial` what it lacks of `size` bytes; it stays when the connection breaks or the user stops."""
+    with partial.open("ab") as file:
+        have = file.tell()
+        if have > size:
+            have = file.truncate(0)
+        there = f", of which {human_size(have)} are here" if have else ""
+        log.info("downloading %s (%s%s) from %s", name, human_size(size), there, repository)
+        try:
+            http_get(
+                repository.url(name),
+                file,
+                resume_size=have,
+                headers={**build_hf_headers(), "Accept-Encoding": "identity"},
+                expected_size=size,
+                displayed_filename=name,
+            )
+        except OSError as error:
+            if isinstance(error, HfHubHTTPError) or error.errno is not None:
+                raise
+            file.truncate(0)  # all came, but another length than the hub announces
+            raise ModelFileError(f"{name} from {repository} came in the wrong size: start again") from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explained(repository: Repository) -> Iterator[None]:
+    """Turns what the hub library raises into ModelFileError, one line that says what to do."""
+    hub = constants.ENDPOINT
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelFileError(
+            f"{repository} is gated: ask for access at {hub}/{repository.id}, and set HF_TOKEN to a token of yours"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelFileError(f"{repository.id} has no revision {repository.revision}") from error
+    except RepositoryNotFoundError as error:
+        raise ModelFileError(
+            f"there is no folder {repository.id} here and no such repository on {hub} (a private one needs HF_TOKEN)"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise ModelFileError(f"{hub} refuses access to {repository}: check the token in HF_TOKEN") from error
+        raise ModelFileError(f"{hub} answered {status} for {repository}: try again later") from error
+    except HTTPError as error:
+        raise ModelFileError(
+            f"no connection to {hub} for {repository} ({error or type(error).__name__}): check the network and start "
+            "again; a begun download goes on where it stopped"
+        ) from error
+    except OSError as error:
+        raise ModelFileError(f"{repository} cannot be downloaded: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelFileError(f"{hub} does not answer as a hub does: {error}") from error

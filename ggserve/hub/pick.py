@@ -1,0 +1,94 @@
+"""Which of many files is the model, and which its projector: in a folder or a repository, by name and size alone."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.parts import part_names
+
+SUFFIXES = (".gguf", ".ggml", ".bin")
+
+# Files that share those suffixes: PyTorch's, and GGUF files that go along with a model.
+_OTHERS = re.compile(
+    r"(^|[-_.])(pytorch_model|adapter_model|training_args|optimizer|scheduler|consolidated|mmproj|imatrix)", re.I
+)
+
+_PROJECTOR = re.compile(r"mmproj[^/]*\.gguf$", re.I)
+
+
+def choose(sizes: Mapping[str, int], wanted: str | None, where: str, *, usual: str | None = None) -> str:
+    """The name of the model file: `wanted`, which may be its quantization ("Q4_K_M"), else the only one among `sizes`
+    (bytes, by name), else the only one of the quantization `usual`; of several parts the first.
+
+    Raises ModelFileError that lists what there is `where`, when that is none or several.
+    """
+    candidates = models(sizes)
+    if wanted and wanted not in sizes:
+        wanted = _only(candidates, wanted) or wanted
+    if not wanted:
+        wanted = next(iter(candidates)) if len(candidates) == 1 else usual and _only(candidates, usual)
+    if wanted:
+        if wanted not in sizes:
+            raise ModelFileError(f"there is no file {wanted} in {where}; {_listing(sizes)}")
+        if not _is_model(wanted):
+            raise ModelFileError(f"{wanted} in {where} is not a model file by its name; {_listing(sizes)}")
+        return _whole(wanted, sizes, where)
+    if not candidates:
+        raise ModelFileError(f"{where} has no model files ({', '.join(SUFFIXES)})")
+    raise ModelFileError(f"choose one of the files in {where} with MODEL_FILE; {_listing(sizes)}")
+
+
+def models(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The models among files, each by its only or first file, and their bytes; the smallest first."""
+    found = Counter[str]()
+    for name in filter(_is_model, sizes):
+        found[part_names(name)[0]] += sizes[name]
+    return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
+
+
+def projector(model: str, sizes: Mapping[str, int]) -> str | None:
+    """The projector that belongs to a model, by the paths of both: the nearest, in its folder or one above; of several
+    there the only one in F16, else the smallest."""
+    for folder in PurePosixPath(model).parents:
+        found = {name: sizes[name] for name in filter(_PROJECTOR.search, sizes) if PurePosixPath(name).parent == folder}
+        if found:
+            return _only(found, "F16") or min(found, key=lambda name: found[name])
+    return None
+
+
+def human_size(nbytes: int) -> str:
+    """Bytes as people and hubs write them, in powers of 1000."""
+    size, unit = float(nbytes), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+
+
+def _only(names: Iterable[str], quantization: str) -> str | None:
+    """The only one that has it in its name, in capitals or not: "llama-2-7b.Q4_K_M.gguf"."""
+    pattern = re.compile(rf"(?<![a-z0-9]){re.escape(quantization)}(?=[-.])", re.I)
+    found = [name for name in names if pattern.search(name.rpartition("/")[2])]
+    return found[0] if len(found) == 1 else None
+
+
+def _is_model(name: str) -> bool:
+    base = name.rpartition("/")[2]
+    return base.lower().endswith(SUFFIXES) and not base.startswith(".") and not _OTHERS.search(base)
+
+
+def _whole(name: str, sizes: Mapping[str, int], where: str) -> str:
+    """The first file of the model that `name` is a file of. Raises ModelFileError where one is missing."""
+    names = part_names(name)
+    for part in names:
+        if part not in sizes:
+            raise ModelFileError(f"{name} in {where} is one of {len(names)} parts of a model, and {part} is not there")
+    return names[0]
+
+
+def _listing(sizes: Mapping[str, int]) -> str:
+    files = [f"{name} ({human_size(size)})" for name, size in models(sizes).items()]
+    return f"it has {', '.join(files)}" if files else f"it has no model files ({', '.join(SUFFIXES)})"

@@ -1,0 +1,73 @@
+"""What of the machine this process may use: cores to compute with, and memory."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
+_DEVICES = Path("/sys/devices")
+
+
+def usable_cores() -> int:
+    """The physical cores that this process may run on, of two kinds the fast ones, and no more than the time that its
+    container or service may take fills.
+
+    ggml's threads share each matrix evenly and wait for the slowest, which are those that share a core or have a small
+    one.
+    """
+    shares = [int(quota) / int(period) for quota, period in map(str.split, _group_limits("cpu.max"))]
+    return max(1, int(min([_physical_cores(), *shares])))
+
+
+def usable_memory() -> int:
+    """Bytes: the machine's memory, or what the container or service may take of it."""
+    return min([psutil.virtual_memory().total, *map(int, _group_limits("memory.max"))])
+
+
+def give_back_memory() -> None:
+    """Returns to the system what was freed while loading, where the C library (glibc) would keep it."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
+def _physical_cores() -> int:
+    if sys.platform == "darwin":
+        with suppress(OSError, ValueError, subprocess.SubprocessError):
+            command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]  # of Apple's two kinds the fast one
+            return int(subprocess.check_output(command, stderr=subprocess.DEVNULL))
+    if sys.platform != "linux":
+        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    fast = cpus & _numbers(_text(_DEVICES / "cpu_core/cpus"))  # on processors of two kinds; "cpu_atom" are the others
+    siblings = (_text(_DEVICES / f"system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in fast or cpus)
+    known = [each for each in siblings if each]
+    return len(set(known)) or len(cpus)
+
+
+def _group_limits(name: str) -> Iterator[str]:
+    """What limits this process's control group (cgroup v2) and those above it; a container sees its own as the root."""
+    groups = [line[3:] for line in _text(_OWN_GROUP).splitlines() if line.startswith("0::/")]
+    for group in groups:
+        folder = _CONTROL_GROUPS / group.lstrip("/")
+        for each in (folder, *folder.parents):
+            if each.is_relative_to(_CONTROL_GROUPS) and (limit := _text(each / name)) and not limit.startswith("max"):
+                yield limit
+
+
+def _numbers(ranges: str) -> set[int]:
+    """Of a list as Linux writes it: "0-3,8"."""
+    ends = [part.partition("-") for part in ranges.split(",") if part]
+    return {number for first, _, last in ends for number in range(int(first), int(last or first) + 1)}
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text().strip()
+    return ""

@@ -1,0 +1,247 @@
+"""GGUFModel: one model file, loaded once: chats, completions, embeddings, tokens.
+
+Usable without HTTP; the API talks to nothing else.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from ggserve.errors import InvalidRequest, InvalidToken
+from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
+from ggserve.messages import Tools
+from ggserve.model.chats import Chat, Chats
+from ggserve.model.load import LoadOptions, Report, load
+from ggserve.modelfile.facts import ModelFacts
+from ggserve.modelfile.parts import part_names, without_part
+
+__all__ = ["GGUFModel", "SamplingParams"]
+
+log = logging.getLogger("ggserve.model")
+
+_ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
+_SUFFIXES = (".gguf", ".bin", ".ctransformers")
+
+
+class GGUFModel:
+    """A loaded model. `chat` and `complete` are async generators of deltas; closing one stops it."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        log_prompts: bool = False,
+        max_tokens: int | None = None,  # that an answer may have, whatever is asked for
+        report: Report | None = None,
+        **options: Any,
+    ) -> None:
+        """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
+        what people write; `report` gets what part of the file is read, 0 to 1.
+
+        Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
+        """
+        self.path = Path(path)
+        self.name = model_name(self.path)
+        self._log_prompts = log_prompts
+        self._max_tokens = max_tokens
+        started = time.perf_counter()
+        self._loaded = loaded = load(self.path, LoadOptions(**options), report)
+        self.load_seconds = time.perf_counter() - started
+        self.engine = loaded.engine
+        self._codec = loaded.codec
+        self._chats = Chats(loaded)
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that runs the file."""
+        return self.engine.name
+
+    @property
+    def engine_reason(self) -> str:
+        """One line: why that engine."""
+        return self._loaded.engine_reason
+
+    @property
+    def context_length(self) -> int:
+        """Tokens, prompt and answer together."""
+        return self.engine.context_length
+
+    @property
+    def parallel(self) -> int:
+        """Answers at the same time."""
+        return self._loaded.options.parallel
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How busy it is."""
+        return self.engine.pool
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the file says of itself."""
+        return self._loaded.facts
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What the engine can do with this model."""
+        return self.engine.features
+
+    async def complete(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """Continues a text, or token ids as they are. An empty prompt starts a text of the model's own."""
+        if isinstance(prompt, str):
+            ids = await self._loaded.off_loop(len(prompt), self._codec.encode_prompt, prompt)
+        else:
+            ids = list(prompt) or self._codec.encode_prompt("")
+        running = self._logged(prompt, self.engine.generate(ids, self._capped(params)))
+        async with aclosing(running) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    @property
+    def infill_objection(self) -> str | None:
+        """Why the model cannot fill in the middle; None where it can."""
+        return self._loaded.infill.objection
+
+    async def infill(
+        self,
+        prefix: str | Sequence[int],
+        suffix: str,
+        params: SamplingParams | None = None,
+        *,
+        files: Sequence[File] = (),
+    ) -> AsyncGenerator[Delta, None]:
+        """What belongs between two pieces of a text; of other `files`, the end of what the context has room for. Only
+        where nothing speaks against it."""
+        params = self._capped(params)
+        answer = self.context_length // _ANSWER_OF_GAP if params.max_tokens is None else params.max_tokens
+        room = self.context_length - answer - 1
+
+        def encoded(gap: tuple[str | Sequence[int], str]) -> list[int]:
+            return self._loaded.infill.prompt(*gap, files, room=room)
+
+        length = len(prefix) * isinstance(prefix, str) + len(suffix)
+        ids = await self._loaded.off_loop(
+            length, encoded, (prefix, suffix), others=sum(len(file.text) for file in files)
+        )
+        async with aclosing(self._logged([prefix, suffix], self.engine.generate(ids, params))) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def chat(
+        self,
+        messages: list[dict[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Tools | None = None,
+        begun: str = "",
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
+        `template_arguments` are variables of its chat template, as `enable_thinking`. Raises TemplateError too."""
+        running = self._chats.answer(Chat(messages, tools, begun, template_arguments or {}), self._capped(params))
+        async with aclosing(self._logged(messages, running)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def count_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Tools | None = None,
+        begun: str = "",
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
+        return await self._chats.count(Chat(messages, tools, begun, template_arguments or {}))
+
+    def _capped(self, params: SamplingParams | None) -> SamplingParams:
+        params = params or SamplingParams()
+        limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
+        return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
+
+    def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        return logged(prompt, deltas) if self._log_prompts else deltas
+
+    async def embed(self, inputs: Sequence[str | Sequence[int]]) -> list[Embedding]:
+        """The embedding of each text (or of token ids as they are), a vector of length 1."""
+        ids = [
+            list(text) if not isinstance(text, str) else await self._loaded.off_loop(len(text), self._input_ids, text)
+            for text in inputs
+        ]
+        return await self.engine.embed(ids)
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
+        """How well each document answers the query; needs Feature "rerank"."""
+        if self._loaded.reranker is None:
+            raise InvalidRequest(f"{self.name} does not rank documents")
+        return await self._loaded.reranker.rerank(query, documents)
+
+    @property
+    def tokenizer_facts(self) -> dict[str, str | None]:
+        """The texts of `bos_token` and `eos_token`, and `chat_template` in Jinja2; None for what it does not have."""
+        return {**self._codec.special_tokens, "chat_template": self._codec.template_source}
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Ids of a text: with the special tokens that the model wants around it, and with those that it spells."""
+        return self._codec.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def tokenize_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """The ids of a chat, up to where the assistant's answer begins. Raises TemplateError."""
+        return self._codec.encode_chat(messages)
+
+    def render_chat(self, messages: list[dict[str, Any]]) -> str:
+        """The text of a chat, up to where the assistant's answer begins. Raises TemplateError."""
+        return self._codec.render(messages)
+
+    def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of token ids. Raises InvalidToken."""
+        self._check_tokens(ids)
+        return self._codec.decode(ids, skip_special=skip_special)
+
+    def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token, control tokens as the file spells them. Raises InvalidToken."""
+        self._check_tokens(ids)
+        return self._codec.pieces(ids)
+
+    def _input_ids(self, text: str) -> list[int]:
+        return self._codec.encode(text, add_special=True, parse_special=False)
+
+    def _check_tokens(self, ids: Sequence[int]) -> None:
+        for token in ids:
+            if not 0 <= token < self._loaded.vocab_size:
+                raise InvalidToken(token, self._loaded.vocab_size)
+
+    def close(self) -> None:
+        """Ends every answer and frees the model."""
+        self.engine.close()
+
+
+def model_name(path: Path) -> str:
+    """What the model of a file is called."""
+    name = without_part(path.name)
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def model_bytes(path: Path) -> int:
+    """The size of a model, all its files together."""
+    return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
+
+
+async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    """The same deltas; in the end the log has the prompt and the answer, as far as it came."""
+    texts = []
+    try:
+        async with aclosing(deltas):
+            async for delta in deltas:
+                texts.append(delta.text)
+                yield delta
+    finally:
+        log.info("prompt %r, answer %r", prompt, "".join(texts))

@@ -1,0 +1,350 @@
+"""From a model file and what the user wants to an engine, a codec and what they have in common. Answers nothing."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from ggserve.chat.codec import Codec, EngineCodec
+from ggserve.chat.infill import Infill
+from ggserve.chat.named_templates import family_template, read_chat_template
+from ggserve.chat.template import ChatTemplate
+from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
+from ggserve.chat.tool_calls.history import wants_short_ids
+from ggserve.chat.tool_template import with_tools
+from ggserve.engines.choice import EngineName, WantedEngine, choose_engine
+from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
+from ggserve.engines.ctransformers.context import Context, cuda_loads
+from ggserve.engines.ctransformers.engine import CTransformersEngine
+from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
+from ggserve.engines.llama_cpp.engine import LlamaCppEngine
+from ggserve.engines.llama_cpp.load import Pooling, sees_gpu
+from ggserve.engines.native_process import send_c_stderr as send_c_stderr  # the app asks for it once a model runs
+from ggserve.errors import ContextOverflow, ModelFileError, TemplateError
+from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
+from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
+from ggserve.hub.converted import as_gguf
+from ggserve.machine import usable_cores, usable_memory
+from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
+from ggserve.modelfile.facts import ModelFacts, model_facts
+from ggserve.modelfile.file import (
+    ModelFile,
+    chat_template,
+    has_pooling,
+    is_embedding_model,
+    is_reranker,
+    read_model_file,
+)
+from ggserve.modelfile.gguf import GGUFFile, read_gguf
+from ggserve.modelfile.legacy.ggml import GGMLFile
+from ggserve.modelfile.memory import MemoryPlan, plan_memory
+from ggserve.modelfile.norms import check_norms
+from ggserve.modelfile.read_ahead import read_ahead
+from ggserve.tokenizer.tokenizer import Tokenizer
+from ggserve.tokenizer.vocabulary import control_texts
+
+log = logging.getLogger("ggserve.model")
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+Report = Callable[[float], object]
+Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
+
+_GPU_USERS: dict[EngineName, Callable[[], bool]] = {"ctransformers": cuda_loads, "llama.cpp": sees_gpu}
+_MANY = 8  # answers at the same time, from which on llama.cpp runs the default model: it decodes them in one batch
+_LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
+_PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
+_REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(Tuning):
+    """What a user may say about a load; None leaves it to the file and the machine."""
+
+    engine: WantedEngine = "auto"
+    cache_dir: Path = Path("models")  # where files that an engine needs in another form are kept
+    model_type: str | None = None  # the family of a legacy file; None: what the file proves
+    chat_template: str | None = None  # a name (prompt/named_templates) or a file; None: the model file's own
+    context_length: int | None = None  # tokens; None: the model's own, at most 4096
+    threads: int | None = None  # None: the usable cores
+    parallel: int | None = None  # answers at the same time; None: 1 to 4, as memory allows
+
+    @property
+    def only_llama_cpp(self) -> str | None:
+        """The first setting that ctransformers has no counterpart of."""
+        for name in ("mmproj_path", "lora_path"):
+            if path := getattr(self, name):
+                return f"{name.upper()}={path.name}"
+        if self.draft_model:
+            return f"DRAFT_MODEL={self.draft_model}"
+        if self.kv_cache_type != "f16":
+            return f"KV_CACHE_TYPE={self.kv_cache_type}"
+        return "FLASH_ATTENTION=on" if self.flash_attention == "on" else None
+
+    @property
+    def default_on_llama_cpp(self) -> bool:
+        """Whether llama.cpp is to run the default model, which there is for each engine."""
+        if self.engine != "auto":
+            return self.engine == "llama.cpp"
+        many = (self.parallel or 0) >= _MANY
+        return many or self.only_llama_cpp is not None or (self.gpu_layers > 0 and sees_gpu())
+
+    def for_engine(self, plan: MemoryPlan) -> EngineOptions:
+        """The options of the engine that follows a plan."""
+        tuning = {name: getattr(self, name) for name in Tuning.__dataclass_fields__}
+        return EngineOptions(
+            **tuning,
+            context_length=plan.context_length,
+            threads=self.threads or usable_cores(),
+            parallel=plan.slots,
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An engine that has loaded a file, and the codec between texts and its tokens."""
+
+    engine: Engine
+    engine_reason: str  # one line: why this engine
+    options: EngineOptions
+    codec: Codec | EngineCodec
+    facts: ModelFacts
+    vocab_size: int
+    infill: Infill  # prompts of texts with a gap
+    control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
+    reranker: Reranker | None = None  # for models that rank documents
+    native_chat: NativeChat | None = None  # for chats with tools
+    call_format: CallFormat = HERMES  # how answers that are read here write calls
+    calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
+    short_call_ids: bool = False  # the template takes no other ids of calls
+    chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
+
+    async def off_loop(
+        self, length: int, function: Callable[[Argument], Result], argument: Argument, *, others: int = 0
+    ) -> Result:
+        """Calls `function`, which makes tokens of a text of `length` characters, and of `others` that need not fit: in
+        a thread if that is long. Raises ContextOverflow if they cannot fit, which the length alone may tell."""
+        fewest = length // self.codec.longest_token
+        if fewest > self.engine.context_length:
+            raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
+        if self.codec.blocks or length + others > _LONG_TEXT:
+            return await asyncio.to_thread(function, argument)
+        return function(argument)
+
+
+def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
+    """Checks the file, chooses the engine, plans the memory and loads. `report` gets what part of the file is read.
+
+    Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
+    """
+    started = time.perf_counter()
+    file = read_model_file(path, options.model_type)
+    options = _with_projector(path, file, options)
+    engine_name, reason = choose_engine(
+        file,
+        options.engine,
+        slots=options.parallel,
+        gpu_users=[name for name, uses_gpu in _GPU_USERS.items() if options.gpu_layers and uses_gpu()],
+        only_llama_cpp=options.only_llama_cpp,
+    )
+    report = report or (lambda progress: None)
+    own = family_template(file) if isinstance(file, GGMLFile) else None
+    chosen = read_chat_template(options.chat_template) if options.chat_template else own
+    if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
+        file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], _half(report, 0)))
+        report = _half(report, 1)
+    draft = _draft(file, options.draft_model) if options.draft_model else None
+    if engine_name == LlamaCppEngine.name:
+        options = _with_companions(file, options)
+    plan = plan_memory(
+        file,
+        context_length=options.context_length,
+        slots=options.parallel,
+        memory=usable_memory(),
+        gpu_layers=options.gpu_layers,
+        shares_gpu=engine_name != CTransformersEngine.name,
+        cache_type=options.kv_cache_type,
+        draft=draft,
+    )
+    read_ahead(file, report)
+    check_norms(file)
+    loader = _load_ctransformers if engine_name == CTransformersEngine.name else _load_llama_cpp
+    loaded = loader(file, reason, chosen, plan, options.for_engine(plan))
+    log.info(
+        "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
+        "%d layers on the GPU",
+        path,
+        time.perf_counter() - started,
+        loaded.engine.name,
+        reason,
+        plan.context_length,
+        plan.slots,
+        plan.slot_bytes / 1e6,
+        loaded.options.threads,
+        options.gpu_layers,
+    )
+    return loaded
+
+
+def _draft(file: ModelFile, path: Path) -> ModelFile:
+    """The checked file of a model that guesses ahead. Raises ModelFileError where llama.cpp could not use it."""
+    draft = read_gguf(path)
+    if objection := llama_cpp_objection(draft):
+        raise ModelFileError(f"DRAFT_MODEL={path.name}: llama.cpp cannot run this file: {objection}")
+    own, others = (each.get("tokenizer.ggml.tokens") for each in (file, draft))
+    if abs(len(own) - len(others)) > _PADDING or any(a != b for a, b in zip(own, others, strict=False)):
+        raise ModelFileError(f"DRAFT_MODEL={path.name}: its tokens are not those of {file.path.name}")
+    return draft
+
+
+def _with_projector(path: Path, file: ModelFile, options: LoadOptions) -> LoadOptions:
+    """The options with the projector that lies beside the model, where it can be used and none is named."""
+    if options.mmproj_path or options.engine == CTransformersEngine.name or not isinstance(file, GGUFFile):
+        return options
+    beside = projector_beside(path)
+    return options if beside is None or llama_cpp_objection(file) else replace(options, mmproj_path=beside)
+
+
+def _with_companions(file: ModelFile, options: LoadOptions) -> LoadOptions:
+    """The options with the files that go along with the model, checked."""
+    return replace(
+        options,
+        mmproj_path=checked_projector(options.mmproj_path) if options.mmproj_path else None,
+        lora_path=checked_adapter(options.lora_path, file) if options.lora_path else None,
+    )
+
+
+def _half(report: Report, number: int) -> Report:
+    """`report` for what does the first (0) or the second (1) half of the work."""
+    return lambda progress: report((number + progress) / 2)
+
+
+def _load_ctransformers(
+    file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
+) -> LoadedModel:
+    contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
+    with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
+        opening = loader.submit(contexts[0].open)
+        codec = _codec(file, chosen)
+        opening.result()
+    engine = CTransformersEngine(
+        contexts,
+        embeds=not isinstance(file, GGMLFile),
+        pieces=codec.token_pieces,
+        spelling=lambda token: codec.pieces([token])[0],
+        end_ids=codec.end_ids,
+        grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
+        options=options,
+    )
+    return LoadedModel(
+        engine,
+        reason,
+        options,
+        codec,
+        model_facts(file),
+        len(codec.token_pieces),
+        Infill(file, codec),
+        call_format=call_format(codec.template_source) or HERMES,
+        short_call_ids=wants_short_ids(codec.template_source),
+    )
+
+
+def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
+    if not isinstance(file, GGMLFile) or plan.evals is None:
+        return Context(file.path, "gguf", options)
+    grouped = file.header.n_head_kv * 8 == file.header.n_head
+    setup = LegacySetup(plan.evals.chunk, plan.evals.warm_up, plan.evals.rewinds, grouped)
+    return LegacyContext(file.path, file.family, options, setup)
+
+
+def _load_llama_cpp(
+    file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
+) -> LoadedModel:
+    generates = not is_embedding_model(file)
+    template = chosen[0] if chosen else chat_template(file)
+    form = call_format(template or "", controls=False)
+    vocab_size = len(file.get("tokenizer.ggml.tokens"))
+    engine = LlamaCppEngine(
+        file.path,
+        options=options,
+        vocab_size=vocab_size,
+        grammars=Grammars(byte_vocabulary()),
+        end_ids=_named_ends(file, vocab_size),
+        pooling=_pooling(file),
+        generates=generates,
+        chat_template=_vetted(template),
+        loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
+    )
+    codec: Codec | EngineCodec
+    try:
+        codec = _codec(file, chosen, controls=False)
+    except (ModelFileError, TemplateError) as error:
+        log.info("llama.cpp's own tokenizer and template: %s", error)
+        codec = EngineCodec(engine, file)
+    return LoadedModel(
+        engine,
+        reason,
+        options,
+        codec,
+        model_facts(file),
+        vocab_size,
+        Infill(file, codec),
+        control_texts=control_texts(file),
+        native_chat=engine,
+        reranker=engine if is_reranker(file) else None,
+        call_format=form or HERMES,
+        calls_natively=form is None,
+        short_call_ids=wants_short_ids(template or ""),
+        chats_natively=codec.blocks or options.mmproj_path is not None or bool(_REASONS.search(template or "")),
+    )
+
+
+def _pooling(file: ModelFile) -> Pooling:
+    """How token vectors become one: as the file says, or else as its kind of model does."""
+    if is_reranker(file):
+        return "rank"
+    if not is_embedding_model(file):
+        return "last"
+    return "model" if has_pooling(file) else "mean"
+
+
+def _named_ends(file: ModelFile, vocab_size: int) -> list[int]:
+    """The tokens that a file itself says to end an answer."""
+    named = (file.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
+    return sorted({int(token) for token in named if token is not None and 0 <= int(token) < vocab_size})
+
+
+def _vetted(template: str | None) -> str | None:
+    """What llama.cpp's template engine, which has no bounds, gets: the template, unless it breaks those of ours."""
+    if template is None:
+        return None
+    try:
+        if ChatTemplate(template).is_harmless():
+            return with_tools(template)
+        problem = "it builds or loops without end"
+    except TemplateError as error:
+        problem = str(error)
+    log.warning("the chat template is not given to llama.cpp: %s", problem)
+    return with_tools(ChatTemplate(None).source)
+
+
+def _codec(file: ModelFile, chosen: Template | None, *, controls: bool = True) -> Codec:
+    """`chosen`: a chat template and its stop texts, in place of the file's own; `controls`: whether control tokens can
+    show in answers."""
+    tokenizer = Tokenizer.from_metadata(file)
+    bos, eos = tokenizer.token_text(tokenizer.bos_id), tokenizer.token_text(tokenizer.eos_id)
+    source, stop = chosen or (chat_template(file), ())
+    template = ChatTemplate(source, bos, eos, stop)
+    form = call_format(template.source, controls=controls)
+    tokenizer.show(form.controls if form else ())
+
+    def make_tool_template() -> ChatTemplate:
+        return ChatTemplate(with_tools(template.source, replaces=form is None), bos, eos, template.stop)
+
+    return Codec(tokenizer, template, make_tool_template)

@@ -1,0 +1,96 @@
+"""A model file of any format: one protocol, one way to read it, and what it says of its purpose and its chats."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.gguf import TensorInfo, read_gguf
+from ggserve.modelfile.legacy.ggml import is_ggml, read_ggml
+
+# Architectures that look both ways: they have no next token to tell.
+_ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+    }
+)
+
+_POOLING_RANK = 4
+
+
+class ModelFile(Protocol):
+    """A checked header, whose metadata has GGUF's keys whatever the format. Arrays of numbers are numpy's, those of
+    strings list[bytes]."""
+
+    path: Path
+    size: int  # bytes
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that it is in; `path` is the first."""
+        ...
+
+    @property
+    def format(self) -> str:
+        """The format and its version, such as "GGUF version 3"."""
+        ...
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`, or a legacy file's family; "" where the file does not say."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Each tensor by its name, in the file's order."""
+        ...
+
+    def metadata_keys(self) -> Iterable[str]:
+        """The keys of the metadata."""
+        ...
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        """The value under `key`, or `default`."""
+        ...
+
+
+def read_model_file(path: str | Path, model_type: str | None = None) -> ModelFile:
+    """The header of a GGUF file, or of a legacy one, read as the family `model_type` or as the one that it proves.
+
+    Raises ModelFileError unless the file is sound and complete.
+    """
+    return read_ggml(path, model_type) if is_ggml(path) else read_gguf(path)
+
+
+def chat_template(file: ModelFile) -> str | None:
+    """The file's own chat template, None without one. Raises ModelFileError where it is no text."""
+    template = file.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ModelFileError(f"{file.path.name}: tokenizer.chat_template is no text")
+    return template
+
+
+def is_embedding_model(file: ModelFile) -> bool:
+    """Whether it only makes embeddings: by architecture, by attention that is not causal, or by a way of pooling, which
+    converters write for embedding models only."""
+    arch = file.architecture
+    return arch in _ENCODERS or file.get(f"{arch}.attention.causal") is False or has_pooling(file)
+
+
+def is_reranker(file: ModelFile) -> bool:
+    """Whether it says how well a text answers a query, and nothing else (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
+    return bool(file.get(f"{file.architecture}.pooling_type", 0) == _POOLING_RANK)
+
+
+def has_pooling(file: ModelFile) -> bool:
+    """Whether the file says how token vectors become one vector."""
+    return bool(file.get(f"{file.architecture}.pooling_type", 0))

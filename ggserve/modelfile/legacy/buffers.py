@@ -1,0 +1,147 @@
+"""How many tokens one eval of a legacy family may take before a buffer of its loader runs over.
+
+The legacy families of ctransformers 0.2.27 compute in buffers of 256 MiB. The main one grows, but only by what the
+first eval suggests: that one's memory per token, times the tokens of the eval at hand. Memory also grows with the
+tokens before it, which nothing accounts for; a buffer that runs over kills the process. So the first eval must be
+one token at a far position, and evals must be short enough. The sums follow the graphs that the families build.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ggserve.modelfile.legacy.ggml import GGMLFile
+from ggserve.modelfile.legacy.layouts import Header, layout_of, row_length
+
+_LARGEST_CHUNK = 64  # tokens; more gain little and make cancelling slow
+_BUFFER = (256 << 20) * 98 // 100
+_LARGEST_POOL = 4 << 30  # addresses that the main buffer may take; memory only as far as it is used
+_MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class EvalLimits:
+    """`warm_up`: evals (position, tokens) to run first, of any tokens, for the buffer to grow as it must."""
+
+    context_length: int
+    chunk: int  # tokens that an eval may take
+    warm_up: tuple[tuple[int, int], ...] = ()
+    rewinds: bool = True  # an eval may start before the end of what the KV cache holds
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Floats that one layer's graph needs: for each token and unit of width, and for each token, past token and head.
+
+    `trans` is what a transposed copy of the values takes, in bytes for each past token and unit of width. Families
+    with scratch buffers have a first and a second half, which each get one of these; the others take all from
+    the main buffer, for all layers.
+    """
+
+    width: int
+    scores: int
+    trans: int
+    second_half: int | None = None
+
+
+_COSTS = {
+    "gpt2": _Costs(46, 1, 4),
+    "gptj": _Costs(32, 1, 0),
+    "dolly-v2": _Costs(48, 1, 0),
+    "replit": _Costs(24, 4, 2),
+    "mpt": _Costs(11, 4, 2, second_half=13),
+    "gptneox": _Costs(22, 1, 0, second_half=27),
+    "starcoder": _Costs(21, 1, 4, second_half=25),
+}
+_FALCON_MAIN = {False: 160 * _MEBIBYTE, True: 256 * _MEBIBYTE}
+_FALCON_SCRATCH = {False: (0.00029706, 92 + 32), True: (0.00065, 118 + 32)}  # MiB by context and 512, and fixed
+
+
+def eval_limits(file: GGMLFile, context_length: int) -> EvalLimits:
+    """What fits at `context_length` tokens, which become fewer where not even single tokens would fit that far."""
+    header = file.header
+    if file.family == "llama":
+        return EvalLimits(context_length, _LARGEST_CHUNK)  # it measures its graph beforehand
+    if file.family == "falcon":
+        # Each eval writes the values anew, in rows as long as the text is by then: no going back.
+        return EvalLimits(context_length, _falcon_chunk(header, context_length), rewinds=False)
+    costs = _COSTS[file.family]
+    length = _largest(context_length, lambda length: _scratch(costs, header, 1, length) <= _BUFFER)
+    chunk = _largest(_LARGEST_CHUNK, lambda tokens: _scratch(costs, header, tokens, length) <= _BUFFER)
+    if (last := _pool(costs, header, 1, length)) <= _BUFFER:
+        # Measured at the end of the context, the memory per token is enough for every eval.
+        grown = _largest(chunk, lambda tokens: int(1.1 * last * tokens) <= _LARGEST_POOL)
+        return EvalLimits(length, min(grown, length), ((length - 1, 1),))
+    position = _largest(length, lambda length: _pool(costs, header, 1, length) <= _BUFFER) - 1
+    measured = _pool(costs, header, 1, position + 1, low=True)
+    for tokens in range(min(chunk, int(_LARGEST_POOL / (1.1 * measured))), 1, -1):
+        if _pool(costs, header, tokens, length) <= 1.1 * measured * tokens:
+            return EvalLimits(length, tokens, ((position, 1), (0, tokens)))
+    return EvalLimits(position + 1, 1, ((position, 1),))
+
+
+def buffer_bytes(file: GGMLFile, limits: EvalLimits) -> int:
+    """Memory that a context takes to compute in."""
+    if file.family in ("llama", "falcon"):
+        return 512 * _MEBIBYTE
+    costs, length = _COSTS[file.family], limits.context_length
+    return _pool(costs, file.header, limits.chunk, length) + 2 * _scratch(costs, file.header, limits.chunk, length)
+
+
+def weight_bytes(file: GGMLFile) -> int:
+    """Memory that the weights take where a loader copies them."""
+    norms, matrices = layout_of(file.family).tensors(file.header)
+    shapes = [(shape, 0) for shape in norms.values()]
+    shapes += [(shape, file.header.matrix_type or 0) for shape in matrices.values()]
+    return sum(row_length(shape, kind) for shape, kind in shapes)
+
+
+def _scratch(costs: _Costs, header: Header, tokens: int, length: int) -> int:
+    """The larger of the two scratch buffers."""
+    if costs.second_half is None:
+        return 0
+    first = _layer(costs, header, tokens, length)
+    return max(first, 4 * costs.second_half * header.n_embd * tokens)
+
+
+def _layer(costs: _Costs, header: Header, tokens: int, length: int) -> int:
+    linear = 4 * costs.width * header.n_embd * tokens
+    scores = 4 * costs.scores * header.n_head * tokens * length
+    return linear + scores + costs.trans * header.n_embd * length
+
+
+def _pool(costs: _Costs, header: Header, tokens: int, length: int, *, low: bool = False) -> int:
+    """The main buffer; `low`: at least, else at most."""
+    objects = header.n_layer * (35 if low else 90) * 336
+    ends = 4 * tokens * ((2 if low else 12) * header.n_embd + (1 if low else 3) * header.n_vocab)
+    layers = 0 if costs.second_half else header.n_layer * _layer(costs, header, tokens, length)
+    work = 0 if low else max(8 * 4 * header.n_embd * tokens, 4 * header.n_head * tokens * length)
+    return objects + ends + layers + work
+
+
+def _falcon_chunk(header: Header, length: int) -> int:
+    """Its buffers have sizes made for the 7B and the 40B model."""
+    slope, fixed = _FALCON_SCRATCH[header.falcon_40b]
+    scratch = int(length * 512 * slope + fixed) * _MEBIBYTE
+
+    def fits(tokens: int) -> bool:
+        width = header.n_embd + 2 * header.n_embd // header.n_head * header.n_head_kv
+        rows = 4 * tokens * (10 * header.n_embd + 2 * width)
+        past = 4 * length * (2 * header.n_embd + 2 * width) + 4 * header.n_head * tokens * length
+        ends = 4 * tokens * (header.n_vocab + 4 * header.n_embd) + header.n_layer * 90 * 336
+        second = 4 * tokens * 12 * header.n_embd
+        wide = (262144 if header.falcon_40b else 145752) * 512 + 8 * _MEBIBYTE
+        return rows + past <= scratch and second <= wide and 2 * ends <= _FALCON_MAIN[header.falcon_40b]
+
+    return _largest(_LARGEST_CHUNK, fits)
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that fits, taking it that all smaller ones do; 0 if none."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,108 @@
+"""How long a context may be, what it takes in memory, and how many answers fit at the same time; for every format."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.file import ModelFile
+from ggserve.modelfile.gguf import TENSOR_TYPES
+from ggserve.modelfile.legacy.buffers import EvalLimits, buffer_bytes, eval_limits, weight_bytes
+from ggserve.modelfile.legacy.ggml import GGMLFile
+from ggserve.modelfile.legacy.layouts import kv_cache_bytes, layout_of
+
+log = logging.getLogger("ggserve.model")
+
+_DEFAULT_CONTEXT = 4096  # tokens, where the model's own is longer
+_DEFAULT_SLOTS = 4
+_CACHE_SHARE = 4  # by default the KV caches take at most one part in so many of the memory
+_STRETCHABLE = ("llama", "falcon")  # legacy families whose files do not fix the number of positions
+_SHORTEST_CONTEXT = 8  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What a load may take. `evals`: how a legacy file must be evaluated to stay within its buffers."""
+
+    context_length: int  # tokens of one slot
+    slots: int  # answers at the same time
+    slot_bytes: int  # that each slot takes: its KV cache, for a legacy file weights and buffers too
+    evals: EvalLimits | None = None
+
+
+def plan_memory(
+    file: ModelFile,
+    *,
+    context_length: int | None,
+    slots: int | None,
+    memory: int,
+    gpu_layers: int,
+    shares_gpu: bool,
+    cache_type: str = "f16",
+    draft: ModelFile | None = None,
+) -> MemoryPlan:
+    """The plan for what is wanted, None for what suits the machine, of which `memory` bytes may be used.
+
+    `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: of a GGUF file's keys and values.
+    `draft`: a model that has a cache of its own beside. Raises ModelFileError where one slot cannot be had.
+    """
+    trained = int(file.get(f"{file.architecture}.context_length"))
+    length = context_length or min(trained, _DEFAULT_CONTEXT)
+    token_bytes = cache_bytes_per_token(file, cache_type) + (cache_bytes_per_token(draft) if draft else 0)
+    plan = MemoryPlan(length, 1, int(token_bytes * length))
+    if isinstance(file, GGMLFile):
+        plan = _legacy_plan(file, length)
+    elif length > trained and "position_embd.weight" in file.tensors:  # llama.cpp would read past its end
+        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model")
+    elif length > trained:
+        log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
+    if plan.slot_bytes > memory:
+        raise ModelFileError(
+            f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, and "
+            f"there are {memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
+        )
+    if gpu_layers and not shares_gpu:
+        if slots and slots > 1:
+            log.warning("PARALLEL=%d: on a GPU ctransformers runs one answer at a time, the others wait", slots)
+        return plan
+    if slots is None:  # of legacy files the weights are copied for each
+        alone = gpu_layers or isinstance(file, GGMLFile)
+        fit = memory // _CACHE_SHARE // max(1, plan.slot_bytes)
+        slots = 1 if alone else max(1, min(_DEFAULT_SLOTS, fit))
+    return replace(plan, slots=slots)
+
+
+def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
+    """What a token takes in the KV cache: keys and values for every layer. `cache_type` is a tensor type's name; legacy
+    families have their own."""
+    if isinstance(file, GGMLFile):
+        return kv_cache_bytes(layout_of(file.family), file.header) // file.header.n_ctx
+
+    def largest(name: str, default: int) -> int:
+        value = file.get(f"{file.architecture}.{name}", default)  # some architectures have one for each layer
+        return int(np.max(value)) if np.size(value) else default
+
+    heads = max(1, largest("attention.head_count", 1))
+    width = largest("embedding_length", 0) // heads
+    keys, values = largest("attention.key_length", width), largest("attention.value_length", width)
+    numbers = (keys + values) * largest("attention.head_count_kv", heads) * largest("block_count", 0)
+    kind = next(kind for kind in TENSOR_TYPES.values() if kind.name.lower() == cache_type)
+    return numbers * kind.nbytes / kind.block
+
+
+def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
+    """Within what the family's loader can address. LLaMA and Falcon map their weights, the others copy them."""
+    header = file.header
+    if length > header.n_ctx and file.family not in _STRETCHABLE:
+        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model")
+    limits = eval_limits(file, length)
+    if limits.context_length < _SHORTEST_CONTEXT or limits.chunk < 1:
+        raise ModelFileError(f"{file.path.name}: {file.family} computes in 256 MiB, too little for layers this wide")
+    if limits.context_length < length:
+        log.warning("%s computes in 256 MiB: the context is cut to %d tokens", file.family, limits.context_length)
+    cached = header.n_ctx if header.fixed_context else limits.context_length
+    nbytes = int(cache_bytes_per_token(file)) * cached + buffer_bytes(file, limits)
+    if file.family not in _STRETCHABLE:
+        nbytes += weight_bytes(file)
+    return MemoryPlan(limits.context_length, 1, nbytes, limits)

@@ -1,0 +1,30 @@
+"""Whether a file's norms are numbers: they are small, and one that is not makes every answer garbage.
+
+llama.cpp would answer all the same; of the large weights nothing is looked at.
+"""
+
+from contextlib import ExitStack
+
+import numpy as np
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.file import ModelFile
+
+_F32 = 0
+
+
+def check_norms(file: ModelFile) -> None:
+    """Reads some kB for each layer. Raises ModelFileError where a norm has a value that is not a finite number."""
+    norms = [t for t in file.tensors.values() if "norm" in t.name and t.type == _F32 and len(t.shape) == 1]
+    try:
+        with ExitStack() as stack:
+            readers = [stack.enter_context(path.open("rb")) for path in file.paths]
+            for norm in norms:
+                reader = readers[norm.part]
+                reader.seek(norm.offset)
+                if not np.isfinite(np.frombuffer(reader.read(norm.nbytes), "<f4")).all():
+                    raise ModelFileError(
+                        f"{file.path.name}: {norm.name} has values that are not numbers: the file is damaged"
+                    )
+    except OSError as error:
+        raise ModelFileError(f"{file.path.name}: cannot be read: {error.strerror or error}") from error

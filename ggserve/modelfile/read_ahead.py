@@ -1,0 +1,33 @@
+"""Brings a large file into the system's page cache before an engine maps it, where progress can be told.
+
+The engines' loaders tell nothing, and llama.cpp's holds the interpreter's lock for as long as it takes.
+"""
+
+from collections.abc import Callable
+
+import psutil
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.file import ModelFile
+
+_SMALL = 256 << 20  # bytes; a smaller file loads in less time than anyone waits
+_CHUNK = 16 << 20
+_SILENT = 1.0  # seconds before the console shows a bar
+
+
+def read_ahead(file: ModelFile, report: Callable[[float], object]) -> None:
+    """Reads the file once, unless it is small or larger than the memory that is free; `report` gets the part that is
+    read, 0 to 1. Raises ModelFileError where it cannot be read."""
+    if not _SMALL <= file.size < psutil.virtual_memory().available:
+        return
+    buffer = bytearray(_CHUNK)
+    try:
+        with tqdm(total=file.size, desc=file.path.name, unit="B", unit_scale=True, delay=_SILENT) as bar:
+            for path in file.paths:
+                with path.open("rb", buffering=0) as reader:
+                    while count := reader.readinto(buffer):
+                        bar.update(count)
+                        report(bar.n / file.size)
+    except OSError as error:
+        raise ModelFileError(f"{file.path.name}: cannot be read: {error.strerror or error}") from error

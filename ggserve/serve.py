@@ -1,0 +1,70 @@
+"""`ggserve serve`: settings, sockets and uvicorn around the app, in a worker that a supervisor restarts."""
+
+from pathlib import Path
+from typing import NoReturn
+
+
+def serve(arguments: list[str], model_path: str | Path = "") -> None:
+    """Serves with the settings of the command line, the environment and `.env`; `model_path` where they name no model.
+    Does not return where a supervisor can be had: its process ends with the server."""
+    from ggserve.server.supervisor import supervise
+
+    worker = supervise()  # before all other imports, so that the supervisor is spared them
+
+    import os
+    from contextlib import suppress
+    from functools import partial
+
+    import uvicorn
+
+    from ggserve.app import create_app
+    from ggserve.server.connections import IDLE_SECONDS, Connection, ConnectionLimits, affordable_connections
+    from ggserve.server.sockets import check_certificate, listen
+    from ggserve.settings import SettingsError, load_settings
+
+    try:
+        settings = load_settings(command_line=arguments)
+    except SettingsError as error:
+        _fail(str(error))
+    connection_limits = ConnectionLimits(
+        connections=affordable_connections(settings.max_connections),
+        header_bytes=settings.max_header_kb << 10,
+        header_seconds=settings.header_timeout,
+        send_seconds=settings.send_timeout,
+    )
+    config = uvicorn.Config(
+        create_app(settings, model_path=model_path, worker=worker),
+        host=settings.host,
+        port=settings.port,
+        http=partial(Connection, limits=connection_limits),  # type: ignore[arg-type]
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        server_header=False,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+    )
+    try:
+        check_certificate(settings.ssl_certfile, settings.ssl_keyfile)
+    except (OSError, ValueError) as error:
+        _fail(f"SSL_CERTFILE={settings.ssl_certfile}, SSL_KEYFILE={settings.ssl_keyfile}: {error}")
+    try:
+        sockets = worker.sockets if worker and worker.sockets else listen(settings.host, settings.port)
+    except OSError as error:
+        # asyncio and socket add words to a system error's own.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        _fail(f"cannot listen on {settings.host or '*'}, port {settings.port}: {reason}")
+    if worker:
+        worker.listens(sockets)
+    settings.port = sockets[0].getsockname()[1]
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets)
+
+
+def _fail(message: str) -> NoReturn:
+    import os
+    import sys
+
+    print(f"ggserve: {message}", file=sys.stderr, flush=True)
+    os._exit(2)

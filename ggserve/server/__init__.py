@@ -1,0 +1,1 @@
+"""The process: supervisor, connections, signals, logs. Knows no model."""

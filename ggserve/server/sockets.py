@@ -1,0 +1,25 @@
+"""What a server listens with: sockets and a certificate."""
+
+import socket
+from pathlib import Path
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on all addresses of `host`. Raises OSError."""
+    addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    if port == 0:
+        addresses = addresses[:1]
+    return [socket.create_server(address[:2], family=family, backlog=2048) for family, *_, address in addresses]
+
+
+def check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Raises OSError or ValueError where HTTPS is wanted and its files are no use."""
+    if certificate is not None:
+        import ssl  # takes a while, and few need it
+
+        def no_password() -> str:
+            raise ValueError("the key must not need a password")
+
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, no_password)
+    elif key is not None:
+        raise ValueError("a key needs its certificate")

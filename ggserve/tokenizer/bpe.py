@@ -1,0 +1,130 @@
+"""Byte-level BPE (GPT-2, Falcon, Llama 3, SmolLM, ...): the tokenizer model that GGUF calls `gpt2`.
+
+Merges work on the "byte alphabet" of GPT-2: one printable character for each of the 256 bytes. Files spell
+their ordinary tokens in that alphabet or as the raw bytes; both give the same ids here.
+"""
+
+import codecs
+from collections.abc import Iterable, Iterator
+
+from tokenizers import Regex
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.token_spelling import ALPHABET, TokenType
+from ggserve.tokenizer.pretokenizers import find_pretokenizer
+from ggserve.tokenizer.vocabulary import Metadata, Vocabulary
+
+BYTE_ALPHABET = "".join(ALPHABET)  # character b stands for byte b
+# Characters encoded at once. The regular expressions' engine gives up, with a panic, after ten million steps.
+_MAX_LENGTH = 4_000_000
+_TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)
+
+
+class BytePairEncoder:
+    """Plain text to ids, and `pieces`: the bytes of each id."""
+
+    def __init__(self, metadata: Metadata, architecture: str | None) -> None:
+        pretokenizer = find_pretokenizer(metadata.get("tokenizer.ggml.pre"), architecture)
+        self.vocabulary = Vocabulary.from_metadata(
+            metadata, default_ids={}, add_bos=pretokenizer.add_bos, end_of_text=b"<|endoftext|>"
+        )
+        words = self._words()
+        self.pieces = self._pieces(words)
+        ids = dict(zip(words, range(len(words)), strict=True))
+        for text, token_id in self.vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN).items():
+            if ids.get(text) == token_id:
+                del ids[text]  # never the result of merging ordinary text
+        # Some vocabularies lack rare bytes. A stand-in keeps its neighbours apart in merging; then it goes.
+        for byte in set(BYTE_ALPHABET) - ids.keys():
+            ids[byte] = len(words)
+        self._bpe = HFTokenizer(
+            BPE(ids, _merges(metadata, ids, self._plain()), ignore_merges=pretokenizer.ignore_merges)
+        )
+        if pretokenizer.nfc:
+            self._bpe.normalizer = NFC()
+        self.shrinks = 4 if pretokenizer.nfc else 1
+        self._bpe.pre_tokenizer = Sequence(
+            [Split(Regex(pattern), "isolated") for pattern in pretokenizer.patterns]
+            + [ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+
+    def encode(self, text: str, *, starts: bool) -> list[int]:
+        """`starts` (nothing, or a special token, stands before) makes no difference to byte-level BPE."""
+        ids: list[int] = []
+        for start in range(0, len(text), _MAX_LENGTH):
+            # Only the call for batches lets other threads run meanwhile.
+            ids += self._bpe.encode_batch_fast([text[start : start + _MAX_LENGTH]], add_special_tokens=False)[0].ids
+        n_tokens = len(self.pieces)
+        return ids if max(ids, default=0) < n_tokens else [i for i in ids if i < n_tokens]
+
+    def decode_start(self, text: str) -> str:
+        return text
+
+    def _words(self) -> list[str]:
+        """Every token's text, ordinary ones in the byte alphabet."""
+        texts = self.vocabulary.texts
+        joined = b"\n".join(texts)
+        # One spelling has the space as itself, the other as U+0120; few tokens hold the other's.
+        if joined.count(b" ") <= joined.count(BYTE_ALPHABET[ord(" ")].encode()):
+            words = joined.decode("utf-8", "replace").split("\n")  # at once: much faster than one by one
+            if len(words) == len(texts):
+                return words
+            return [text.decode("utf-8", "replace") for text in texts]
+        words = [codecs.charmap_decode(text, "strict", BYTE_ALPHABET)[0] for text in texts]
+        for token_id in self.vocabulary.special_ids:
+            words[token_id] = texts[token_id].decode("utf-8", "replace")
+        return words
+
+    def _plain(self) -> Iterator[bytes]:
+        """The bytes of the ordinary tokens."""
+        special = set(self.vocabulary.special_ids)
+        return (piece for token_id, piece in enumerate(self.pieces) if token_id not in special)
+
+    def _pieces(self, words: list[str]) -> list[bytes]:
+        try:
+            pieces: list[bytes] = [codecs.charmap_encode(word, "strict", _TO_BYTE)[0] for word in words]
+        except UnicodeEncodeError:
+            pieces = [_word_bytes(word) for word in words]
+        for token_id in self.vocabulary.special_ids:
+            kind = self.vocabulary.types[token_id]
+            if kind == TokenType.BYTE:
+                pieces[token_id] = byte_token_value(words[token_id])
+            else:
+                pieces[token_id] = words[token_id].encode() if kind == TokenType.USER_DEFINED else b""
+        return pieces
+
+
+def _word_bytes(word: str) -> bytes:
+    try:
+        piece: bytes = codecs.charmap_encode(word, "strict", _TO_BYTE)[0]
+    except UnicodeEncodeError:
+        return word.encode()  # not in the alphabet: a literal that the file marks as an ordinary token
+    return piece
+
+
+def byte_token_value(text: str) -> bytes:
+    """The byte of a token spelled `<0x0A>`."""
+    try:
+        return bytes([int(text[3:5], 16)])
+    except ValueError:
+        raise ModelFileError(f"{text!r} is marked as a byte token, but names no byte") from None
+
+
+def _merges(metadata: Metadata, ids: dict[str, int], plain: Iterable[bytes]) -> list[tuple[str, str]]:
+    """Pairs to merge, best first. Those that name no token are left out: the library would panic. `plain` are the
+    bytes of the ordinary tokens."""
+    merges = metadata.get("tokenizer.ggml.merges")
+    # A model of bytes has none; any other vocabulary could not make its longer tokens.
+    if not isinstance(merges, list) or not (merges or all(len(piece) <= 1 for piece in plain)):
+        raise ModelFileError("the file has a BPE vocabulary without merges (tokenizer.ggml.merges)")
+    if not merges:
+        return []
+    halves = b" ".join(merges).decode("utf-8", "replace").split(" ")
+    if len(halves) != 2 * len(merges):
+        raise ModelFileError("tokenizer.ggml.merges holds something other than pairs of tokens")
+    pairs = zip(halves[::2], halves[1::2], strict=True)
+    return [pair for pair in pairs if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids]

@@ -1,0 +1,102 @@
+"""Pre-tokenizers: how text is cut into words before byte-level BPE merges inside each word.
+
+A GGUF names the cut in `tokenizer.ggml.pre`. A cut is a sequence of regular expressions (Oniguruma syntax):
+each one splits what the ones before it left, and both its matches and the text between them become words. The
+expressions are those of the models' own tokenizer.json files; where a model has rules that are not regular
+expressions (digits one by one, punctuation apart), they are written as the equal expression.
+"""
+
+from dataclasses import dataclass
+
+from ggserve.errors import ModelFileError
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+_LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
+_QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_SYMBOLS}|{_SPACES}"
+_MARKED_WORD = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
+_QWEN35 = rf"{_CONTRACTION}|{_MARKED_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*%s"
+_CASED_SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
+_TEKKEN = rf"{_CASED % ('', '')}|\p{{N}}|{_CASED_SYMBOLS}|{_SPACES}"
+_GPT4O = rf"{_CASED % (_CONTRACTION + '?', _CONTRACTION + '?')}|\p{{N}}{{1,3}}|{_CASED_SYMBOLS}|{_SPACES}"
+_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_DEEPSEEK_V3 = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_BAILING = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_SEED = rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """`ignore_merges`: a word that is a token as a whole stays one, even where merges would not build it.
+    `add_bos`: the default where the file does not say. `nfc`: text is brought into Unicode's form NFC first."""
+
+    patterns: tuple[str, ...]
+    ignore_merges: bool = False
+    add_bos: bool = False
+    nfc: bool = False
+
+
+_GROUPS: list[tuple[str, PreTokenizer]] = [
+    (
+        "gpt-2 phi-2 olmo jais trillion exaone4 gigachat a.x-4.0 mellum granite-docling",
+        PreTokenizer((_GPT2,)),
+    ),
+    ("gpt-neox mpt", PreTokenizer((_GPT2,), nfc=True)),
+    (
+        "starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
+        PreTokenizer((r"\p{N}", _GPT2)),
+    ),
+    ("falcon", PreTokenizer((r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]"))),
+    ("default", PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
+    (
+        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+        PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True),
+    ),
+    ("dbrx smaug-bpe glm4 chatglm-bpe", PreTokenizer((_LLAMA3,))),
+    ("qwen2 deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2", PreTokenizer((_QWEN2,))),
+    ("qwen35", PreTokenizer((_QWEN35,))),
+    ("tekken", PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True)),
+    ("gpt-4o llama4 kanana2 minimax-m2", PreTokenizer((_GPT4O,))),
+    ("bloom poro-chat gpt3-finnish", PreTokenizer((_BLOOM,))),
+    ("viking", PreTokenizer((_BLOOM, r"\p{N}"))),
+    ("deepseek-v3 hunyuan-dense joyai-llm", PreTokenizer((r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK_V3))),
+    (
+        "deepseek-coder",
+        PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
+    ),
+    ("bailingmoe bailingmoe2 llada-moe", PreTokenizer((_BAILING,))),
+    ("seed-coder", PreTokenizer((_SEED,))),
+]
+PRETOKENIZERS = {name: pretokenizer for names, pretokenizer in _GROUPS for name in names.split()}
+
+# Files from before `tokenizer.ggml.pre` existed (spring 2024). Architectures whose models all share one cut
+# get it; the rest get GPT-2's, which the loaders of that time applied to every BPE vocabulary.
+_UNNAMED = {
+    "falcon": "falcon",
+    "starcoder": "starcoder",
+    "refact": "refact",
+    "codeshell": "codeshell",
+    "bloom": "bloom",
+}
+
+
+def find_pretokenizer(name: str | None, architecture: str | None) -> PreTokenizer:
+    """The pre-tokenizer that a file names; a name that is not known is an error, never a guess."""
+    if name is None:
+        name = _UNNAMED.get(architecture or "", "gpt-2")
+    if name not in PRETOKENIZERS:
+        raise ModelFileError(
+            f"unknown pre-tokenizer {name!r} (tokenizer.ggml.pre); known: {', '.join(sorted(PRETOKENIZERS))}"
+        )
+    return PRETOKENIZERS[name]

@@ -1,0 +1,171 @@
+"""Text to token ids and back, exactly as the model was trained to see it.
+
+The one entry is `Tokenizer.from_metadata`. What a special token is and when text may become one is decided
+here; the algorithms on plain text are in `bpe` and `sentencepiece`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Protocol
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.token_spelling import TokenType
+from ggserve.tokenizer.bpe import BytePairEncoder
+from ggserve.tokenizer.sentencepiece import SentencePieceEncoder
+from ggserve.tokenizer.unigram import UnigramEncoder, leaves_spaces
+from ggserve.tokenizer.vocabulary import Metadata, Vocabulary
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class PlainTextEncoder(Protocol):
+    vocabulary: Vocabulary
+    pieces: list[bytes]
+    shrinks: int  # characters that may become one before they are tokens
+
+    def encode(self, text: str, *, starts: bool) -> list[int]: ...
+    def decode_start(self, text: str) -> str: ...
+
+
+class Tokenizer:
+    """`pieces[id]` is the bytes that a token adds to a generated text: b"" for control tokens, never shown.
+    `end_ids` are the tokens that end a model's turn. `control_tokens` maps their texts to the ids of all that
+    text becomes only when asked to."""
+
+    def __init__(self, encoder: PlainTextEncoder) -> None:
+        vocabulary = encoder.vocabulary
+        self._encoder = encoder
+        self._texts = vocabulary.texts
+        self.pieces = encoder.pieces
+        self.vocab_size = len(vocabulary.texts)
+        self.longest_token = encoder.shrinks * max(map(len, vocabulary.texts))  # characters that one can stand for
+        self.bos_id = vocabulary.bos_id
+        self.eos_id = vocabulary.eos_id
+        self.unk_id = vocabulary.unk_id
+        self.add_bos = vocabulary.add_bos
+        self.add_eos = vocabulary.add_eos
+        self.end_ids = vocabulary.end_ids
+        self.control_tokens = vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN)
+        self._user_defined = vocabulary.of_type(TokenType.USER_DEFINED)
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
+        """Builds the tokenizer that a GGUF describes; ModelFileError where it can't be had exactly."""
+        match metadata.get("tokenizer.ggml.model"):
+            case "gpt2":
+                return cls(BytePairEncoder(metadata, metadata.get("general.architecture")))
+            case "llama":
+                return cls(SentencePieceEncoder(metadata))
+            case "replit":
+                return cls(UnigramEncoder(metadata))
+            case "t5" if leaves_spaces(metadata):
+                return cls(UnigramEncoder(metadata))
+            case None:
+                raise ModelFileError("the file has no tokenizer (tokenizer.ggml.model)")
+            case other:
+                raise ModelFileError(f"tokenizer model {other!r} is not supported; known: 'gpt2', 'llama', 'replit'")
+
+    def token_text(self, token_id: int | None) -> str:
+        """A token as the file spells it, which for special tokens is as templates write it; "" for None."""
+        return "" if token_id is None else self._texts[token_id].decode("utf-8", "replace")
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Ids of a text. `add_special` adds BOS and EOS where the model wants them and they are not there;
+        `parse_special` lets the text of a control token become that token."""
+        ids = self.encode_prompt(text, parse_special=parse_special, add_bos=add_special)
+        if add_special and self.add_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
+            ids.append(self.eos_id)
+        return ids
+
+    def encode_prompt(
+        self,
+        text: str,
+        *,
+        parse_special: bool = True,
+        add_bos: bool = True,
+        stand_ins: Mapping[int, str] | None = None,
+    ) -> list[int]:
+        """Ids of a text that the model shall continue: no EOS. `stand_ins` (as for `str.translate`) are
+        characters that hold a place until control tokens are found, so that what they stand for can't be part
+        of one."""
+        ids: list[int] = []
+        starts = True
+        specials = self._all_specials if parse_special else self._always_specials
+        for part in self._parts(_SURROGATE.sub("\ufffd", text), specials, stand_ins):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._encoder.encode(part, starts=starts)
+            starts = isinstance(part, int)
+        if add_bos and self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def encode_middle(self, text: str) -> list[int]:
+        """Ids of a text in the middle of an answer, of which nothing can become a control token that does not show."""
+        ids: list[int] = []
+        for part in self._parts(_SURROGATE.sub("\ufffd", text), self._answer_specials, None):
+            ids += [part] if isinstance(part, int) else self._encoder.encode(part, starts=False)
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of a whole sequence; for generated text, which goes on from a prompt, join `pieces`
+        instead (a SentencePiece prompt has a space in front that is not text)."""
+        pieces = [self._shown(i, skip_special) for i in ids]
+        return self._encoder.decode_start(b"".join(pieces).decode("utf-8", "replace"))
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes of one token, as the file spells it if it is a control token."""
+        return self._shown(token_id, False)
+
+    def _shown(self, token_id: int, skip_special: bool) -> bytes:
+        piece = self.pieces[token_id]
+        return piece if piece or skip_special else self._texts[token_id]
+
+    def show(self, controls: Iterable[str]) -> None:
+        """Makes these control tokens, as far as there are such, a part of answers: they show in them as text."""
+        shown = {text: self.control_tokens[text] for text in controls if text in self.control_tokens}
+        if shown:
+            texts = {token: text.encode() for text, token in shown.items()}
+            self.pieces = [texts.get(token, piece) for token, piece in enumerate(self.pieces)]
+            self._answer_specials = _any_of(shown.keys() | self._user_defined.keys())
+
+    def _parts(
+        self, text: str, specials: re.Pattern[str] | None, stand_ins: Mapping[int, str] | None
+    ) -> Iterator[str | int]:
+        """Cuts out special tokens: their ids, and the plain text between them."""
+        if stand_ins:
+            for part in self._parts(text, specials, None):
+                if isinstance(part, int):
+                    yield part
+                else:
+                    yield from self._parts(part.translate(stand_ins), self._always_specials, None)
+            return
+        if specials is None:
+            if text:
+                yield text
+            return
+        for position, part in enumerate(specials.split(text)):
+            if position % 2:
+                token_id = self.control_tokens.get(part)
+                yield self._user_defined[part] if token_id is None else token_id
+            elif part:
+                yield part
+
+    @cached_property
+    def _all_specials(self) -> re.Pattern[str] | None:
+        return _any_of(self.control_tokens.keys() | self._user_defined.keys())
+
+    @cached_property
+    def _answer_specials(self) -> re.Pattern[str] | None:
+        return self._always_specials
+
+    @cached_property
+    def _always_specials(self) -> re.Pattern[str] | None:
+        return _any_of(self._user_defined.keys())
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    longest_first = sorted(texts, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None

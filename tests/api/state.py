@@ -1,0 +1,39 @@
+"""The state of an app in tests that build one by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from ggserve.api.admission import Admission
+from ggserve.api.dialect import Dialect, Envelope, Envelopes
+from ggserve.api.errors import APIError, openai_envelope
+from ggserve.api.keys import Keys
+from ggserve.api.limits import Limits
+from ggserve.api.metrics import Metrics
+from ggserve.api.openai.responses.store import ResponseStore
+from ggserve.api.origins import Origins
+from ggserve.api.state import AppState
+from ggserve.model.registry import Models
+
+
+def app_state(*, model: object = None, envelopes: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
+    """A state with this loaded model, and what `changes` names set otherwise. `envelopes`: by prefix."""
+    models = Models(cast(Callable[..., Any], None))
+    models.loaded = cast(Any, model)
+    dialects = {"/": openai_envelope, **(envelopes or {})}
+    state = AppState(
+        models=models,
+        envelopes=Envelopes([Dialect(cast(Any, None), prefix, envelope) for prefix, envelope in dialects.items()]),
+        keys=Keys(),
+        origins=Origins(),
+        limits=Limits(),
+        admission=Admission(),
+        responses=ResponseStore(),
+        metrics=Metrics(models),
+    )
+    return replace(state, **changes)
+
+
+def oops(error: APIError) -> dict[str, Any]:
+    """The envelope of a made-up dialect."""
+    return {"oops": str(error), "status": error.status}

@@ -1,0 +1,202 @@
+"""Models that see, and LoRA adapters, on llama.cpp: what goes along with a model changes what it says."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from ggserve.api.openai.images import check_image
+from ggserve.errors import ModelFileError
+from ggserve.generation import SamplingParams
+from ggserve.hub.companions import projector_beside
+from ggserve.model.gguf_model import GGUFModel
+from tests.answers import answer
+from tests.conftest import serve
+from tests.engines.tiny_companions import write_adapter, write_projector
+from tests.engines.tiny_models import write_tiny_model
+from tests.hub.loopback_hub import Repo, running_hub
+
+GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+
+
+def data_url(colour: str, side: int = 28, form: str = "PNG") -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, form)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def asking(url: str) -> list[dict[str, Any]]:
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+    return [{"role": "user", "content": parts}]
+
+
+def other_dialects(url: str) -> list[tuple[str, dict[str, Any]]]:
+    """The same question in each: path and body."""
+    text, data = "What is it?", url.partition(",")[2]
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    parts = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": url}]
+    cold = {"temperature": 0}
+    ollama = {"stream": False, "options": {"num_predict": 3, **cold}}
+    return [
+        (
+            "/v1/messages",
+            {
+                "max_tokens": 3,
+                "messages": [{"role": "user", "content": [{"type": "text", "text": text}, image]}],
+                **cold,
+            },
+        ),
+        ("/v1/responses", {"max_output_tokens": 3, "input": [{"role": "user", "content": parts}], **cold}),
+        ("/api/chat", {"messages": [{"role": "user", "content": text, "images": [data]}], **ollama}),
+        ("/api/generate", {"prompt": text, "images": [data], **ollama}),
+    ]
+
+
+def prompt_tokens(answered: dict[str, Any]) -> int:
+    usage = answered.get("usage", answered)
+    cached = usage.get("cache_read_input_tokens", 0)
+    return (usage["input_tokens"] + cached) if "input_tokens" in usage else usage["prompt_eval_count"]
+
+
+def said(line: str) -> str:
+    """The text in a line of a stream, of whatever dialect."""
+    piece = json.loads(line.removeprefix("data: ")) if line.startswith(("data: {", "{")) else {}
+    match piece:
+        case {"choices": [{"delta": {"content": str(text)}}]} | {"message": {"content": str(text)}}:
+            return text
+        case {"delta": str(text)} | {"delta": {"text": str(text)}} | {"response": str(text)}:
+            return text
+    return ""
+
+
+def together(url: str) -> list[tuple[dict[str, Any], str, str]]:
+    """What does not go with images: body, path, and what the refusal says."""
+    (_, message), *_, (_, prompt) = other_dialects(url)
+    begun = [*message["messages"], {"role": "assistant", "content": "A"}]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    held = {"messages": asking(url), "tools": [tool], "response_format": {"type": "json_object"}}
+    return [
+        ({**message, "messages": begun}, "/v1/messages", "an answer to images cannot be begun"),
+        ({**prompt, "raw": True}, "/api/generate", "images are not supported with raw"),
+        ({**prompt, "suffix": "x"}, "/api/generate", "images are not supported with raw or a suffix"),
+        (held, "/v1/chat/completions", "leave one of them out"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sees")
+    write_tiny_model(folder, "qwen2")
+    write_projector(folder / "mmproj-tiny.gguf")
+    return folder
+
+
+def test_a_model_that_sees_comes_from_a_hub(folder: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in folder.glob("*.gguf")}
+    with running_hub() as hub:
+        hub.repos["org/sees"] = Repo(files)
+        from_hub = {"MODEL_NAME": "org/sees", "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf")}
+        with serve(tmp_path, CONTEXT_LENGTH="128", PARALLEL="1", **from_hub) as server:
+            body = {"messages": asking(data_url("red")), "max_tokens": 3, "temperature": 0}
+            seen = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+            assert seen.status_code == 200, seen.text
+
+
+def test_a_model_that_sees_is_asked_over_http(folder: Path, tmp_path: Path) -> None:
+    path = next(folder.glob("tiny-*.gguf"))
+    with serve(tmp_path, MODEL_PATH=str(path), CONTEXT_LENGTH="128", PARALLEL="1") as server:
+
+        def ask(messages: list[dict[str, Any]]) -> httpx.Response:
+            body = {"messages": messages, "max_tokens": 3, "temperature": 0}
+            return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+
+        seen = ask(asking(data_url("red")))
+        assert seen.status_code == 200, seen.text
+        without = ask([{"role": "user", "content": "What is it?"}])
+        assert without.status_code == 200, without.text
+        assert seen.json()["usage"]["prompt_tokens"] > without.json()["usage"]["prompt_tokens"]
+        for url in ("http://localhost/x.png", "data:image/png;base64,AAAA", "data:text/plain;base64,AAAA"):
+            refused = ask(asking(url))
+            assert refused.status_code == 400
+            assert "image" in refused.json()["error"]["message"]
+
+        for path, body in other_dialects(data_url("red")):
+            answered = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+            assert answered.status_code == 200, answered.text
+            assert prompt_tokens(answered.json()) == seen.json()["usage"]["prompt_tokens"], path
+        chat = {"messages": asking(data_url("red")), "max_tokens": 3, "temperature": 0, "stream": True}
+        for path, body in [("/v1/chat/completions", chat), *other_dialects(data_url("red"))]:
+            with httpx.stream("POST", f"{server.url}{path}", json={**body, "stream": True}, timeout=60) as pieces:
+                streamed = "".join(map(said, pieces.iter_lines()))
+            assert streamed == seen.json()["choices"][0]["message"]["content"], path
+        for body, path, reason in together(data_url("red")):
+            refused = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+            assert (refused.status_code, reason in refused.text) == (400, True), refused.text
+        for path, body in other_dialects("data:image/png;base64,AAAA"):
+            refused = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+            assert refused.status_code == 400
+            assert "the image cannot be read" in refused.text
+        shown = httpx.post(f"{server.url}/api/show", json={}).json()
+        assert "vision" in shown["capabilities"]
+        assert httpx.get(f"{server.url}/props").json()["modalities"]["vision"] is True
+        counted = httpx.post(f"{server.url}/v1/messages/count_tokens", json=other_dialects(data_url("red"))[0][1])
+        assert counted.status_code == 400
+        assert "cannot be counted" in counted.text
+
+
+def test_a_model_that_does_not_see_says_what_it_lacks(tmp_path: Path) -> None:
+    with serve(tmp_path, CONTEXT_LENGTH="128", PARALLEL="1") as server:
+        answered = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": asking(data_url("red"))})
+        assert answered.status_code == 400
+        assert "MMPROJ_PATH" in answered.json()["error"]["message"]
+        for path_, body in other_dialects(data_url("red")):
+            answered = httpx.post(f"{server.url}{path_}", json=body)
+            assert answered.status_code == 400, path_
+            assert "MMPROJ_PATH" in answered.text
+
+
+def test_an_adapter_changes_the_answer_by_its_scale(tmp_path: Path) -> None:
+    path, adapter = write_tiny_model(tmp_path, "qwen2"), write_adapter(tmp_path / "lora.gguf")
+
+    def said(**options: Any) -> str:
+        model = GGUFModel(path, threads=1, parallel=1, context_length=64, **options)
+        try:
+            return answer(model.complete([5, 6, 7, 8], GREEDY))[0]
+        finally:
+            model.close()
+
+    plain = said()
+    assert said(lora_path=adapter) != plain
+    assert said(lora_path=adapter, lora_scale=0.0) == plain
+
+
+def test_companions_of_other_models_are_refused_before_native_code_sees_them(
+    tmp_path: Path, folder: Path, default_path: Path
+) -> None:
+    path = write_tiny_model(tmp_path, "qwen2")
+    with pytest.raises(ModelFileError, match="made for 'llama'"):
+        GGUFModel(path, lora_path=write_adapter(tmp_path / "a.gguf", "llama"))
+    with pytest.raises(ModelFileError, match="other sizes"):
+        GGUFModel(path, lora_path=write_adapter(tmp_path / "b.gguf", width=32))
+    with pytest.raises(ModelFileError, match="no LoRA adapter"):
+        GGUFModel(path, lora_path=path)
+    with pytest.raises(ModelFileError, match="a projector is 'clip'"):
+        GGUFModel(path, mmproj_path=path)
+    hears = write_projector(tmp_path / "mmproj-hears.gguf", sees=False)
+    assert projector_beside(path) is None
+    with pytest.raises(ModelFileError, match="only images are supported"):
+        GGUFModel(path, mmproj_path=hears)
+    with pytest.raises(ModelFileError, match="is for llama"):
+        GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
+
+
+def test_images_that_would_take_all_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_image(data_url("red", form="JPEG"))
+    monkeypatch.setattr("ggserve.api.openai.images._MOST_PIXELS", 100)
+    with pytest.raises(ValueError, match="784 pixels"):
+        check_image(data_url("red"))

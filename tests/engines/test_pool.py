@@ -1,0 +1,107 @@
+import asyncio
+
+import pytest
+
+from ggserve.engines.pool import Pool, common_prefix
+from ggserve.errors import EngineClosed, QueueFull
+
+
+class FakeSlot:
+    """A slot without a context."""
+
+    def __init__(self, *tokens: int, opened: bool = True) -> None:
+        self.tokens = list(tokens)
+        self.opened = opened
+
+
+def acquired(pool: Pool[FakeSlot], *prompt: int) -> FakeSlot:
+    return asyncio.run(pool.acquire(prompt))
+
+
+def test_common_prefix():
+    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert common_prefix([1, 2], [1, 2, 3]) == 2
+    assert common_prefix([], [1]) == 0
+
+
+def test_the_slot_that_knows_most_of_the_prompt_is_taken():
+    chat, other = FakeSlot(1, 2, 3, 4), FakeSlot(1, 9)
+    assert acquired(Pool([other, chat], 0), 1, 2, 3, 4, 5) is chat
+
+
+def test_a_short_common_beginning_costs_nobody_their_history():
+    recent, old = FakeSlot(1, 2, 3, 4), FakeSlot(7, 8)
+    pool = Pool([old, recent], 0)
+    assert acquired(pool, 1, 20, 21, 22) is old
+
+
+def test_the_least_recently_used_slot_is_taken_else():
+    slots = [FakeSlot(1), FakeSlot(2), FakeSlot(3)]
+    pool = Pool(slots, 0)
+    assert [acquired(pool, 9) for _ in slots] == slots
+    for slot in reversed(slots):
+        pool.release(slot)
+    assert [acquired(pool, 9) for _ in slots] == slots[::-1]
+
+
+def test_memory_is_taken_only_when_no_opened_slot_is_idle():
+    fresh, opened = FakeSlot(opened=False), FakeSlot(1)
+    pool = Pool([fresh, opened], 0)
+    assert acquired(pool, 9) is opened
+    assert acquired(pool, 9) is fresh
+
+
+def test_first_come_first_served():
+    async def main() -> list[int]:
+        pool = Pool([FakeSlot()], 10)
+        slot = await pool.acquire([1])
+        served: list[int] = []
+
+        async def request(number: int) -> None:
+            got = await pool.acquire([1])
+            served.append(number)
+            pool.release(got)
+
+        tasks = [asyncio.ensure_future(request(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        assert pool.queued == 4
+        pool.release(slot)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert pool.idle == 1
+        return served
+
+    assert asyncio.run(main()) == [0, 1, 3, 4]
+
+
+def test_leaving_just_when_the_slot_arrives_loses_nothing():
+    async def main() -> None:
+        pool = Pool([FakeSlot()], 10)
+        slot = await pool.acquire([1])
+        waiting = asyncio.ensure_future(pool.acquire([1]))
+        await asyncio.sleep(0)
+        pool.release(slot)
+        await asyncio.sleep(0)  # the slot is handed over; the waiter has not run yet
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert pool.idle == 1
+
+    asyncio.run(main())
+
+
+def test_too_many_waiters_are_refused_and_closing_turns_the_rest_away():
+    async def main() -> None:
+        pool = Pool([FakeSlot()], 1)
+        await pool.acquire([1])
+        waiting = asyncio.ensure_future(pool.acquire([1]))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await pool.acquire([1])
+        pool.close()
+        with pytest.raises(EngineClosed):
+            await waiting
+        with pytest.raises(EngineClosed):
+            await pool.acquire([1])
+
+    asyncio.run(main())

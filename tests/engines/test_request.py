@@ -1,0 +1,95 @@
+"""What a worker puts arrives in order, joined where it may be; an answer that nobody takes ends, and says why."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from ggserve.engines.request import RunningRequest
+from ggserve.errors import GenerationError
+from ggserve.generation import Delta
+from ggserve.messages import ToolCallDelta
+
+
+def test_an_answer_that_nobody_reads_is_ended() -> None:
+    async def run() -> int:
+        request, count = RunningRequest(), 0
+        while not request.cancelled:
+            request.put(Delta("a", 1, 0, count + 1))
+            count += 1
+            assert count < 10_000
+        request.put_end()
+        text = ""
+        with pytest.raises(GenerationError, match="unread"):
+            async for delta in request.listen():
+                text += delta.text
+        assert len(text) == count
+        return count
+
+    assert asyncio.run(run()) == 1025
+
+
+def _heard(deltas: Sequence[Delta], *, n: int = 1) -> list[Delta]:
+    """What a listener gets of deltas that were all there before it looked."""
+
+    async def run() -> list[Delta]:
+        request = RunningRequest(n)
+        for delta in deltas[:-1]:
+            request.put(delta)
+        request.end = deltas[-1]
+        request.put_end()
+        return [delta async for delta in request.listen()]
+
+    return asyncio.run(run())
+
+
+def test_pieces_that_are_there_together_are_one() -> None:
+    heard = _heard([Delta("a", 3, 1, 1), Delta("b", 3, 1, 2), Delta("c", 3, 1, 3, finish_reason="stop")])
+    assert heard == [Delta("abc", 3, 1, 3, finish_reason="stop")]
+
+
+def test_thoughts_text_and_calls_keep_their_order() -> None:
+    call, more = ToolCallDelta(0, "{", "call_1", "look"), ToolCallDelta(0, "}")
+    pieces = [
+        Delta("", 3, 0, 1, reasoning="Hm"),
+        Delta("Yes", 3, 0, 2),
+        Delta("", 3, 0, 3, reasoning="No"),
+        Delta("", 3, 0, 4, tool_calls=(call,)),
+        Delta("", 3, 0, 5, tool_calls=(more,)),
+        Delta("!", 3, 0, 6, finish_reason="stop"),
+    ]
+    assert [(delta.reasoning, delta.text, delta.tool_calls) for delta in _heard(pieces)] == [
+        ("Hm", "Yes", ()),
+        ("No", "", (call,)),
+        ("", "", (more,)),
+        ("", "!", ()),
+    ]
+
+
+def test_answers_to_one_prompt_stay_apart() -> None:
+    pieces = [Delta("a", 3, 0, 1, finish_reason="stop"), Delta("b", 3, 3, 1, finish_reason="stop", index=1)]
+    assert _heard(pieces, n=2) == pieces
+
+
+def test_the_first_piece_and_the_end_do_not_wait_for_a_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggserve.engines.request.BEAT", 3600.0)
+
+    async def run() -> str:
+        request, loop, text = RunningRequest(), asyncio.get_running_loop(), ""
+        first_came = threading.Event()
+
+        def work() -> None:
+            request.put(Delta("a", 3, 0, 1))
+            assert first_came.wait(10)
+            request.end = Delta("b", 3, 0, 2, finish_reason="stop")
+            request.put_end()
+
+        working = loop.run_in_executor(None, work)
+        async for delta in request.listen():
+            text += delta.text
+            first_came.set()
+        await working
+        return text
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == "ab"

@@ -1,0 +1,91 @@
+import random
+import threading
+import time
+
+import pytest
+
+from ggserve.engines.threads import Pace, ThreadBudget
+
+
+def test_a_lone_request_gets_all_threads_and_shares_when_others_come():
+    budget = ThreadBudget(4)
+    with budget.request():
+        with budget.eval(64) as threads:
+            assert threads == 4
+        with budget.request(), budget.eval(64) as threads:
+            assert threads == 2
+        with budget.request(), budget.request(), budget.request(), budget.request(), budget.eval(64) as threads:
+            assert threads == 1
+        with budget.eval(64) as threads:
+            assert threads == 4
+
+
+@pytest.mark.parametrize(("requests", "limit"), [(1, 4), (2, 4), (3, 4), (8, 8)])
+def test_threads_in_flight_and_everyone_gets_a_turn(requests, limit):
+    """Of 4 threads no more than 4 are in use, but one for each request where there are more."""
+    budget = ThreadBudget(4)
+    in_flight, most = 0, 0
+    turns = [0] * requests
+    lock = threading.Lock()
+    end = time.monotonic() + 0.3
+
+    def request(number: int) -> None:
+        nonlocal in_flight, most
+        with budget.request():
+            while time.monotonic() < end:
+                with budget.eval(64) as threads:
+                    with lock:
+                        in_flight += threads
+                        most = max(most, in_flight)
+                    time.sleep(random.uniform(0.0005, 0.0015))
+                    with lock:
+                        in_flight -= threads
+                turns[number] += 1
+
+    workers = [threading.Thread(target=request, args=(number,)) for number in range(requests)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert min(requests, limit) <= most <= limit
+    assert min(turns) * 2 > max(turns)
+
+
+def record(pace: Pace, threads: int, seconds: float, times: int) -> None:
+    for _ in range(times):
+        pace.record(threads, seconds)
+
+
+def test_the_first_tokens_teach_the_time_of_one_thread():
+    pace = Pace()
+    assert pace.wants_one(tokens=1)
+    assert not pace.wants_one(tokens=64)
+    record(pace, 1, 0.010, times=3)
+    assert not pace.wants_one(tokens=1)
+
+
+def test_threads_that_are_slower_than_one_get_a_rest_that_grows():
+    pace = Pace()
+    record(pace, 1, 0.010, times=3)
+    rests = []
+    for _ in range(7):
+        record(pace, 2, 0.200, times=2)
+        rest = 0
+        while pace.wants_one(tokens=64):
+            pace.record(1, 0.010)
+            rest += 1
+        rests.append(rest)
+    assert rests == [8, 16, 32, 64, 128, 256, 256]
+    record(pace, 2, 0.006, times=Pace.RECOVERY)
+    record(pace, 2, 0.200, times=2)
+    record(pace, 1, 0.010, times=8)
+    assert not pace.wants_one(tokens=1)
+
+
+def test_a_single_slow_token_changes_nothing():
+    pace = Pace()
+    record(pace, 1, 0.010, times=3)
+    for _ in range(5):
+        pace.record(2, 0.200)
+        pace.record(2, 0.006)
+        assert not pace.wants_one(tokens=1)
