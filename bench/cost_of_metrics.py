@@ -12,7 +12,7 @@ from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
 from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
-from ggserve.model.registry import Models
+from ggserve.model.registry import ModelRegistry
 
 TOKENS = 20_000
 ROUNDS = 9
@@ -34,7 +34,7 @@ async def _seconds(metrics: Metrics) -> float:
 
 def main() -> None:
     """Prints microseconds a token, and their share of a token's decoding."""
-    on, off = Metrics(Models(lambda path, report: GGUFModel(path))), mock.Mock(spec=Metrics)
+    on, off = Metrics(ModelRegistry(lambda path, report: GGUFModel(path))), mock.Mock(spec=Metrics)
     for name in ("first", "tokens", "ended"):
         setattr(off, name, lambda *arguments: None)
     off.live = {}

@@ -39,7 +39,7 @@ from ggserve.hub.find import find_model_file
 from ggserve.machine import give_back_memory
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.load import LoadOptions, Report, send_c_stderr
-from ggserve.model.registry import Models
+from ggserve.model.registry import ModelRegistry
 from ggserve.server.logs import LOGGERS, configure_logs
 from ggserve.server.signals import graceful_stop, running_server
 from ggserve.server.supervisor import Worker
@@ -165,7 +165,9 @@ def state_for(settings: Settings) -> AppState:
         prompts, most = settings.log_prompts, settings.max_tokens
         return GGUFModel(path, log_prompts=prompts, max_tokens=most, report=report, **options)
 
-    models = Models(load, folder=settings.models_dir, keep_alive=settings.keep_alive, queue_size=settings.queue_size)
+    models = ModelRegistry(
+        load, folder=settings.models_dir, keep_alive=settings.keep_alive, queue_size=settings.queue_size
+    )
     return AppState(
         models=models,
         envelopes=Envelopes(DIALECTS),

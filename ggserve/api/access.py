@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ggserve.api.limits import Limits, within
+from ggserve.api.limits import Limits, with_time_limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.state import state_of
 from ggserve.generation import Delta
@@ -45,7 +45,7 @@ class RequestRecord:
         guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
         try:
-            timed = within(deltas, self.limits, self.started, lambda: self._first is not None)
+            timed = with_time_limits(deltas, self.limits, self.started, lambda: self._first is not None)
             async with aclosing(timed):
                 async for delta in timed:
                     now, index = time.perf_counter(), delta.index

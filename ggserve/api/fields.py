@@ -44,7 +44,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]  # of presen
 RepetitionPenalty = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)]  # divides logits
 
 
-def wrong(param: str, message: str) -> PydanticCustomError:
+def field_error(param: str, message: str) -> PydanticCustomError:
     """The error of a combination of fields, which names one of them."""
     return PydanticCustomError("invalid_value", "{message}", {"param": param, "message": message})
 

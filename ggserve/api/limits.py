@@ -26,7 +26,7 @@ class Limits:
             raise APIError(400, f"The request has {count} prompts, at most {self.prompts} are allowed.", param="prompt")
 
 
-async def within(
+async def with_time_limits(
     deltas: AsyncGenerator[Delta, None], limits: Limits, started: float, has_begun: Callable[[], bool]
 ) -> AsyncGenerator[Delta, None]:
     """The same deltas, until the time of their request is over (a 503). `started` is of `time.perf_counter`;

@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from ggserve.api.metrics import Metrics
     from ggserve.api.openai.responses.store import ResponseStore
     from ggserve.api.origins import Origins
-    from ggserve.model.registry import Models
 
 
 @dataclass(kw_only=True)
 class AppState:
     """Built when the app starts, from its settings; `state_of` finds it."""
 
-    models: "Models"
+    models: "ModelRegistry"
     envelopes: "Envelopes"
     keys: "Keys"
     origins: "Origins"

@@ -56,7 +56,7 @@ async def guarded(events: AsyncGenerator[bytes, None], done: bytes = DONE) -> As
             yield done
 
 
-async def started(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
+async def await_first(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
     """The same items, once the first has come: what fails before it still gets its own HTTP status."""
     try:
         first = await anext(items)

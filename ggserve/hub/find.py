@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ggserve.errors import ModelFileError
 from ggserve.hub.pick import SUFFIXES, choose
-from ggserve.modelfile.parts import part_names
+from ggserve.modelfile.split_files import part_names
 
 _REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@[^:]+)?(:[^:/\\]+)?")
 

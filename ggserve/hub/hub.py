@@ -28,7 +28,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_
 
 from ggserve.errors import ModelFileError
 from ggserve.hub.pick import choose, human_size, models, projector
-from ggserve.modelfile.parts import part_names
+from ggserve.modelfile.split_files import part_names
 
 log = logging.getLogger("ggserve.model")
 

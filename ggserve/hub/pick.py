@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from ggserve.errors import ModelFileError
-from ggserve.modelfile.parts import part_names
+from ggserve.modelfile.split_files import part_names
 
 SUFFIXES = (".gguf", ".ggml", ".bin")
 

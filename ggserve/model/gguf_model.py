@@ -17,7 +17,7 @@ from ggserve.messages import Tools
 from ggserve.model.chats import Chat, Chats
 from ggserve.model.load import LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts
-from ggserve.modelfile.parts import part_names, without_part
+from ggserve.modelfile.split_files import part_names, without_part
 
 __all__ = ["GGUFModel", "SamplingParams"]
 

@@ -30,7 +30,7 @@ class Listed:
     created: int  # seconds since 1970
 
 
-class Models:
+class ModelRegistry:
     """The model that is loaded, and those that may be. All methods but `listed` belong to one event loop."""
 
     def __init__(

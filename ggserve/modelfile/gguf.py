@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggserve.errors import ModelFileError
-from ggserve.modelfile.parts import part_names
+from ggserve.modelfile.split_files import part_names
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

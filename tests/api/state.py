@@ -13,12 +13,12 @@ from ggserve.api.metrics import Metrics
 from ggserve.api.openai.responses.store import ResponseStore
 from ggserve.api.origins import Origins
 from ggserve.api.state import AppState
-from ggserve.model.registry import Models
+from ggserve.model.registry import ModelRegistry
 
 
 def app_state(*, model: object = None, envelopes: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
     """A state with this loaded model, and what `changes` names set otherwise. `envelopes`: by prefix."""
-    models = Models(cast(Callable[..., Any], None))
+    models = ModelRegistry(cast(Callable[..., Any], None))
     models.loaded = cast(Any, model)
     dialects = {"/": openai_envelope, **(envelopes or {})}
     state = AppState(

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from ggserve.api.access import AccessMiddleware
 from ggserve.api.errors import APIError, install_error_handlers
-from ggserve.api.limits import Limits, within
+from ggserve.api.limits import Limits, with_time_limits
 from ggserve.generation import Delta
 from tests.api.state import app_state
 
@@ -24,7 +24,7 @@ async def deltas(*waits: float) -> AsyncGenerator[Delta, None]:
 async def gathered(limits: Limits, *waits: float) -> list[Delta]:
     came: list[Delta] = []
     try:
-        async for delta in within(deltas(*waits), limits, time.perf_counter(), lambda: bool(came)):
+        async for delta in with_time_limits(deltas(*waits), limits, time.perf_counter(), lambda: bool(came)):
             came.append(delta)  # noqa: PERF401
     except APIError as error:
         assert (error.status, error.code) == (503, "timeout")

@@ -8,7 +8,7 @@ import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from ggserve.api.streaming import event, guarded, started, while_connected
+from ggserve.api.streaming import await_first, event, guarded, while_connected
 from ggserve.errors import GenerationError
 from tests.api.streams import Stream
 
@@ -32,7 +32,7 @@ def test_what_fails_before_the_first_delta_is_raised_and_closed() -> None:
     stream = Stream(error=GenerationError("at once"))
 
     async def start() -> None:
-        await started(stream.deltas())
+        await await_first(stream.deltas())
 
     with pytest.raises(GenerationError):
         asyncio.run(start())

@@ -11,7 +11,7 @@ from ggserve.api.blocks import typed_events, whole
 from ggserve.api.dependencies import Generator, Record, require, require_sight
 from ggserve.api.errors import APIError
 from ggserve.api.openai.images import have_images
-from ggserve.api.streaming import EventStream, json_response, started, while_connected
+from ggserve.api.streaming import EventStream, await_first, json_response, while_connected
 
 router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANTHROPIC_ERRORS)
 
@@ -35,7 +35,7 @@ async def messages(body: MessagesRequest, request: Request, model: Generator, re
     )
     answer = MessageAnswer(body, model.name, model.context_length)
     if body.stream:
-        running = await while_connected(request, started(deltas))
+        running = await while_connected(request, await_first(deltas))
         return EventStream(typed_events(running, answer))
     await while_connected(request, whole(deltas, answer))
     return json_response(answer.message)

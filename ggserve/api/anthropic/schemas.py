@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import Probability, Strict, Temperature, Whole, refuse, thinking, wrong
+from ggserve.api.fields import Probability, Strict, Temperature, Whole, field_error, refuse, thinking
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -198,9 +198,9 @@ class PromptRequest(Strict):
         names = [tool.name for tool in self.tools or () if tool.is_custom]
         if choice := self.tool_choice:
             if choice.type == "tool" and choice.name not in names:
-                raise wrong("tool_choice", f"tool_choice names {choice.name!r}, which is not among the tools")
+                raise field_error("tool_choice", f"tool_choice names {choice.name!r}, which is not among the tools")
             if choice.type == "any" and not names:
-                raise wrong("tool_choice", "tool_choice is 'any', but there are no tools")
+                raise field_error("tool_choice", "tool_choice is 'any', but there are no tools")
         return self
 
     @property

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from ggserve.api.admission import GeneratingRoute
 from ggserve.api.dependencies import Generator, Record, require, require_infill
 from ggserve.api.llama_server.schemas import InfillRequest
-from ggserve.api.streaming import EventStream, event, guarded, json_response, started, while_connected
+from ggserve.api.streaming import EventStream, await_first, event, guarded, json_response, while_connected
 from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
 
@@ -29,7 +29,7 @@ async def infill(body: InfillRequest, request: Request, model: Generator, record
     generated = record.watch(model.infill(prefix, body.input_suffix, body.sampling_params(), files=body.files))
     deltas = limited(generated, body.n_indent, body.t_max_predict_ms / 1000)
     if body.stream:
-        running = await while_connected(request, started(deltas))
+        running = await while_connected(request, await_first(deltas))
         return EventStream(guarded(_events(running, middle), done=b""))
     return json_response(await while_connected(request, _whole(deltas, middle)))
 

@@ -13,7 +13,7 @@ from ggserve.api.ollama.answer import OllamaAnswer, collected, lines
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
 from ggserve.api.openai.images import base64_url, image_part, text_part
-from ggserve.api.streaming import EventStream, json_response, started, while_connected
+from ggserve.api.streaming import EventStream, await_first, json_response, while_connected
 from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
 
@@ -66,7 +66,7 @@ async def _answer(
     answer = OllamaAnswer(model.name, record, chat=chat, scored=bool(body.logprobs))
     deltas = record.watch(deltas)
     if body.stream is not False:
-        running = await while_connected(request, started(deltas))
+        running = await while_connected(request, await_first(deltas))
         return EventStream(lines(running, answer), media_type="application/x-ndjson")
     return json_response(await while_connected(request, collected(deltas, answer)))
 

@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ggserve.api.fields import Penalty, Probability, RepetitionPenalty, Strict, Temperature, Whole, thinking, wrong
+from ggserve.api.fields import (
+    Penalty,
+    Probability,
+    RepetitionPenalty,
+    Strict,
+    Temperature,
+    Whole,
+    field_error,
+    thinking,
+)
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -143,7 +152,7 @@ class GenerateRequest(GenerationRequest):
     @model_validator(mode="after")
     def _chat_has_images(self) -> "GenerateRequest":
         if self.images and (self.raw or self.suffix):
-            raise wrong("images", "images are not supported with raw or a suffix")
+            raise field_error("images", "images are not supported with raw or a suffix")
         return self
 
     @field_validator("template", "context")

@@ -14,7 +14,7 @@ from ggserve.api.answers import Answers, Choice
 from ggserve.api.dependencies import Generator, Record, require
 from ggserve.api.openai.objects import chat_logprobs, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
-from ggserve.api.streaming import EventStream, event, guarded, json_response, started, while_connected
+from ggserve.api.streaming import EventStream, await_first, event, guarded, json_response, while_connected
 from ggserve.generation import Delta
 from ggserve.messages import ToolCallDelta
 from ggserve.model.gguf_model import GGUFModel
@@ -52,7 +52,7 @@ async def _answer(
         "model": model.name,
     }
     if stream:
-        pieces = await while_connected(request, started(answers.streamed()))
+        pieces = await while_connected(request, await_first(answers.streamed()))
         return EventStream(
             guarded(_events(pieces, answers, head, scored, body.is_legacy, include_usage=body.include_usage))
         )

@@ -15,7 +15,7 @@ from ggserve.api.dependencies import Generator, Record, require, require_infill
 from ggserve.api.errors import APIError, api_error
 from ggserve.api.openai.objects import CompletionLogprobs, usage_object
 from ggserve.api.openai.schemas.completions import CompletionRequest
-from ggserve.api.streaming import EventStream, event, guarded, json_response, started, while_connected
+from ggserve.api.streaming import EventStream, await_first, event, guarded, json_response, while_connected
 from ggserve.generation import Delta, ScoredToken
 from ggserve.model.gguf_model import GGUFModel
 
@@ -49,7 +49,7 @@ async def completions(body: CompletionRequest, request: Request, model: Generato
         "model": model.name,
     }
     if body.stream:
-        pieces = await while_connected(request, started(answers.streamed()))
+        pieces = await while_connected(request, await_first(answers.streamed()))
         if plain:
             return EventStream(_plain(pieces, shape.prompts[0]), media_type="text/plain")
         return EventStream(guarded(_events(pieces, answers, head, shape, include_usage=body.include_usage)))

@@ -21,7 +21,7 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.load import Pooling, load_server
-from ggserve.engines.llama_cpp.own_tokenizer import OwnTokenizer
+from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
 from ggserve.engines.pool import Pool
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
@@ -75,7 +75,7 @@ class LlamaCppEngine:
             self.features |= {"images"}
         self._vocab_size = vocab_size
         self._grammars = grammars
-        self._tokenizer = OwnTokenizer()
+        self._tokenizer = NativeTokenizer()
         self._loses_spaces = loses_spaces
         self._end_ids = end_ids
         self._parallel = options.parallel

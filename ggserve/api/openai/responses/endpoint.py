@@ -14,7 +14,7 @@ from ggserve.api.openai.responses.items import ITEM, Item, ItemReference, listed
 from ggserve.api.openai.responses.schemas import PromptRequest, ResponsesRequest
 from ggserve.api.openai.responses.store import ResponseStore
 from ggserve.api.state import state_of
-from ggserve.api.streaming import EventStream, json_response, started, while_connected
+from ggserve.api.streaming import EventStream, await_first, json_response, while_connected
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(tags=["responses"])
@@ -48,7 +48,7 @@ async def responses(
     )
     answer = ResponseAnswer(body, params, model.name, keep)
     if body.stream:
-        running = await while_connected(request, started(deltas))
+        running = await while_connected(request, await_first(deltas))
         return EventStream(typed_events(running, answer))
     await while_connected(request, whole(deltas, answer))
     return json_response(answer.response)

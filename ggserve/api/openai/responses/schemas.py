@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import Probability, Strict, Temperature, Whole, refuse, thinking, wrong
+from ggserve.api.fields import Probability, Strict, Temperature, Whole, field_error, refuse, thinking
 from ggserve.api.openai.responses.items import Item
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -120,9 +120,9 @@ class PromptRequest(Strict):
         names = [tool.name for tool in self.tools if tool.type == "function"]
         for name in self.tool_choice.names or ():
             if name not in names:
-                raise wrong("tool_choice", f"tool_choice names {name!r}, which is not among the tools")
+                raise field_error("tool_choice", f"tool_choice names {name!r}, which is not among the tools")
         if self.tool_choice.required and not names:
-            raise wrong("tool_choice", "tool_choice requires a call, but there are no tools")
+            raise field_error("tool_choice", "tool_choice requires a call, but there are no tools")
         return self
 
     @property

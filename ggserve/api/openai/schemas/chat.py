@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from ggserve.api.fields import Strict, Whole, one_of, thinking, wrong
+from ggserve.api.fields import Strict, Whole, field_error, one_of, thinking
 from ggserve.api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
 from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
@@ -50,7 +50,7 @@ class TemplateArguments(Strict):
     def _are_free(self) -> "TemplateArguments":
         for name in self.model_extra or ():
             if name in SET_VARIABLES:
-                raise wrong(
+                raise field_error(
                     "chat_template_kwargs", f"chat_template_kwargs cannot set {name}: the request's own fields do"
                 )
         return self
@@ -84,18 +84,18 @@ class ChatRequest(GenerationRequest):
     @model_validator(mode="after")
     def _logprobs_wanted(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
-            raise wrong("top_logprobs", "top_logprobs needs logprobs to be true")
+            raise field_error("top_logprobs", "top_logprobs needs logprobs to be true")
         return self
 
     @model_validator(mode="after")
     def _choice_of_tools(self) -> "ChatRequest":
         if self.tools and self.functions:
-            raise wrong("functions", "functions is the old name of tools: give one of them")
+            raise field_error("functions", "functions is the old name of tools: give one of them")
         try:
             _ = self.called_tools
         except ValueError as error:
             field = "function_call" if self.is_legacy else "tool_choice"
-            raise wrong(field, f"{field} {error}") from error
+            raise field_error(field, f"{field} {error}") from error
         return self
 
     @property

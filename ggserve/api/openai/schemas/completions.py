@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from ggserve.api.fields import Whole, one_of, wrong
+from ggserve.api.fields import Whole, field_error, one_of
 from ggserve.api.openai.schemas.generation import MAX_CHOICES, MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, TokenId
 from ggserve.generation import SamplingParams
 
@@ -49,15 +49,19 @@ class CompletionRequest(GenerationRequest):
     @model_validator(mode="after")
     def _best_of_enough(self) -> "CompletionRequest":
         if self.best_of is not None and self.best_of < (self.n or 1):
-            raise wrong("best_of", f"best_of must be at least n, which is {self.n}")
+            raise field_error("best_of", f"best_of must be at least n, which is {self.n}")
         if self.stream and self.best is not None:
-            raise wrong("best_of", "the best of several answers is known when they are complete: it cannot be streamed")
+            raise field_error(
+                "best_of", "the best of several answers is known when they are complete: it cannot be streamed"
+            )
         return self
 
     @model_validator(mode="after")
     def _no_echo_of_a_gap(self) -> "CompletionRequest":
         if self.suffix and self.echo:
-            raise wrong("suffix", "suffix and echo do not go together: the answer stands between prompt and suffix")
+            raise field_error(
+                "suffix", "suffix and echo do not go together: the answer stands between prompt and suffix"
+            )
         return self
 
     @property

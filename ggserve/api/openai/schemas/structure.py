@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ggserve.api.fields import Strict, wrong
+from ggserve.api.fields import Strict, field_error
 from ggserve.generation import Grammar, GrammarKind, schema_grammar
 
 Choices = Annotated[list[str], Field(min_length=1)]
@@ -33,7 +33,7 @@ class StructuredRequest(Strict):
     @model_validator(mode="after")
     def _one_at_most(self) -> "StructuredRequest":
         if len(given := self._grammars()) > 1:
-            raise wrong(given[1].source or "", "an answer can be held to one thing only, and several are given")
+            raise field_error(given[1].source or "", "an answer can be held to one thing only, and several are given")
         return self
 
     @property

@@ -24,7 +24,7 @@ _GRAMMAR = '%llguidance {}\nstart: "a"\n'
 _U32, _I32, _F32, _STRING, _ARRAY = 4, 5, 6, 8, 9  # types of a GGUF file's values
 
 
-class OwnTokenizer:
+class NativeTokenizer:
     """Of one model: what must have happened between its load and its first grammar."""
 
     def __init__(self) -> None:

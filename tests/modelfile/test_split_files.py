@@ -9,7 +9,7 @@ import pytest
 from ggserve.errors import ModelFileError
 from ggserve.model.gguf_model import GGUFModel, SamplingParams, model_bytes
 from ggserve.model.inspect import describe
-from ggserve.model.registry import Models
+from ggserve.model.registry import ModelRegistry
 from ggserve.modelfile.accepts.ctransformers import ctransformers_objection
 from ggserve.modelfile.convert import convert
 from ggserve.modelfile.gguf import read_gguf
@@ -46,7 +46,7 @@ def test_parts_answer_as_the_whole(tmp_path: Path) -> None:
 
 def test_parts_are_listed_as_one_model(tmp_path: Path) -> None:
     first = tiny.in_parts(tiny.llama(), tmp_path)[0]
-    models = Models(lambda path, report: GGUFModel(path), folder=tmp_path)
+    models = ModelRegistry(lambda path, report: GGUFModel(path), folder=tmp_path)
     assert [(listed.name, listed.path) for listed in models.listed()] == [("tiny", first)]
 
 
