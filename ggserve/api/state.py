@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ggserve.api.metrics import Metrics
     from ggserve.api.openai.responses.store import ResponseStore
     from ggserve.api.origins import Origins
+    from ggserve.model.registry import ModelRegistry
 
 
 @dataclass(kw_only=True)
