@@ -59,9 +59,6 @@ def test_a_setting_that_only_llama_cpp_has_decides_or_is_refused(default_path):
     setting = "KV_CACHE_TYPE=q8_0"
     wishes = EngineWishes(kv_cache_type="q8_0")
     assert choose_engine(read_model_file(BOTH), wishes) == ("llama.cpp", f"{setting} needs it")
-        "llama.cpp",
-        f"{setting} needs it",
-    )
     name, reason = choose_engine(read_model_file(LEGACY), EngineWishes(kv_cache_type="q8_0"))
     assert name == "llama.cpp"
     assert reason.startswith(f"{setting} needs it; a legacy GGML file")
