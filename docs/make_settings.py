@@ -19,7 +19,7 @@ Set a variable in the environment or in a file `.env`, or pass it on the command
 | --- | --- | --- |
 """
 _TAIL = """
-The Hugging Face client reads its own variables, such as `HF_TOKEN` and `HF_HOME`, from the environment, not from `.env`.
+The Hugging Face client reads `HF_TOKEN`, `HF_HOME` and its other variables from the environment, not from `.env`.
 """
 
 
