@@ -23,6 +23,7 @@ from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.load import Pooling, load_server
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.stack import WordLimit, widen_stacks
 from ggserve.engines.pool import Pool
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams
@@ -65,6 +66,7 @@ class LlamaCppEngine:
         generates: bool = True,  # False: a model that makes embeddings only
         chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
+        word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
     ) -> None:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
@@ -77,10 +79,12 @@ class LlamaCppEngine:
         self._grammars = grammars
         self._tokenizer = NativeTokenizer()
         self._loses_spaces = loses_spaces
+        self._word_limit = word_limit
         self._end_ids = end_ids
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._listener = PrivateListener()
+        widen_stacks()
         try:
             self._server = load_server(
                 path,
@@ -129,6 +133,7 @@ class LlamaCppEngine:
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
         self._check_tokens(params.logit_bias, "logit_bias")
+        await asyncio.to_thread(self._check_words, [messages, tools and tools.functions, template_arguments])
         sampling = _native_sampling(params, self.context_length)
         body = {"messages": messages, **sampling, **_native_tools(tools), **_native_arguments(template_arguments)}
         if params.max_tokens is not None:
@@ -149,7 +154,11 @@ class LlamaCppEngine:
 
     async def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
         """A prompt as llama.cpp takes it: of a model that sees, as text only."""
-        return await asyncio.to_thread(self.detokenize, tokens) if "images" in self.features else list(tokens)
+        if "images" not in self.features:
+            return list(tokens)
+        text = await asyncio.to_thread(self.detokenize, tokens)
+        self._check_words(text)
+        return text
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -169,6 +178,7 @@ class LlamaCppEngine:
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """See Reranker.rerank."""
+        await asyncio.to_thread(self._check_words, [query, documents])
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
         for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
@@ -181,7 +191,8 @@ class LlamaCppEngine:
         return Ranking(scores, prompt_tokens)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
+        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
+        self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
         return ids
@@ -220,6 +231,10 @@ class LlamaCppEngine:
         self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
         self._listener.close()
 
+    def _check_words(self, value: Any) -> None:
+        if self._word_limit is not None:
+            self._word_limit.check(value)
+
     def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
@@ -236,6 +251,7 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)
+            self._check_words(text)  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
             if not self._loses_spaces:
