@@ -16,14 +16,14 @@ from ggserve.api.state import AppState
 from ggserve.model.registry import ModelRegistry
 
 
-def app_state(*, model: object = None, envelopes: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
-    """A state with this loaded model, and what `changes` names set otherwise. `envelopes`: by prefix."""
+def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
+    """A state with this loaded model, and what `changes` names set otherwise. `dialects`: envelopes by prefix."""
     models = ModelRegistry(cast(Callable[..., Any], None))
     models.loaded = cast(Any, model)
-    dialects = {"/": openai_envelope, **(envelopes or {})}
+    envelopes = {"/": openai_envelope, **(dialects or {})}
     state = AppState(
         models=models,
-        envelopes=Envelopes([Dialect(cast(Any, None), prefix, envelope) for prefix, envelope in dialects.items()]),
+        envelopes=Envelopes([Dialect(cast(Any, None), prefix, envelope) for prefix, envelope in envelopes.items()]),
         keys=Keys(),
         origins=Origins(),
         limits=Limits(),
