@@ -26,12 +26,19 @@ def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = No
         envelopes=Envelopes([Dialect(cast(Any, None), prefix, envelope) for prefix, envelope in envelopes.items()]),
         keys=Keys(),
         origins=Origins(),
-        limits=Limits(),
+        limits=limits(),
         admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),
     )
     return replace(state, **changes)
+
+
+def limits(**changes: Any) -> Limits:
+    """Limits that no test meets by accident, and what `changes` names set otherwise."""
+    return replace(
+        Limits(body_bytes=32 << 20, body_seconds=60, first_token_seconds=60, request_seconds=60, prompts=9), **changes
+    )
 
 
 def oops(error: APIError) -> dict[str, Any]:
