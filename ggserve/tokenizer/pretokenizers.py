@@ -51,8 +51,10 @@ _EXAONE_MOE = (
     rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*+(?: \p{{L}}\p{{M}}*+)*+)++|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
 )
+# A line feed further on is looked for once in a run of spaces, not again after each piece of it.
 _JAIS2 = (
-    _LLAMA3.removesuffix(r"|\s+(?!\S)|\s+")
+    _LLAMA3.removesuffix(_SPACES)
+    + r"(?<![^\S\r\n])\s*[\r\n]+"
     + "".join(rf"|\s{{{count}}}(?!\S)" for count in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
     + r"|\s"
 )
