@@ -7,9 +7,9 @@ import time
 from collections.abc import AsyncGenerator
 from unittest import mock
 
-from ggserve.api.access import RequestRecord
 from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
+from ggserve.api.record import RequestRecord
 from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.registry import ModelRegistry

@@ -23,22 +23,26 @@ from fastapi.security import HTTPBearer
 
 from ggserve import __version__
 from ggserve.api import anthropic, llama_server, ollama, openai, page, status
-from ggserve.api.access import AccessMiddleware
 from ggserve.api.admission import Admission
+from ggserve.api.body_limits import BodyLimitsMiddleware
 from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import ERROR_RESPONSES, install_error_handlers
+from ggserve.api.head import HeadMiddleware
 from ggserve.api.keys import KeysMiddleware, read_keys
 from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.openai.responses.store import ResponseStore
 from ggserve.api.origins import Origins, OriginsMiddleware, is_loopback
+from ggserve.api.record import RecordMiddleware
 from ggserve.api.state import AppState
+from ggserve.engines.choice import engine_for_default_model
+from ggserve.engines.native_process import send_c_stderr
 from ggserve.errors import EngineError, ModelFileError, TemplateError
 from ggserve.hub.default import default_model, packaged_model
 from ggserve.hub.find import find_model_file
 from ggserve.machine import give_back_memory
 from ggserve.model.gguf_model import GGUFModel
-from ggserve.model.load import LoadOptions, Report, send_c_stderr
+from ggserve.model.load import LoadOptions, Report
 from ggserve.model.registry import ModelRegistry
 from ggserve.server.logs import LOGGERS, configure_logs
 from ggserve.server.signals import graceful_stop, running_server
@@ -85,7 +89,9 @@ def create_app(
     install_error_handlers(app)
     app.add_middleware(KeysMiddleware)
     app.add_middleware(OriginsMiddleware)
-    app.add_middleware(AccessMiddleware)  # the outermost, so that it sees all requests
+    app.add_middleware(BodyLimitsMiddleware)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(RecordMiddleware)  # the outermost, so that it sees all requests
     return app
 
 
@@ -196,7 +202,9 @@ def _configured_model(settings: Settings, model_path: Path | None) -> Path | Non
     if settings.models_dir:
         return None
     options = LoadOptions(**{field.name: getattr(settings, field.name) for field in fields(LoadOptions)})
-    default = packaged_model() if options.default_on_llama_cpp else default_model(settings.cache_dir)
+    default = (
+        packaged_model() if engine_for_default_model(options) == "llama.cpp" else default_model(settings.cache_dir)
+    )
     if default is not None:
         return default
     raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")

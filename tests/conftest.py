@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.servers import clean_environment, free_port
 from ggserve.hub.default import default_model, packaged_model
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
 from ggserve.tokenizer.tokenizer import Tokenizer
+from tests.processes import clean_environment, free_port
 
 ROOT = Path(__file__).parent.parent
 FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family

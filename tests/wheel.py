@@ -11,9 +11,9 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from bench.servers import clean_environment, free_port
 from ggserve import __version__
 from ggserve.hub.default import packaged_model
+from tests.processes import clean_environment, free_port
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120.0  # until the server must be ready

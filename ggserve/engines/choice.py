@@ -1,8 +1,12 @@
-"""Which engine runs a file, and why."""
+"""The choice of the engine that runs a file, and its reason. `modelfile.accepts` has what an engine accepts."""
 
-from collections.abc import Collection
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
+from ggserve.engines.contract import Tuning
+from ggserve.engines.ctransformers.context import cuda_loads
+from ggserve.engines.llama_cpp.load import sees_gpu
 from ggserve.engines.speed import llama_cpp_gain
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.accepts.ctransformers import ctransformers_objection
@@ -15,34 +19,56 @@ from ggserve.modelfile.legacy.to_gguf import conversion_objection
 EngineName = Literal["ctransformers", "llama.cpp"]
 WantedEngine = Literal["auto", "ctransformers", "llama.cpp"]
 
+_GPU_USERS: dict[EngineName, Callable[[], bool]] = {"llama.cpp": sees_gpu, "ctransformers": cuda_loads}
+_MANY = 8  # slots from which llama.cpp runs the default model: it decodes all of them in one batch
 
-def choose_engine(
-    file: ModelFile,
-    wanted: WantedEngine = "auto",
-    *,
-    slots: int | None = None,
-    gpu_users: Collection[EngineName] = (),
-    only_llama_cpp: str | None = None,
-) -> tuple[EngineName, str]:
-    """The engine's name and one line that says why: of those that run the file exactly as it is the faster one for
-    `slots` answers at the same time (None: several), ctransformers where they are equal.
 
-    `gpu_users`: where a GPU is wanted, the engines that can use the one that is here. `only_llama_cpp`: a setting that
-    ctransformers has no counterpart of. Raises ModelFileError where the engine that is wanted, or any, cannot run the
-    file.
+@dataclass(frozen=True, kw_only=True)
+class EngineWishes(Tuning):
+    """The settings that the choice of an engine depends on."""
+
+    engine: WantedEngine = "auto"
+    parallel: int | None = None  # slots; None: as many as memory allows
+
+    @property
+    def llama_cpp_setting(self) -> str | None:
+        """The first setting that only llama.cpp has, as NAME=value."""
+        for name in ("mmproj_path", "lora_path"):
+            if path := getattr(self, name):
+                return f"{name.upper()}={path.name}"
+        if self.draft_model:
+            return f"DRAFT_MODEL={self.draft_model}"
+        if self.kv_cache_type != "f16":
+            return f"KV_CACHE_TYPE={self.kv_cache_type}"
+        return "FLASH_ATTENTION=on" if self.flash_attention == "on" else None
+
+
+def engine_for_default_model(wishes: EngineWishes) -> EngineName:
+    """The engine for the default model, which exists in a form for each."""
+    if wishes.engine != "auto":
+        return wishes.engine
+    many = (wishes.parallel or 0) >= _MANY
+    return "llama.cpp" if many or wishes.llama_cpp_setting or (wishes.gpu_layers and sees_gpu()) else "ctransformers"
+
+
+def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tuple[EngineName, str]:
+    """Return the engine's name and one line that says why.
+
+    Of the engines that run the file exactly, the faster one for so many slots; ctransformers where they are equal.
+    Raises ModelFileError where the engine that is wanted, or every engine, cannot run the file.
     """
-    name = file.path.name
-    if only_llama_cpp and wanted == "ctransformers":
-        raise ModelFileError(f"{name}: {only_llama_cpp} is for llama.cpp; ctransformers has no such")
+    name, wanted, setting = file.path.name, wishes.engine, wishes.llama_cpp_setting
+    if setting and wanted == "ctransformers":
+        raise ModelFileError(f"{name}: {setting} needs llama.cpp; ctransformers has no such setting")
     if isinstance(file, GGMLFile):
-        return _choose_for_legacy(file, wanted, only_llama_cpp)
+        return _choose_for_legacy(file, wanted, setting)
     assert isinstance(file, GGUFFile)
     old, new = ctransformers_objection(file), llama_cpp_objection(file)
     if wanted == "ctransformers":
         if old is not None:
             other = "; ENGINE=llama.cpp runs it" if new is None else ""
             raise ModelFileError(f"{name}: ctransformers cannot run this file: {old}{other}")
-        gain = llama_cpp_gain(file, slots)
+        gain = llama_cpp_gain(file, wishes.parallel)
         missed = f"; llama.cpp would be {gain}" if new is None and gain.counts else ""
         return "ctransformers", f"ENGINE=ctransformers asks for it{missed}"
     if wanted == "llama.cpp":
@@ -55,31 +81,31 @@ def choose_engine(
     if old is not None:
         return "llama.cpp", f"ctransformers cannot run the file as it is: {old}"
     if new is not None:
-        if only_llama_cpp:
-            raise ModelFileError(f"{name}: {only_llama_cpp} is for llama.cpp, which cannot run this file: {new}")
+        if setting:
+            raise ModelFileError(f"{name}: {setting} needs llama.cpp, which cannot run this file: {new}")
         return "ctransformers", f"llama.cpp cannot run the file as it is: {new}"
-    if only_llama_cpp:
-        return "llama.cpp", f"{only_llama_cpp} needs it"
-    return _faster(file, slots, gpu_users)
+    if setting:
+        return "llama.cpp", f"{setting} needs it"
+    return _faster(file, wishes)
 
 
-def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, only_llama_cpp: str | None) -> tuple[EngineName, str]:
+def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, setting: str | None) -> tuple[EngineName, str]:
     legacy = f"a legacy GGML file of the family {file.family}"
-    if wanted != "llama.cpp" and only_llama_cpp is None:
+    if wanted != "llama.cpp" and setting is None:
         return "ctransformers", legacy
     if objection := conversion_objection(file):
         raise ModelFileError(f"{file.path.name}: llama.cpp cannot run this model: {objection}; ctransformers runs it")
-    why = "ENGINE=llama.cpp asks for it" if wanted == "llama.cpp" else f"{only_llama_cpp} needs it"
+    why = "ENGINE=llama.cpp asks for it" if wanted == "llama.cpp" else f"{setting} needs it"
     return "llama.cpp", f"{why}; {legacy}, as GGUF"
 
 
-def _faster(file: GGUFFile, slots: int | None, gpu_users: Collection[EngineName]) -> tuple[EngineName, str]:
+def _faster(file: GGUFFile, wishes: EngineWishes) -> tuple[EngineName, str]:
     """The choice where both engines run the file."""
-    if "llama.cpp" in gpu_users:
-        return "llama.cpp", "it can use the GPU here, for several answers at a time"
-    if "ctransformers" in gpu_users:
-        return "ctransformers", "it can use the GPU here"
-    gain = llama_cpp_gain(file, slots)
+    if wishes.gpu_layers:
+        for name, uses_gpu in _GPU_USERS.items():
+            if uses_gpu():
+                return name, "it can use the GPU here"
+    gain = llama_cpp_gain(file, wishes.parallel)
     if gain.counts:
         return "llama.cpp", str(gain)
     return "ctransformers", f"llama.cpp is {gain}"

@@ -17,14 +17,13 @@ from ggserve.chat.template import ChatTemplate
 from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
 from ggserve.chat.tool_calls.history import wants_short_ids
 from ggserve.chat.tool_template import with_tools
-from ggserve.engines.choice import EngineName, WantedEngine, choose_engine
+from ggserve.engines.choice import EngineWishes, choose_engine
 from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
-from ggserve.engines.ctransformers.context import Context, cuda_loads
+from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
-from ggserve.engines.llama_cpp.load import Pooling, sees_gpu
-from ggserve.engines.native_process import send_c_stderr as send_c_stderr  # the app asks for it once a model runs
+from ggserve.engines.llama_cpp.load import Pooling
 from ggserve.errors import ContextOverflow, ModelFileError, TemplateError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
@@ -56,44 +55,20 @@ Result = TypeVar("Result")
 Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
-_GPU_USERS: dict[EngineName, Callable[[], bool]] = {"ctransformers": cuda_loads, "llama.cpp": sees_gpu}
-_MANY = 8  # answers at the same time, from which on llama.cpp runs the default model: it decodes them in one batch
 _LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
 _PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
 _REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadOptions(Tuning):
+class LoadOptions(EngineWishes):
     """What a user may say about a load; None leaves it to the file and the machine."""
 
-    engine: WantedEngine = "auto"
     cache_dir: Path = Path("models")  # where files that an engine needs in another form are kept
     model_type: str | None = None  # the family of a legacy file; None: what the file proves
     chat_template: str | None = None  # a name (prompt/named_templates) or a file; None: the model file's own
     context_length: int | None = None  # tokens; None: the model's own, at most 4096
     threads: int | None = None  # None: the usable cores
-    parallel: int | None = None  # answers at the same time; None: 1 to 4, as memory allows
-
-    @property
-    def only_llama_cpp(self) -> str | None:
-        """The first setting that ctransformers has no counterpart of."""
-        for name in ("mmproj_path", "lora_path"):
-            if path := getattr(self, name):
-                return f"{name.upper()}={path.name}"
-        if self.draft_model:
-            return f"DRAFT_MODEL={self.draft_model}"
-        if self.kv_cache_type != "f16":
-            return f"KV_CACHE_TYPE={self.kv_cache_type}"
-        return "FLASH_ATTENTION=on" if self.flash_attention == "on" else None
-
-    @property
-    def default_on_llama_cpp(self) -> bool:
-        """Whether llama.cpp is to run the default model, which there is for each engine."""
-        if self.engine != "auto":
-            return self.engine == "llama.cpp"
-        many = (self.parallel or 0) >= _MANY
-        return many or self.only_llama_cpp is not None or (self.gpu_layers > 0 and sees_gpu())
 
     def for_engine(self, plan: MemoryPlan) -> EngineOptions:
         """The options of the engine that follows a plan."""
@@ -146,13 +121,7 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     started = time.perf_counter()
     file = read_model_file(path, options.model_type)
     options = _with_projector(path, file, options)
-    engine_name, reason = choose_engine(
-        file,
-        options.engine,
-        slots=options.parallel,
-        gpu_users=[name for name, uses_gpu in _GPU_USERS.items() if options.gpu_layers and uses_gpu()],
-        only_llama_cpp=options.only_llama_cpp,
-    )
+    engine_name, reason = choose_engine(file, options)
     report = report or (lambda progress: None)
     own = family_template(file) if isinstance(file, GGMLFile) else None
     chosen = read_chat_template(options.chat_template) if options.chat_template else own

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from ggserve.api.access import AccessMiddleware
+from ggserve.api.body_limits import BodyLimitsMiddleware
 from ggserve.api.errors import APIError, install_error_handlers
 from ggserve.api.limits import Limits, with_time_limits
 from ggserve.generation import Delta
@@ -65,7 +65,7 @@ def app_with(limits: Limits) -> FastAPI:
         return len(await request.body())
 
     install_error_handlers(app)
-    app.add_middleware(AccessMiddleware)
+    app.add_middleware(BodyLimitsMiddleware)
     return app
 
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from bench.servers import clean_environment, free_port
+from tests.processes import clean_environment, free_port
 
 ROOT = Path(__file__).parents[2]
 SLOTS, QUEUE = 2, 2

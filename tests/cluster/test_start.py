@@ -12,10 +12,10 @@ pytest.importorskip("ray")
 
 from ray.serve.schema import ServeDeploySchema
 
-from bench.servers import clean_environment
 from ggserve.cluster import application as under_test
 from ggserve.settings import SettingsError, load_settings
 from tests.cluster.conftest import ROOT, Cluster
+from tests.processes import clean_environment
 
 
 def start(environment: dict[str, str], *command: str) -> list[str]:

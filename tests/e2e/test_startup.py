@@ -11,12 +11,12 @@ import httpx
 import psutil
 import pytest
 
-from bench.servers import clean_environment, free_port
 from ggserve.modelfile.file import read_model_file
 from ggserve.modelfile.read_ahead import read_ahead
 from tests.conftest import FAMILY_FILES, ROOT, TEST_SETTINGS
 from tests.hub.loopback_hub import Repo, running_hub
 from tests.modelfile.tiny_gguf import llama
+from tests.processes import clean_environment, free_port
 
 
 def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:

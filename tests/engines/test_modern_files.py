@@ -13,7 +13,6 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
-from bench.servers import clean_environment
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
 from ggserve.generation import SamplingParams
 from ggserve.messages import Tools
@@ -22,6 +21,7 @@ from tests.answers import answer
 from tests.conftest import ROOT
 from tests.engines.load_changed_models import spec_of
 from tests.engines.tiny_models import ARCHITECTURES, HEAD, WIDTH, write_tiny_model
+from tests.processes import clean_environment
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
 CHAT = [{"role": "user", "content": "the cat"}]

@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.servers import clean_environment
 from ggserve.modelfile.gguf import read_gguf
 from ggserve.modelfile.legacy.ggml import is_ggml
 from ggserve.modelfile.legacy.layouts import FAMILIES
 from tests.conftest import FAMILY_FILES, ROOT, serve
 from tests.families.blank import write
+from tests.processes import clean_environment
 
 FILES = sorted(path.name for path in FAMILY_FILES.glob("*.json"))
 # One file of each family, all of those in GGUF.

@@ -25,7 +25,7 @@ from typing import Literal
 
 from gguf import GGMLQuantizationType
 
-from ggserve.engines.choice import choose_engine
+from ggserve.engines.choice import EngineWishes, choose_engine
 from ggserve.errors import EngineError, ModelFileError, TemplateError
 from ggserve.generation import SamplingParams
 from ggserve.model.gguf_model import GGUFModel
@@ -143,7 +143,7 @@ def run(first: int, count: int, *, seed: int, limit: float, seconds: float, keep
 
 def _try(path: Path, family: str | None, engine: EngineChoice, limit: float) -> tuple[str, str]:
     try:
-        choose_engine(read_model_file(path, family), engine)
+        choose_engine(read_model_file(path, family), EngineWishes(engine=engine))
     except ModelFileError:
         return "refused by the check", ""
     except Exception:

@@ -15,6 +15,7 @@ import pytest
 
 from ggserve.errors import ModelFileError
 from ggserve.hub import default
+from ggserve.hub.default import packaged_model
 from ggserve.modelfile import gguf_writer
 from ggserve.modelfile.accepts.ctransformers import ctransformers_objection
 from ggserve.modelfile.convert import convert, main
@@ -22,8 +23,7 @@ from ggserve.modelfile.gguf import GGUFFile, read_gguf
 from ggserve.modelfile.token_spelling import TokenType, to_alphabet
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny
-from tests.modelfile.accepts.test_ctransformers import Change, add, drop, items, lose, outcomes, put, retype, runs_avx2
-from tests.modelfile.test_gguf import packaged_model
+from tests.modelfile.changes import Change, add, drop, items, lose, outcomes, put, retype, runs_avx2
 
 TOKENS, SCORES, TYPES = (f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type"))
 
@@ -277,7 +277,7 @@ def test_the_real_default_model_from_two_processes_at_once(tmp_path: Path) -> No
     assert [process.returncode for process in both] == [0, 0]
     (path,) = map(Path, printed)
     assert os.listdir(tmp_path) == [path.name]
-    before, after = read_gguf(packaged_model()[0]), read_gguf(path)
+    before, after = read_gguf(packaged_model()), read_gguf(path)
     assert ctransformers_objection(after) is None
     old, new = np.memmap(before.path), np.memmap(after.path)
     for name, tensor in after.tensors.items():

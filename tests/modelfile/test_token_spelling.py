@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ggserve.hub.default import packaged_model
 from ggserve.modelfile.gguf import read_gguf
 from ggserve.modelfile.token_spelling import ALPHABET, has_raw_tokens, plain_tokens, to_alphabet, to_raw
+from tests.conftest import VOCABULARIES
 from tests.modelfile import tiny_gguf as tiny
-from tests.modelfile.test_gguf import VOCABULARIES, packaged_model
 
 
 @given(st.binary())
@@ -37,7 +38,11 @@ def test_raw_tokens_are_recognised(tmp_path: Path, raw: bool) -> None:
 
 
 SENTENCEPIECE = ("llama-spm.gguf", "phi-3.gguf")
-BYTE_LEVEL = [path for path in (*packaged_model(), *VOCABULARIES) if path.name not in SENTENCEPIECE]
+BYTE_LEVEL = [
+    path
+    for path in (packaged_model(), *sorted(VOCABULARIES.glob("*.gguf")))
+    if path is not None and path.name not in SENTENCEPIECE
+]
 
 
 @pytest.mark.parametrize("path", BYTE_LEVEL, ids=lambda path: path.name)

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-from bench.servers import clean_environment, free_port
 from tests.conftest import ROOT, serve
 from tests.hub.loopback_hub import Repo, running_hub
+from tests.processes import clean_environment, free_port
 from tests.web.browser import SEA
 
 

@@ -1,11 +1,6 @@
 """What ctransformers can run: supported forms run, rules refuse, and what passes never kills it."""
 
-import math
-import platform
 import random
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,29 +10,11 @@ from ggserve.modelfile.accepts.ctransformers import MATRIX_TYPES, ctransformers_
 from ggserve.modelfile.gguf import TENSOR_TYPES, read_gguf
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny
-
-Change = Callable[[tiny.Spec], object]
-LOADER = Path(__file__).with_name("load_files.py")
-runs_avx2 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86 library")
+from tests.modelfile.changes import Change, add, drop, items, lose, outcomes, put, retype, runs_avx2
 
 
 def objection(spec: tiny.Spec, folder: Path) -> str | None:
     return ctransformers_objection(read_gguf(spec.write(folder / "model.gguf")))
-
-
-def outcomes(paths: list[Path]) -> list[str]:
-    """What became of each file in ctransformers: "finite" (so are its logits), "ran" or "refused"."""
-    done = subprocess.run(
-        [sys.executable, LOADER],
-        input="\0".join(map(str, paths)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, f"died with {done.returncode} at {lines[-1:]}: {done.stderr[-300:]}"
-    assert len(lines) == len(paths)
-    return [line.split()[-1] for line in lines]
 
 
 @runs_avx2
@@ -77,42 +54,6 @@ def test_the_most_layers_allowed_still_run(tmp_path: Path, form: str) -> None:
     assert objection(deep(most), tmp_path) is None
     assert outcomes([tmp_path / "model.gguf"]) == ["finite"]
     assert "block_count" in str(objection(deep(most + 1), tmp_path))
-
-
-def put(key: str, kind: int, content: object) -> Change:
-    return lambda spec: spec.fields.__setitem__(key, (kind, content))
-
-
-def drop(key: str) -> Change:
-    return lambda spec: spec.fields.pop(key)
-
-
-def add(name: str, *shape: int) -> Change:
-    return lambda spec: spec.tensors.__setitem__(name, tiny.f32(*shape))
-
-
-def lose(name: str) -> Change:
-    return lambda spec: spec.tensors.pop(name)
-
-
-def retype(name: str, kind: int) -> Change:
-    def change(spec: tiny.Spec) -> None:
-        shape = spec.tensors[name].shape
-        block = TENSOR_TYPES[kind]
-        spec.tensors[name] = tiny.Tensor(shape, kind, bytes(math.prod(shape) // block.block * block.nbytes))
-
-    return change
-
-
-def items(key: str, change: Callable[[list], list], item: int | None = None) -> Change:
-    def edit(spec: tiny.Spec) -> None:
-        array = spec.fields[key][1]
-        spec.fields[key] = (
-            tiny.ARRAY,
-            tiny.Array(array.item if item is None else item, change(list(array.values))),
-        )
-
-    return edit
 
 
 TOKENS, SCORES, TYPES = (f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type"))

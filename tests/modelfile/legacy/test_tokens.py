@@ -11,10 +11,8 @@ from ggserve.modelfile.legacy.ggml import read_ggml
 from ggserve.modelfile.legacy.merges import derive_merges
 from ggserve.modelfile.token_spelling import TokenType, to_raw
 from ggserve.tokenizer.tokenizer import Tokenizer
-from tests.conftest import ROOT
+from tests.conftest import VOCABULARIES
 from tests.families.blank import write
-
-VOCABULARIES = ROOT.parent / "shared" / "vocab"
 
 
 def original(name: str) -> GGUFFile:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ggserve.engines.choice import choose_engine
+from ggserve.engines import choice
+from ggserve.engines.choice import EngineWishes, choose_engine
 from ggserve.engines.speed import GAINS, Gain, llama_cpp_gain, measured_gain
 from ggserve.errors import ModelFileError
 from ggserve.hub.default import packaged_model
@@ -18,7 +19,7 @@ def test_auto_takes_the_faster_engine_and_says_how_much_faster(slots):
     file = read_model_file(BOTH)
     gain = llama_cpp_gain(file, slots)
     assert gain == Gain(GAINS["Q8_0"][0][slots != 1], "Q8_0")  # the type of most of its bytes, and a small file
-    name, reason = choose_engine(file, "auto", slots=slots)
+    name, reason = choose_engine(file, EngineWishes(parallel=slots))
     assert name == ("llama.cpp" if gain.counts else "ctransformers")
     assert f"{gain.factor:.1f} times as fast for Q8_0" in reason
 
@@ -37,29 +38,33 @@ def test_small_and_large_files_alone_and_together_are_told_apart():
 def test_an_engine_that_is_asked_for_runs_the_file_and_the_other_ones_gain_is_told(monkeypatch):
     file = read_model_file(BOTH)
     monkeypatch.setitem(GAINS, "Q8_0", ((2.0, 2.0), (2.0, 2.0)))
-    name, reason = choose_engine(file, "ctransformers")
+    name, reason = choose_engine(file, EngineWishes(engine="ctransformers"))
     assert name == "ctransformers"
     assert "llama.cpp would be 2.0 times as fast for Q8_0" in reason
-    assert choose_engine(file, "llama.cpp") == ("llama.cpp", "ENGINE=llama.cpp asks for it")
+    assert choose_engine(file, EngineWishes(engine="llama.cpp")) == ("llama.cpp", "ENGINE=llama.cpp asks for it")
 
 
 def test_what_can_use_the_gpu_here_comes_first(monkeypatch):
     file = read_model_file(BOTH)
-    assert choose_engine(file, gpu_users=["ctransformers"])[0] == "ctransformers"
+    wishes = EngineWishes(gpu_layers=1)
+    monkeypatch.setattr(choice, "_GPU_USERS", {"llama.cpp": lambda: False, "ctransformers": lambda: True})
+    assert choose_engine(file, wishes)[0] == "ctransformers"
     monkeypatch.setitem(GAINS, "Q8_0", ((0.5, 0.5), (0.5, 0.5)))
-    assert choose_engine(file, gpu_users=["llama.cpp"])[0] == "llama.cpp"
+    monkeypatch.setattr(choice, "_GPU_USERS", {"llama.cpp": lambda: True, "ctransformers": lambda: True})
+    assert choose_engine(file, wishes)[0] == "llama.cpp"
     assert choose_engine(file)[0] == "ctransformers"
 
 
 def test_a_setting_that_only_llama_cpp_has_decides_or_is_refused(default_path):
     setting = "KV_CACHE_TYPE=q8_0"
-    assert choose_engine(read_model_file(BOTH), only_llama_cpp=setting) == ("llama.cpp", f"{setting} needs it")
-    name, reason = choose_engine(read_model_file(LEGACY), only_llama_cpp=setting)
+    wishes = EngineWishes(kv_cache_type="q8_0")
+    assert choose_engine(read_model_file(BOTH), wishes) == ("llama.cpp", f"{setting} needs it")
+    name, reason = choose_engine(read_model_file(LEGACY), EngineWishes(kv_cache_type="q8_0"))
     assert name == "llama.cpp"
     assert reason.startswith(f"{setting} needs it; a legacy GGML file")
     for path, wanted in ((BOTH, "ctransformers"), (LEGACY, "ctransformers"), (default_path, "auto")):
         with pytest.raises(ModelFileError, match=setting):
-            choose_engine(read_model_file(path), wanted, only_llama_cpp=setting)
+            choose_engine(read_model_file(path), EngineWishes(engine=wanted, kv_cache_type="q8_0"))
 
 
 def test_what_one_engine_cannot_run_the_other_gets(default_path):
