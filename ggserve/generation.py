@@ -105,7 +105,7 @@ class SamplingParams:
     seed: int | None = None  # None: a random one
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()  # each ends the answer
-    include_stop: bool = False  # whether the text has the stop string or token that ended it
+    include_stop: bool = False  # whether the text has the stop string, or the token of `stop_token_ids`, that ended it
     banned_strings: tuple[str, ...] = ()  # texts that the answer does not contain, in small or capital letters
     bad_words: tuple[str, ...] = ()  # the same, as they are spelled
     skip_special: bool = True  # whether control tokens are left out of the text
@@ -134,6 +134,11 @@ class SamplingParams:
     def bans(self) -> str | None:
         """The field that bans texts, if any does."""
         return "banned_strings" if self.banned_strings else "bad_words" if self.bad_words else None
+
+    @property
+    def watches_tokens(self) -> bool:
+        """Whether each token must be looked at as it comes."""
+        return bool(self.bans or self.stop_token_ids or self.min_tokens)
 
     def check(self) -> None:
         """Raises InvalidRequest where parameters do not go together."""

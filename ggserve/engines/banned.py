@@ -23,7 +23,9 @@ class BannedStrings:
     def __init__(self, params: SamplingParams) -> None:
         self._exact = [word.encode() for word in params.bad_words]
         self._folded = [_folded(word.encode()) for word in params.banned_strings]
+        self._longest = max(map(len, (*self._exact, *self._folded)), default=0)
         self._held: list[Token] = []
+        self._shown = b""  # the end of the text before them, which the start of a banned one may be left of
         self._place = 0  # of the next token in the answer
         self._forbidden: dict[int, set[int]] = {}  # tokens, by place in the answer
         self._pattern = _pattern(params)
@@ -44,14 +46,16 @@ class BannedStrings:
 
     def push(self, token: Token) -> tuple[list[Token], int]:
         """Takes the next token; returns those that may be shown, and how many tokens, with this one, to go back."""
+        if not self.watches:
+            return [token], 0
         self._held.append(token)
         self._place += 1
-        raw = b"".join(each.piece for each in self._held)
+        raw = self._shown + b"".join(each.piece for each in self._held)
         found = [at for text, words in self._texts(raw) for word in words if (at := text.find(word)) >= 0]
         if found:
-            return [], self._drop(min(found))
+            return [], self._drop(max(0, min(found) - len(self._shown)))
         held = max((_overlap(text, word) for text, words in self._texts(raw) for word in words), default=0)
-        return self._release(len(raw) - held), 0
+        return self._release(len(raw) - len(self._shown) - held), 0
 
     def finish(self) -> list[Token]:
         """The tokens that are held back, when no more come."""
@@ -79,6 +83,8 @@ class BannedStrings:
         while count < len(self._held) and (end := end + len(self._held[count].piece)) <= size:
             count += 1
         released, self._held = self._held[:count], self._held[count:]
+        if self._longest > 1:
+            self._shown = (self._shown + b"".join(token.piece for token in released))[1 - self._longest :]
         return released
 
 

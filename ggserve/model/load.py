@@ -249,6 +249,7 @@ def _load_llama_cpp(
         pooling=_pooling(file),
         generates=generates,
         chat_template=_vetted(template),
+        control_texts=control_texts(file),
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
     )
     codec: Codec | EngineCodec

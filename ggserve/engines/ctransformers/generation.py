@@ -110,10 +110,9 @@ class Generation(RunningRequest):
     def _end(self, token: Token, shown: str) -> None:
         """Ends the answer with a token that does so."""
         text = ""
-        if self.params.include_stop:
-            text, _ = self._text.push(token.id, may_stop=False)
         if token.id in self.params.stop_token_ids:
             self._stop_token = token.id
+            text = self._text.push(token.id, may_stop=False)[0] if self.params.include_stop else ""
         self._keep(token.score, len(text))
         self.finish("stop", shown + text)
 
