@@ -14,7 +14,7 @@ from ggserve.messages import ToolCallDelta
 FinishReason = Literal["stop", "length", "tool_calls"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
 SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
-Feature = Literal["generation", "embeddings", "rerank", "images"]
+Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +201,15 @@ class Delta:
     rejected_tokens: int = 0  # and the wrong ones
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
     prompt_ids: tuple[int, ...] = ()  # on the first delta of all, where the engine was given token ids
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The log-probabilities of given continuations of a prompt, before temperature, penalties, bias and grammar."""
+
+    logprobs: tuple[tuple[float, ...], ...]  # by continuation, of each token after those before it
+    prompt_tokens: int
+    cached_tokens: int  # prompt tokens that were already in the KV cache
 
 
 @dataclass(frozen=True, slots=True)
