@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     )
     model_type: str | None = Field(None, description="the model family, where the file does not tell")
     models_dir: Path | None = Field(None, description="a folder of models: each request names the one it wants")
+    models_memory: int | None = Field(
+        None, ge=1, description="MiB that all loaded models may take (default: the memory less a reserve)"
+    )
+    models_max: int | None = Field(
+        None, ge=1, description="models loaded at the same time (default: as many as fit into MODELS_MEMORY)"
+    )
     cache_dir: Path = Field(Path("models"), description="where files that an engine needs in another form are kept")
     keep_alive: float | None = Field(
         None, ge=0, description="seconds without a request after which the model is unloaded (default: never)"

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from ggserve.api.state import state_of
 
-LEASED = "ggserve.leased"  # in the scope of a request that holds a lease of its model
+LEASED = "ggserve.leased"  # in the scope of a request: the model that it holds a lease of
 _MOST_VALUES = 200_000  # in all lists and objects of a body; validating many holds up every other request
 _DEEPEST = 100  # lists and objects within each other
 
@@ -43,8 +43,8 @@ class JSONRoute(APIRoute):
         try:
             await super().handle(scope, receive, send)
         finally:
-            if scope.pop(LEASED, False):
-                state_of(scope).models.release()
+            if (model := scope.pop(LEASED, None)) is not None:
+                state_of(scope).models.release(model)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

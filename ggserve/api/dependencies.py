@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from ggserve.api.access import RequestRecord
 from ggserve.api.admission import is_admitted
 from ggserve.api.bodies import LEASED
+from ggserve.api.durations import seconds
 from ggserve.api.errors import APIError, model_loading
 from ggserve.api.openai.images import have_images
 from ggserve.api.state import state_of
@@ -18,18 +19,42 @@ from ggserve.model.gguf_model import GGUFModel
 
 async def _model(request: Request) -> GGUFModel:
     models = state_of(request.scope).models
-    if models.on_demand and request.method == "POST":
-        body = await request.json()
-        named = body.get("model") if isinstance(body, dict) else None
-        model = await while_connected(request, models.lease(named if isinstance(named, str) else None))
-        request.scope[LEASED] = True
-        return model
-    if models.loaded is None:
+    if not models.started:
         raise model_loading()
-    return models.loaded
+    if request.method != "POST":
+        if "model" not in request.query_params and models.current is not None:
+            return models.current
+        async with models.lease(request.query_params.get("model")) as model:
+            return model  # to be told about, which needs no lease
+    body = await request.json()
+    named, keep_alive = wanted_model(body if isinstance(body, dict) else {})
+    if (loaded := models.acquire_loaded(named, keep_alive)) is not None:
+        request.scope[LEASED] = loaded
+        return loaded
+
+    async def lease() -> GGUFModel:
+        request.scope[LEASED] = model = await models.acquire(named, keep_alive)
+        return model
+
+    return await while_connected(request, lease())
 
 
-async def _generator(request: Request) -> GGUFModel:
+def wanted_model(body: dict[str, Any]) -> tuple[str | None, float | None]:
+    """The model that a request names, and the seconds that it shall stay loaded: Ollama's `keep_alive`, LM Studio's
+    `ttl`. Raises APIError."""
+    named = body.get("model")
+    field = "keep_alive" if body.get("keep_alive") is not None else "ttl"
+    value = body.get(field)
+    try:
+        keep_alive = None if value is None else seconds(value)
+    except ValueError:
+        message = f"{field} is a number of seconds, or a duration such as '5m'; -1 means forever, 0 unloads at once"
+        raise APIError(400, message, param=field, code="invalid_keep_alive") from None
+    return (named if isinstance(named, str) and named else None), keep_alive
+
+
+async def leased_generator(request: Request) -> GGUFModel:
+    """The model to compute with, leased until the response is sent."""
     assert is_admitted(request.scope), f"{request.url.path} generates: give its router route_class=GeneratingRoute"
     return await _model(request)
 
@@ -75,5 +100,5 @@ def require_infill(model: GGUFModel, field: str) -> None:
 
 
 Model = Annotated[GGUFModel, Depends(_model)]  # to tell about, and for its tokens
-Generator = Annotated[GGUFModel, Depends(_generator)]  # to compute with
+Generator = Annotated[GGUFModel, Depends(leased_generator)]  # to compute with
 Record = Annotated[RequestRecord, Depends(_record)]

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ggserve.api.errors import APIError, error_response
 from ggserve.api.state import state_of
 
-_OPEN_PATHS = frozenset(("/", "/favicon.ico", "/health", "/docs", "/openapi.json"))
+_OPEN_PATHS = frozenset(("/", "/favicon.ico", "/health", "/livez", "/docs", "/openapi.json"))
 _OPEN_FOLDER = "/web/"
 
 

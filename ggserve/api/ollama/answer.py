@@ -67,9 +67,9 @@ class OllamaAnswer:
         line = self._line(texts["text"], thinking=texts["reasoning"], calls=calls, logprobs=self._logprobs)
         return {**line, **self._ending()}
 
-    def loaded(self) -> dict[str, Any]:
-        """The answer to a request that only wants the model to be loaded."""
-        return {**self._line(), "done": True, "done_reason": "load"}
+    def empty(self, reason: str) -> dict[str, Any]:
+        """The answer to a request that only loads or unloads the model."""
+        return {**self._line(), "done": True, "done_reason": reason}
 
     def _line(
         self,

@@ -1,18 +1,19 @@
 """`POST /api/chat` and `/api/generate`: lines of JSON as they come, or one with `"stream": false`."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from ggserve.api.access import RequestRecord
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.dependencies import Generator, Record, require, require_infill, require_sight
+from ggserve.api.dependencies import Record, leased_generator, require, require_infill, require_sight, wanted_model
 from ggserve.api.ollama.answer import OllamaAnswer, collected, lines
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
 from ggserve.api.openai.images import base64_url, image_part, text_part
+from ggserve.api.state import state_of
 from ggserve.api.streaming import EventStream, await_first, json_response, while_connected
 from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
@@ -21,9 +22,25 @@ router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAM
 _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "description": "The answer."}}
 
 
+async def _generator(request: Request) -> GGUFModel | None:
+    """The model to compute with; None where the request only unloads it: nothing to answer, and `keep_alive` 0."""
+    body = await request.json()
+    if isinstance(body, dict) and not (body.get("messages") or body.get("prompt")):
+        named, keep_alive = wanted_model(body)
+        if keep_alive == 0:
+            await state_of(request.scope).models.unload(named)
+            return None
+    return await leased_generator(request)
+
+
+OllamaGenerator = Annotated[GGUFModel | None, Depends(_generator)]
+
+
 @router.post("/api/chat", responses=_LINES)  # type: ignore[arg-type]
-async def chat(body: ChatRequest, request: Request, model: Generator, record: Record) -> Response:
+async def chat(body: ChatRequest, request: Request, model: OllamaGenerator, record: Record) -> Response:
     """The assistant's next message."""
+    if model is None:
+        return _unloaded(body, record, chat=True)
     require(model, "generation", "model")
     if not body.messages:
         return _loaded(model, record, chat=True)
@@ -36,8 +53,10 @@ async def chat(body: ChatRequest, request: Request, model: Generator, record: Re
 
 
 @router.post("/api/generate", responses=_LINES)  # type: ignore[arg-type]
-async def generate(body: GenerateRequest, request: Request, model: Generator, record: Record) -> Response:
+async def generate(body: GenerateRequest, request: Request, model: OllamaGenerator, record: Record) -> Response:
     """The answer to a prompt, with `raw` its continuation, or what belongs between it and a `suffix`."""
+    if model is None:
+        return _unloaded(body, record, chat=False)
     require(model, "generation", "model")
     if not body.prompt:
         return _loaded(model, record, chat=False)
@@ -73,7 +92,11 @@ async def _answer(
 
 def _loaded(model: GGUFModel, record: RequestRecord, *, chat: bool) -> Response:
     """Ollama's clients load a model by asking nothing of it."""
-    return json_response(OllamaAnswer(model.name, record, chat=chat, scored=False).loaded())
+    return json_response(OllamaAnswer(model.name, record, chat=chat, scored=False).empty("load"))
+
+
+def _unloaded(body: GenerationRequest, record: RequestRecord, *, chat: bool) -> Response:
+    return json_response(OllamaAnswer(body.model or "", record, chat=chat, scored=False).empty("unload"))
 
 
 def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:

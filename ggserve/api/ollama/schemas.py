@@ -45,7 +45,7 @@ class GenerationRequest(Strict):
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    keep_alive: float | str | None = None  # KEEP_ALIVE says how long a model stays
+    keep_alive: float | str | None = None  # api/dependencies.py reads it
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
