@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.native_process import captured_stderr, kept_signal_handlers
+from ggserve.engines.threads import bound_spinning
 from ggserve.errors import EngineError
 
 Pooling = Literal["model", "mean", "last", "rank"]
@@ -126,6 +127,7 @@ def _load_error(output: bytes) -> str:
 
 
 def _import_xllamacpp() -> ModuleType:
+    bound_spinning(os.environ)
     try:
         return importlib.import_module("xllamacpp")
     except ImportError as error:
