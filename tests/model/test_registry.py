@@ -168,8 +168,10 @@ def test_a_failed_load_is_the_error_of_all_that_wait_and_of_nobody_else(folder: 
 def test_clients_that_leave_during_a_load_leave_no_model_for_good(folder: Path) -> None:
     async def check(registry: ModelRegistry, loads: Loads) -> None:
         loads.gate.clear()
-        loading, queued = (asyncio.create_task(ask(registry, name)) for name in "ab")
-        await until(lambda: registry.changing and len(registry.arriving) == 2)
+        loading = asyncio.create_task(ask(registry, "a"))
+        await until(lambda: registry.changing)
+        queued = asyncio.create_task(ask(registry, "b"))
+        await until(lambda: len(registry.arriving) == 2)
         loading.cancel()
         queued.cancel()
         await asyncio.wait((loading, queued))
