@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ggserve.api.fields import (
+    ModelRequest,
     Penalty,
     Probability,
     RepetitionPenalty,
@@ -38,17 +39,20 @@ class Options(Strict):
     stop: Annotated[list[str], Field(max_length=16), BeforeValidator(_as_list)] | None = None
 
 
-class GenerationRequest(Strict):
+class GenerationRequest(ModelRequest):
     """What chats and texts have in common. Ollama streams unless told not to."""
 
-    model: str | None = None
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    keep_alive: float | str | None = None  # api/dependencies.py reads it
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to answer: the request loads or unloads the model."""
+        raise NotImplementedError
 
     @property
     def template_arguments(self) -> dict[str, Any]:
@@ -129,8 +133,15 @@ class Tool(Strict):
 class ChatRequest(GenerationRequest):
     """`POST /api/chat`."""
 
+    prompt_field = "messages"
+
     messages: list[Message] = Field([])
     tools: list[Tool] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to answer: the request loads or unloads the model."""
+        return not self.messages
 
     @property
     def called_tools(self) -> Tools | None:
@@ -141,6 +152,8 @@ class ChatRequest(GenerationRequest):
 class GenerateRequest(GenerationRequest):
     """`POST /api/generate`."""
 
+    prompt_field = "prompt"
+
     prompt: str = ""
     system: str | None = None
     raw: bool | None = None
@@ -148,6 +161,11 @@ class GenerateRequest(GenerationRequest):
     suffix: str | None = None
     template: str | None = None
     context: list[int] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to answer: the request loads or unloads the model."""
+        return not self.prompt
 
     @model_validator(mode="after")
     def _chat_has_images(self) -> "GenerateRequest":
@@ -163,23 +181,23 @@ class GenerateRequest(GenerationRequest):
         return value
 
 
-class EmbedRequest(Strict):
+class EmbedRequest(ModelRequest):
     """`POST /api/embed`."""
 
-    model: str | None = None
+    prompt_field = "input"
+
     input: Annotated[list[str], BeforeValidator(_as_list), Field(max_length=2048)]
     truncate: bool | None = None
     dimensions: Whole | None = Field(None, ge=1)
 
 
-class EmbeddingsRequest(Strict):
+class EmbeddingsRequest(ModelRequest):
     """`POST /api/embeddings`, the older way."""
 
-    model: str | None = None
+    prompt_field = "prompt"
+
     prompt: str
 
 
-class ShowRequest(Strict):
+class ShowRequest(ModelRequest):
     """`POST /api/show`."""
-
-    model: str | None = None
