@@ -18,6 +18,7 @@ from ggserve.errors import (
     ContextOverflow,
     EngineClosed,
     EngineError,
+    EngineUnavailable,
     InvalidRequest,
     InvalidToken,
     ModelFileError,
@@ -143,6 +144,8 @@ def api_error(error: Exception) -> APIError:
             return APIError(429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": "1"})
         case EngineClosed():
             return APIError(503, message, type="server_error", code="shutting_down")
+        case EngineUnavailable():
+            return APIError(503, message, type="server_error", code="model_unavailable")
         case EngineError():
             return APIError(500, message, type="server_error", code="generation_failed")
         case _:

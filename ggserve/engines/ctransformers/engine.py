@@ -1,6 +1,7 @@
 """The engine: a pool of contexts, each evaluated by one worker thread at a time, and threads shared between them."""
 
 import asyncio
+import importlib.metadata
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from ggserve.engines.threads import ThreadBudget
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, SamplingParams
 from ggserve.grammar.matcher import Grammars, Matcher
+from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
 
@@ -39,6 +41,9 @@ class CTransformersEngine:
         options: EngineOptions,
     ) -> None:
         """Raises EngineError where tokenizer and library disagree on the vocabulary."""
+        layers = options.gpu_layers
+        version = importlib.metadata.version("ctransformers")
+        self.hardware = Hardware(f"ctransformers {version}", layers=f"{layers} layers on the GPU" if layers else None)
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(("generation", "embeddings") if embeds else ("generation",))
         self._pieces = pieces
@@ -89,6 +94,9 @@ class CTransformersEngine:
                 raise EngineClosed
             embeddings.append(Embedding(vector, len(tokens)))
         return embeddings
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Engine.when_failed. A crash ends this very process."""
 
     def close(self) -> None:
         """See Engine.close."""

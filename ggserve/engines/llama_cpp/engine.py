@@ -1,35 +1,35 @@
-"""The llama.cpp engine: its server core in this process, with continuous batching in a loop of its own.
+"""The llama.cpp engine: its server core, in this process or in a child, batches continuously in a loop of its own.
 
-Each running request holds one worker thread, which waits inside a native call and gets a callback for each chunk. No
-more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must have been
-checked before.
+Each running request holds one worker thread, which waits inside a call of the transport and gets a callback for each
+chunk. No more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must
+have been checked before.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
-from ggserve.engines.llama_cpp.listener import PrivateListener
-from ggserve.engines.llama_cpp.load import Pooling, load_server
-from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
+from ggserve.engines.llama_cpp.in_process import InProcess
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.transport import Chunk, Pooling, Transport
 from ggserve.engines.pool import Pool
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import with_ends
 from ggserve.grammar.matcher import Grammars
+from ggserve.machine import Hardware
 from ggserve.messages import Tools
+
+Call = Callable[[dict[str, Any], Callable[[Chunk], bool], Callable[[], bool]], None]  # as Transport.complete
 
 log = logging.getLogger("ggserve.model")
 
@@ -55,7 +55,7 @@ class LlamaCppEngine:
 
     def __init__(
         self,
-        path: Path,
+        transport: Transport,
         *,
         options: EngineOptions,
         vocab_size: int,
@@ -63,44 +63,32 @@ class LlamaCppEngine:
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
-        chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
     ) -> None:
-        """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
             ("rerank",) if pooling == "rank" else ("generation", "embeddings") if generates else ("embeddings",)
         )
+        if generates and not transport.embeds:
+            self.features -= {"embeddings"}
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
         self._grammars = grammars
-        self._tokenizer = NativeTokenizer()
         self._loses_spaces = loses_spaces
         self._end_ids = end_ids
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
-        self._listener = PrivateListener()
-        try:
-            self._server = load_server(
-                path,
-                self._listener,
-                options,
-                pooling=pooling,
-                chat_template=chat_template,
-                whole_inputs=not generates,
-            )
-        except EngineError:
-            self._listener.close()
-            raise
+        self._transport = transport
         self._scorer = NativeScorer(
-            self._server,
+            transport,
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
         )
         self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
+        self._closed = False
 
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
@@ -115,8 +103,13 @@ class LlamaCppEngine:
             "n_predict": max_tokens,
             **_native_sampling(params, self.context_length),
         }
-        async for delta in self._stream("handle_completions", body, params, prompt):
+        async for delta in self._stream(self._transport.complete, body, params, prompt):
             yield delta
+
+    @property
+    def chats(self) -> bool:
+        """Whether `chat` and `count_chat` are there: a child process never gets a chat."""
+        return isinstance(self._transport, InProcess)
 
     async def chat(
         self,
@@ -128,12 +121,13 @@ class LlamaCppEngine:
         """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
+        assert isinstance(self._transport, InProcess)
         self._check_tokens(params.logit_bias, "logit_bias")
         sampling = _native_sampling(params, self.context_length)
         body = {"messages": messages, **sampling, **_native_tools(tools), **_native_arguments(template_arguments)}
         if params.max_tokens is not None:
             body["n_predict"] = params.max_tokens
-        async for delta in self._stream("handle_chat_completions", body, params):
+        async for delta in self._stream(self._transport.chat, body, params):
             yield delta
 
     def count_chat(
@@ -144,7 +138,7 @@ class LlamaCppEngine:
     ) -> int:
         """See NativeChat.count_chat."""
         body = {"messages": messages, **_native_tools(tools), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
+        text: str = self._transport.post("/apply-template", body)["prompt"]
         return len(self.tokenize(text, add_special=True, parse_special=True))
 
     async def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
@@ -183,13 +177,13 @@ class LlamaCppEngine:
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
+        ids: list[int] = self._transport.post("/tokenize", body)["tokens"]
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids, control tokens included. Blocks for about a millisecond."""
         self._check_tokens(ids)
-        text: str = self._listener.post("/detokenize", {"tokens": list(ids)})["content"]
+        text: str = self._transport.post("/detokenize", {"tokens": list(ids)})["content"]
         return text
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
@@ -204,21 +198,29 @@ class LlamaCppEngine:
     ) -> str:
         """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
         body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
+        text: str = self._transport.post("/apply-template", body)["prompt"]
         return text
+
+    @property
+    def hardware(self) -> Hardware:
+        """See Engine.hardware."""
+        return self._transport.hardware
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Engine.when_failed."""
+        self._transport.when_failed(callback)
 
     def close(self) -> None:
         """See Engine.close."""
-        if self._server is None:
+        if self._closed:
             return
+        self._closed = True
         self.pool.close()
         for answer in list(self._running):
             answer.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
-        del self._scorer  # it holds the server too
-        self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
-        self._listener.close()
+        self._transport.close()
 
     def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float], field: str | None = None) -> None:
         for token in tokens:
@@ -226,7 +228,7 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size, field)
 
     async def _stream(
-        self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
+        self, call: Call, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
     ) -> AsyncGenerator[Delta, None]:
         if self._speculates and params.logprobs is not None and params.max_tokens not in (0, 1):
             raise InvalidRequest(
@@ -238,23 +240,23 @@ class LlamaCppEngine:
             matcher, text = await self._grammars.matcher(params.grammar)
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
-            if not self._loses_spaces:
-                await asyncio.to_thread(self._tokenizer.claim)
+            if not self._loses_spaces and self._transport.grammar_language == "lark":
                 body["grammar"] = with_ends(text, self._end_ids)
             elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
                 matcher = None
             else:
-                body["grammar"] = _native_grammar(text, params.grammar.source)
+                body["grammar"] = (
+                    params.grammar.text
+                    if params.grammar.kind == "gbnf"
+                    else _native_grammar(text, params.grammar.source)
+                )
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        try:
-            bodies = [orjson.dumps({**body, **_seed(params, index)}) for index in range(params.n)]
-        except TypeError as error:
-            raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
+        bodies = [{**body, **_seed(params, index)} for index in range(params.n)]
         slot = await self.pool.acquire(())
         answer = Answer(params, self.context_length, self._scorer, prompt=prompt, matcher=matcher)
         self._running.add(answer)
@@ -263,7 +265,7 @@ class LlamaCppEngine:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, call: str, slot: Slot, bodies: Sequence[bytes], answer: Answer) -> None:
+    def _run(self, call: Call, slot: Slot, bodies: Sequence[dict[str, Any]], answer: Answer) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
@@ -276,11 +278,9 @@ class LlamaCppEngine:
                 if answer.cancelled or answer.end is not None:
                     break
                 answer.begin(index)
-                getattr(self._server, call)(body, answer.receive)
+                call(body, answer.receive, lambda: answer.cancelled)
         except EngineError as error:
             answer.end = error
-        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates and schemas mostly
-            answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
         finally:
             if isinstance(answer.end, GenerationError):
                 log.error("generation failed: %s", answer.end)
@@ -290,8 +290,7 @@ class LlamaCppEngine:
 
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
-            body = orjson.dumps({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
-            answer = orjson.loads(self._server.handle_embeddings(body))
+            answer = self._transport.embed({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):
@@ -301,8 +300,7 @@ class LlamaCppEngine:
 
     def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
         try:
-            body = orjson.dumps({"query": query, "documents": list(documents)})
-            answer = orjson.loads(self._server.handle_rerank(body))
+            answer = self._transport.rerank({"query": query, "documents": list(documents)})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):
