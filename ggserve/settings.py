@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     )
     llama_server: str = Field(
         "auto",
-        description="llama-server executable for llama.cpp, or off; auto: the one on PATH where only it can use the GPU",
+        description="llama-server executable for llama.cpp, or off; auto: the one on PATH if only it can use the GPU",
     )
     llama_args: str = Field("", description="further command-line arguments for LLAMA_SERVER")
     threads: int | None = Field(None, ge=1, description="number of compute threads (default: the fast physical cores)")

@@ -10,9 +10,9 @@ from ggserve.engines.llama_cpp.transport import (
     FEWEST_GUESSES,
     KNOWN_TOKENS,
     MOST_GUESSES,
-    SLOT_SIMILARITY,
     ServerPlan,
 )
+from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.errors import EngineError
 
 _ALL = 999  # layers, for a build that cannot fit by itself
@@ -141,7 +141,7 @@ class CommandLine:
             file.write_text(plan.chat_template)
             arguments += ["--chat-template-file", str(file), *self._optional("--jinja")]
         arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer holds one
-        arguments += self._optional("--slot-prompt-similarity", str(SLOT_SIMILARITY))
+        arguments += self._optional("--slot-prompt-similarity", str(MIN_SIMILARITY))
         for flag in ("--no-context-shift", "--offline"):
             arguments += self._optional(flag)
         arguments += self._optional("--no-ui") or self._optional("--no-webui")

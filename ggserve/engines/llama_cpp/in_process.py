@@ -19,11 +19,11 @@ from ggserve.engines.llama_cpp.transport import (
     FEWEST_GUESSES,
     KNOWN_TOKENS,
     MOST_GUESSES,
-    SLOT_SIMILARITY,
     Chunk,
     ServerPlan,
 )
 from ggserve.engines.native_process import captured_stderr, kept_signal_handlers
+from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.engines.threads import bound_spinning
 from ggserve.errors import EngineError, InvalidRequest
 from ggserve.machine import Hardware, may_have_gpu
@@ -159,7 +159,7 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options.flash_attention]
     params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
     _speculate(xllamacpp, params, options)
-    params.slot_prompt_similarity = SLOT_SIMILARITY
+    params.slot_prompt_similarity = MIN_SIMILARITY
     params.prefill_assistant = False
     params.hostnames = [str(listener.path)]
     params.api_keys = [listener.key]

@@ -10,11 +10,11 @@ from ggserve.machine import Hardware
 
 Pooling = Literal["model", "mean", "last", "rank"]
 Chunk = dict[str, Any]  # of an answer, as `/v1/completions` streams it
+Call = Callable[[dict[str, Any], Callable[[Chunk], bool], Callable[[], bool]], None]  # Transport.complete
 
 BATCH = 256  # prompt tokens per batch: between batches a request can be cancelled, and others go on
 KNOWN_TOKENS = 8  # tokens in a row that must have occurred before, for a guess of what comes next
 FEWEST_GUESSES, MOST_GUESSES = 0, 8
-SLOT_SIMILARITY = 0.5  # as in our own pool: a shorter common prefix is not worth a slot's history
 
 
 @dataclass(frozen=True, kw_only=True)
