@@ -191,7 +191,7 @@ def test_companions_of_other_models_are_refused_before_native_code_sees_them(
     assert projector_beside(path) is None
     with pytest.raises(ModelFileError, match="only images are supported"):
         GGUFModel(path, mmproj_path=hears)
-    with pytest.raises(ModelFileError, match="is for llama"):
+    with pytest.raises(ModelFileError, match="needs llama"):
         GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
 
 
