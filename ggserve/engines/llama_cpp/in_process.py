@@ -14,6 +14,7 @@ import orjson
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
+from ggserve.engines.llama_cpp.stack import widen_stacks
 from ggserve.engines.llama_cpp.transport import (
     BATCH,
     FEWEST_GUESSES,
@@ -58,6 +59,7 @@ class InProcess:
     def __init__(self, plan: ServerPlan) -> None:
         """Load the model. Raises EngineError."""
         self._listener = PrivateListener()
+        widen_stacks()
         try:
             self._server = load_server(plan, self._listener)
         except EngineError:
