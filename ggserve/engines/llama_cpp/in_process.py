@@ -1,12 +1,14 @@
-"""Loads a file into llama.cpp's server core: its parameters, and the reason where it refuses."""
+"""llama.cpp's server core in this process, through xllamacpp: its parameters, and why it refuses a file."""
 
 import base64
 import importlib
+import importlib.metadata
 import os
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
 
@@ -14,70 +16,146 @@ import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.listener import PrivateListener
+from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
+from ggserve.engines.llama_cpp.stack import widen_stacks
+from ggserve.engines.llama_cpp.transport import (
+    BATCH,
+    FEWEST_GUESSES,
+    KNOWN_TOKENS,
+    MOST_GUESSES,
+    Chunk,
+    ServerPlan,
+)
 from ggserve.engines.native_process import captured_stderr, kept_signal_handlers
 from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.engines.threads import bound_spinning
-from ggserve.errors import EngineError
+from ggserve.errors import EngineError, InvalidRequest
+from ggserve.machine import Hardware, may_have_gpu
 
-Pooling = Literal["model", "mean", "last", "rank"]
-
-_BATCH = 256  # tokens of prompts evaluated at once; between batches a request can be cancelled and others go on
-_KNOWN_TOKENS = 8  # in a row that must have been there before, for a guess of what comes next
-_FEWEST_GUESSES, _MOST_GUESSES = 0, 8
 _ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
 _LOG_SECONDS = 0.3  # that its log thread gets to write why a load failed
 _IMAGE_SIDE = 28  # pixels
 _LAST_WORD = b"exiting due to"
 
 
-def sees_gpu() -> bool:
-    """Whether the installed build can use a GPU that is here."""
+@lru_cache(1)
+def gpus() -> tuple[str, ...]:
+    """The GPUs that the installed build can use, one line each."""
+    if not may_have_gpu():
+        return ()
     try:
-        devices = _import_xllamacpp().get_device_info()
+        devices = import_xllamacpp().get_device_info()
     except EngineError:
-        return False
-    return not all(device["type"].name.endswith("_CPU") for device in devices)
+        return ()
+    return tuple(
+        f"{device['name']}: {device['description']} ({device['memory_total'] >> 20} MiB)"
+        for device in devices
+        if not device["type"].name.endswith("_CPU")
+    )
 
 
-def load_server(
-    path: Path,
-    listener: PrivateListener,
-    options: EngineOptions,
-    *,
-    pooling: Pooling,
-    chat_template: str | None,
-    whole_inputs: bool,  # models that look both ways need the whole input in one batch
-) -> Any:
+class InProcess:
+    """An `xllamacpp.Server` that has loaded a model. See Transport."""
+
+    grammar_language: Literal["lark"] = "lark"
+    embeds = True
+
+    def __init__(self, plan: ServerPlan) -> None:
+        """Load the model. Raises EngineError."""
+        self._listener = PrivateListener()
+        widen_stacks()
+        try:
+            self._server = load_server(plan, self._listener)
+        except EngineError:
+            self._listener.close()
+            raise
+        self._tokenizer = NativeTokenizer(load_server)
+        layers = plan.options.gpu_layers
+        self.hardware = Hardware(
+            f"xllamacpp {importlib.metadata.version('xllamacpp')}",
+            gpus() if layers else (),
+            None if layers == 0 else f"{layers} layers on the GPU",
+        )
+
+    def complete(
+        self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """See Transport. Looks at `receive`'s answer only."""
+        if "%llguidance" in body.get("grammar", ""):
+            self._tokenizer.claim()
+        self._call(self._server.handle_completions, body, receive)
+
+    def chat(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
+        """Run a chat, as `complete`."""
+        self._call(self._server.handle_chat_completions, body, receive)
+
+    def embed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """See Transport."""
+        answer: dict[str, Any] = orjson.loads(self._server.handle_embeddings(orjson.dumps(body)))
+        return answer
+
+    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
+        """See Transport."""
+        answer: dict[str, Any] = orjson.loads(self._server.handle_rerank(orjson.dumps(body)))
+        return answer
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """See Transport."""
+        return self._listener.post(path, body)
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Transport. A crash ends this very process."""
+
+    def close(self) -> None:
+        """See Transport. No call may run: the destructor holds the interpreter's lock, which callbacks need."""
+        self._server = None
+        self._listener.close()
+
+    @staticmethod
+    def _call(handle: Any, body: dict[str, Any], receive: Callable[[Chunk], bool]) -> None:
+        try:
+            handle(orjson.dumps(body), lambda chunk: receive(orjson.loads(chunk)))
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ) as error:  # of C++, or of JSON
+            raise InvalidRequest(f"llama.cpp refuses the request: {error}") from error
+
+
+def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     """An `xllamacpp.Server` that has loaded the file, and listens where `listener` says. Raises EngineError."""
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else a failed assertion starts a debugger on this process
-    xllamacpp = _import_xllamacpp()
-    if options.gpu_layers > 0 and not sees_gpu():
+    xllamacpp = import_xllamacpp()
+    options, path = plan.options, plan.path
+    if options.gpu_layers and not gpus():
         raise EngineError(
             f"GPU_LAYERS={options.gpu_layers} needs an xllamacpp build for this machine's GPU, and the one that is "
-            "installed sees none: install one (its README lists them), or set GPU_LAYERS=0"
+            "installed sees none: install one (see docs/gpu.md), or set GPU_LAYERS=0"
         )
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.model_alias = {"m"}  # it is repeated in every chunk
     params.n_ctx = options.context_length * options.parallel
     params.n_parallel = options.parallel
-    params.n_batch = params.n_ubatch = options.context_length if whole_inputs else max(_BATCH, options.parallel)
+    params.n_batch = params.n_ubatch = options.context_length if plan.whole_inputs else max(BATCH, options.parallel)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
-    params.n_gpu_layers = options.gpu_layers
-    params.fit_params = False  # what does not fit is an error, not another context length
+    params.n_gpu_layers = layers = -1 if options.gpu_layers == "auto" else options.gpu_layers
+    params.fit_params = layers < 0  # it changes only what is not set: never the context length
     params.embedding = True
     types = xllamacpp.llama_pooling_type
-    if pooling != "model":
+    if plan.pooling != "model":
         params.pooling_type = {
             "mean": types.LLAMA_POOLING_TYPE_MEAN,
             "last": types.LLAMA_POOLING_TYPE_LAST,
             "rank": types.LLAMA_POOLING_TYPE_RANK,
-        }[pooling]
-    if chat_template is not None:
-        params.chat_template = chat_template
+        }[plan.pooling]
+    if plan.chat_template is not None:
+        params.chat_template = plan.chat_template
     if options.mmproj_path is not None:
         params.mmproj.path = str(options.mmproj_path)
-        params.mmproj_use_gpu = options.gpu_layers > 0
+        params.mmproj_use_gpu = layers != 0
         params.video_ffmpeg_bin_dir = str(listener.path.parent)  # which has none: no program gets what clients send
     if options.lora_path is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
@@ -133,13 +211,13 @@ def _speculate(xllamacpp: ModuleType, params: Any, options: EngineOptions) -> No
     if options.speculate == "ngram-mod":
         chosen.append(types.COMMON_SPECULATIVE_TYPE_NGRAM_MOD)
         ngrams = params.speculative.ngram_mod
-        ngrams.n_match, ngrams.n_min, ngrams.n_max = _KNOWN_TOKENS, _FEWEST_GUESSES, _MOST_GUESSES
+        ngrams.n_match, ngrams.n_min, ngrams.n_max = KNOWN_TOKENS, FEWEST_GUESSES, MOST_GUESSES
     if options.draft_model is not None:
         chosen.append(types.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE)
         draft = params.speculative.draft
         draft.mparams.path = str(options.draft_model)
         draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = options.threads
-        draft.n_gpu_layers = options.gpu_layers
+        draft.n_gpu_layers = params.n_gpu_layers
     if chosen:
         params.speculative.types = chosen
 
@@ -151,7 +229,8 @@ def _load_error(output: bytes) -> str:
     return next(filter(None, reasons), next(filter(None, errors), ""))
 
 
-def _import_xllamacpp() -> ModuleType:
+def import_xllamacpp() -> ModuleType:
+    """The module, loaded with the environment that it needs. Raises EngineError."""
     bound_spinning(os.environ)
     try:
         return importlib.import_module("xllamacpp")
