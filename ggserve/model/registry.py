@@ -142,8 +142,10 @@ class ModelRegistry:
         return self._load(Listed.of(path), report)
 
     def start(self, model: GGUFModel | None) -> None:
-        """Begins to serve: with the configured model, or with a folder only."""
+        """Begins to serve: with the configured model, or with a folder only. Pinned models begin to load."""
         self.started = True
+        if self.catalog.folder:
+            self._spawn(self._load_pinned())
         if model is not None:
             self.add(Listed.of(model.path, model.name), model, model.nbytes)
 
@@ -235,7 +237,7 @@ class ModelRegistry:
 
     def _take(self, resident: Resident, keep_alive: float | None) -> None:
         resident.take()
-        if keep_alive is not None:
+        if keep_alive is not None and not resident.listed.settings.pinned:
             resident.keep_alive = None if keep_alive == math.inf else keep_alive
 
     def _loaded(self, name: str | None) -> Resident | None:
@@ -271,9 +273,21 @@ class ModelRegistry:
             if resident.listed is not self.catalog.configured and not resident.listed.unchanged:
                 self._spawn(self._unload(resident))
 
+    async def _load_pinned(self) -> None:
+        for name in await asyncio.to_thread(self.catalog.unknown_settings):
+            log.warning("models.toml: there is no model %r", name)
+        for listed in await asyncio.to_thread(self.catalog.models):
+            if listed.settings.pinned and listed.path not in self._residents:
+                with suppress(Exception):  # logged where it failed
+                    async with self.lease(listed.name):
+                        pass
+
     def _begin(self, listed: Listed) -> Resident:
         """Starts to load a model, behind those that came before."""
-        resident = Resident(listed, keep_alive=self._keep_alive)
+        own = listed.settings.keep_alive
+        resident = Resident(listed, keep_alive=self._keep_alive if own is None or listed.settings.pinned else own)
+        if resident.keep_alive == math.inf or listed.settings.pinned:
+            resident.keep_alive = None
         resident.ready = asyncio.get_running_loop().create_future()
         self._arriving[listed.path] = resident
         self._spawn(self._bring(resident, resident.ready))
@@ -322,8 +336,14 @@ class ModelRegistry:
         if old := self._residents.get(wanted.listed.path):  # of a file that was replaced
             await self._remove(old)
         while not self._fits(wanted):
-            by_age = sorted(self._residents.values(), key=lambda resident: (resident.users > 0, resident.used))
-            await self._remove(by_age[0])
+            others = [resident for resident in self._residents.values() if not resident.listed.settings.pinned]
+            if not others:
+                held = sum(resident.need for resident in self._residents.values())
+                raise ModelFileError(
+                    f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, and pinned ones hold {held / 1e9:.2f} of "
+                    f"the {self.memory / 1e9:.2f} GB of MODELS_MEMORY, or all places of MODELS_MAX"
+                )
+            await self._remove(min(others, key=lambda resident: (resident.users > 0, resident.used)))
 
     def _fits(self, wanted: Resident) -> bool:
         enough = wanted.need + sum(resident.need for resident in self._residents.values()) <= self.memory

@@ -84,7 +84,7 @@ class GenerationRequest(ModelRequest):
             "grammar": self.grammar,
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)
 
 
 def _readable(image: str) -> str:
