@@ -258,7 +258,7 @@ class ModelRegistry:
             try:
                 return await asyncio.to_thread(self.catalog.find, name or "")
             except UnknownModel:
-                self._forget_removed()
+                self.forget_removed()
                 raise
         if residents := [resident for resident in self.residents if not resident.leaving]:
             return residents[0].listed
@@ -267,7 +267,7 @@ class ModelRegistry:
             return listed
         raise UnknownModel("There is no model: put a GGUF file into MODELS_DIR.")
 
-    def _forget_removed(self) -> None:
+    def forget_removed(self) -> None:
         """Unloads the models whose files are gone."""
         for resident in self._residents.values():
             if resident.listed is not self.catalog.configured and not resident.listed.unchanged:
