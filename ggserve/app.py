@@ -28,7 +28,7 @@ from ggserve.api.body_limits import BodyLimitsMiddleware
 from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import ERROR_RESPONSES, install_error_handlers
 from ggserve.api.head import HeadMiddleware
-from ggserve.api.keys import KeysMiddleware, read_keys
+from ggserve.api.keys import Keys, KeysMiddleware, read_keys
 from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.openai.responses.store import ResponseStore
@@ -163,6 +163,7 @@ def state_for(settings: Settings) -> AppState:
     """The state of an app with these settings; warns where anybody may use it. Raises SettingsError, and OSError or
     ValueError where keys cannot be read."""
     keys = read_keys(settings.api_key, settings.api_key_file)
+    admin_keys = Keys(key.strip() for key in (settings.admin_api_key or "").split(",") if key.strip())
     host = server.config.host if (server := running_server()) else "127.0.0.1"
     if not keys and not is_loopback(host):
         log.warning("anyone who can reach %s may use the model: set API_KEY, or HOST=127.0.0.1", host or "this machine")
@@ -204,6 +205,7 @@ def state_for(settings: Settings) -> AppState:
         models=models,
         envelopes=Envelopes(DIALECTS),
         keys=keys,
+        admin_keys=admin_keys,
         origins=Origins(hosts=settings.allowed_hosts, origins=settings.cors_origins, keyed=bool(keys)),
         limits=Limits(
             body_bytes=settings.max_body_mb << 20,

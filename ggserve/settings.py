@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
     api_key: str | None = Field(None, description="API keys that clients must send, separated by commas")
     api_key_file: Path | None = Field(None, description="file with API keys, one per line")
+    admin_api_key: str | None = Field(
+        None, description="comma-separated API keys for loading, unloading, pulling, copying and deleting models"
+    )
     allowed_hosts: CommaSeparated = Field(
         (),
         description="host names that the server answers to besides its own, separated by commas; *.NAME, or * for any",

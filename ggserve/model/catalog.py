@@ -12,6 +12,7 @@ from ggserve.errors import EngineError, ModelFileError, TemplateError, UnknownMo
 from ggserve.generation import Feature
 from ggserve.hub import pick
 from ggserve.model.models_file import NAME, ModelSettings, read_models_file
+from ggserve.modelfile.facts import ModelFacts, model_facts
 from ggserve.modelfile.file import is_embedding_model, is_reranker, read_model_file
 from ggserve.modelfile.split_files import part_names, without_part
 
@@ -34,12 +35,13 @@ class Listed:
     stamp: tuple[int, int] = (0, 0)  # differs once the file has been replaced
     kind: Feature = "generation"  # or "embeddings", "rerank"
     settings: ModelSettings = field(default_factory=ModelSettings, compare=False)
+    facts: ModelFacts | None = field(default=None, compare=False)  # without metadata and template
 
     @classmethod
-    def of(cls, path: Path, name: str | None = None, kind: Feature = "generation") -> "Listed":
+    def of(cls, path: Path, name: str | None = None) -> "Listed":
         """The entry of a file. Raises OSError where it is gone."""
         stat = path.stat()
-        return cls(name or model_name(path), path, int(stat.st_mtime), model_bytes(path), _stamp(stat), kind)
+        return cls(name or model_name(path), path, int(stat.st_mtime), model_bytes(path), _stamp(stat))
 
     @property
     def unchanged(self) -> bool:
@@ -73,16 +75,17 @@ class Catalog:
         self.folder = folder  # None: the configured model only
         self._settings = read_models_file(folder / NAME) if folder else {}
         self.configured: Listed | None = None
-        self._kinds: dict[tuple[Path, tuple[int, int]], Feature | None] = {}  # None: no engine can run the file
+        self._files_known: dict[tuple[Path, tuple[int, int]], tuple[Feature, ModelFacts] | None] = {}
 
     def models(self) -> list[Listed]:
         """All models, by name. Reads the headers of files that are new."""
         found: dict[str, Listed] = {}
         for name, path in self._files() if self.folder else ():
             try:
-                kind = self._kind(path)
-                if kind and (name not in found or _is_current(path)):
-                    listed = Listed.of(path, name, kind)
+                known = self._known(path)
+                if known and (name not in found or _is_current(path)):
+                    kind, facts = known
+                    listed = replace(Listed.of(path, name), kind=kind, facts=facts)
                     found[name] = replace(listed, settings=self._settings_of(listed))
             except OSError as error:  # removed meanwhile, or not readable
                 log.warning("not listed: %s: %s", path, error.strerror or error)
@@ -141,19 +144,25 @@ class Catalog:
                 yield name if name not in taken else f"{name}{path.suffix}", path
                 taken.add(name)
 
-    def _kind(self, path: Path) -> Feature | None:
+    def _known(self, path: Path) -> tuple[Feature, ModelFacts] | None:
+        """What a model is for, and its facts; None where no engine can run the file."""
         key = path, _stamp(path.stat())
-        if key not in self._kinds:
+        if key not in self._files_known:
             try:
-                file = read_model_file(path)
-                choose_engine(file)
-                self._kinds[key] = (
-                    "rerank" if is_reranker(file) else "embeddings" if is_embedding_model(file) else "generation"
-                )
+                self._files_known[key] = read_facts(path)
             except (ModelFileError, EngineError, TemplateError) as error:
                 log.warning("not listed: %s", error)
-                self._kinds[key] = None
-        return self._kinds[key]
+                self._files_known[key] = None
+        return self._files_known[key]
+
+
+def read_facts(path: Path) -> tuple[Feature, ModelFacts]:
+    """What a model is for, and its facts without metadata and template. Raises ModelFileError, EngineError or
+    TemplateError where no engine can run the file."""
+    file = read_model_file(path)
+    choose_engine(file)
+    kind: Feature = "rerank" if is_reranker(file) else "embeddings" if is_embedding_model(file) else "generation"
+    return kind, replace(model_facts(file), metadata={}, chat_template=None)
 
 
 def model_name(path: Path) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from ggserve.hub.companions import projector_beside
 from ggserve.hub.hub import Progress, download
 from ggserve.model.catalog import Listed
 from ggserve.model.registry import ModelRegistry
-from ggserve.modelfile.facts import ModelFacts, model_facts
+from ggserve.modelfile.facts import ModelFacts, file_sampling, model_facts
 from ggserve.modelfile.file import read_model_file
 from ggserve.modelfile.gguf import GGUFFile
 
-__all__ = ["Description", "Progress", "copy", "delete", "describe", "pull"]
+__all__ = ["Description", "ModelFacts", "Progress", "copy", "delete", "describe", "pull"]
 
 _REPOSITORY = re.compile(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 _NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
@@ -35,6 +35,7 @@ class Description:
     facts: ModelFacts
     context_length: int  # tokens that it was trained on
     capabilities: list[str]  # in Ollama's words
+    sampling: Mapping[str, Any]  # its own default parameters
 
 
 def fetch(name: str, folder: Path | None, watch: Any = lambda progress: None) -> Path:
@@ -111,7 +112,8 @@ def describe(listed: Listed) -> Description:
     else:
         capabilities = ["embedding"]
     trained = file.get(f"{file.architecture}.context_length", 0)
-    return Description(listed, facts, int(trained), capabilities)
+    sampling = {**file_sampling(facts), **listed.settings.sampling}
+    return Description(listed, facts, int(trained), capabilities, sampling)
 
 
 def _folder(models: ModelRegistry) -> Path:

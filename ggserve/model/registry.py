@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from ggserve.errors import EngineClosed, ModelFileError, QueueFull, UnknownModel
+from ggserve.generation import Feature
 from ggserve.machine import give_back_memory
 from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
@@ -96,6 +97,7 @@ class ModelRegistry:
         self.started = self.catalog.folder is not None  # whether requests find, or can load, a model
         self.progress = 0.0  # part of the configured model's file that the start has read
         self.memory = memory
+        self.failures: dict[Path, str] = {}  # why the last load of a file failed
         self._load = load
         self._need = need
         self._most = most
@@ -129,6 +131,11 @@ class ModelRegistry:
         return self.current if self.catalog.folder is None else None
 
     @property
+    def used(self) -> int:
+        """Bytes of memory that the loaded models take, as planned."""
+        return sum(resident.need for resident in self._residents.values())
+
+    @property
     def changing(self) -> bool:
         """Whether native code loads or frees a model just now."""
         return any(each.changing for each in (*self._arriving.values(), *self._residents.values()))
@@ -147,7 +154,9 @@ class ModelRegistry:
         if self.catalog.folder:
             self._spawn(self._load_pinned())
         if model is not None:
-            self.add(Listed.of(model.path, model.name), model, model.nbytes)
+            kind: Feature = next((each for each in ("generation", "rerank") if each in model.features), "embeddings")
+            listed = replace(Listed.of(model.path, model.name), kind=kind, facts=model.facts)
+            self.add(listed, model, model.nbytes)
 
     def add(self, listed: Listed, model: GGUFModel, need: int = 0) -> None:
         """Takes a loaded model in as the configured one."""
@@ -309,12 +318,14 @@ class ModelRegistry:
                     model.close()
                     return
                 resident.model, resident.need = model, model.nbytes
+                self.failures.pop(listed.path, None)
                 self._residents[listed.path] = resident
                 log.info("ready: %s on %s", model.name, model.engine_name)
             if not ready.done():
                 ready.set_result(None)
         except Exception as error:
             log.warning("%s was not loaded: %s", listed.name, error)
+            self.failures[listed.path] = str(error)
             if not ready.done():
                 ready.set_exception(error)
                 ready.exception()  # it may have nobody who waits
@@ -338,15 +349,14 @@ class ModelRegistry:
         while not self._fits(wanted):
             others = [resident for resident in self._residents.values() if not resident.listed.settings.pinned]
             if not others:
-                held = sum(resident.need for resident in self._residents.values())
                 raise ModelFileError(
-                    f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, and pinned ones hold {held / 1e9:.2f} of "
-                    f"the {self.memory / 1e9:.2f} GB of MODELS_MEMORY, or all places of MODELS_MAX"
+                    f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, and pinned models hold "
+                    f"{self.used / 1e9:.2f} of the {self.memory / 1e9:.2f} GB of MODELS_MEMORY, or all of MODELS_MAX"
                 )
             await self._remove(min(others, key=lambda resident: (resident.users > 0, resident.used)))
 
     def _fits(self, wanted: Resident) -> bool:
-        enough = wanted.need + sum(resident.need for resident in self._residents.values()) <= self.memory
+        enough = wanted.need + self.used <= self.memory
         return enough and (self._most is None or len(self._residents) < self._most)
 
     async def _remove(self, resident: Resident) -> None:
