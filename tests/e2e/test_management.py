@@ -21,7 +21,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     content = write_tiny_model(tmp_path_factory.mktemp("tiny"), "qwen2").read_bytes()
     with running_hub() as hub:
         hub.repos["org/tiny"] = Repo({"tiny-Q4_K_M.gguf": content, "tiny-Q8_0.gguf": content + bytes(32)})
-        hub.repos["org/cut"] = Repo({"cut.gguf": content}, cuts=[len(content) // 2] * 6)
+        hub.repos["org/cut"] = Repo({"cut.gguf": content + bytes(24_000_000)}, cuts=[12_000_000, *[0] * 7])
         yield hub
 
 
@@ -66,20 +66,18 @@ def test_ollamas_client_pulls_shows_chats_and_deletes(client: ollama.Client, fol
     assert "mine/copy" in names
     assert client.show("mine/copy").details.family == "qwen2"
     client.delete("mine/copy")
-    assert not [
-        path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 100_000 and "tiny" in str(path)
-    ]
+    assert not [path for path in folder.rglob("blobs/*") if "tiny" in str(path)]
     with pytest.raises(ollama.ResponseError, match="is not here"):
         client.delete("mine/copy")
 
 
 def test_a_pull_that_breaks_says_so_and_the_next_continues(client: ollama.Client, hub: Hub) -> None:
-    with pytest.raises(ollama.ResponseError, match="no connection|wrong size"):
+    with pytest.raises(ollama.ResponseError, match="no connection"):
         list(client.pull("org/cut", stream=True))
     hub.repos["org/cut"].cuts.clear()
     before = len(hub.gets())
     assert client.pull("org/cut").status == "success"
-    assert hub.gets()[before].headers["range"] != "bytes=0-"
+    assert int(hub.gets()[before].headers["range"].removeprefix("bytes=").removesuffix("-")) >= 10_000_000
     with pytest.raises(ollama.ResponseError, match="no such repository"):
         client.pull("org/absent")
     for name in ("llama3", "../x/y", "/etc/passwd", "org/tiny/x"):
