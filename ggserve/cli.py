@@ -17,6 +17,7 @@ commands:
   cluster    start the same server as replicas on Ray Serve
   inspect    describe a model file
   convert    convert a model file so that the other engine can run it
+  devices    list the GPUs that each engine can use
   version    print the version
 
 Settings are also read from the environment and from `.env`: --context-length 8192 is CONTEXT_LENGTH=8192.
@@ -40,6 +41,10 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
             from ggserve.modelfile.convert import main as convert
 
             return convert(rest)
+        case "devices":
+            from ggserve.engines.devices import main as devices
+
+            return devices(rest)
         case "cluster":
             from ggserve.cluster.application import main as cluster
 

@@ -89,7 +89,7 @@ def serve(given: dict[str, str]) -> None:
     params = xllamacpp.CommonParams()
     params.model.path = given["--model"]
     params.n_ctx, params.n_parallel = int(given["--ctx-size"]), int(given["--parallel"])
-    params.n_batch = params.n_ubatch = int(given["--batch-size"])
+    params.n_batch = params.n_ubatch = int(given.get("--batch-size", "256"))
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(given["--threads"])
     params.n_gpu_layers = int(given["--n-gpu-layers"])
     params.embedding = "--embeddings" in given or "--reranking" in given
