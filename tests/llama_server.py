@@ -50,10 +50,10 @@ HELP = """\
 
 
 def launcher(folder: Path, *, before: str = "") -> Path:
-    """An executable that is this program, or the build that TEST_LLAMA_SERVER names. `before` is shell code that runs
-    first, and may end it."""
+    """An executable that is the build that TEST_LLAMA_SERVER names, or this program. `before` is shell code that runs
+    first, and may end it; it knows the arguments for this program only."""
     path = folder / "llama-server"
-    native = os.environ.get("TEST_LLAMA_SERVER")
+    native = "" if before else os.environ.get("TEST_LLAMA_SERVER")
     program = f"'{native}'" if native else f"'{sys.executable}' '{Path(__file__).resolve()}'"
     path.write_text(f'#!/bin/sh\n{before}\nexec {program} "$@"\n')
     path.chmod(0o755)
