@@ -71,7 +71,7 @@ class Chats:
     async def _prompt(self, chat: Chat) -> list[int]:
         functions = [dict(function) for function in chat.tools.functions] if chat.tools else None
         return await self._loaded.off_loop(
-            text_length([chat.messages, functions, chat.template_arguments]),
+            text_length([chat.messages, functions, chat.begun, chat.template_arguments]),
             lambda messages: self._loaded.codec.encode_chat(messages, functions, chat.begun, chat.template_arguments),
             chat.messages,
         )

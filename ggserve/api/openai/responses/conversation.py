@@ -5,6 +5,7 @@ from typing import Any
 
 from ggserve.api.openai.images import image_part, text_part
 from ggserve.api.openai.responses.items import CallItem, CallOutputItem, ImagePart, Item, MessageItem, ReasoningItem
+from ggserve.errors import ContextOverflow
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 
@@ -13,7 +14,8 @@ _ROOM = 256  # tokens for the answer, where nothing is said of its length
 
 def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
     """The messages of a chat. A call belongs to the assistant's message before it, a thought to the one after it."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
+    leading = [instructions] if instructions else []  # texts of the system message
+    messages: list[dict[str, Any]] = []
     thought: dict[str, Any] = {}
     for item in items:
         match item:
@@ -25,11 +27,11 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
             case MessageItem() if any(isinstance(part, ImagePart) for part in item.content):
                 messages.append({"role": "user", "content": [_chat_part(part) for part in item.content]})
             case MessageItem():
-                role = "user" if item.role == "user" else "system"
-                if role == "system" and len(messages) == 1 and messages[0]["role"] == "system":
-                    messages[0]["content"] += f"\n\n{_text(item.content)}"
+                role, text = "user" if item.role == "user" else "system", _text(item.content)
+                if role == "system" and not messages:
+                    leading.append(text)
                 else:
-                    messages.append({"role": role, "content": _text(item.content)})
+                    messages.append({"role": role, "content": text})
             case CallItem():
                 if thought or not messages or messages[-1]["role"] != "assistant":
                     messages.append({"role": "assistant", "content": "", **thought})
@@ -39,7 +41,7 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
             case CallOutputItem():
                 messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
         thought = {}
-    return messages
+    return [*([{"role": "system", "content": "\n\n".join(leading)}] if leading else []), *messages]
 
 
 def _text(parts: Sequence[Any]) -> str:
@@ -60,11 +62,18 @@ async def fitting(
     first, last = 0, len(turns)  # the number of turns that may go
     while first < last:
         middle = (first + last) // 2
-        if await model.count_chat(_without(messages, system, turns, middle), tools=tools) <= room:
+        if await _tokens(model, _without(messages, system, turns, middle), tools) <= room:
             last = middle
         else:
             first = middle + 1
     return _without(messages, system, turns, min(first, max(len(turns) - 1, 0)))
+
+
+async def _tokens(model: GGUFModel, messages: list[dict[str, Any]], tools: Tools | None) -> int:
+    try:
+        return await model.count_chat(messages, tools=tools)
+    except ContextOverflow as overflow:
+        return overflow.prompt_tokens
 
 
 def _without(

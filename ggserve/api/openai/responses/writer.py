@@ -12,6 +12,7 @@ from fastapi import Response
 from ggserve.api.answer import Answer, Block, Step
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.errors import APIError
+from ggserve.api.fragments import Fragments
 from ggserve.api.openai.objects import chat_logprobs
 from ggserve.api.openai.responses.items import new_id
 from ggserve.api.openai.responses.schemas import ResponsesRequest
@@ -28,14 +29,14 @@ class _Item:
 
     block: Block
     id: str
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: Fragments = field(default_factory=Fragments)
 
     @property
     def part(self) -> dict[str, Any]:
         """The one content part of a message or a thought."""
         if self.block.kind == "reasoning":
             return {"type": "reasoning_text", "text": self.block.text}
-        return {"type": "output_text", "text": self.block.text, "annotations": [], "logprobs": [*self.logprobs]}
+        return {"type": "output_text", "text": self.block.text, "annotations": [], "logprobs": self.logprobs.json}
 
     def as_json(self, status: str) -> dict[str, Any]:
         head = {"id": self.id, "type": _TYPES[self.block.kind], "status": status}
@@ -87,7 +88,7 @@ class ResponseWriter(Writer):
     def _events_of(self, piece: Piece) -> Iterator[dict[str, Any]]:
         answer, delta, steps = piece
         if self._scored and not (delta.reasoning or delta.tool_calls):
-            self._pending += chat_logprobs(delta.tokens)["content"]
+            self._pending += chat_logprobs(delta.tokens)
         for step in steps:
             is_last = delta.finish_reason and step.block is answer.blocks[-1]
             yield from self._item_events(step, _status(answer) if is_last else "completed")
@@ -135,7 +136,7 @@ class ResponseWriter(Writer):
             elif step.what == "piece":
                 yield self._event(f"{streamed}.delta", **place, delta=step.piece, **self._scores(item))
             else:
-                scores = self._scores(item) and {"logprobs": item.logprobs}
+                scores = self._scores(item) and {"logprobs": item.logprobs.json}
                 yield self._event(f"{streamed}.done", **place, text=block.text, **scores)
                 yield self._event("response.content_part.done", **place, part=item.part)
         if step.what == "end":
@@ -148,7 +149,7 @@ class ResponseWriter(Writer):
         if item.block.kind != "text":
             return {}
         new, self._pending = self._pending, []
-        item.logprobs += new
+        item.logprobs.add(new)
         return {"logprobs": new}
 
 
