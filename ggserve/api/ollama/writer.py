@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from fastapi import Response
@@ -34,6 +34,7 @@ class OllamaWriter(Writer):
         self._scored = scored
         self._logprobs = Fragments()
         self._received, self._began = record.started, time.perf_counter()
+        self.keep_alive = _written(self._line())
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         logprobs = chat_logprobs(piece.delta.tokens) if self._scored else []
@@ -62,9 +63,9 @@ class OllamaWriter(Writer):
         line = self._line(answer.text, thinking=answer.reasoning, calls=answer.calls, logprobs=logprobs)
         return json_response({**line, **self._ending(answers)})
 
-    def loaded(self) -> Response:
-        """The response to a request that only wants the model to be loaded."""
-        return json_response({**self._line(), "done": True, "done_reason": "load"})
+    def empty(self, reason: Literal["load", "unload"]) -> Response:
+        """The response to a request that only loads or unloads the model."""
+        return json_response({**self._line(), "done": True, "done_reason": reason})
 
     def _line(
         self,
