@@ -24,6 +24,7 @@ from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
 from ggserve.engines.llama_cpp.load import Pooling
+from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.errors import ContextOverflow, ModelFileError, TemplateError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
@@ -101,14 +102,18 @@ class LoadedModel:
     nbytes: int = 0  # of memory, as planned
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
+    def check_length(self, length: int) -> None:
+        """Raises ContextOverflow if a text of `length` characters cannot fit, whatever its tokens are."""
+        fewest = length // self.codec.longest_token
+        if fewest > self.engine.context_length:
+            raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
+
     async def off_loop(
         self, length: int, function: Callable[[Argument], Result], argument: Argument, *, others: int = 0
     ) -> Result:
         """Calls `function`, which makes tokens of a text of `length` characters, and of `others` that need not fit: in
         a thread if that is long. Raises ContextOverflow if they cannot fit, which the length alone may tell."""
-        fewest = length // self.codec.longest_token
-        if fewest > self.engine.context_length:
-            raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
+        self.check_length(length)
         if self.codec.blocks or length + others > _LONG_TEXT:
             return await asyncio.to_thread(function, argument)
         return function(argument)
@@ -281,6 +286,7 @@ def _load_llama_cpp(
         chat_template=_vetted(template),
         control_texts=control_texts(file),
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
+        word_limit=WordLimit.of(file),
     )
     codec: Codec | EngineCodec
     try:

@@ -47,7 +47,7 @@ def _is_system(turn: Message) -> bool:
 
 
 def _assistant(turn: Message) -> list[dict[str, Any]]:
-    message: dict[str, Any] = {"role": "assistant", "content": _text(turn.content)}
+    message: dict[str, Any] = {"role": "assistant", "content": _content(turn.content)}
     if thoughts := [block.thinking for block in turn.content if isinstance(block, ThinkingBlock)]:
         message["reasoning_content"] = _joined(thoughts)
     calls = [
@@ -90,12 +90,10 @@ def _merged(contents: Sequence[str | list[dict[str, Any]]]) -> str | list[dict[s
 
 
 def _tool_message(block: ToolResultBlock) -> dict[str, Any]:
-    text = _text(block.content)
-    return {
-        "role": "tool",
-        "tool_call_id": block.tool_use_id,
-        "content": f"Error: {text}" if block.is_error else text,
-    }
+    content = _content(block.content)
+    if block.is_error:
+        content = _merged(["Error:", content]) if isinstance(content, list) else f"Error: {content}"
+    return {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
 
 
 def _text(blocks: Sequence[Any]) -> str:

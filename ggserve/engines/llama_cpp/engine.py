@@ -25,6 +25,7 @@ from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.load import Pooling, load_server
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.stack import WordLimit, widen_stacks
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
@@ -70,6 +71,7 @@ class LlamaCppEngine:
         chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
         control_texts: Sequence[str] = (),  # what control tokens are called
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
+        word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
     ) -> None:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
@@ -86,11 +88,13 @@ class LlamaCppEngine:
         self._grammars = grammars
         self._tokenizer = NativeTokenizer()
         self._loses_spaces = loses_spaces
+        self._word_limit = word_limit
         self._control_texts = list(control_texts)
         self._end_ids = end_ids
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._listener = PrivateListener()
+        widen_stacks()
         try:
             self._server = load_server(
                 path,
@@ -150,6 +154,7 @@ class LlamaCppEngine:
         ):
             if given:
                 raise InvalidRequest(f"{field} is not supported in chats that llama.cpp renders itself.", field)
+        await asyncio.to_thread(self._check_words, [messages, tools and tools.functions, template_arguments])
         body = {
             "messages": messages,
             **self._sampling(params),
@@ -174,7 +179,11 @@ class LlamaCppEngine:
 
     def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
         """A prompt as llama.cpp takes it: of a vision model, as text only."""
-        return self.detokenize(tokens) if "images" in self.features else list(tokens)
+        if "images" not in self.features:
+            return list(tokens)
+        text = self.detokenize(tokens)
+        self._check_words(text)
+        return text
 
     def _sampling(self, params: SamplingParams) -> dict[str, Any]:
         """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
@@ -220,6 +229,7 @@ class LlamaCppEngine:
         return await self._scored("handle_chat_completions", body, TokenTrie(continuations))
 
     async def _scored(self, call: str, body: dict[str, Any], trie: TokenTrie) -> Scores:
+        await asyncio.to_thread(self._check_words, body)
         await asyncio.to_thread(self._tokenizer.claim)
         slot = await self.pool.acquire(())
         whole_paths = not self._speculates
@@ -243,6 +253,7 @@ class LlamaCppEngine:
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """See Reranker.rerank."""
+        await asyncio.to_thread(self._check_words, [query, documents])
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
         for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
@@ -255,7 +266,8 @@ class LlamaCppEngine:
         return Ranking(scores, prompt_tokens)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
+        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
+        self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
         return ids
@@ -296,6 +308,10 @@ class LlamaCppEngine:
         self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
         self._listener.close()
 
+    def _check_words(self, value: Any) -> None:
+        if self._word_limit is not None:
+            self._word_limit.check(value)
+
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
@@ -313,6 +329,7 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)
+            self._check_words(text)  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
             if not self._loses_spaces:
