@@ -24,6 +24,8 @@ class Tuning:
     speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
     draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
     prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
+    prompt_cache_dir: Path | None = None  # where llama.cpp's slots are saved, in place of memory; None: nowhere
+    prompt_cache_disk: int = 4096  # MiB that all saved slots may take
     kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
     mmproj_path: Path | None = None  # a GGUF file of what turns images into embeddings, for llama.cpp
