@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     )
     engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="inference engine")
     mmproj_path: Path | None = Field(
-        None, description="projector of a vision model (default: the one beside the model)"
+        None, description="projector of a vision model (default: the one beside the model; `none`: no projector)"
     )
     lora_path: Path | None = Field(None, description="LoRA adapter in GGUF; llama.cpp only")
     lora_scale: float = Field(1.0, description="scale of the LoRA adapter")
