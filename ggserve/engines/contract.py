@@ -117,6 +117,16 @@ class NativeChat(Protocol):
         ...
 
 
+class SlotFiles(Protocol):
+    """What an engine may offer besides: slots that are saved to files."""
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
+        ...
+
+
 class Reranker(Protocol):
     """What an engine may offer besides: the relevance of documents, which needs Feature "rerank"."""
 

@@ -19,7 +19,7 @@ from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
 from ggserve.chat.tool_calls.history import wants_short_ids
 from ggserve.chat.tool_template import with_tools
 from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
-from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
+from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, SlotFiles, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
@@ -106,6 +106,7 @@ class LoadedModel:
     calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
     short_call_ids: bool = False  # the template takes no other ids of calls
     nbytes: int = 0  # of memory, as planned
+    slot_files: SlotFiles | None = None  # where slots can be saved
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
     def check_length(self, length: int) -> None:
@@ -339,6 +340,7 @@ def _load_llama_cpp(
         control_texts=control_texts(file),
         native_chat=engine if engine.chats else None,
         reranker=engine if is_reranker(file) else None,
+        slot_files=engine if states else None,
         call_format=form or HERMES,
         calls_natively=form is None,
         short_call_ids=wants_short_ids(template or ""),

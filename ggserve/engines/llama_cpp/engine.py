@@ -396,8 +396,7 @@ class LlamaCppEngine:
         self, number: int, action: Literal["save", "restore", "erase"], filename: str
     ) -> dict[str, Any]:
         """Saves, restores or erases a slot as llama-server does. Raises InvalidRequest."""
-        if self._keeper is None:
-            raise InvalidRequest("Slots cannot be saved: set PROMPT_CACHE_DIR, and see docs/models.md.")
+        assert self._keeper is not None
         if not 0 <= number < len(self._slots):
             raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
         return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)

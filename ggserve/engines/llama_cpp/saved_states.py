@@ -30,6 +30,7 @@ from ggserve.errors import EngineError, InvalidRequest
 log = logging.getLogger("ggserve.model")
 
 LEAST = 256  # tokens that must be spared for a state to be worth saving, or reading
+_NEARLY = 0.9  # part of a state's tokens: what follows may be an answer that the next prompt spells another way
 _MAGIC = 0x67677371  # of llama.cpp's files of one sequence
 _SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a model file that tell it from others, and bytes of each
 _STALE = 600.0  # seconds after which a file without a record is what a crash has left
@@ -68,7 +69,7 @@ class SavedStates:
         self._states = {state.path.name: state for state in self._read()}
 
     def best(self, prompt: Sequence[int], held: int) -> State | None:
-        """The state that spares the most of a prompt of which a slot holds `held` tokens; None where none is worth it."""
+        """The state that spares the most of a prompt of which a slot holds `held` tokens; None: none is worth it."""
         tokens = np.asarray(prompt, np.int32)
         found, longest = None, held + LEAST - 1
         for state in list(self._states.values()):
@@ -93,7 +94,7 @@ class SavedStates:
                 raise EngineError("the slot holds something else")
             partial.chmod(0o600)
             state = State(path, tokens, partial.stat().st_size, _sha256(partial))
-            self._drop_prefixes(state)
+            self._drop_outdated(state)
             self._remove(path.name)
             os.replace(partial, path)
             _write(state.record, {"tokens": tokens.tolist(), "size": state.size, "sha256": state.digest})
@@ -154,11 +155,10 @@ class SavedStates:
                 elif not path.with_suffix(".json").exists() and time.time() - path.stat().st_mtime > _STALE:
                     path.unlink()
 
-    def _drop_prefixes(self, state: State) -> None:
-        """Removes what the new state holds as well."""
+    def _drop_outdated(self, state: State) -> None:
+        """Removes states of which the new one holds nearly everything, as the turns of a chat before it."""
         for name, old in list(self._states.items()):
-            whole = len(old.tokens) <= _common(old.tokens, state.tokens)
-            if whole and not name.startswith("client-"):
+            if _common(old.tokens, state.tokens) >= _NEARLY * len(old.tokens) and not name.startswith("client-"):
                 self._remove(name)
 
     def _remove(self, name: str) -> None:
