@@ -95,7 +95,7 @@ def main() -> None:
     rows = [["after a restart", "first token", "prompt tokens", "from disk"]]
     for name, kind, time_ in (("without PROMPT_CACHE_DIR", plain, seconds[0]), ("with it", saved, seconds[1])):
         rows.append([name, f"{time_:.3f} s", str(kind[0].prompt_tokens), str(kind[0].cached_tokens)])
-    print(aligned(rows))
+    print("\n".join(aligned(rows)))
     print(
         f"{seconds[0] / seconds[1]:.1f} times sooner; {sum(states) / 1e6:.0f} MB on disk; greedy texts "
         f"{'equal' if {each.text for each in (*plain, *saved)} == {plain[0].text} else 'differ'}"
