@@ -51,6 +51,8 @@ async def running(request: Request) -> dict[str, Any]:
 async def show(call: Annotated[Call[ShowRequest], Depends(call_of(ShowRequest))]) -> dict[str, Any]:
     """All about a model."""
     model = call.model
+    residents = state_of(call.request.scope).models.residents
+    created = next((each.listed.created for each in residents if each.model is model), 0)
     facts = model.facts
     capabilities = {"generation": ["completion", "tools"], "embeddings": ["embedding"], "images": ["vision"]}
     return {
@@ -62,7 +64,7 @@ async def show(call: Annotated[Call[ShowRequest], Depends(call_of(ShowRequest))]
         "capabilities": [
             word for feature, words in capabilities.items() if feature in model.features for word in words
         ],
-        "modified_at": _time(model.path.stat().st_mtime),
+        "modified_at": _time(created),
     }
 
 
