@@ -1,7 +1,11 @@
-"""Deltas to HTTP: server-sent events, errors on the way, and clients that leave."""
+"""Answers to HTTP responses, whole or streamed: server-sent events, errors on the way, and clients that leave.
+
+A dialect's Writer says how its answers look.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import aclosing
 from typing import Any, ClassVar, TypeVar
 
@@ -11,18 +15,29 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
-from ggserve.api.errors import api_error
+from ggserve.api.answers import Answers, Piece
+from ggserve.api.errors import APIError, api_error
+from ggserve.generation import Delta
 
 Result = TypeVar("Result")
-Item = TypeVar("Item")
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"  # a server-sent event that clients skip
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'  # Anthropic's
+
+_STATUS_SECONDS = 1.0  # that a stream's first piece may take to fail with an HTTP status of its own
+_SILENT_SECONDS = 5.0  # clients give up after 60 to 300 seconds without a byte
 
 
 def event(payload: dict[str, Any], name: str | None = None) -> bytes:
     """One server-sent event (WHATWG HTML, section 9.2) with a JSON payload."""
     head = b"event: %s\n" % name.encode() if name else b""
     return b"%sdata: %s\n\n" % (head, orjson.dumps(payload))
+
+
+def is_keep_alive(events: bytes) -> bool:
+    """Whether events say nothing but that the answer is being worked on."""
+    return bool(events) and not events.replace(COMMENT, b"").replace(PING, b"")
 
 
 class EventStream(StreamingResponse):
@@ -44,33 +59,108 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-async def guarded(events: AsyncGenerator[bytes, None], done: bytes = DONE) -> AsyncGenerator[bytes, None]:
-    """The events, then `done`; an error on the way becomes an `error` event first."""
-    async with aclosing(events):
+class Writer(ABC):
+    """The way in which a dialect writes answers."""
+
+    media_type = EventStream.media_type
+    keep_alive: bytes | None = COMMENT  # sent while a request waits in the queue or its prompt is evaluated
+
+    @abstractmethod
+    def piece(self, piece: Piece) -> Iterable[bytes]:
+        """What a delta adds to the stream."""
+
+    @abstractmethod
+    def whole(self, answers: Answers) -> Response:
+        """The response that is not streamed, once the answers are complete."""
+
+    def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:
+        """What comes before the first delta."""
+        return ()
+
+    def end(self, answers: Answers) -> Iterable[bytes]:
+        """What comes after the last delta."""
+        return ()
+
+    def fail(self, error: APIError) -> Iterable[bytes]:
+        """What ends a stream that breaks."""
+        return event(error.body, "error"), DONE
+
+    def collect(self, piece: Piece) -> None:  # noqa: B027  # most writers need nothing more
+        """Take from a delta what the whole response needs besides the answer."""
+
+
+async def respond(request: Request, answers: Answers, writer: Writer, *, stream: bool) -> Response:
+    """The response with these answers, streamed or whole.
+
+    What fails before the first delta has an HTTP status of its own, in a stream only within a second: then the response
+    begins, and says every few seconds that it is alive.
+    """
+    if stream:
+        pieces = answers.streamed()
+        first = asyncio.ensure_future(anext(pieces))
         try:
-            async for item in events:
-                yield item
-        except Exception as error:
-            yield event(api_error(error).body, "error")
-        if done:
-            yield done
+            await while_connected(request, asyncio.wait((first,), timeout=_STATUS_SECONDS))
+            if first.done():
+                first.result()
+        except BaseException:
+            await _drop(first)
+            await pieces.aclose()
+            raise
+        return EventStream(_written(_with_pauses(first, pieces), answers, writer), writer.media_type)
+    await while_connected(request, _collected(answers.streamed(), writer))
+    return writer.whole(answers)
 
 
-async def await_first(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
-    """The same items, once the first has come: what fails before it still gets its own HTTP status."""
+async def _with_pauses(
+    first: "asyncio.Future[Piece]", others: AsyncGenerator[Piece, None]
+) -> AsyncGenerator[Piece | None, None]:
+    """The items, the first being on its way; None whenever it has not come for some seconds."""
+    async with aclosing(others):
+        try:
+            while not first.done():
+                await asyncio.wait((first,), timeout=_SILENT_SECONDS)
+                if not first.done():
+                    yield None
+            yield first.result()
+        finally:
+            await _drop(first)
+        async for item in others:
+            yield item
+
+
+async def _drop(task: "asyncio.Future[Any]") -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def _written(
+    pieces: AsyncGenerator[Piece | None, None], answers: Answers, writer: Writer
+) -> AsyncGenerator[bytes, None]:
+    begun = False
     try:
-        first = await anext(items)
-    except BaseException:
-        await items.aclose()
-        raise
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if piece is None:
+                    if writer.keep_alive:
+                        yield writer.keep_alive
+                    continue
+                if not begun:
+                    begun = True
+                    for item in writer.begin(answers, piece.delta):
+                        yield item
+                for item in writer.piece(piece):
+                    yield item
+        last = writer.end(answers)
+    except Exception as error:
+        last = writer.fail(api_error(error))
+    for item in last:
+        yield item
 
-    async def all_items() -> AsyncGenerator[Item, None]:
-        async with aclosing(items):
-            yield first
-            async for item in items:
-                yield item
 
-    return all_items()
+async def _collected(pieces: AsyncGenerator[Piece, None], writer: Writer) -> None:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            writer.collect(piece)
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
