@@ -58,6 +58,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     grammar: Grammar | None = None  # what the answer is held to
+    thinking_budget: int | None = None  # tokens of a chat's thought, which is closed then; None: as many as it takes
     cache_prompt: bool = True  # what is evaluated of the prompt already is not again: quick, but it rounds otherwise
     n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i
     logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without

@@ -4,7 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, refuse, thinking
+from ggserve.api.fields import (
+    ModelRequest,
+    Probability,
+    Strict,
+    Temperature,
+    Whole,
+    field_error,
+    refuse,
+    thinking,
+    thinking_budget,
+)
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -163,7 +173,7 @@ class ToolChoice(Strict):
 
 class Thinking(Strict):
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    budget_tokens: Whole | None = None
+    budget_tokens: Whole | None = Field(None, ge=0)
 
 
 class OutputFormat(Strict):
@@ -248,6 +258,10 @@ class MessagesRequest(PromptRequest):
             "top_k": self.top_k,
             "stop": tuple(self.stop_sequences or ()),
             "grammar": schema_grammar(form.definition, field) if form else None,
+            "thinking_budget": thinking_budget(
+                self.thinking.budget_tokens if self.thinking else None,
+                self.output_config.effort if self.output_config else None,
+            ),
         }
         return SamplingParams(
             max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}

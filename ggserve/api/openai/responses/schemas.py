@@ -4,7 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, refuse, thinking
+from ggserve.api.fields import (
+    ModelRequest,
+    Probability,
+    Strict,
+    Temperature,
+    Whole,
+    field_error,
+    refuse,
+    thinking,
+    thinking_budget,
+)
 from ggserve.api.openai.responses.items import Item
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -183,5 +193,6 @@ class ResponsesRequest(PromptRequest):
             "top_p": self.top_p,
             "logprobs": (self.top_logprobs or 0) if self.scored else None,
             "grammar": self.grammar,
+            "thinking_budget": thinking_budget(None, self.reasoning.effort if self.reasoning else None),
         }
         return SamplingParams(**{name: value for name, value in given.items() if value is not None})
