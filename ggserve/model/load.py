@@ -237,6 +237,7 @@ def _load_ctransformers(
         embeds=not isinstance(file, GGMLFile),
         pieces=codec.token_pieces,
         spelling=lambda token: codec.pieces([token])[0],
+        encode=codec.encode_middle,
         end_ids=codec.end_ids,
         grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
         options=options,

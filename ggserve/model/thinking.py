@@ -32,7 +32,7 @@ async def within_budget(
     """The answers' deltas. `params` has the grammar of a whole answer; `state`: where the prompt leaves the model."""
     for index in range(params.n):
         seed = None if params.seed is None else params.seed + index
-        one = replace(params, n=1, seed=seed, prompt_logprobs=params.prompt_logprobs and index == 0)
+        one = replace(params, n=1, seed=seed, prompt_logprobs=params.prompt_logprobs if index == 0 else None)
         answer = _Answer(generate, one, budget, index)
         async with aclosing(answer.deltas(state)) as deltas:
             async for delta in deltas:
@@ -132,7 +132,7 @@ class _Answer:
 
     async def _step(self, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         first = self.prompt is None
-        params = params if first else replace(params, prompt_logprobs=False)
+        params = params if first else replace(params, prompt_logprobs=None)
         async with aclosing(self.generate(self.text, params)) as deltas:
             async for delta in deltas:
                 self.last = delta
