@@ -48,6 +48,8 @@ class _Answer:
     budget: Budget
     index: int
     text: str = ""  # so far
+    closed: bool = False  # the thought, as soon as it was seen
+    owed: str = ""  # the end of it, which comes with the next delta
     prompt: tuple[int, int] | None = None  # its tokens, and how many of them were cached
     made: int = 0  # tokens in the steps before, and of those that were guessed, right and wrong ones
     accepted: int = 0
@@ -82,7 +84,10 @@ class _Answer:
                 held.append(delta)
                 begun = "".join(each.text for each in held).lstrip()
                 if begun.startswith(open) and not delta.finish_reason:
-                    yield _joined(held)
+                    _, closed, rest = begun.partition(closing_text(self.budget.form, thought).strip())
+                    self.closed = bool(closed)  # what came after it is made anew, held to its grammar
+                    self.text = self.text.removesuffix(rest)
+                    yield _joined(held, "".join(each.text for each in held).removesuffix(rest))
                     return
                 if delta.finish_reason or not open.startswith(begun):
                     for each in held:
@@ -91,12 +96,21 @@ class _Answer:
 
     async def _thought(self, thought: ThoughtFormat) -> AsyncGenerator[Delta, None]:
         """A thought, and what closes it."""
+        if self.closed:
+            return
         closing = closing_text(self.budget.form, thought)
         left = self._left()
         limit = self.budget.tokens if left is None else min(self.budget.tokens, left)
         closed, forced = False, self.budget.tokens == 0
         if limit:
-            free = replace(self.params, grammar=None, max_tokens=limit, stop=(*self.params.stop, closing.strip()))
+            free = replace(
+                self.params,
+                grammar=None,
+                max_tokens=limit,
+                min_tokens=0,
+                include_stop=False,
+                stop=(*self.params.stop, closing.strip()),
+            )
             async with aclosing(self._step(free)) as deltas:
                 async for delta in deltas:
                     if delta.finish_reason:
@@ -107,17 +121,18 @@ class _Answer:
                         delta = replace(delta, finish_reason=None, stop_sequence=None)
                     yield delta
         if closed or forced:
-            text = closing if self.text[-1:].strip() else closing.lstrip()
-            self.text += text
-            yield self._counted(replace(self.last, text=text, tokens=(), prompt=()), finish=False)
+            self.owed = closing if self.text[-1:].strip() else closing.lstrip()
+            self.text += self.owed
 
     async def _rest(self) -> AsyncGenerator[Delta, None]:
         """The answer after the thought."""
         left = self._left()
         if left == 0:
-            yield self._counted(replace(self.last, text="", tokens=(), prompt=(), finish_reason="length"), finish=True)
+            yield self._counted(replace(self.last, text=self.owed, tokens=(), prompt=(), finish_reason="length"))
             return
-        async with aclosing(self._step(replace(self.params, grammar=self.budget.after, max_tokens=left))) as deltas:
+        fewest = max(self.params.min_tokens - self.made, 0)
+        rest = replace(self.params, grammar=self.budget.after, max_tokens=left, min_tokens=fewest)
+        async with aclosing(self._step(rest)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -139,9 +154,10 @@ class _Answer:
                 if self.prompt is None:
                     self.prompt = delta.prompt_tokens, delta.cached_tokens
                 self.text += delta.text
-                yield self._counted(delta, finish=True)
+                delta, self.owed = replace(delta, text=self.owed + delta.text), ""
+                yield self._counted(delta)
 
-    def _counted(self, delta: Delta, *, finish: bool) -> Delta:
+    def _counted(self, delta: Delta) -> Delta:
         """The delta with the counts of the whole answer."""
         prompt_tokens, cached_tokens = self.prompt or (delta.prompt_tokens, delta.cached_tokens)
         return replace(
@@ -152,8 +168,6 @@ class _Answer:
             completion_tokens=self.made + delta.completion_tokens,
             accepted_tokens=self.accepted + delta.accepted_tokens,
             rejected_tokens=self.rejected + delta.rejected_tokens,
-            finish_reason=delta.finish_reason if finish else None,
-            stop_sequence=delta.stop_sequence if finish else None,
         )
 
 
@@ -168,10 +182,10 @@ def closing_text(form: ChatFormat, thought: ThoughtFormat) -> str:
     return common if (common := common_beginning(closing, to_call)).strip() else closing
 
 
-def _joined(deltas: list[Delta]) -> Delta:
+def _joined(deltas: list[Delta], text: str) -> Delta:
     return replace(
         deltas[-1],
-        text="".join(delta.text for delta in deltas),
+        text=text,
         tokens=tuple(token for delta in deltas for token in delta.tokens),
         prompt=deltas[0].prompt,
     )
