@@ -258,6 +258,7 @@ class MessagesRequest(PromptRequest):
         new = self.output_config and self.output_config.format
         form, field = (new, "output_config.format") if new else (self.output_format, "output_format")
         given: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
@@ -268,6 +269,4 @@ class MessagesRequest(PromptRequest):
                 self.output_config.effort if self.output_config else None,
             ),
         }
-        return SamplingParams(
-            max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}
-        )
+        return SamplingParams.of(given)

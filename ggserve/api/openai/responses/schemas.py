@@ -240,4 +240,4 @@ class ResponsesRequest(PromptRequest):
             "grammar": self.grammar,
             "thinking_budget": thinking_budget(None, self.reasoning.effort if self.reasoning else None),
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)

@@ -143,4 +143,4 @@ class GenerationRequest(StructuredRequest):
             "grammar": self.held_to,
             "thinking_budget": thinking_budget(self.thinking_budget_tokens, self.reasoning_effort),
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)
