@@ -25,3 +25,17 @@ class ToolCallDelta:
     arguments: str = ""
     id: str | None = None
     name: str | None = None
+
+
+def nests_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects of JSON lie within each other more than so many levels deep."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [child for each in level if isinstance(each, dict | list) for child in _children(each)]
+        if not level:
+            return False
+    return True
+
+
+def _children(container: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else container

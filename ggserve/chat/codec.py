@@ -4,16 +4,21 @@ The engine's is for files whose vocabulary we cannot read exactly. It answers in
 for that long, and it cannot tell a template's special tokens from a user's look-alikes.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol
 
 from ggserve.chat.encoding import encode_chat, with_beginning
 from ggserve.chat.template import ChatTemplate
 from ggserve.chat.tool_calls.history import with_parsed_arguments
+from ggserve.modelfile.token_spelling import to_raw
 from ggserve.tokenizer.tokenizer import Tokenizer
 from ggserve.tokenizer.vocabulary import Metadata
 
+_UNKNOWN = "\ufffd".encode()
+_BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 _NORMALIZED = 4  # characters that normalization may make one of
 _LONGEST_WORD = 10_000  # characters
 
@@ -115,6 +120,7 @@ class EngineCodec:
         self._engine = engine
         self._start_id = int(metadata.get("tokenizer.ggml.bos_token_id", 0))
         tokens = metadata.get("tokenizer.ggml.tokens")
+        self._tokens: list[bytes] = tokens
         ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
         self.special_tokens: dict[str, str | None] = {
             f"{role}_token": tokens[token].decode("utf-8", "replace")
@@ -146,14 +152,26 @@ class EngineCodec:
         begun: str = "",
         template_arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
+        with_parsed_arguments(messages)  # raises where they are nested too deep
         text = with_beginning(self._engine.render(messages, tools, template_arguments), begun)
         return self._engine.tokenize(text, add_special=True, parse_special=True)
 
     def render(self, messages: list[dict[str, Any]]) -> str:
+        with_parsed_arguments(messages)  # as above
         return self._engine.render(messages)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
         return self._engine.detokenize(ids)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
-        return self._engine.token_bytes(ids)
+        pieces = self._engine.token_bytes(ids)
+        return [self._raw(token) if _UNKNOWN in piece else piece for token, piece in zip(ids, pieces, strict=True)]
+
+    def _raw(self, token: int) -> bytes:
+        """The bytes of a token that are no whole characters, which the engine cannot tell."""
+        text = self._tokens[token]
+        if _BYTE_TOKEN.fullmatch(text):
+            return bytes([int(text[3:5], 16)])
+        with suppress(ValueError):
+            return to_raw(text)
+        return text

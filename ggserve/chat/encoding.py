@@ -11,10 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 from ggserve.chat.template import ChatTemplate
+from ggserve.errors import InvalidRequest
 from ggserve.tokenizer.tokenizer import Tokenizer
 
 # Code points that no text can mean anything by: Unicode's noncharacters first, then private use.
-_STAND_INS = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF1000)]
+_STAND_INS = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]
 
 
 def encode_chat(
@@ -32,6 +33,8 @@ def encode_chat(
     first_characters = sorted({text[0] for text in tokenizer.control_tokens})
     free = (code for code in _STAND_INS if chr(code) not in used)
     stand_ins = dict(zip(first_characters, free, strict=False))
+    if len(stand_ins) < len(first_characters):
+        raise InvalidRequest("The messages have every character that Unicode leaves for private use. Leave some out.")
     guard = _guard(tuple(tokenizer.control_tokens), stand_ins)
     text = template.render(
         _map_strings(messages, guard), tools=_map_strings(tools, guard), variables=_map_strings(dict(variables), guard)

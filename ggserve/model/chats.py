@@ -8,7 +8,7 @@ from typing import Any
 
 from ggserve.chat.encoding import defused, text_length
 from ggserve.chat.tool_calling import held_to_calls, with_calls
-from ggserve.chat.tool_calls.history import with_short_ids
+from ggserve.chat.tool_calls.history import with_parsed_arguments, with_short_ids
 from ggserve.engines.contract import NativeChat
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, SamplingParams
@@ -94,6 +94,7 @@ class Chats:
 
     def _all_defused(self, chat: Chat) -> tuple[list[dict[str, Any]], Tools | None, dict[str, Any]]:
         """Its messages, tools and template's arguments, for an engine that would find special tokens in them."""
+        with_parsed_arguments(chat.messages)  # raises where they are nested too deep
         controls = self._loaded.control_texts
         tools = chat.tools and replace(chat.tools, functions=tuple(defused(chat.tools.functions, controls)))
         return defused(chat.messages, controls), tools, defused(dict(chat.template_arguments), controls)

@@ -5,6 +5,10 @@ import json
 import re
 from typing import Any
 
+from ggserve.errors import InvalidRequest
+from ggserve.messages import nests_deeper
+
+_DEEPEST = 100  # lists and objects within each other, as in a request's body
 _SHORT_ID = 9  # characters
 _WANTS_SHORT_IDS = re.compile(rf"\|\s*length\s*!=\s*{_SHORT_ID}\b")
 
@@ -40,7 +44,7 @@ def _short(name: str) -> str:
 
 def with_parsed_arguments(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages, with the arguments of their calls as objects: templates write those as JSON. What is no JSON object
-    stays text."""
+    stays text. Raises InvalidRequest where they are nested too deep."""
     return [
         {**message, "tool_calls": [_parsed(call) for call in message["tool_calls"]]}
         if isinstance(message.get("tool_calls"), list)
@@ -55,6 +59,14 @@ def _parsed(call: Any) -> Any:
         return call
     try:
         arguments = json.loads(function["arguments"])
-    except (ValueError, RecursionError):
+    except ValueError:
         return call
+    except RecursionError:
+        raise _too_deep() from None
+    if nests_deeper(arguments, _DEEPEST):
+        raise _too_deep()
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"The arguments of a tool call are nested more than {_DEEPEST} levels deep.")

@@ -64,6 +64,7 @@ class Answer(RunningRequest):
         self._stops = StopStrings(self.params.stop, shown=self.params.include_stop)
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
         self._accepted_tokens = self._rejected_tokens = 0
+        self._told_tokens = 0  # how many a chunk has told of
         self._finish_reason: FinishReason | None = None
 
     def next_call(self, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -120,6 +121,10 @@ class Answer(RunningRequest):
             self._finish_reason = choice["finish_reason"]
             delta = choice.get("delta")
             text = choice["text"] if delta is None else delta.get("content") or ""
+            if self._finish_reason is None:
+                self._told_tokens = self._completion_tokens
+            elif self._completion_tokens > self._told_tokens and not (self.params.watches_tokens or self._matcher):
+                text += "\ufffd"  # llama.cpp tells nothing of tokens that end within a character
             if self._wants_tokens:
                 text = self._read(text, choice.get("logprobs"))
             self._say(text, delta or {})

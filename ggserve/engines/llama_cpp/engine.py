@@ -92,6 +92,7 @@ class LlamaCppEngine:
             transport,
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
+            native_prompt=lambda tokens: self._prompt(tokens),
         )
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
