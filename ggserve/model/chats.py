@@ -1,7 +1,7 @@
 """Chats of a loaded model: who renders them, ggserve or the engine, and who reads the calls in their answers."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,9 +11,12 @@ from ggserve.chat.tool_calling import held_to_calls, with_calls
 from ggserve.chat.tool_calls.history import with_short_ids
 from ggserve.engines.contract import NativeChat
 from ggserve.errors import InvalidRequest
-from ggserve.generation import Delta, SamplingParams
+from ggserve.generation import Delta, SamplingParams, Scores
 from ggserve.messages import Tools
 from ggserve.model.load import LoadedModel
+
+_END = 8  # tokens of a prompt, in which a template that lets the model think opens the thought
+_THOUGHT, _THOUGHT_END = "<think>", "\n</think>\n\n"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,18 @@ class Chats:
         if native := self._native(chat):
             return await asyncio.to_thread(native.count_chat, *self._all_defused(chat))
         return len(await self._prompt(chat))
+
+    async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
+        """The log-probabilities of how the answer to a chat may begin, once the model has thought or need not.
+        Raises TemplateError too."""
+        chat = self._as_wanted(chat)
+        if any(isinstance(message.get("content"), list) for message in chat.messages) and self._loaded.native_chat:
+            messages, _, arguments = self._all_defused(chat)
+            return await self._loaded.native_chat.score_chat(messages, continuations, arguments)
+        prompt, codec = await self._prompt(chat), self._loaded.codec
+        if b"".join(codec.pieces(prompt[-_END:])).rstrip().endswith(_THOUGHT.encode()):
+            prompt += codec.encode(_THOUGHT_END, add_special=False, parse_special=True)
+        return await self._loaded.engine.score(prompt, continuations)
 
     def _as_wanted(self, chat: Chat) -> Chat:
         """The chat with ids of calls as the template wants them."""

@@ -15,6 +15,7 @@ from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
 from ggserve.messages import Tools
 from ggserve.model.chats import Chat, Chats
+from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts
 from ggserve.modelfile.split_files import part_names, without_part
@@ -54,6 +55,7 @@ class GGUFModel:
         self.engine = loaded.engine
         self._codec = loaded.codec
         self._chats = Chats(loaded)
+        self._decider = Decider(loaded, self._chats)
 
     @property
     def engine_name(self) -> str:
@@ -102,6 +104,10 @@ class GGUFModel:
         async with aclosing(running) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def decide(self, messages: list[dict[str, Any]], questions: Sequence[Question]) -> list[Decision]:
+        """The answers to questions about a chat, each with the probability of every option; no text is generated."""
+        return await self._decider.decide(messages, questions)
 
     @property
     def infill_objection(self) -> str | None:
