@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ggserve.api.dialect import route_path
 from ggserve.api.state import state_of
 from ggserve.errors import (
     ContextOverflow,
@@ -195,9 +196,10 @@ class _UnforeseenErrors:
 
 def _unknown_path(request: Request) -> str:
     """What a 404 says: the path, and the one that was probably meant."""
-    path = request.scope["path"]
+    path, relative = request.scope["path"], route_path(request.scope)
+    root = path.removesuffix(relative)
     message = f"Unknown path: {request.method} {path}"
-    for meant in (path.rstrip("/"), f"/v1{path}".rstrip("/")):
+    for meant in (path.rstrip("/"), f"{root}/v1{relative}".rstrip("/")):
         scope = {**request.scope, "path": meant}
         if meant != path and any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes):
             return f"{message}. Did you mean {meant}?"

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from ggserve.app import create_app
+from ggserve.errors import ContextOverflow, InvalidToken, TemplateError
 from ggserve.generation import Delta
 from tests.api.state import app_state
 
@@ -131,3 +132,36 @@ def test_an_invalid_request_loads_nothing(path: str) -> None:
         assert registry.names == []
 
     asyncio.run(main())
+
+
+FIELDS = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/responses": "input",
+    "/v1/messages": "messages",
+    "/api/chat": "messages",
+    "/api/generate": "prompt",
+    "/infill": "input_prefix",
+}
+
+
+@pytest.mark.parametrize(("path", "field"), FIELDS.items())
+@pytest.mark.parametrize("error", [ContextOverflow(9, 8), TemplateError("no such role"), InvalidToken(9, 8)])
+def test_an_error_of_the_prompt_names_the_field_of_its_route(path: str, field: str, error: Exception) -> None:
+    class Failing(Model):
+        infill_objection = None
+
+        async def chat(self, *_: Any, **__: Any) -> AsyncGenerator[Delta, None]:
+            raise error
+            yield
+
+        complete = infill = chat
+
+    async def main() -> dict[str, Any]:
+        app = create_app()
+        app.state.ggserve = app_state(models=Registry(Failing()))
+        client = Client(app)
+        await client.post(path, BODIES.get(path, {"prompt": "Hi"}))
+        return orjson.loads(client.sent[1]["body"])  # type: ignore[no-any-return]
+
+    assert asyncio.run(main())["error"]["param"] == field

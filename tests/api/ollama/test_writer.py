@@ -6,14 +6,13 @@ import ollama
 import pytest
 from pydantic import ValidationError
 
-from ggserve.api.limits import Limits
 from ggserve.api.ollama.generation import chat_messages
 from ggserve.api.ollama.schemas import ChatRequest, Options
 from ggserve.api.ollama.writer import OllamaWriter
 from ggserve.api.record import RequestRecord
 from ggserve.generation import Delta, ScoredToken
 from ggserve.messages import ToolCallDelta
-from tests.api.state import app_state
+from tests.api.state import app_state, limits
 from tests.api.streams import events
 from tests.api.streams import whole as written_whole
 
@@ -26,7 +25,7 @@ def made(*deltas: Delta, chat: bool = True, scored: bool = False) -> tuple[list[
     """The lines, and the answer in one."""
 
     def writer() -> OllamaWriter:
-        record = RequestRecord("id", "POST", "/api/chat", app_state().metrics, Limits())
+        record = RequestRecord("id", "POST", "/api/chat", app_state().metrics, limits())
         return OllamaWriter("tiny", record, chat=chat, scored=scored)
 
     return events(writer(), *deltas), written_whole(writer(), *deltas)
