@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from ggserve.generation import Grammar
+from ggserve.grammar.citations import citation_lark
 from ggserve.grammar.references import endless_reference
 
 HEAD = "%llguidance {}\n"
@@ -59,6 +60,8 @@ def lark(grammar: Grammar) -> str:
             return UNFORCED_HEAD + _without_head(text)
         case "calls":
             return HEAD + text
+        case "citations":
+            return citation_lark(grammar)
 
 
 def with_ends(text: str, end_ids: Iterable[int]) -> str:

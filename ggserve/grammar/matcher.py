@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ggserve.errors import GenerationError, InvalidRequest
 from ggserve.generation import Grammar
+from ggserve.grammar.citations import opening_mark
 from ggserve.grammar.lark import HEAD, UNFORCED_HEAD, lark
 
 MAX_BYTES = 128 << 10  # of a grammar in Lark, where a schema has no descriptions any more
@@ -118,11 +119,35 @@ class Grammars:
 
     async def matcher(self, grammar: Grammar) -> tuple[Matcher, str]:
         """Where an answer begins, and the grammar in Lark. Raises InvalidRequest where no answer can be held to it."""
+        if grammar.kind == "citations":
+            return await asyncio.get_running_loop().run_in_executor(self._compiler, self._quoting, grammar)
         lark_text, compiled = await asyncio.get_running_loop().run_in_executor(self._compiler, self._compile, grammar)
         if isinstance(compiled, str):
             name = _NAMES.get(grammar.kind, "grammar")
             raise InvalidRequest(f"No answer can be held to the {name}: {compiled}", grammar.source)
         return Matcher(compiled.deep_copy(), self._vocabulary), lark_text
+
+    def _quoting(self, grammar: Grammar) -> tuple[Matcher, str]:
+        """As `matcher`, for an answer with citations. It is compiled anew for each request: the states of its lexer are
+        shared by the copies of a matcher, and only grow. The limits are those of llama.cpp."""
+        from llguidance import LLMatcher, LLParserLimits
+
+        text = lark(grammar)
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self._vocabulary)
+        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        problem = matcher.get_error()
+        if not problem:
+            beginning = Matcher(matcher.deep_copy(), self._vocabulary)
+            try:
+                beginning.take_text(opening_mark(grammar))
+                beginning.allowed()
+            except GenerationError as error:
+                problem = str(error)
+        if problem:
+            message = f"No answer can be held to the documents: {_reason(problem)} Shorten them."
+            raise InvalidRequest(message, grammar.source)
+        return Matcher(matcher, self._vocabulary), text
 
     def close(self) -> None:
         """Ends the thread."""

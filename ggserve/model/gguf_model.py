@@ -13,7 +13,7 @@ from typing import Any
 
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
-from ggserve.messages import Tools
+from ggserve.messages import Document, Tools
 from ggserve.model.chats import Chat, Chats
 from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadOptions, Report, load
@@ -147,10 +147,14 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         template_arguments: Mapping[str, Any] | None = None,
+        documents: Sequence[Document] = (),
+        shows_documents: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
-        `template_arguments` are variables of its chat template, as `enable_thinking`. Raises TemplateError too."""
-        running = self._chats.answer(Chat(messages, tools, begun, template_arguments or {}), self._capped(params))
+        `template_arguments` are variables of its chat template, as `enable_thinking`. The answer quotes the
+        `documents`, which the messages may show already. Raises TemplateError too."""
+        chat = Chat(messages, tools, begun, tuple(documents), shows_documents, template_arguments or {})
+        running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -164,7 +168,8 @@ class GGUFModel:
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        return await self._chats.count(Chat(messages, tools, begun, template_arguments or {}))
+        chat = Chat(messages, tools, begun, template_arguments=template_arguments or {})
+        return await self._chats.count(chat)
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         params = params or SamplingParams()

@@ -93,6 +93,7 @@ class LoadedModel:
     vocab_size: int
     infill: Infill  # prompts of texts with a gap
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
+    token_grammars: Grammars | None = None  # of the model's own tokens, where the engine's are of bytes
     reranker: Reranker | None = None  # for models that rank documents
     native_chat: NativeChat | None = None  # for chats with tools
     call_format: CallFormat = HERMES  # how answers that are read here write calls
@@ -266,6 +267,9 @@ def _load_llama_cpp(
         Infill(file, codec),
         control_texts=control_texts(file),
         native_chat=engine,
+        token_grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle))
+        if isinstance(codec, Codec)
+        else None,
         reranker=engine if is_reranker(file) else None,
         call_format=form or HERMES,
         calls_natively=form is None,

@@ -28,6 +28,7 @@ from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
+from ggserve.grammar import citations
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import with_ends
 from ggserve.grammar.matcher import Grammars
@@ -288,7 +289,16 @@ class LlamaCppEngine:
             matcher, text = await self._grammars.matcher(params.grammar)
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
-            if not self._loses_spaces:
+            if params.grammar.kind == "citations":
+                if self._loses_spaces:
+                    message = (
+                        "llama.cpp takes the spaces from this model's tokens in a grammar, and cannot hold quotations "
+                        "to documents. ENGINE=ctransformers does, where it runs the file."
+                    )
+                    raise InvalidRequest(message, params.grammar.source)
+                await asyncio.to_thread(self._tokenizer.claim)
+                body["grammar"] = citations.with_ends(text, self._end_ids)
+            elif not self._loses_spaces:
                 await asyncio.to_thread(self._tokenizer.claim)
                 body["grammar"] = with_ends(text, self._end_ids)
             elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
