@@ -51,8 +51,7 @@ class Chats:
                     "llama.cpp looks at images, and holds no answer to a format beside calls: leave one of them out"
                 )
                 raise InvalidRequest(message, params.grammar.source)
-            messages, tools, arguments = self._all_defused(chat)
-            return native.chat(messages, params, tools, arguments)
+            return self._natively(native, chat, params)
         if chat.tools:
             form = self._loaded.call_format
             params = held_to_calls(params, chat.tools, form)
@@ -76,7 +75,8 @@ class Chats:
         """Tokens of the chat's prompt. Raises TemplateError."""
         chat = self._as_wanted(chat)
         if native := self._native(chat):
-            return await asyncio.to_thread(native.count_chat, *self._all_defused(chat))
+            self._loaded.check_length(_text_length(chat))
+            return await asyncio.to_thread(lambda: native.count_chat(*self._all_defused(chat)))
         return len(await self._prompt(chat))
 
     async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
@@ -92,6 +92,13 @@ class Chats:
         """The chat with ids of calls as the template wants them."""
         return replace(chat, messages=with_short_ids(chat.messages)) if self._loaded.short_call_ids else chat
 
+    async def _natively(self, native: NativeChat, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        self._loaded.check_length(_text_length(chat))
+        messages, tools, arguments = await asyncio.to_thread(self._all_defused, chat)
+        async with aclosing(native.chat(messages, params, tools, arguments)) as deltas:
+            async for delta in deltas:
+                yield delta
+
     async def _rendered(
         self, chat: Chat, params: SamplingParams, *, thinks: bool = True
     ) -> AsyncGenerator[Delta, None]:
@@ -103,13 +110,13 @@ class Chats:
 
     async def _prompt(self, chat: Chat, *, thinks: bool = True) -> list[int]:
         """Ids up to where the answer begins; where the model shall not think, after a thought that is empty."""
+        codec = self._loaded.codec
         functions = [dict(function) for function in chat.tools.functions] if chat.tools else None
         prompt = await self._loaded.off_loop(
-            text_length([chat.messages, functions, chat.template_arguments]),
-            lambda messages: self._loaded.codec.encode_chat(messages, functions, chat.begun, chat.template_arguments),
-            chat.messages,
+            _text_length(chat),
+            lambda messages: codec.encode_chat(messages, functions, chat.begun, chat.template_arguments),
+            self._all_defused(chat)[0] if codec.blocks else chat.messages,
         )
-        codec = self._loaded.codec
         if not thinks and b"".join(codec.pieces(prompt[-_END:])).rstrip().endswith(_THOUGHT.encode()):
             prompt += codec.encode(_THOUGHT_END, add_special=False, parse_special=True)
         return prompt
@@ -128,3 +135,7 @@ class Chats:
         controls = self._loaded.control_texts
         tools = chat.tools and replace(chat.tools, functions=tuple(defused(chat.tools.functions, controls)))
         return defused(chat.messages, controls), tools, defused(dict(chat.template_arguments), controls)
+
+
+def _text_length(chat: Chat) -> int:
+    return text_length([chat.messages, chat.tools and chat.tools.functions, chat.template_arguments])

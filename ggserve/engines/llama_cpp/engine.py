@@ -8,9 +8,10 @@ checked before.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
+from ggserve.engines.llama_cpp.fields import sampling_fields
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.load import Pooling, load_server
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.stack import WordLimit, widen_stacks
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
@@ -49,8 +52,8 @@ class Slot:
 class LlamaCppEngine:
     """Runs one checked GGUF file in `parallel` slots of `context_length` tokens each; the rest wait in the queue.
 
-    Differs from SamplingParams in what llama.cpp has no way to say: all three penalties count prompt and answer
-    together, and are applied after `logit_bias`. A seed repeats a text as long as no other request shares its batches:
+    Differs from SamplingParams in what llama.cpp has no way to say: without `repeat_last_n`, all three penalties count
+    prompt and answer together. A seed repeats a text as long as no other request shares its batches:
     their company changes the last bits of the logits.
     """
 
@@ -67,7 +70,9 @@ class LlamaCppEngine:
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
         chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
+        control_texts: Sequence[str] = (),  # what control tokens are called
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
+        word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
     ) -> None:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
@@ -84,10 +89,13 @@ class LlamaCppEngine:
         self._grammars = grammars
         self._tokenizer = NativeTokenizer()
         self._loses_spaces = loses_spaces
+        self._word_limit = word_limit
+        self._control_texts = list(control_texts)
         self._end_ids = end_ids
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._listener = PrivateListener()
+        widen_stacks()
         try:
             self._server = load_server(
                 path,
@@ -112,16 +120,19 @@ class LlamaCppEngine:
 
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
+        prompt = params.kept(prompt)
         if len(prompt) >= self.context_length:
             raise ContextOverflow(len(prompt), self.context_length)
         self._check_tokens(prompt)
-        self._check_tokens(params.logit_bias, "logit_bias")
+        if params.min_tokens and params.grammar is not None:
+            message = "min_tokens needs ENGINE=ctransformers beside structured output or tools: leave one of them out."
+            raise InvalidRequest(message, "min_tokens")
         room = self.context_length - len(prompt)
-        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        params = replace(params, max_tokens=room if params.max_tokens is None else min(params.max_tokens, room))
         body = {
-            "prompt": await self._prompt(prompt),
-            "n_predict": max_tokens,
-            **_native_sampling(params, self.context_length),
+            "prompt": await asyncio.to_thread(self._prompt, prompt),
+            "n_predict": params.max_tokens,
+            **self._sampling(params),
         }
         async for delta in self._stream("handle_completions", body, params, prompt):
             yield delta
@@ -136,9 +147,21 @@ class LlamaCppEngine:
         """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
-        self._check_tokens(params.logit_bias, "logit_bias")
-        sampling = _native_sampling(params, self.context_length)
-        body = {"messages": messages, **sampling, **_native_tools(tools), **_native_arguments(template_arguments)}
+        for field, given in (
+            (params.bans, params.bans),
+            ("stop_token_ids", params.stop_token_ids),
+            ("min_tokens", params.min_tokens),
+            ("truncate_prompt_tokens", params.truncate_prompt),
+        ):
+            if given:
+                raise InvalidRequest(f"{field} is not supported in chats that llama.cpp renders itself.", field)
+        await asyncio.to_thread(self._check_words, [messages, tools and tools.functions, template_arguments])
+        body = {
+            "messages": messages,
+            **self._sampling(params),
+            **_native_tools(tools),
+            **_native_arguments(template_arguments),
+        }
         if params.max_tokens is not None:
             body["n_predict"] = params.max_tokens
         async for delta in self._stream("handle_chat_completions", body, params):
@@ -155,9 +178,21 @@ class LlamaCppEngine:
         text: str = self._listener.post("/apply-template", body)["prompt"]
         return len(self.tokenize(text, add_special=True, parse_special=True))
 
-    async def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
-        """A prompt as llama.cpp takes it: of a model that sees, as text only."""
-        return await asyncio.to_thread(self.detokenize, tokens) if "images" in self.features else list(tokens)
+    def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
+        """A prompt as llama.cpp takes it: of a vision model, as text only."""
+        if "images" not in self.features:
+            return list(tokens)
+        text = self.detokenize(tokens)
+        self._check_words(text)
+        return text
+
+    def _sampling(self, params: SamplingParams) -> dict[str, Any]:
+        """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
+        for field, tokens in params.named_tokens:
+            self._check_tokens(tokens, field)
+        params.check()
+        fields = sampling_fields(params, self.context_length, self._vocab_size)
+        return fields if params.skip_special else {**fields, "preserved_tokens": self._control_texts}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -181,7 +216,7 @@ class LlamaCppEngine:
         if len(prompt) + trie.depth > self.context_length:
             raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
         self._check_tokens(prompt)
-        body = {"prompt": await self._prompt(prompt)}
+        body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
         return await self._scored("handle_completions", body, trie)
 
     async def score_chat(
@@ -195,6 +230,7 @@ class LlamaCppEngine:
         return await self._scored("handle_chat_completions", body, TokenTrie(continuations))
 
     async def _scored(self, call: str, body: dict[str, Any], trie: TokenTrie) -> Scores:
+        await asyncio.to_thread(self._check_words, body)
         await asyncio.to_thread(self._tokenizer.claim)
         slot = await self.pool.acquire(())
         whole_paths = not self._speculates
@@ -218,6 +254,7 @@ class LlamaCppEngine:
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """See Reranker.rerank."""
+        await asyncio.to_thread(self._check_words, [query, documents])
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
         for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
@@ -230,7 +267,8 @@ class LlamaCppEngine:
         return Ranking(scores, prompt_tokens)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
+        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
+        self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
         return ids
@@ -271,7 +309,11 @@ class LlamaCppEngine:
         self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
         self._listener.close()
 
-    def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float], field: str | None = None) -> None:
+    def _check_words(self, value: Any) -> None:
+        if self._word_limit is not None:
+            self._word_limit.check(value)
+
+    def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
                 raise InvalidToken(token, self._vocab_size, field)
@@ -279,14 +321,16 @@ class LlamaCppEngine:
     async def _stream(
         self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
     ) -> AsyncGenerator[Delta, None]:
-        if self._speculates and params.logprobs is not None and params.max_tokens not in (0, 1):
+        scored = params.logprobs is not None or params.watches_tokens
+        if self._speculates and scored and params.max_tokens not in (0, 1):
             raise InvalidRequest(
-                "logprobs of more than one token need SPECULATE=off and no DRAFT_MODEL: llama.cpp tells "
-                "nothing of the tokens that it guesses."
+                "logprobs, stop_token_ids, min_tokens and banned strings need SPECULATE=off and no DRAFT_MODEL: "
+                "llama.cpp tells nothing of the tokens that it guesses."
             )
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)
+            self._check_words(text)  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
             if params.grammar.kind == "citations":
@@ -311,35 +355,38 @@ class LlamaCppEngine:
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        try:
-            bodies = [orjson.dumps({**body, **_seed(params, index)}) for index in range(params.n)]
-        except TypeError as error:
-            raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         slot = await self.pool.acquire(())
-        answer = Answer(params, self.context_length, self._scorer, prompt=prompt, matcher=matcher)
+        answer = Answer(
+            params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
+        )
         self._running.add(answer)
-        self._workers.submit(self._run, call, slot, bodies, answer)
+        self._workers.submit(self._run, call, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, call: str, slot: Slot, bodies: Sequence[bytes], answer: Answer) -> None:
+    def _run(self, call: str, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
         """
         try:
-            if answer.prompt is not None and answer.params.prompt_logprobs:
-                top = answer.params.logprobs or 0
+            if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
-            for index, body in enumerate(bodies):
+            for index in range(answer.params.n):
                 if answer.cancelled or answer.end is not None:
                     break
                 answer.begin(index)
-                getattr(self._server, call)(body, answer.receive)
+                while (changes := answer.next_call(body)) is not None:
+                    getattr(self._server, call)(orjson.dumps({**body, **changes}), answer.receive)
         except EngineError as error:
             answer.end = error
-        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates and schemas mostly
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ) as error:  # C++ exceptions, from templates and schemas mostly
             answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
         finally:
             if isinstance(answer.end, GenerationError):
@@ -382,41 +429,6 @@ def _native_grammar(lark: str, field: str | None) -> str:
             f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",
             field,
         ) from error
-
-
-def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:
-    """SamplingParams as llama.cpp's request fields."""
-    fields: dict[str, Any] = {"ignore_eos": params.ignore_eos, "cache_prompt": params.cache_prompt}
-    samplers = []
-    if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
-        samplers.append("penalties")
-        fields |= {
-            "repeat_last_n": context_length,  # it makes room for as many
-            "repeat_penalty": params.repetition_penalty,
-            "presence_penalty": params.presence_penalty,
-            "frequency_penalty": params.frequency_penalty,
-        }
-    if params.temperature == 0:
-        fields |= {"samplers": [*samplers, "top_k"], "top_k": 1}
-    else:
-        # Temperature does not change which tokens are the top_k, and costs less after it.
-        fields |= {
-            "samplers": [*samplers, "top_k", "temperature", "top_p", "min_p"],
-            "temperature": params.temperature,
-            "top_k": params.top_k,
-            "top_p": params.top_p,
-            "min_p": params.min_p,
-        }
-    if params.logit_bias:
-        fields["logit_bias"] = [[token, bias] for token, bias in params.logit_bias.items()]
-    if params.logprobs is not None:
-        fields["n_probs"] = max(params.logprobs, 1)  # of the distribution before all samplers
-    return fields
-
-
-def _seed(params: SamplingParams, index: int) -> dict[str, int]:
-    """The seed of that answer; 0xFFFFFFFF would mean a random one."""
-    return {} if params.seed is None else {"seed": (params.seed + index) % 0xFFFFFFFF}
 
 
 def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:
