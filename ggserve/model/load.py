@@ -17,14 +17,17 @@ from ggserve.chat.template import ChatTemplate
 from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
 from ggserve.chat.tool_calls.history import wants_short_ids
 from ggserve.chat.tool_template import with_tools
-from ggserve.engines.choice import EngineName, EngineWishes, choose_engine
+from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
 from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
+from ggserve.engines.llama_cpp.build import chosen_build
+from ggserve.engines.llama_cpp.child import Child
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
-from ggserve.engines.llama_cpp.load import Pooling
+from ggserve.engines.llama_cpp.in_process import InProcess
 from ggserve.engines.llama_cpp.stack import WordLimit
+from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
 from ggserve.errors import ContextOverflow, ModelFileError, TemplateError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
@@ -151,6 +154,8 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
     chosen = read_chat_template(options.chat_template) if options.chat_template else own
     if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
         file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], report))
+    if options.gpu_layers == "auto" and (engine_name == CTransformersEngine.name or not llama_cpp_uses_gpu(options)):
+        options = replace(options, gpu_layers=0)
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
         options = _with_companions(file, options)
@@ -159,7 +164,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
         context_length=options.context_length,
         slots=options.parallel,
         memory=usable_memory(),
-        gpu_layers=options.gpu_layers,
+        uses_gpu=options.gpu_layers != 0,
         shares_gpu=engine_name != CTransformersEngine.name,
         cache_type=options.kv_cache_type,
         draft=draft,
@@ -181,18 +186,19 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     check_norms(plan.file)
     loader = _load_ctransformers if plan.engine_name == CTransformersEngine.name else _load_llama_cpp
     loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, plan.options.for_engine(plan.memory))
+    hardware = loaded.engine.hardware
     log.info(
-        "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
-        "%d layers on the GPU",
+        "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %d slots of up to %.0f MB each, %d threads, %s",
         path,
         time.perf_counter() - started,
         loaded.engine.name,
         plan.engine_reason,
+        hardware.build,
         plan.memory.context_length,
         plan.memory.slots,
         plan.memory.slot_bytes / 1e6,
         loaded.options.threads,
-        options.gpu_layers,
+        ", ".join((hardware.layers or "no GPU", *hardware.devices)),
     )
     return replace(loaded, nbytes=plan.nbytes)
 
@@ -276,15 +282,22 @@ def _load_llama_cpp(
     template = chosen[0] if chosen else chat_template(file)
     form = call_format(template or "", controls=False)
     vocab_size = len(file.get("tokenizer.ggml.tokens"))
+    server = ServerPlan(
+        path=file.path,
+        options=options,
+        pooling=_pooling(file),
+        chat_template=_vetted(template),
+        whole_inputs=not generates,
+    )
+    build = chosen_build(options.llama_server)
     engine = LlamaCppEngine(
-        file.path,
+        Child(build, server) if build else InProcess(server),
         options=options,
         vocab_size=vocab_size,
         grammars=Grammars(byte_vocabulary()),
         end_ids=_named_ends(file, vocab_size),
-        pooling=_pooling(file),
+        pooling=server.pooling,
         generates=generates,
-        chat_template=_vetted(template),
         control_texts=control_texts(file),
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
         word_limit=WordLimit.of(file),
@@ -304,10 +317,10 @@ def _load_llama_cpp(
         vocab_size,
         Infill(file, codec),
         control_texts=control_texts(file),
-        native_chat=engine,
         token_grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle))
         if isinstance(codec, Codec)
         else None,
+        native_chat=engine if engine.chats else None,
         reranker=engine if is_reranker(file) else None,
         call_format=form or HERMES,
         calls_natively=form is None,
