@@ -3,6 +3,7 @@
 Usable without HTTP; the API talks to nothing else.
 """
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -11,6 +12,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
 from ggserve.messages import Document, Tools
@@ -18,12 +20,13 @@ from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats
 from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadOptions, Report, load
-from ggserve.modelfile.facts import ModelFacts
+from ggserve.modelfile.facts import ModelFacts, file_sampling
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
 log = logging.getLogger("ggserve.model")
 
+_DECODED_AT_ONCE = 2  # requests whose images are decoded at the same time
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 
 
@@ -38,6 +41,8 @@ class GGUFModel:
         max_tokens: int | None = None,  # that an answer may have, whatever is asked for
         report: Report | None = None,
         name: str | None = None,  # None: after the file
+        sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
+        fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
         **options: Any,
     ) -> None:
         """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
@@ -54,8 +59,10 @@ class GGUFModel:
         self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec
+        self.sampling = {**(fallback_sampling or {}), **file_sampling(loaded.facts), **(sampling or {})}
         self._chats = Chats(loaded)
         self._decider = Decider(loaded, self._chats)
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
     @property
     def engine_name(self) -> str:
@@ -112,7 +119,7 @@ class GGUFModel:
 
     async def decide(self, messages: list[dict[str, Any]], questions: Sequence[Question]) -> list[Decision]:
         """The answers to questions about a chat, each with the probability of every option; no text is generated."""
-        return await self._decider.decide(messages, questions)
+        return await self._decider.decide(await self._clean_images(messages), questions)
 
     @property
     def infill_objection(self) -> str | None:
@@ -158,7 +165,8 @@ class GGUFModel:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
         `template_arguments` are variables of its chat template, as `enable_thinking`. The answer quotes the
         `documents`, which the messages may show already. Raises TemplateError too."""
-        chat = Chat(messages, tools, begun, tuple(documents), shows_documents, template_arguments or {})
+        shown = await self._clean_images(messages)
+        chat = Chat(shown, tools, begun, tuple(documents), shows_documents, template_arguments or {})
         running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
@@ -176,8 +184,14 @@ class GGUFModel:
         chat = Chat(messages, tools, begun, template_arguments=template_arguments or {})
         return await self._chats.count(chat)
 
+    async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not any(isinstance(message.get("content"), list) for message in messages):
+            return messages
+        async with self._decoding:
+            return await asyncio.to_thread(with_clean_images, messages)
+
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
-        params = params or SamplingParams()
+        params = (params or SamplingParams()).over(self.sampling)
         limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
         return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
 

@@ -56,7 +56,9 @@ def test_every_citation_is_in_its_document(engine: str, request: pytest.FixtureR
 
 def test_a_llama_server_without_llguidance_is_told_apart(child_model: GGUFModel):
     with pytest.raises(InvalidRequest, match="ENGINE=ctransformers"):
-        asyncio.run(cited(child_model.chat(QUESTION, SamplingParams(max_tokens=4), documents=DOCUMENTS)))
+        asyncio.run(
+            cited(child_model.chat(QUESTION, SamplingParams(max_tokens=4), documents=DOCUMENTS, shows_documents=True))
+        )
 
 
 @pytest.mark.parametrize("name", ["starcoder", "gptj", "llama"])

@@ -102,4 +102,4 @@ class InfillRequest(StructuredRequest):
             "cache_prompt": self.cache_prompt,
             "grammar": self.held_to,
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)
