@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
 from ggserve.engines.llama_cpp.in_process import InProcess
+from ggserve.engines.llama_cpp.saved_states import SavedStates
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.slot_keeper import Slot, SlotKeeper
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Call, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
@@ -39,13 +41,6 @@ from ggserve.messages import Tools
 log = logging.getLogger("ggserve.model")
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
-
-
-class Slot:
-    """Room for one request. Which tokens a native slot holds is llama.cpp's business."""
-
-    opened = True
-    tokens: Sequence[int] = ()
 
 
 class LlamaCppEngine:
@@ -70,6 +65,8 @@ class LlamaCppEngine:
         generates: bool = True,  # False: a model that makes embeddings only
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
         word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
+        states: SavedStates | None = None,  # where long prompts are kept
+        bytes_per_token: float = 0,  # of the KV cache
     ) -> None:
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
@@ -97,7 +94,9 @@ class LlamaCppEngine:
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
         )
-        self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
+        self._slots = [Slot(number) for number in range(options.parallel)]
+        self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        self.pool = Pool(self._slots, options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
@@ -208,7 +207,7 @@ class LlamaCppEngine:
             raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
         self._check_tokens(prompt)
         body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
-        return await self._scored(self._transport.complete, body, trie)
+        return await self._scored(self._transport.complete, body, trie, prompt)
 
     async def score_chat(
         self,
@@ -221,9 +220,11 @@ class LlamaCppEngine:
         body = {"messages": messages, **_native_arguments(template_arguments)}
         return await self._scored(self._transport.chat, body, TokenTrie(continuations))
 
-    async def _scored(self, call: Call, body: dict[str, Any], trie: TokenTrie) -> Scores:
+    async def _scored(self, call: Call, body: dict[str, Any], trie: TokenTrie, prompt: Sequence[int] = ()) -> Scores:
         await asyncio.to_thread(self._check_words, body)
-        slot = await self.pool.acquire(())
+        slot = await self.pool.acquire(prompt)
+        if self._keeper:
+            body["id_slot"] = slot.id
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
         if not whole_paths and not isinstance(body.get("prompt"), list):
             raise InvalidRequest(
@@ -231,15 +232,16 @@ class LlamaCppEngine:
             )
         walk = TrieWalk(self._scorer, call, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie)
+        running = self._workers.submit(self._walk, slot, walk, trie, prompt)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
 
-    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
+    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
+            self._prepare(slot, prompt)
             walk.run(trie)
         finally:
             self._walks.discard(walk)
@@ -308,6 +310,9 @@ class LlamaCppEngine:
             walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
+        for slot in self._slots if self._keeper else ():
+            assert self._keeper is not None
+            self._keeper.save(slot)
         self._transport.close()
 
     def _check_words(self, value: Any) -> None:
@@ -358,7 +363,9 @@ class LlamaCppEngine:
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        slot = await self.pool.acquire(())
+        slot = await self.pool.acquire(prompt or ())
+        if self._keeper:
+            body["id_slot"] = slot.id
         answer = Answer(
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
@@ -374,6 +381,7 @@ class LlamaCppEngine:
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
         """
         try:
+            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt)
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
             for index in range(answer.params.n):
@@ -390,6 +398,21 @@ class LlamaCppEngine:
             self._running.discard(answer)
             self.pool.release(slot)
             answer.put_end()
+
+    def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
+        """Fills the slot with what is saved of a prompt, where prompts are saved."""
+        if self._keeper:
+            self._keeper.prepare(slot, prompt if cached else ())
+            slot.tokens = prompt
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot as llama-server does. Raises InvalidRequest."""
+        assert self._keeper is not None
+        if not 0 <= number < len(self._slots):
+            raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
+        return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
 
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
