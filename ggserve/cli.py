@@ -20,6 +20,7 @@ commands:
   list       list the models in MODELS_DIR, or in the hub's cache
   health     ask the running server how it is, for health checks
   convert    convert a model file so that the other engine can run it
+  devices    list the GPUs that each engine can use
   version    print the version
 
 Settings are also read from the environment and from `.env`: --context-length 8192 is CONTEXT_LENGTH=8192.
@@ -44,6 +45,10 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
             from ggserve.modelfile.convert import main as convert
 
             return convert(rest)
+        case "devices":
+            from ggserve.engines.devices import main as devices
+
+            return devices(rest)
         case "pull":
             from ggserve.model.commands import main_pull
 

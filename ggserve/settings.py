@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         None, description="draft model of the same vocabulary for speculative decoding; llama.cpp only"
     )
     prompt_cache: int = Field(1024, ge=0, description="memory in MiB for prompts that llama.cpp's slots held before")
+    prompt_cache_dir: Path | None = Field(
+        None,
+        description="folder where llama.cpp saves long prompts across restarts, in place of PROMPT_CACHE",
+    )
+    prompt_cache_disk: int = Field(4096, ge=1, description="MiB of disk for PROMPT_CACHE_DIR")
     kv_cache_type: Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = Field(
         "f16", description="data type of the KV cache; llama.cpp only"
     )
