@@ -13,7 +13,7 @@ from ggserve.api.anthropic.writer import MessageWriter
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require, visible
-from ggserve.api.openai.images import have_images
+from ggserve.api.images import have_images
 from ggserve.api.streaming import EventStream, respond
 
 router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANTHROPIC_ERRORS)
