@@ -31,7 +31,7 @@ from ggserve.engines.llama_cpp.saved_states import SavedStates, fingerprint
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
 from ggserve.errors import ContextOverflow, EngineError, ModelFileError, TemplateError
-from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
+from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
 from ggserve.machine import usable_cores, usable_memory
@@ -51,7 +51,7 @@ from ggserve.modelfile.memory import MemoryPlan, plan_memory
 from ggserve.modelfile.norms import check_norms
 from ggserve.modelfile.read_ahead import read_ahead
 from ggserve.tokenizer.tokenizer import Tokenizer
-from ggserve.tokenizer.vocabulary import control_texts
+from ggserve.tokenizer.vocabulary import control_tokens
 
 log = logging.getLogger("ggserve.model")
 
@@ -313,11 +313,10 @@ def _load_llama_cpp(
         Child(build, server) if build else InProcess(server),
         options=options,
         vocab_size=vocab_size,
-        grammars=Grammars(byte_vocabulary()),
         end_ids=_named_ends(file, vocab_size),
+        controls=control_tokens(file),
         pooling=server.pooling,
         generates=generates,
-        control_texts=control_texts(file),
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
         word_limit=WordLimit.of(file),
         states=states,
@@ -337,7 +336,7 @@ def _load_llama_cpp(
         model_facts(file),
         vocab_size,
         Infill(file, codec),
-        control_texts=control_texts(file),
+        control_texts=list(control_tokens(file)),
         native_chat=engine if engine.chats else None,
         reranker=engine if is_reranker(file) else None,
         slot_files=engine if states else None,

@@ -31,8 +31,9 @@ from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
 from ggserve.grammar.gbnf import gbnf
-from ggserve.grammar.lark import with_ends
-from ggserve.grammar.matcher import Grammars
+from ggserve.grammar.lark import lark
+from ggserve.grammar.matcher import Grammars, byte_vocabulary
+from ggserve.grammar.rules import Rules
 from ggserve.machine import Hardware
 from ggserve.messages import Tools
 
@@ -57,11 +58,10 @@ class LlamaCppEngine:
         *,
         options: EngineOptions,
         vocab_size: int,
-        grammars: Grammars,  # of bytes
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
+        controls: Mapping[str, int],  # tokens that are no text, by what they are called
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
-        control_texts: Sequence[str] = (),  # what control tokens are called
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
         word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
         states: SavedStates | None = None,  # where long prompts are kept
@@ -80,11 +80,11 @@ class LlamaCppEngine:
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
-        self._grammars = grammars
-        self._loses_spaces = loses_spaces
+        self._controls = controls
         self._word_limit = word_limit
-        self._control_texts = list(control_texts)
         self._end_ids = end_ids
+        self._writes_gbnf = loses_spaces or transport.grammar_language != "lark"
+        self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._transport = transport
@@ -181,7 +181,7 @@ class LlamaCppEngine:
             self._check_tokens(tokens, field)
         params.check()
         fields = sampling_fields(params, self.context_length, self._vocab_size)
-        return fields if params.skip_special else {**fields, "preserved_tokens": self._control_texts}
+        return fields if params.skip_special else {**fields, "preserved_tokens": list(self._controls)}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -314,6 +314,16 @@ class LlamaCppEngine:
         if self._word_limit is not None:
             self._word_limit.check(value)
 
+    def _native_grammar(self, rules: Rules) -> str:
+        """The grammar as llama.cpp reads it. Raises ValueError where it cannot be written so."""
+        if not self._writes_gbnf:
+            # llama.cpp would make control tokens of a text that must come next.
+            return lark(rules, controls=self._controls, ends=self._end_ids, forced=False)
+        try:
+            return gbnf(rules)
+        except ValueError as error:
+            raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
+
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
@@ -330,20 +340,10 @@ class LlamaCppEngine:
             )
         matcher = None
         if params.grammar is not None:
-            matcher, text = await self._grammars.matcher(params.grammar)
-            self._check_words(text)  # llama.cpp tokenizes what a grammar leaves no choice about
+            matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
+            self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
-            if not self._loses_spaces and self._transport.grammar_language == "lark":
-                body["grammar"] = with_ends(text, self._end_ids)
-            elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
-                matcher = None
-            else:
-                body["grammar"] = (
-                    params.grammar.text
-                    if params.grammar.kind == "gbnf"
-                    else _native_grammar(text, params.grammar.source)
-                )
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -422,17 +422,6 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
-
-
-def _native_grammar(lark: str, field: str | None) -> str:
-    try:
-        return gbnf(lark)
-    except (ValueError, KeyError, RecursionError) as error:
-        raise InvalidRequest(
-            "llama.cpp holds no answer to this grammar with this model's vocabulary, from whose tokens it takes the "
-            f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",
-            field,
-        ) from error
 
 
 def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:
