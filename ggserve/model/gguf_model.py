@@ -16,9 +16,10 @@ from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
 from ggserve.machine import Hardware
-from ggserve.messages import Tools
+from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats
+from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts, file_sampling
 
@@ -61,6 +62,7 @@ class GGUFModel:
         self._codec = loaded.codec
         self.sampling = {**(fallback_sampling or {}), **file_sampling(loaded.facts), **(sampling or {})}
         self._chats = Chats(loaded)
+        self._decider = Decider(loaded, self._chats)
         self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
     @property
@@ -125,6 +127,10 @@ class GGUFModel:
             async for delta in deltas:
                 yield delta
 
+    async def decide(self, messages: list[dict[str, Any]], questions: Sequence[Question]) -> list[Decision]:
+        """The answers to questions about a chat, each with the probability of every option; no text is generated."""
+        return await self._decider.decide(await self._clean_images(messages), questions)
+
     @property
     def infill_objection(self) -> str | None:
         """Why the model cannot fill in the middle; None where it can."""
@@ -163,11 +169,15 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         template_arguments: Mapping[str, Any] | None = None,
+        documents: Sequence[Document] = (),
+        shows_documents: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
-        `template_arguments` are variables of its chat template, as `enable_thinking`. Raises TemplateError too."""
+        `template_arguments` are variables of its chat template, as `enable_thinking`. The answer quotes the
+        `documents`, which the messages may show already. Raises TemplateError too."""
         shown = await self._clean_images(messages)
-        running = self._chats.answer(Chat(shown, tools, begun, template_arguments or {}), self._capped(params))
+        chat = Chat(shown, tools, begun, tuple(documents), shows_documents, template_arguments or {})
+        running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -181,7 +191,8 @@ class GGUFModel:
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        return await self._chats.count(Chat(messages, tools, begun, template_arguments or {}))
+        chat = Chat(messages, tools, begun, template_arguments=template_arguments or {})
+        return await self._chats.count(chat)
 
     async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not any(isinstance(message.get("content"), list) for message in messages):

@@ -100,6 +100,7 @@ class LoadedModel:
     vocab_size: int
     infill: Infill  # prompts of texts with a gap
     control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
+    token_grammars: Grammars | None = None  # of the model's own tokens, where the engine's are of bytes
     reranker: Reranker | None = None  # for models that rank documents
     native_chat: NativeChat | None = None  # for chats with tools
     call_format: CallFormat = HERMES  # how answers that are read here write calls
@@ -337,6 +338,9 @@ def _load_llama_cpp(
         vocab_size,
         Infill(file, codec),
         control_texts=list(control_tokens(file)),
+        token_grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle))
+        if isinstance(codec, Codec)
+        else None,
         native_chat=engine if engine.chats else None,
         reranker=engine if is_reranker(file) else None,
         slot_files=engine if states else None,

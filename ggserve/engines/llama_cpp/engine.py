@@ -30,6 +30,7 @@ from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
+from ggserve.grammar import citations
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import lark
 from ggserve.grammar.matcher import Grammars, byte_vocabulary
@@ -225,6 +226,10 @@ class LlamaCppEngine:
         if self._keeper:
             body["id_slot"] = slot.id
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
+        if not whole_paths and not isinstance(body.get("prompt"), list):
+            raise InvalidRequest(
+                "Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and the llama.cpp of this process."
+            )
         walk = TrieWalk(self._scorer, call, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
         running = self._workers.submit(self._walk, slot, walk, trie, prompt)
@@ -344,6 +349,14 @@ class LlamaCppEngine:
             self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
+            if params.grammar.kind == "citations":
+                if self._writes_gbnf:
+                    message = (
+                        "This build of llama.cpp, or this model's tokenizer, cannot hold quotations to documents. "
+                        "ENGINE=ctransformers does, where it runs the file."
+                    )
+                    raise InvalidRequest(message, params.grammar.source)
+                body["grammar"] = citations.with_ends(body["grammar"], self._end_ids)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
