@@ -40,6 +40,7 @@ class ThoughtFormat:
     on: Mapping[str, Any] | None = None  # template variables that let the model think; None: none needed
     off: Mapping[str, Any] | None = None  # those that keep it from thinking; None: the template has no such switch
     calls_close: bool = False  # a call inside a thought ends it; else it is a part of the thought
+    reopens: bool = False  # a thought may begin anywhere in the answer
 
     def state(self, prompt: str) -> ThoughtState:
         """Where a rendered prompt leaves the model: inside a thought, after one, or free to begin one."""
@@ -94,6 +95,7 @@ class ChatFormat:
     ends: tuple[str, ...] = ()  # what a template writes after an answer; end tokens of the vocabulary end it in fact
     text_open: str = ""  # before the text of an answer without a thought
     text_close: str = ""
+    dropped: tuple[str, ...] = ()  # what a model writes besides, which means nothing
     thought: ThoughtFormat | None = None
     calls: CallsFormat | None = None  # None: the template writes no calls that could be read off
     content: Literal["string", "parts"] = "string"  # the form of a message's content that the template reads
@@ -102,7 +104,7 @@ class ChatFormat:
 
     def literals(self) -> Iterator[str]:
         """All that a model writes between its thought, text, names and values."""
-        yield from (self.text_open, self.text_close)
+        yield from (self.text_open, self.text_close, *self.dropped)
         if thought := self.thought:
             yield from (thought.open, thought.close, thought.close_to_call or "", thought.none)
         if calls := self.calls:

@@ -71,7 +71,7 @@ class ChatTemplate:
 
         Raises TemplateError where the template refuses the messages, fails, or builds too much."""
         known: dict[str, Any] = {"documents": None, **variables, **self._special}
-        known |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
+        known |= {"messages": copied(messages), "add_generation_prompt": add_generation_prompt}
         with self._lock:
             self._sandbox.refill()
             try:
@@ -108,6 +108,15 @@ class ChatTemplate:
                 raise TemplateError("the chat template builds too much text")
             parts.append(part)
         return "".join(parts)
+
+
+def copied(value: Any) -> Any:
+    """A copy of JSON values: templates may change lists."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [copied(item) for item in value]
+    return value
 
 
 def _as_template_error(error: Exception) -> TemplateError:
