@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from ggserve.chat import gemma, minimax
+from ggserve.chat.exceptions import gemma4, minimax_m3
 from ggserve.chat.format import ArgumentsFormat
 from ggserve.chat.literals import MORE, Pattern, skip_space
 
+_CDATA = "<![CDATA["
 _LONGEST_LITERAL = 100_000  # characters of a value in Python's syntax
 
 
@@ -31,9 +32,9 @@ def arguments_reader(
         case "parameters":
             return _ParametersReader(form, list(ends), schema or {})
         case "gemma":
-            return _WholeReader(gemma.arguments, "}")
+            return _WholeReader(gemma4.arguments, "}")
         case "minimax":
-            return _WholeReader(lambda text: minimax.arguments(text, schema or {}), minimax.END)
+            return _WholeReader(lambda text: minimax_m3.arguments(text, schema or {}), minimax_m3.END)
 
 
 class Braces:
@@ -97,6 +98,7 @@ class _ParametersReader:
         self._quote = form.quote
         properties = schema.get("properties")
         self._properties = properties if isinstance(properties, dict) else {}
+        self._cdata = form.cdata
         self._open = Pattern(form.open)
         self._separator = form.close.strip() == "" and form.between.strip()
         self._after_keys = [
@@ -174,6 +176,8 @@ class _ParametersReader:
         if end is None:
             end = after = len(held)
         text = held[start:end]
+        if self._cdata and text.startswith(_CDATA) and text.endswith("]]>"):
+            text = text[len(_CDATA) : -3]
         if self._trail and text.endswith(self._trail) and not self._quote:
             text = text[: -len(self._trail)]
         self._state = "key"
@@ -185,6 +189,11 @@ class _ParametersReader:
         """Where the value ends and what follows it begins; None and where that may begin, as long as it is open."""
         if self._quote:
             return self._literal_end(held, start)
+        if self._cdata and not self._begun and _CDATA.startswith(held[start : start + len(_CDATA)]):
+            end = held.find("]]>", start)
+            if len(held) - start < len(_CDATA) or end < 0:
+                return None, start
+            start = end
         hits = [hit for pattern in self._closing if (hit := pattern.find(held, start))]
         if not hits:
             return None, len(held)

@@ -8,7 +8,7 @@ An answer is, in this order,
 
 Literals are exactly what the chat template writes. A parser takes white space at their edges, and around JSON's
 punctuation, as optional.
-A literal may have holes: ID (an id of a call) and INDEX (the number of a call, from 0).
+A literal may have holes: ID (an id of a call), INDEX (the number of a call, from 0) and NAME (the function's, again).
 
 `reading` makes a ChatFormat from a chat template; `parser` reads answers with it; a grammar of answers follows from it.
 """
@@ -20,12 +20,16 @@ from typing import Any, Literal
 # Unicode noncharacters stand for what varies.
 ID = "\ufdd0"
 INDEX = "\ufdd1"
-_HOLES = {ID: "⟨id⟩", INDEX: "⟨index⟩"}
+NAME = "\ufdd2"
+_HOLES = {ID: "⟨id⟩", INDEX: "⟨index⟩", NAME: "⟨name⟩"}
 
-# Where a template takes the thought of a message from; "content": out of the text, with its own tags around it.
-ThoughtField = Literal["reasoning_content", "reasoning", "thinking", "parts", "content"]
+# Where a template takes the thought of a message from. "parts": a content part of type "thinking"; "content": the text,
+# with its own tags around it; "none": nowhere, it drops thoughts.
+ThoughtField = Literal["reasoning_content", "reasoning", "thinking", "parts", "content", "none"]
 ThoughtState = Literal["open", "closed", "free"]
-Refusal = Literal["system", "parallel_calls", "null_content", "object_arguments", "parts", "text"]
+# What a template refuses or drops: system messages, those that are not the first message, messages in a row of one
+# role, several calls in one message, a text beside calls, null as the text beside calls.
+Refusal = Literal["system", "late_system", "repeated_roles", "parallel_calls", "text_with_calls", "null_content"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,7 @@ class ThoughtFormat:
         if self.open.strip() and end.endswith(self.open.strip()):
             return "open"
         closed = tuple(text for text in (self.none.strip(), self.close.strip()) if text)
-        return "closed" if end.endswith(closed) else "free"
+        return "closed" if closed and end.endswith(closed) else "free"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,7 @@ class ArgumentsFormat:
     close: str = ""
     empty: str = ""
     quote: str = ""
+    cdata: bool = False  # raw strings may stand in <![CDATA[...]]>
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ numbers. A literal is stripped first: what reads on skips the white space at its
 import re
 from collections.abc import Iterable
 
-from ggserve.chat.format import ID, INDEX
+from ggserve.chat.format import ID, INDEX, NAME
 
 MORE = -1  # the text ends before it is decided
-_PARTS = re.compile(rf"\s+|[{ID}{INDEX}]|[{{}}\[\]:,]|[^\s{ID}{INDEX}{{}}\[\]:,]+")
+_PARTS = re.compile(rf"\s+|[{ID}{INDEX}{NAME}]|[{{}}\[\]:,]|[^\s{ID}{INDEX}{NAME}{{}}\[\]:,]+")
 _SPACE = re.compile(r"\s*")
-_HOLES = {ID: re.compile(r"[\w.:-]{1,128}"), INDEX: re.compile(r"\d{1,9}")}
+_HOLES = {ID: re.compile(r"[\w.:-]{1,128}"), INDEX: re.compile(r"\d{1,9}"), NAME: re.compile(r"[\w.-]{1,128}")}
 
 
 class Pattern:

@@ -14,7 +14,7 @@ from functools import wraps
 from time import monotonic
 from typing import Any
 
-from jinja2 import Environment, nodes
+from jinja2 import ChainableUndefined, Environment, Undefined, nodes
 from jinja2.ext import Extension
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
@@ -29,7 +29,7 @@ _BUDGET = 64_000_000  # characters built by one rendering
 _LONGEST = 500_000  # items of a list or dict
 _LARGEST = 16_000_000  # characters that a list or dict may have when all in it is written out
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
-_MAX_SECONDS = 5.0
+MAX_SECONDS = 5.0
 _CHARACTERS_PER_STEP = 16  # of a text that a method looks through
 _MAX_WIDTH = 1_000  # of an indentation, in characters
 _MAX_INDENT = 16
@@ -80,6 +80,7 @@ class ChatSandbox(SandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
+            undefined=_Missing,
             optimized=False,  # folding constants would run them outside any budget
             cache_size=0,
         )
@@ -99,10 +100,10 @@ class ChatSandbox(SandboxedEnvironment):
             "strftime_now": _strftime_now,
         }
 
-    def refill(self) -> None:
-        """Starts a rendering with the whole budget and time."""
+    def refill(self, seconds: float = MAX_SECONDS) -> None:
+        """Starts a rendering with the whole budget and so much time."""
         self._left = _BUDGET
-        self._deadline = monotonic() + _MAX_SECONDS
+        self._deadline = monotonic() + seconds
         self._sizes: dict[int, tuple[int, Any]] = {}  # of lists and dicts by id, with themselves: ids stay theirs
         self._inner: set[int] = set()  # ids of those that are in others, whose sizes count theirs
 
@@ -250,6 +251,16 @@ class ChatSandbox(SandboxedEnvironment):
         return self.template_class.from_code(self, self.compile(tree), self.make_globals(None))
 
 
+class _Missing(ChainableUndefined):
+    """What a template asks for and nobody gave: an empty text, and a member of itself."""
+
+    def __add__(self, other: Any) -> Any:
+        return other
+
+    def __radd__(self, other: Any) -> Any:
+        return other
+
+
 class _Namespace(Namespace):
     """Jinja2's, which would write out all that it holds."""
 
@@ -322,7 +333,13 @@ def _to_json(
 ) -> str:
     if indent is not None and not (isinstance(indent, int) and indent <= _MAX_INDENT):
         raise TemplateError("the chat template indents JSON too far")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        None if isinstance(value, Undefined) else value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:

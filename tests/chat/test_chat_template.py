@@ -39,7 +39,6 @@ HOSTILE = [
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
     "{{ ''.__class__.__mro__ }}",
-    "{{ [messages].append(messages) or x.y.z }}",
     "{% set a = [] %}{% set b = [a] %}{{ a.append(b) }}",
     "{% set a = [] %}{{ a.append(a) }}",
     "{% set a = [] %}{% for i in range(9**6) %}{% set _ = a.append('x' * 1000) %}{% endfor %}{{ a }}",
@@ -56,7 +55,6 @@ HOSTILE = [
     "{{ cycler(1) }}",
     "{% include 'x' %}",
     "{% for",
-    "{{ x.y.z }}",
     "{{ 1 | nonesuch }}",
     f"{{{{ {'(' * 5000}1{')' * 5000} }}}}",
     "{{ [range(99999) | list] * 99999 }}",
@@ -116,6 +114,11 @@ def test_a_template_may_change_its_lists_but_not_the_messages() -> None:
     messages = [{"role": "user", "content": "x"}]
     assert ChatTemplate(source).render(messages) == "b2"
     assert len(messages) == 1
+
+
+def test_what_nobody_gave_is_undefined() -> None:
+    source = "{{ 'a' + x.y + x.z[0] }}{{ x | tojson }}{{ x is defined }}{% for i in x %}{{ i }}{% endfor %}{{ x.f }}"
+    assert ChatTemplate(source).render(MESSAGES) == "anullFalse"
 
 
 def test_members_named_like_methods_are_members() -> None:

@@ -1,10 +1,16 @@
-"""The arguments of Gemma 4's calls: JSON whose keys are bare and whose strings stand in a token of their own.
+"""Gemma 4, whose arguments are JSON with bare keys and with strings in a token of their own, and which writes empty
+thoughts anywhere:
 
-<|tool_call>call:search{filters:{city:<|"|>Paris<|"|>,open:true},tags:[<|"|>a<|"|>,<|"|>b<|"|>]}<tool_call|>
+<|channel>thought
+Thought.
+<channel|><|tool_call>call:search{filters:{city:<|"|>Paris<|"|>,open:true},tags:[<|"|>a<|"|>,<|"|>b<|"|>]}<tool_call|>
 """
 
 import re
+from dataclasses import replace
 from typing import Any
+
+from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat, ThoughtFormat
 
 QUOTE = '<|"|>'
 _SCALAR = re.compile(r"[^,\]}\s]+")
@@ -12,6 +18,26 @@ _KEY = re.compile(rf"\s*(?:{re.escape(QUOTE)}(.*?){re.escape(QUOTE)}|([^:{{}},]*
 _SPACE = re.compile(r"\s*")
 _NAMES = {"true": True, "false": False, "null": None, "None": None, "True": True, "False": False}
 _DEEPEST = 64
+
+
+def applies(source: str) -> bool:
+    """Whether a template is one of them."""
+    return "<|tool_call>call:" in source
+
+
+def corrected(form: ChatFormat) -> ChatFormat:
+    """The format with thoughts and calls."""
+    thought = ThoughtFormat(
+        open="<|channel>thought\n", close="\n<channel|>", on={"enable_thinking": True}, reopens=True
+    )
+    calls = CallsFormat(
+        first="<|tool_call>call:",
+        after_name="{",
+        next="}<tool_call|><|tool_call>call:",
+        last="}<tool_call|>",
+        arguments=ArgumentsFormat(syntax="gemma"),
+    )
+    return replace(form, thought=thought, calls=calls, proven=frozenset(("thought", "calls")))
 
 
 class _Incomplete(Exception):

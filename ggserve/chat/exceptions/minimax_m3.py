@@ -1,4 +1,4 @@
-"""The arguments of MiniMax M3's calls: XML elements, nested values too, each tag behind a token of the namespace.
+"""MiniMax M3, whose arguments are XML elements, nested values too, each tag behind a token of the namespace:
 
 ]<]minimax[>[<tool_call>
 ]<]minimax[>[<invoke name="search">]<]minimax[>[<tags>]<]minimax[>[<item>a]<]minimax[>[</item>]<]minimax[>[</tags>]<]minimax[>[</invoke>
@@ -8,12 +8,34 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat
 
 NAMESPACE = "]<]minimax[>["
 END = "</invoke>"
 _TAG = re.compile(rf"{re.escape(NAMESPACE)}<(/?)([^<>]{{1,256}})>")
 _DEEPEST = 64
+
+
+def applies(source: str) -> bool:
+    """Whether a template is one of them."""
+    return NAMESPACE in source
+
+
+def corrected(form: ChatFormat) -> ChatFormat:
+    """The format with calls."""
+    invoke, end = f'{NAMESPACE}<invoke name="', f"{NAMESPACE}</invoke>\n"
+    calls = CallsFormat(
+        first=f"{NAMESPACE}<tool_call>\n{invoke}",
+        after_name='">',
+        next=end + invoke,
+        last=f"{end}{NAMESPACE}</tool_call>",
+        after_text="\n",
+        arguments=ArgumentsFormat(syntax="minimax"),
+    )
+    return replace(form, calls=calls, proven=form.proven | {"calls"})
 
 
 def arguments(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
