@@ -54,7 +54,10 @@ _ENDS = re.compile(
 # What opens thoughts in templates that write none of earlier turns, and what closes them.
 _TAGS = re.compile(r"<((?:\w+:)?(?:think|thinking|thought|reasoning))>|<\|START_(THINKING)\|>")
 
+_ARGUMENTS = ({_KEYS[0]: _VALUES[0]}, f'{{"{_KEYS[0]}": "{_VALUES[0]}"}}')  # an object, and its text
+
 Messages = list[dict[str, Any]]
+_Variables = Mapping[str, Any] | None
 _Variables = Mapping[str, Any] | None
 
 
@@ -160,24 +163,24 @@ class _Reading:
             ("repeated_roles", [_user(_SYSTEM), _user()]),
         ]
         refused = {name for name, messages in trials if _SYSTEM not in (self._render(messages) or "")}
-        call = tool_call(0, _NAMES[0], {_KEYS[0]: _VALUES[0]}, _IDS[0])
-        silent = self._render(
-            [_user(), {"role": "assistant", "content": None, "tool_calls": [call]}, _result(0)], tools=True
-        )
-        if silent is None or "None" in silent:
+        quiet = [self._calling(content, arguments) for content in (None, _TEXT) for arguments in _ARGUMENTS]
+        if all(text is None or "None" in text for text in quiet[:2]):
             refused.add("null_content")
-        if _TEXT not in (self._render([_user(), {**answer, "tool_calls": [call]}, _result(0)], tools=True) or ""):
+        if all(text is None or _TEXT not in text for text in quiet[2:]):
             refused.add("text_with_calls")
         self._set(refused=frozenset(refused))
 
-    def _answer(
-        self, message: dict[str, Any], *, tools: bool = False, variables: Mapping[str, Any] | None = None
-    ) -> str:
+    def _calling(self, content: str | None, arguments: Any) -> str | None:
+        """A chat with one call and its result."""
+        call = tool_call(0, _NAMES[0], arguments, _IDS[0])
+        message = {"role": "assistant", "content": content, "tool_calls": [call]}
+        return self._render([_user(), message, _result(0)], tools=True)
+
+    def _answer(self, message: dict[str, Any], *, tools: bool = False, variables: _Variables = None) -> str:
         """How the template writes a last message of the assistant's, behind the user's; "" where it does not."""
         before = self._render([_user()], tools=tools, variables=variables)
-        whole = self._render(
-            [_user(), {"role": "assistant", "content": "", **message}], tools=tools, variables=variables
-        )
+        said = {"role": "assistant", "content": "", **message}
+        whole = self._render([_user(), said], tools=tools, variables=variables)
         if before is None or whole is None:
             return ""
         if self._always_prompts:
@@ -234,7 +237,8 @@ class _Reading:
         if prompt.startswith(before) and before.strip() and len(prompt) > len(before):
             header, opening = before, prompt[len(before) :]  # the prompt alone says what opens a thought
         close = after.partition(_TEXT if _TEXT in after else _NAMES[0])[0]
-        if (tag := re.search(r"</([^<>]+)>", close)) and header.rstrip().endswith(f"<{tag[1]}>"):
+        tag = re.search(r"</([^<>|]+)>|<\|END_(\w+)\|>", close)
+        if tag and header.rstrip().endswith((f"<{tag[1]}>", f"<|START_{tag[2]}|>")):
             at = header.rindex("<")
             header, opening = header[:at], header[at:] + opening
         rest = self._before_text.removeprefix(header) if self._before_text.startswith(header) else ""
@@ -311,15 +315,9 @@ class _Reading:
         return self._answer({"content": None if silent else text, "tool_calls": calls}, tools=True)
 
     def _read_calls(self) -> None:
-        one = {_KEYS[0]: _VALUES[0]}
         kimi = [f"functions.{name}:{index}" for index, name in enumerate(_NAMES)]
-        as_text = f'{{"{_KEYS[0]}": "{_VALUES[0]}"}}'
-        for ids, given, string in (
-            (_IDS, one, False),
-            (_IDS, as_text, True),
-            (kimi, one, False),
-            (kimi, as_text, True),
-        ):
+        for ids, given in ((ids, given) for ids in (_IDS, kimi) for given in _ARGUMENTS):
+            string = isinstance(given, str)
             answer = self._calls(1, [given], ids)
             behind = answer.partition(_NAMES[0])[2]
             if not behind or _VALUES[0] not in behind:

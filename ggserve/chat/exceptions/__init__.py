@@ -11,5 +11,5 @@ def corrected(form: ChatFormat, source: str) -> ChatFormat:
     """The format as it was read off a template's source, corrected where the template is among the exceptions."""
     for module in _ALL:
         if module.applies(source):
-            return module.corrected(form)
+            form = module.corrected(form)
     return form
