@@ -58,7 +58,6 @@ _ARGUMENTS = ({_KEYS[0]: _VALUES[0]}, f'{{"{_KEYS[0]}": "{_VALUES[0]}"}}')  # an
 
 Messages = list[dict[str, Any]]
 _Variables = Mapping[str, Any] | None
-_Variables = Mapping[str, Any] | None
 
 
 class _OutOfTime(Exception):
