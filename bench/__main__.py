@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"separated by commas, of: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)})",
     )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, and no one else"
+    )
     options = parser.parse_args(arguments)
+    if options.against:
+        options.servers = ["ggserve", "other-checkout"]
     unknown = [name for name in options.servers if name not in (*SERVERS, BARE)]
     if unknown:
         parser.error(f"no such server: {', '.join(unknown)}")
@@ -165,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = QUICK if options.quick else Load()
     chosen = [scenario for scenario in scenarios(load) if not options.only or scenario.name in options.only]
     try:
-        setup = find_setup(options.threads)
+        setup = replace(find_setup(options.threads), other=options.against and options.against.resolve())
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
@@ -181,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say("memory bandwidth, and the microseconds of a token")
     bandwidth = limit(setup)
     costs = microseconds.measure(setup.converted, setup.threads)
-    whole = not options.quick and not options.only
+    whole = not (options.quick or options.only or options.against)
     try:
         for number in range(1 if options.quick else options.rounds):
             benchmark.round(number, [name for name in servers if number == 0 or name not in ONE_ROUND], chosen)

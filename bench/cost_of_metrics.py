@@ -7,13 +7,14 @@ import time
 from collections.abc import AsyncGenerator
 from unittest import mock
 
-from ggserve.api.access import RequestRecord
 from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
+from ggserve.api.record import RequestRecord
 from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.registry import ModelRegistry
 
+LIMITS = Limits(body_bytes=1, body_seconds=0, first_token_seconds=600, request_seconds=3600, prompts=1)
 TOKENS = 20_000
 ROUNDS = 9
 DECODE = 7e-3  # seconds of a token of the default model on two cores, in the benchmark's table
@@ -25,7 +26,7 @@ async def _deltas() -> AsyncGenerator[Delta, None]:
 
 
 async def _seconds(metrics: Metrics) -> float:
-    record = RequestRecord("id", "POST", "/v1/chat/completions", metrics, Limits())
+    record = RequestRecord("id", "POST", "/v1/chat/completions", metrics, LIMITS)
     started = time.perf_counter()
     async for _ in record.watch(_deltas()):
         pass

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -35,6 +35,7 @@ class Setup:
     converted: Path  # the same weights, for ctransformers
     threads: int
     context: int  # tokens for each slot
+    other: Path | None = None  # another checkout of this project
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
     health: str = "/health"  # answers 200 once requests are answered
     slots: int = 1  # answers at the same time
+    folder: Path = ROOT  # where it is started
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,13 @@ def ggserve(setup: Setup, slots: int) -> Server:
 def ggserve_llama_cpp(setup: Setup, slots: int) -> Server:
     """This project's, on llama.cpp."""
     return _ggserve(setup, slots, "llama.cpp", setup.original)
+
+
+def other_checkout(setup: Setup, slots: int) -> Server:
+    """The `main.py` of another checkout, on ctransformers, with this environment's packages."""
+    if setup.other is None:
+        raise BenchError("--against names no other checkout")
+    return replace(ggserve(setup, slots), folder=setup.other)
 
 
 def _ggserve(setup: Setup, slots: int, engine: str, model: Path) -> Server:
@@ -129,6 +138,7 @@ SERVERS: dict[str, Callable[[Setup, int], Server]] = {
     "llama-cpp-python": llama_cpp_python,
     "naive": naive,
     "ggserve-llama.cpp": ggserve_llama_cpp,
+    "other-checkout": other_checkout,
     "ggserve-defaults": ggserve_defaults,
     "llama-server-defaults": llama_server_defaults,
 }
@@ -155,7 +165,12 @@ def running(server: Server, setup: Setup) -> Iterator[Running]:
         with output.open("wb") as log:
             started = time.perf_counter()
             process = psutil.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=server.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         try:
             ready = _wait_until_ready(process, port, server.health, output) - started

@@ -23,15 +23,17 @@ from fastapi.security import HTTPBearer
 
 from ggserve import __version__
 from ggserve.api import anthropic, llama_server, ollama, openai, page, status
-from ggserve.api.access import AccessMiddleware
 from ggserve.api.admission import Admission
+from ggserve.api.body_limits import BodyLimitsMiddleware
 from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import ERROR_RESPONSES, install_error_handlers
+from ggserve.api.head import HeadMiddleware
 from ggserve.api.keys import KeysMiddleware, read_keys
 from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.openai.responses.store import ResponseStore
 from ggserve.api.origins import Origins, OriginsMiddleware, is_loopback
+from ggserve.api.record import RecordMiddleware
 from ggserve.api.state import AppState
 from ggserve.engines.choice import engine_for_default_model
 from ggserve.engines.native_process import send_c_stderr
@@ -87,7 +89,9 @@ def create_app(
     install_error_handlers(app)
     app.add_middleware(KeysMiddleware)
     app.add_middleware(OriginsMiddleware)
-    app.add_middleware(AccessMiddleware)  # the outermost, so that it sees all requests
+    app.add_middleware(BodyLimitsMiddleware)
+    app.add_middleware(HeadMiddleware)
+    app.add_middleware(RecordMiddleware)  # the outermost, so that it sees all requests
     return app
 
 

@@ -13,7 +13,7 @@ from ggserve.messages import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
-Feature = Literal["generation", "embeddings", "rerank", "images"]
+Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,15 @@ class Delta:
     accepted_tokens: int = 0  # of those that were guessed ahead, the right ones, which are part of the answer
     rejected_tokens: int = 0  # and the wrong ones
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The log-probabilities of given continuations of a prompt, before temperature, penalties, bias and grammar."""
+
+    logprobs: tuple[tuple[float, ...], ...]  # by continuation, of each token after those before it
+    prompt_tokens: int
+    cached_tokens: int  # prompt tokens that were already in the KV cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Every setting, from the environment, `.env` and the command line; one line of help each."""
+"""Every setting: name, type, default and one line of help. Read from the environment, `.env` and the command line."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)]
 
 
 class Settings(BaseSettings):
-    """ggserve: one GGML or GGUF model file, served over the OpenAI API."""
+    """Serve a GGUF or GGML model over the APIs of OpenAI, Anthropic, Ollama and llama-server."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -37,72 +37,88 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    model_path: Path | None = Field(None, description="the model file")
+    model_path: Path | None = Field(None, description="model file to serve")
     model_name: str | None = Field(
-        None, description="a folder, or a hub repository: org/name[@revision][:quantization]"
+        None, description="folder or hub repository of the model: org/name[@revision][:quantization]"
     )
-    model_file: str | None = Field(
-        None, description="the file in MODEL_NAME, where it has several, or its quantization"
-    )
-    model_type: str | None = Field(None, description="the model family, where the file does not tell")
-    models_dir: Path | None = Field(None, description="a folder of models: each request names the one it wants")
-    cache_dir: Path = Field(Path("models"), description="where files that an engine needs in another form are kept")
+    model_file: str | None = Field(None, description="file in MODEL_NAME, or its quantization, where there are several")
+    model_type: str | None = Field(None, description="model family of a legacy GGML file, where the file does not tell")
+    models_dir: Path | None = Field(None, description="folder of models; each request names the one it wants")
+    cache_dir: Path = Field(Path("models"), description="folder for files that an engine needs in another format")
     keep_alive: float | None = Field(
-        None, ge=0, description="seconds without a request after which the model is unloaded (default: never)"
+        None, ge=0, description="seconds without a request before the model is unloaded (default: never)"
     )
     chat_template: str | None = Field(
         None,
-        description="how chats become prompts: a name (see README) or a Jinja2 file (default: the model's)",
+        description="chat template: a built-in name (docs/families.md) or a Jinja2 file (default: the model's own)",
     )
-    engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="what runs the file")
+    engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="inference engine")
     mmproj_path: Path | None = Field(
-        None, description="the projector of a model that sees (default: the one beside the model)"
+        None, description="projector of a vision model (default: the one beside the model)"
     )
-    lora_path: Path | None = Field(None, description="a LoRA adapter (GGUF) to apply; llama.cpp only")
-    lora_scale: float = Field(1.0, description="how much of it")
+    lora_path: Path | None = Field(None, description="LoRA adapter in GGUF; llama.cpp only")
+    lora_scale: float = Field(1.0, description="scale of the LoRA adapter")
     context_length: int | None = Field(
-        None, ge=8, description="tokens of prompt and answer together (default: the model's own, at most 4096)"
+        None,
+        ge=8,
+        description="context length in tokens, prompt and answer together (default: the model's own, at most 4096)",
     )
-    gpu_layers: int = Field(0, ge=0, description="layers to run on the GPU")
-    threads: int | None = Field(None, ge=1, description="threads to compute with (default: the fast physical cores)")
+    gpu_layers: int = Field(0, ge=0, description="number of layers to run on the GPU")
+    threads: int | None = Field(None, ge=1, description="number of compute threads (default: the fast physical cores)")
     parallel: int | None = Field(
-        None, ge=1, le=256, description="answers at the same time (default: 4; GPU or GGML: 1)"
+        None,
+        ge=1,
+        le=256,
+        description="number of requests that generate at the same time (default: 4; on a GPU or for a GGML file 1)",
     )
-    queue_size: int = Field(64, ge=0, description="requests that may wait; more get a 429")
-    speculate: Literal["off", "ngram-mod"] = Field("off", description="how llama.cpp guesses tokens ahead")
-    draft_model: Path | None = Field(None, description="a small model of the same vocabulary that guesses ahead")
-    prompt_cache: int = Field(1024, ge=0, description="MiB of memory for what llama.cpp's slots held before")
+    queue_size: int = Field(64, ge=0, description="number of requests that may wait for a slot; more get a 429")
+    speculate: Literal["off", "ngram-mod"] = Field(
+        "off", description="speculative decoding from text that occurred before; llama.cpp only"
+    )
+    draft_model: Path | None = Field(
+        None, description="draft model of the same vocabulary for speculative decoding; llama.cpp only"
+    )
+    prompt_cache: int = Field(1024, ge=0, description="memory in MiB for prompts that llama.cpp's slots held before")
     kv_cache_type: Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = Field(
-        "f16", description="type of llama.cpp's KV cache"
+        "f16", description="data type of the KV cache; llama.cpp only"
     )
-    flash_attention: Literal["auto", "on", "off"] = Field("auto", description="llama.cpp's flash attention")
-    replicas: str = Field("2", description="of a cluster: a number, or 1-4 to follow the load")
+    flash_attention: Literal["auto", "on", "off"] = Field("auto", description="flash attention; llama.cpp only")
+    replicas: str = Field(
+        "2", description="number of replicas in a cluster, or a range such as 1-4 that follows the load"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
-    api_key: str | None = Field(None, description="keys of which clients must send one, separated by commas")
-    api_key_file: Path | None = Field(None, description="a file of such keys, one a line")
+    api_key: str | None = Field(None, description="API keys that clients must send, separated by commas")
+    api_key_file: Path | None = Field(None, description="file with API keys, one per line")
     allowed_hosts: CommaSeparated = Field(
-        (), description="names of the server in requests besides its own, separated by commas; *.NAME, or * for any"
+        (),
+        description="host names that the server answers to besides its own, separated by commas; *.NAME, or * for any",
     )
     cors_origins: CommaSeparated = Field(
-        (), description="sites whose pages may use the server: https://a.example,http://localhost:3000, or * for any"
+        (), description="origins of web pages that may use the server, separated by commas; * for any"
     )
-    ssl_certfile: Path | None = Field(None, description="the certificate chain, for HTTPS")
-    ssl_keyfile: Path | None = Field(None, description="the certificate's key, where it is not in SSL_CERTFILE")
-    max_connections: int = Field(1000, ge=1, description="connections at the same time; one more closes an idle one")
-    max_header_kb: int = Field(64, ge=1, description="KiB of a request's header; more is a 431")
-    header_timeout: float = Field(20, ge=0, description="seconds until a request's header must be there (0: any)")
-    send_timeout: float = Field(30, ge=0, description="seconds until a client must read on (0: any)")
-    max_body_mb: int = Field(32, ge=1, description="MiB of a request's body; more is a 413")
-    max_tokens: int | None = Field(None, ge=1, description="tokens of an answer, whatever a request asks for")
-    max_prompts: int = Field(256, ge=1, description="prompts in a request; more is a 400")
-    body_timeout: float = Field(120, ge=0, description="seconds until a request's body must be there (0: any)")
-    first_token_timeout: float = Field(600, ge=0, description="seconds until an answer must begin (0: any)")
-    request_timeout: float = Field(3600, ge=0, description="seconds until an answer must be complete (0: any)")
+    ssl_certfile: Path | None = Field(None, description="certificate chain for HTTPS")
+    ssl_keyfile: Path | None = Field(
+        None, description="private key of the certificate, where SSL_CERTFILE does not hold it"
+    )
+    max_connections: int = Field(
+        1000, ge=1, description="number of connections; the next one closes the one that has been idle longest"
+    )
+    max_header_kb: int = Field(64, ge=1, description="size limit of request headers in KiB; more is a 431")
+    header_timeout: float = Field(20, ge=0, description="seconds to receive the headers of a request (0: no limit)")
+    send_timeout: float = Field(30, ge=0, description="seconds that a client may stop reading (0: no limit)")
+    max_body_mb: int = Field(32, ge=1, description="size limit of a request body in MiB; more is a 413")
+    max_tokens: int | None = Field(
+        None, ge=1, description="upper limit of tokens per answer, whatever a request asks for"
+    )
+    max_prompts: int = Field(256, ge=1, description="number of prompts in one request; more is a 400")
+    body_timeout: float = Field(120, ge=0, description="seconds to receive a request body (0: no limit)")
+    first_token_timeout: float = Field(600, ge=0, description="seconds until the first token (0: no limit)")
+    request_timeout: float = Field(3600, ge=0, description="seconds until the answer is complete (0: no limit)")
     log_dir: Path = Field(Path("applogs"), description="folder of main.log and model.log")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much to log")
-    log_format: Literal["text", "json"] = Field("text", description="lines of the log files: text, or JSON objects")
-    log_prompts: bool = Field(False, description="log prompts and answers too")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+    log_format: Literal["text", "json"] = Field("text", description="format of the log files")
+    log_prompts: bool = Field(False, description="log prompts and answers")
 
     @field_validator("allowed_hosts")
     @classmethod

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import pytest
 
@@ -40,3 +41,8 @@ def test_one_version():
     assert create_app().version == VERSION
     assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
     assert VERSION not in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_settings_page_is_what_the_code_says():
+    made = runpy.run_path(str(ROOT / "docs/make_settings.py"))
+    assert made["PAGE"].read_text() == made["page"](), "run `python docs/make_settings.py`"

@@ -12,8 +12,6 @@ from ggserve.api.state import state_of
 from ggserve.errors import QueueFull
 from ggserve.generation import Occupancy
 
-_ADMITTED = "ggserve.admitted"  # in the scope of a request that found room
-
 
 class Admission:
     """Counts the requests that were read and have no answer yet: those on their way to the queue count too, or hundreds
@@ -60,16 +58,10 @@ class GeneratingRoute(JSONRoute):
             count(False)
             await send(message)
 
-        scope[_ADMITTED] = True
         try:
             await super().handle(scope, counting_receive, counting_send)
         finally:
             count(False)
-
-
-def is_admitted(scope: Scope) -> bool:
-    """Whether the request came through a GeneratingRoute."""
-    return bool(scope.get(_ADMITTED))
 
 
 def all_routes(routers: Iterable[APIRouter]) -> Iterator[BaseRoute]:

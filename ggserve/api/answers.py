@@ -1,61 +1,25 @@
-"""The answers of one request: the one way from generators of deltas to indexed choices, streamed or collected.
+"""The answers of one request: the one way from generators of deltas to answers, streamed or collected.
 
-How a choice looks is the dialects' business; what they share is here: n answers to each of several prompts, the best of
-them, and what they used.
+A writer of each dialect says how they look. What the dialects share is here: n answers to each of several prompts, the
+best of them, and the tokens that they used.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from ggserve.generation import Delta, FinishReason, ScoredToken
-
-
-@dataclass
-class Call:
-    """A tool call; `arguments` is JSON text."""
-
-    id: str
-    name: str
-    arguments: str = ""
+from ggserve.api.answer import Answer, Step
+from ggserve.generation import Delta
 
 
-@dataclass
-class Choice:
-    """One answer, as far as it has come."""
+class Piece(NamedTuple):
+    """A delta, the answer that it went into, and the steps that it makes there."""
 
-    index: int
-    text: str = ""
-    reasoning: str = ""
-    calls: list[Call] = field(default_factory=list)
-    tokens: list[ScoredToken] = field(default_factory=list)  # where asked for
-    prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, where asked for; the same for all of its answers
-    finish_reason: FinishReason | None = None  # None: more comes
-    stop_sequence: str | None = None
-    completion_tokens: int = 0
-    accepted_tokens: int = 0
-    rejected_tokens: int = 0
-
-    def add(self, delta: Delta) -> None:
-        """Takes the next piece."""
-        self.text += delta.text
-        self.reasoning += delta.reasoning
-        self.tokens += delta.tokens
-        for piece in delta.tool_calls:
-            if piece.index == len(self.calls):
-                self.calls.append(Call(piece.id or "", piece.name or ""))
-            self.calls[piece.index].arguments += piece.arguments
-        self.finish_reason = delta.finish_reason
-        self.stop_sequence = delta.stop_sequence
-        self.completion_tokens = delta.completion_tokens
-        self.accepted_tokens, self.rejected_tokens = delta.accepted_tokens, delta.rejected_tokens
-
-    @property
-    def likelihood(self) -> float:
-        """The mean log-probability of its tokens, by which the best of several is found."""
-        logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
-        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+    answer: Answer
+    delta: Delta
+    steps: list[Step]
 
 
 @dataclass
@@ -70,51 +34,45 @@ class Usage:
 
 
 class Answers:
-    """`n` answers to each prompt, one stream of deltas for each prompt. `choices` and `usage` tell how far they are."""
+    """`n` answers to each prompt, one stream of deltas for each prompt. `all` and `usage` tell how far they are."""
 
-    def __init__(self, streams: Sequence[AsyncGenerator[Delta, None]], *, n: int = 1, at_once: int = 1) -> None:
+    def __init__(self, *streams: AsyncGenerator[Delta, None], n: int = 1, at_once: int = 1) -> None:
         """At most `at_once` of the streams run at the same time."""
-        self.choices = [Choice(index) for index in range(len(streams) * n)]
+        self.all = [Answer(index) for index in range(len(streams) * n)]
         self._streams = streams
         self._n = n
         self._at_once = at_once
         self._prompts: dict[int, Delta] = {}  # the first delta of each stream
 
-    async def streamed(self) -> AsyncGenerator[tuple[Choice, Delta], None]:
-        """Each delta as it comes, and the choice that it went into."""
+    async def streamed(self) -> AsyncGenerator[Piece, None]:
+        """Each delta as it comes."""
         async with aclosing(merged(self._streams, self._at_once)) as deltas:
             async for stream, delta in deltas:
                 first = self._prompts.setdefault(stream, delta)
-                choice = self.choices[stream * self._n + delta.index]
-                choice.prompt = first.prompt
-                choice.add(delta)
-                yield choice, delta
+                answer = self.all[stream * self._n + delta.index]
+                answer.prompt = first.prompt
+                yield Piece(answer, delta, answer.add(delta))
 
-    async def collected(self, best: int | None = None) -> list[Choice]:
-        """All choices when they are complete; of each prompt's answers only the `best`, the likeliest first."""
-        async with aclosing(self.streamed()) as pieces:
-            async for _ in pieces:
-                pass
-        if best is None or best >= self._n:
-            return self.choices
-        kept: list[Choice] = []
-        for start in range(0, len(self.choices), self._n):
-            of_prompt = self.choices[start : start + self._n]
-            kept += sorted(of_prompt, key=lambda choice: choice.likelihood, reverse=True)[:best]
-        for index, choice in enumerate(kept):
-            choice.index = index
+    def best(self, count: int) -> list[Answer]:
+        """The `count` likeliest answers to each prompt, the likeliest first, with new indices."""
+        kept: list[Answer] = []
+        for start in range(0, len(self.all), self._n):
+            of_prompt = self.all[start : start + self._n]
+            kept += sorted(of_prompt, key=lambda answer: answer.likelihood, reverse=True)[:count]
+        for index, answer in enumerate(kept):
+            answer.index = index
         return kept
 
     @property
     def usage(self) -> Usage:
-        """What the answers used so far, those that `best` leaves out included."""
+        """The tokens used so far, with those of answers that are not among the best."""
         firsts = self._prompts.values()
         return Usage(
             prompt_tokens=sum(first.prompt_tokens for first in firsts),
             cached_tokens=sum(first.cached_tokens for first in firsts),
-            completion_tokens=sum(choice.completion_tokens for choice in self.choices),
-            accepted_tokens=sum(choice.accepted_tokens for choice in self.choices),
-            rejected_tokens=sum(choice.rejected_tokens for choice in self.choices),
+            completion_tokens=sum(answer.last.completion_tokens for answer in self.all),
+            accepted_tokens=sum(answer.last.accepted_tokens for answer in self.all),
+            rejected_tokens=sum(answer.last.rejected_tokens for answer in self.all),
         )
 
 

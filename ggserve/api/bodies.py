@@ -6,12 +6,10 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from ggserve.api.state import state_of
-
-LEASED = "ggserve.leased"  # in the scope of a request that holds a lease of its model
 _MOST_VALUES = 200_000  # in all lists and objects of a body; validating many holds up every other request
 _DEEPEST = 100  # lists and objects within each other
 
@@ -36,15 +34,16 @@ class JSONRequest(Request):
 
 
 class JSONRoute(APIRoute):
-    """The route class of endpoints that take a body."""
+    """The route class of endpoints that take a body: JSON whatever its type says, for curl -d calls it a form.
+
+    Not a page's body: a browser sends one that is not called JSON without asking the server first.
+    """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Also gives back, once all is sent, the model that the request has leased."""
-        try:
-            await super().handle(scope, receive, send)
-        finally:
-            if scope.pop(LEASED, False):
-                state_of(scope).models.release()
+        if scope["method"] == "POST" and "origin" not in Headers(scope=scope):
+            headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+            scope["headers"] = [*headers, (b"content-type", b"application/json")]
+        await super().handle(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

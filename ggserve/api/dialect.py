@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 Envelope = Callable[["APIError"], dict[str, Any]]  # an error as a dialect's JSON
 
 
+def route_path(scope: Scope) -> str:
+    """The path of a request as routes know it, without the prefix that a proxy adds (`--root-path`)."""
+    path: str = scope["path"]
+    relative = path.removeprefix(scope.get("root_path", ""))
+    return relative if relative.startswith("/") else path
+
+
 @dataclass(frozen=True)
 class Dialect:
     """The routes of an API, the prefix of the paths that belong to it, and how it words errors."""
@@ -31,5 +38,5 @@ class Envelopes:
 
     def of(self, scope: Scope) -> Envelope:
         """The envelope for a request, before or after routing."""
-        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") + "/"
+        path = route_path(scope).rstrip("/") + "/"
         return next(envelope for prefix, envelope in self._by_prefix if path.startswith(prefix.rstrip("/") + "/"))

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ggserve.api.dialect import route_path
 from ggserve.api.state import state_of
 from ggserve.errors import (
     ContextOverflow,
@@ -93,19 +94,6 @@ class APIError(Exception):
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
 
-# What a prompt is called, by how paths end.
-_PROMPTS = {
-    "/chat/completions": "messages",
-    "/completions": "prompt",
-    "/responses": "input",
-    "/embeddings": "input",
-    "/detokenize": "tokens",
-    "/infill": "input_prefix",
-    "rerank": "documents",
-    "/apply-template": "messages",
-}
-
-
 def openai_envelope(error: APIError) -> dict[str, Any]:
     """OpenAI's, which all paths have that no dialect claims."""
     return error.body
@@ -114,27 +102,25 @@ def openai_envelope(error: APIError) -> dict[str, Any]:
 def error_response(error: Exception, scope: Scope) -> Response:
     """The answer to a request that failed, as its path's dialect words it."""
     answer = api_error(error)
-    if answer.param is None and isinstance(error, ContextOverflow | InvalidToken | TemplateError):
-        answer.param = next((field for path, field in _PROMPTS.items() if scope["path"].endswith(path)), None)
     envelope = state_of(scope).envelopes.of(scope)
     headers = dict(answer.headers or {})
     return Response(orjson.dumps(envelope(answer)), answer.status, headers, media_type="application/json")
 
 
-def api_error(error: Exception) -> APIError:
-    """The API's word for an error from below."""
+def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
+    """The API's word for an error from below. `prompt`: the field of the request that holds the prompt."""
     message = str(error)
     match error:
         case APIError():
             return error
         case ContextOverflow():
-            return APIError(400, message, code="context_length_exceeded")
+            return APIError(400, message, param=prompt, code="context_length_exceeded")
         case InvalidToken():
-            return APIError(400, message, param=error.field, code="invalid_token")
+            return APIError(400, message, param=error.field or prompt, code="invalid_token")
         case InvalidRequest():
             return APIError(400, message, param=error.field, code="invalid_request")
         case TemplateError():
-            return APIError(400, message, code="chat_template_error")
+            return APIError(400, message, param=prompt, code="chat_template_error")
         case UnknownModel():
             return APIError(404, message, param="model", code="model_not_found")
         case ModelFileError():
@@ -210,9 +196,10 @@ class _UnforeseenErrors:
 
 def _unknown_path(request: Request) -> str:
     """What a 404 says: the path, and the one that was probably meant."""
-    path = request.scope["path"]
+    path, relative = request.scope["path"], route_path(request.scope)
+    root = path.removesuffix(relative)
     message = f"Unknown path: {request.method} {path}"
-    for meant in (path.rstrip("/"), f"/v1{path}".rstrip("/")):
+    for meant in (path.rstrip("/"), f"{root}/v1{relative}".rstrip("/")):
         scope = {**request.scope, "path": meant}
         if meant != path and any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes):
             return f"{message}. Did you mean {meant}?"

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -27,6 +27,14 @@ class Strict(BaseModel):
     """JSON as it stands: no text is taken for a number. Its validator is built at the first use, not at the start."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=(), defer_build=True)
+
+
+class ModelRequest(Strict):
+    """A body that says which model it is for."""
+
+    prompt_field: ClassVar[str | None] = None  # the field that errors of the prompt name
+
+    model: str | None = None
 
 
 def _whole(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ggserve.api.dialect import route_path
 from ggserve.api.errors import APIError, error_response
 from ggserve.api.state import state_of
 
@@ -62,7 +63,7 @@ class KeysMiddleware:
         keys = state_of(scope).keys
         headers = Headers(scope=scope)
         known = scope.setdefault("state", {})["known"] = keys.accept(headers)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = route_path(scope)
         if known or path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
             await self._app(scope, receive, send)
             return

@@ -10,15 +10,15 @@ from ggserve.api.errors import APIError
 from ggserve.generation import Delta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Each 0 where there is none, except of `body_bytes` and `prompts`."""
+    """The limits of one request. Seconds are 0 where there is no limit."""
 
-    body_bytes: int = 32 << 20
-    body_seconds: float = 120.0  # until the body is there
-    first_token_seconds: float = 600.0  # from the request's beginning
-    request_seconds: float = 3600.0  # until the answer is complete
-    prompts: int = 256
+    body_bytes: int
+    body_seconds: float  # until the body is there
+    first_token_seconds: float  # from the request's beginning
+    request_seconds: float  # until the answer is complete
+    prompts: int
 
     def check_prompts(self, count: int) -> None:
         """Raises a 400 where a request has too many prompts."""

@@ -1,7 +1,11 @@
-"""Deltas to HTTP: server-sent events, errors on the way, and clients that leave."""
+"""Answers to HTTP responses, whole or streamed: server-sent events, errors on the way, and clients that leave.
+
+A dialect's Writer says how its answers look.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import aclosing
 from typing import Any, ClassVar, TypeVar
 
@@ -11,7 +15,9 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
-from ggserve.api.errors import api_error
+from ggserve.api.answers import Answers, Piece
+from ggserve.api.errors import APIError, api_error
+from ggserve.generation import Delta
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -44,16 +50,68 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-async def guarded(events: AsyncGenerator[bytes, None], done: bytes = DONE) -> AsyncGenerator[bytes, None]:
-    """The events, then `done`; an error on the way becomes an `error` event first."""
-    async with aclosing(events):
-        try:
-            async for item in events:
-                yield item
-        except Exception as error:
-            yield event(api_error(error).body, "error")
-        if done:
-            yield done
+class Writer(ABC):
+    """The way in which a dialect writes answers."""
+
+    media_type = EventStream.media_type
+
+    @abstractmethod
+    def piece(self, piece: Piece) -> Iterable[bytes]:
+        """What a delta adds to the stream."""
+
+    @abstractmethod
+    def whole(self, answers: Answers) -> Response:
+        """The response that is not streamed, once the answers are complete."""
+
+    def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:
+        """What comes before the first delta."""
+        return ()
+
+    def end(self, answers: Answers) -> Iterable[bytes]:
+        """What comes after the last delta."""
+        return ()
+
+    def fail(self, error: APIError) -> Iterable[bytes]:
+        """What ends a stream that breaks."""
+        return event(error.body, "error"), DONE
+
+    def collect(self, piece: Piece) -> None:  # noqa: B027  # most writers need nothing more
+        """Take from a delta what the whole response needs besides the answer."""
+
+
+async def respond(request: Request, answers: Answers, writer: Writer, *, stream: bool) -> Response:
+    """The response with these answers, streamed or whole. What fails before the first delta has its own HTTP status."""
+    if stream:
+        pieces = await while_connected(request, await_first(answers.streamed()))
+        return EventStream(_written(pieces, answers, writer), writer.media_type)
+    await while_connected(request, _collected(answers.streamed(), writer))
+    return writer.whole(answers)
+
+
+async def _written(
+    pieces: AsyncGenerator[Piece, None], answers: Answers, writer: Writer
+) -> AsyncGenerator[bytes, None]:
+    begun = False
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if not begun:
+                    begun = True
+                    for item in writer.begin(answers, piece.delta):
+                        yield item
+                for item in writer.piece(piece):
+                    yield item
+        last = writer.end(answers)
+    except Exception as error:
+        last = writer.fail(api_error(error))
+    for item in last:
+        yield item
+
+
+async def _collected(pieces: AsyncGenerator[Piece, None], writer: Writer) -> None:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            writer.collect(piece)
 
 
 async def await_first(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:

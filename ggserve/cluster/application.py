@@ -31,7 +31,6 @@ from ggserve.cluster.router import PromptRouter
 from ggserve.machine import usable_cores
 from ggserve.settings import Settings, SettingsError, load_settings
 
-_DEFAULT_SLOTS = 4  # of a replica, where PARALLEL does not say
 _SPARE = 16  # requests that need no slot (/health, /tokenize, ...) and that a busy replica still takes
 _LONGEST_ANSWER = 3600.0  # seconds; so long may answers go on after their replica was told to end
 _CONTROLLER = {
@@ -52,10 +51,11 @@ def app(args: Mapping[str, Any]) -> serve.Application:
 def application(settings: Settings, router: type[PromptRouter] = PromptRouter) -> serve.Application:
     """Gateways and replicas with these settings; `router` finds the replica of each request."""
     from ggserve.app import DIALECTS
+    from ggserve.modelfile.memory import DEFAULT_SLOTS
 
     least, most = settings.replica_range
     threads = settings.threads or _default_threads(most)
-    slots = settings.parallel or _DEFAULT_SLOTS
+    slots = settings.parallel or DEFAULT_SLOTS
     most_bytes = settings.max_body_mb << 20
     environment = {
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2 * most_bytes),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ggserve.generation import Delta, Embedding, Feature, Occupancy, Ranking, SamplingParams
+from ggserve.generation import Delta, Embedding, Feature, Occupancy, Ranking, SamplingParams, Scores
 from ggserve.messages import Tools
 
 Speculation = Literal["off", "ngram-mod"]
@@ -61,6 +61,11 @@ class Engine(Protocol):
         """The embedding of each input, which needs Feature "embeddings". Raises as `generate`."""
         ...
 
+    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+        """The log-probabilities of each continuation's tokens after the prompt, which is evaluated once, as is each
+        beginning that continuations share. Needs Feature "scores". Raises as `generate`."""
+        ...
+
     def close(self) -> None:
         """Ends every generation and frees the model; a second call does nothing."""
         ...
@@ -87,6 +92,15 @@ class NativeChat(Protocol):
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same messages. Blocks for a few milliseconds."""
+        ...
+
+    async def score_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        continuations: Sequence[Sequence[int]],
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> Scores:
+        """As `Engine.score`, after the prompt that `chat` makes of the same messages."""
         ...
 
 

@@ -1,7 +1,7 @@
 """How likely the model took tokens to be: from logits to scores, and which scores belong to the text that is shown."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,7 @@ class Scorer:
 
     def score(self, logits: NDArray[np.float32], token: int, top: int) -> ScoredToken:
         """A token where the model computed `logits`, with the `top` likeliest in its place."""
-        peak = float(logits.max())
-        # The logarithm of the softmax's denominator; the sum in float64, or 50,000 small terms lose digits.
-        norm = peak + float(np.log(np.exp(logits - np.float32(peak)).sum(dtype=np.float64)))
+        peak, norm = _norm(logits)
 
         def scored(other: int, *, top: tuple[ScoredToken, ...] = ()) -> ScoredToken:
             piece = self._pieces[other]
@@ -38,6 +36,19 @@ class Scorer:
         """A token that nothing comes before."""
         piece = self._pieces[token]
         return ScoredToken(token, piece or self._spelling(token), None, control=not piece)
+
+
+def logprobs_of(logits: NDArray[np.float32], tokens: Iterable[int]) -> list[float]:
+    """The log-probabilities of tokens where the model computed `logits`."""
+    _, norm = _norm(logits)
+    return [max(float(logits[token]) - norm, _LEAST) for token in tokens]
+
+
+def _norm(logits: NDArray[np.float32]) -> tuple[float, float]:
+    """The largest logit, and the logarithm of the softmax's denominator."""
+    peak = float(logits.max())
+    # The sum in float64, or 50,000 small terms lose digits.
+    return peak, peak + float(np.log(np.exp(logits - np.float32(peak)).sum(dtype=np.float64)))
 
 
 def likeliest(logits: NDArray[np.float32], peak: float, count: int) -> list[int]:

@@ -9,6 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from ggserve.errors import EngineClosed, QueueFull
 
+MIN_SIMILARITY = 0.5  # part of a prompt that a slot must hold already to be chosen for it, on every engine
+
 
 class Slot(Protocol):
     """Runs one request at a time, and remembers the tokens in its KV cache for the next."""
@@ -112,7 +114,7 @@ class Pool(Generic[AnySlot]):
             return self._idle[0]
         prefixes = [common_prefix(slot.tokens, prompt) for slot in opened]
         longest = max(prefixes)
-        return opened[prefixes.index(longest)] if longest * 2 >= len(prompt) else opened[0]
+        return opened[prefixes.index(longest)] if longest >= MIN_SIMILARITY * len(prompt) else opened[0]
 
     def _hand(self, future: "asyncio.Future[AnySlot]", slot: AnySlot) -> None:
         if future.done():  # its caller left meanwhile

@@ -6,7 +6,8 @@ behind it. A model that nobody asks for is unloaded after a while, where that is
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,11 +90,19 @@ class ModelRegistry:
             paths.append(self._path)
         return [Listed(model_name(path), path, int(path.stat().st_mtime)) for path in paths]
 
-    async def lease(self, name: str | None) -> GGUFModel:
-        """The model of that name, loaded; of a single one the name does not matter. It stays until `release`.
+    @asynccontextmanager
+    async def lease(self, name: str | None) -> AsyncGenerator[GGUFModel, None]:
+        """The model of that name, loaded; it stays loaded while the context is open. A single model needs no name.
 
-        Raises UnknownModel, QueueFull, and what a load raises.
+        Raises UnknownModel, QueueFull, and the errors of a load.
         """
+        model = await self._leased(name)
+        try:
+            yield model
+        finally:
+            self._release()
+
+    async def _leased(self, name: str | None) -> GGUFModel:
         path = await self._path_of(name)
         if self._waiting >= self._queue_size:
             raise QueueFull(self._waiting)
@@ -115,8 +124,7 @@ class ModelRegistry:
         finally:
             self._waiting -= 1
 
-    def release(self) -> None:
-        """A lease has ended."""
+    def _release(self) -> None:
         self._users -= 1
         if not self._users:
             self._unused.set()

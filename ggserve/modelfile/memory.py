@@ -15,7 +15,7 @@ from ggserve.modelfile.legacy.layouts import kv_cache_bytes, layout_of
 log = logging.getLogger("ggserve.model")
 
 _DEFAULT_CONTEXT = 4096  # tokens, where the model's own is longer
-_DEFAULT_SLOTS = 4
+DEFAULT_SLOTS = 4  # answers at the same time, where PARALLEL does not say
 _CACHE_SHARE = 4  # by default the KV caches take at most one part in so many of the memory
 _STRETCHABLE = ("llama", "falcon")  # legacy families whose files do not fix the number of positions
 _SHORTEST_CONTEXT = 8  # tokens
@@ -69,7 +69,7 @@ def plan_memory(
     if slots is None:  # of legacy files the weights are copied for each
         alone = gpu_layers or isinstance(file, GGMLFile)
         fit = memory // _CACHE_SHARE // max(1, plan.slot_bytes)
-        slots = 1 if alone else max(1, min(_DEFAULT_SLOTS, fit))
+        slots = 1 if alone else max(1, min(DEFAULT_SLOTS, fit))
     return replace(plan, slots=slots)
 
 

@@ -16,14 +16,14 @@ _OTHER_FILES = 64  # file descriptors that are no connections: model, logs, libr
 _SEND_BUFFER = 64 << 10  # bytes that the system keeps for a client that does not read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
-    """Seconds are 0 where there is no limit."""
+    """The limits of connections. Seconds are 0 where there is no limit."""
 
-    connections: int = 1000
-    header_bytes: int = 64 << 10
-    header_seconds: float = 20.0  # until a request's header is there
-    send_seconds: float = 30.0  # until a client reads on
+    connections: int
+    header_bytes: int
+    header_seconds: float  # until a request's header is there
+    send_seconds: float  # until a client reads on
 
 
 def affordable_connections(wanted: int) -> int:
@@ -45,7 +45,7 @@ def affordable_connections(wanted: int) -> int:
 class Connection(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *arguments: Any, limits: ConnectionLimits = ConnectionLimits(), **options: Any) -> None:
+    def __init__(self, *arguments: Any, limits: ConnectionLimits, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._limits = limits
         self._header_bytes = 0

@@ -16,22 +16,29 @@ from ggserve.api.state import AppState
 from ggserve.model.registry import ModelRegistry
 
 
-def app_state(*, model: object = None, envelopes: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
-    """A state with this loaded model, and what `changes` names set otherwise. `envelopes`: by prefix."""
+def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
+    """A state with this loaded model, and what `changes` names set otherwise. `dialects`: envelopes by prefix."""
     models = ModelRegistry(cast(Callable[..., Any], None))
     models.loaded = cast(Any, model)
-    dialects = {"/": openai_envelope, **(envelopes or {})}
+    envelopes = {"/": openai_envelope, **(dialects or {})}
     state = AppState(
         models=models,
-        envelopes=Envelopes([Dialect(cast(Any, None), prefix, envelope) for prefix, envelope in dialects.items()]),
+        envelopes=Envelopes([Dialect(cast(Any, None), prefix, envelope) for prefix, envelope in envelopes.items()]),
         keys=Keys(),
         origins=Origins(),
-        limits=Limits(),
+        limits=limits(),
         admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),
     )
     return replace(state, **changes)
+
+
+def limits(**changes: Any) -> Limits:
+    """Limits that no test meets by accident, and what `changes` names set otherwise."""
+    return replace(
+        Limits(body_bytes=32 << 20, body_seconds=60, first_token_seconds=60, request_seconds=60, prompts=9), **changes
+    )
 
 
 def oops(error: APIError) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""Deltas without an engine."""
+"""Deltas without an engine, and what writers make of them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import orjson
+from fastapi import Request
+
+from ggserve.api.answers import Answers
+from ggserve.api.streaming import EventStream, Writer, respond
 from ggserve.generation import Delta, FinishReason, ScoredToken
 
 
@@ -32,3 +37,43 @@ class Stream:
                 raise self.error
         finally:
             self.closed = True
+
+
+def whole(writer: Writer, *deltas: Delta) -> dict[str, Any]:
+    """The response that is not streamed."""
+    response = asyncio.run(respond(_staying(), Answers(_stream(deltas, None)), writer, stream=False))
+    return orjson.loads(response.body)  # type: ignore[no-any-return]
+
+
+def events(writer: Writer, *deltas: Delta, error: Exception | None = None) -> list[dict[str, Any]]:
+    """The JSON objects of the streamed response; `error` ends it."""
+    lines = stream(writer, *deltas, error=error).splitlines()
+    return [orjson.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith((b"data: {", b"{"))]
+
+
+def stream(writer: Writer, *deltas: Delta, error: Exception | None = None) -> bytes:
+    """The streamed response; `error` ends it."""
+
+    async def collect() -> bytes:
+        response = await respond(_staying(), Answers(_stream(deltas, error)), writer, stream=True)
+        assert isinstance(response, EventStream)
+        return b"".join([piece async for piece in response.body_iterator])  # type: ignore[misc]
+
+    return asyncio.run(collect())
+
+
+async def _stream(deltas: tuple[Delta, ...], error: Exception | None) -> AsyncGenerator[Delta, None]:
+    for item in deltas:
+        yield item
+    if error:
+        raise error
+
+
+def _staying() -> Request:
+    """The request of a client that does not leave."""
+
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return Request({"type": "http"}, receive)

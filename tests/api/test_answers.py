@@ -5,10 +5,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from ggserve.api.answers import Answers, Call, Choice, merged
+from ggserve.api.answers import Answers, merged
 from ggserve.errors import GenerationError
 from ggserve.generation import Delta
-from ggserve.messages import ToolCallDelta
 from tests.api.streams import Stream, delta, score
 
 
@@ -54,37 +53,32 @@ def two_answers(prompt: str) -> AsyncGenerator[Delta, None]:
     )
 
 
+async def complete(answers: Answers) -> None:
+    async for _ in answers.streamed():
+        pass
+
+
 def test_each_delta_goes_into_its_choice_by_prompt_and_answer() -> None:
-    answers = Answers([two_answers("p"), two_answers("q")], n=2, at_once=1)
+    answers = Answers(two_answers("p"), two_answers("q"), n=2, at_once=1)
 
     async def collect() -> list[tuple[int, str]]:
-        return [(choice.index, piece.text) async for choice, piece in answers.streamed()]
+        return [(piece.answer.index, piece.delta.text) async for piece in answers.streamed()]
 
     assert asyncio.run(collect()) == [(0, "a"), (1, "x"), (0, "b"), (1, "yz"), (2, "a"), (3, "x"), (2, "b"), (3, "yz")]
-    assert [choice.text for choice in answers.choices] == ["ab", "xyz", "ab", "xyz"]
-    assert [choice.finish_reason for choice in answers.choices] == ["stop", "length"] * 2
-    assert [choice.prompt[0].bytes for choice in answers.choices] == [b"p", b"p", b"q", b"q"]
+    assert [choice.text for choice in answers.all] == ["ab", "xyz", "ab", "xyz"]
+    assert [choice.last.finish_reason for choice in answers.all] == ["stop", "length"] * 2
+    assert [choice.prompt[0].bytes for choice in answers.all] == [b"p", b"p", b"q", b"q"]
 
 
 def test_a_prompt_counts_once_and_every_answer_counts() -> None:
-    answers = Answers([two_answers("p"), two_answers("q")], n=2, at_once=2)
-    asyncio.run(answers.collected(best=1))
+    answers = Answers(two_answers("p"), two_answers("q"), n=2, at_once=2)
+    asyncio.run(complete(answers))
     assert (answers.usage.prompt_tokens, answers.usage.cached_tokens) == (10, 4)
-    assert answers.usage.completion_tokens == sum(choice.completion_tokens for choice in answers.choices) == 6
+    assert answers.usage.completion_tokens == sum(choice.last.completion_tokens for choice in answers.all) == 6
 
 
 def test_the_best_are_the_likeliest_of_each_prompt_and_counted_anew() -> None:
-    answers = Answers([two_answers("p"), two_answers("q")], n=2)
-    best = asyncio.run(answers.collected(best=1))
+    answers = Answers(two_answers("p"), two_answers("q"), n=2)
+    asyncio.run(complete(answers))
+    best = answers.best(1)
     assert [(choice.index, choice.text) for choice in best] == [(0, "xyz"), (1, "xyz")]
-
-
-def test_calls_come_together_from_their_pieces() -> None:
-    choice = Choice(0)
-    for pieces in (
-        (ToolCallDelta(0, "", "id0", "f"),),
-        (ToolCallDelta(0, '{"a'), ToolCallDelta(1, "{", "id1", "g")),
-        (ToolCallDelta(0, '": 1}'), ToolCallDelta(1, "}")),
-    ):
-        choice.add(delta(tool_calls=pieces))
-    assert choice.calls == [Call("id0", "f", '{"a": 1}'), Call("id1", "g", "{}")]

@@ -1,11 +1,15 @@
 """Each error from below has one status, type and code."""
 
+from typing import Any
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import APIError, api_error, install_error_handlers
-from ggserve.app import create_app
+from ggserve.api.keys import Keys
+from ggserve.app import DIALECTS, create_app
 from ggserve.errors import (
     ContextOverflow,
     EngineClosed,
@@ -18,10 +22,10 @@ from ggserve.errors import (
 from tests.api.state import app_state, oops
 
 
-def whole_app() -> FastAPI:
-    """The app as it is after its start, without a model."""
+def whole_app(**changes: Any) -> FastAPI:
+    """The app as it is after its start, without a model; `changes` to its state."""
     app = create_app()
-    app.state.ggserve = app_state()
+    app.state.ggserve = app_state(**{"envelopes": Envelopes(DIALECTS), **changes})
     return app
 
 
@@ -46,7 +50,7 @@ def test_status_type_and_code(error: Exception, status: int, kind: str, code: st
 
 def test_a_dialect_words_the_errors_of_its_own_paths() -> None:
     app = FastAPI()
-    app.state.ggserve = app_state(envelopes={"/other": oops})
+    app.state.ggserve = app_state(dialects={"/other": oops})
     install_error_handlers(app)
     with TestClient(app) as client:
         assert client.get("/other/x").json() == {"oops": "Unknown path: GET /other/x", "status": 404}
@@ -58,6 +62,7 @@ def test_an_api_error_stays_as_it_is() -> None:
     assert api_error(error) is error
 
 
+@pytest.mark.parametrize("root", ["", "/llm", "/v1/messages"])
 @pytest.mark.parametrize(
     ("path", "meant"),
     [
@@ -66,10 +71,35 @@ def test_an_api_error_stays_as_it_is() -> None:
         ("/docs/", "/docs"),
     ],
 )
-def test_a_path_that_is_nearly_right_is_named_and_nobody_is_redirected(path: str, meant: str) -> None:
-    answer = TestClient(whole_app()).get(path, follow_redirects=False)
+def test_a_path_that_is_nearly_right_is_named_and_nobody_is_redirected(root: str, path: str, meant: str) -> None:
+    answer = TestClient(whole_app(), root_path=root).get(root + path, follow_redirects=False)
     assert answer.status_code == 404
-    assert answer.json()["error"]["message"].endswith(f"Did you mean {meant}?")
+    assert answer.json()["error"]["message"].endswith(f"Did you mean {root}{meant}?")
+
+
+@pytest.mark.parametrize("root", ["", "/llm", "/api", "/v1/messages"])
+@pytest.mark.parametrize("keys", [Keys(), Keys(["secret"])])  # with a key the refusal comes before routing
+def test_envelopes_follow_the_path_below_the_root(root: str, keys: Keys) -> None:
+    client = TestClient(whole_app(keys=keys), root_path=root)
+    for path in ("/v1/chat/completions", "/nothing", "/"):
+        assert set(client.post(root + path).json()["error"]) == {"message", "type", "param", "code"}
+    assert set(client.post(f"{root}/v1/messages").json()["error"]) == {"type", "message"}
+    assert set(client.post(f"{root}/v1/messages/count_tokens").json()["error"]) == {"type", "message"}
+    assert isinstance(client.post(f"{root}/api/chat").json()["error"], str)
+
+
+@pytest.mark.parametrize("root", ["", "/llm"])
+def test_open_paths_are_open_below_the_root(root: str) -> None:
+    client = TestClient(whole_app(keys=Keys(["secret"])), root_path=root)
+    assert client.get(f"{root}/docs").status_code == 200
+    assert client.get(f"{root}/openapi.json").status_code == 200
+    assert client.get(f"{root}/v1/models").status_code == 401
+
+
+def test_the_docs_name_the_schema_below_the_root() -> None:
+    client = TestClient(whole_app(), root_path="/llm")
+    assert "/llm/openapi.json" in client.get("/llm/docs").text
+    assert client.get("/llm/openapi.json").json()["servers"] == [{"url": "/llm"}]
 
 
 def test_openapi_tells_the_errors_and_the_streams() -> None:

@@ -58,7 +58,7 @@ def test_no_key_where_keys_were_given_is_an_error(tmp_path: Path) -> None:
 @pytest.fixture
 def client() -> TestClient:
     app = FastAPI()
-    app.state.ggserve = app_state(keys=Keys(["secret"]), envelopes={"/other": oops})
+    app.state.ggserve = app_state(keys=Keys(["secret"]), dialects={"/other": oops})
 
     @app.get("/health")
     @app.get("/v1/models")

@@ -8,11 +8,11 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from ggserve.api.access import AccessMiddleware
+from ggserve.api.body_limits import BodyLimitsMiddleware
 from ggserve.api.errors import APIError, install_error_handlers
 from ggserve.api.limits import Limits, with_time_limits
 from ggserve.generation import Delta
-from tests.api.state import app_state
+from tests.api.state import app_state, limits
 
 
 async def deltas(*waits: float) -> AsyncGenerator[Delta, None]:
@@ -35,14 +35,14 @@ async def gathered(limits: Limits, *waits: float) -> list[Delta]:
 @pytest.mark.parametrize(
     ("limits", "waits", "last"),
     [
-        (Limits(first_token_seconds=0.02, request_seconds=9), (5,), "The answer had no token after 0.02 seconds."),
+        (limits(first_token_seconds=0.02, request_seconds=9), (5,), "The answer had no token after 0.02 seconds."),
         (
-            Limits(first_token_seconds=9, request_seconds=0.02),
+            limits(first_token_seconds=9, request_seconds=0.02),
             (0, 5),
             "The answer was not complete after 0.02 seconds.",
         ),
-        (Limits(first_token_seconds=0.02, request_seconds=9), (0, 0.05), "a"),
-        (Limits(first_token_seconds=0, request_seconds=0), (0, 0.01), "a"),
+        (limits(first_token_seconds=0.02, request_seconds=9), (0, 0.05), "a"),
+        (limits(first_token_seconds=0, request_seconds=0), (0, 0.01), "a"),
     ],
 )
 def test_an_answer_ends_when_its_time_is_over(limits: Limits, waits: tuple[float, ...], last: str) -> None:
@@ -50,9 +50,9 @@ def test_an_answer_ends_when_its_time_is_over(limits: Limits, waits: tuple[float
 
 
 def test_too_many_prompts_are_a_400() -> None:
-    Limits(prompts=2).check_prompts(2)
+    limits(prompts=2).check_prompts(2)
     with pytest.raises(APIError, match="3 prompts") as raised:
-        Limits(prompts=2).check_prompts(3)
+        limits(prompts=2).check_prompts(3)
     assert (raised.value.status, raised.value.param) == (400, "prompt")
 
 
@@ -65,12 +65,12 @@ def app_with(limits: Limits) -> FastAPI:
         return len(await request.body())
 
     install_error_handlers(app)
-    app.add_middleware(AccessMiddleware)
+    app.add_middleware(BodyLimitsMiddleware)
     return app
 
 
 def test_a_body_may_have_as_many_bytes_as_the_limit_says() -> None:
-    client = TestClient(app_with(Limits(body_bytes=1 << 20)))
+    client = TestClient(app_with(limits(body_bytes=1 << 20)))
     assert client.post("/size", content=bytes(1 << 20)).json() == 1 << 20
     refused = client.post("/size", content=bytes((1 << 20) + 1))
     assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
@@ -88,7 +88,7 @@ def test_a_body_that_does_not_come_is_a_408() -> None:
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/size", "headers": [], "query_string": b""}
-        await app_with(Limits(body_seconds=0.05))(scope, receive, send)
+        await app_with(limits(body_seconds=0.05))(scope, receive, send)
 
     asyncio.run(ask())
     assert sent[0]["status"] == 408

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from ggserve.api.access import AccessMiddleware
 from ggserve.api.errors import install_error_handlers
+from ggserve.api.record import RecordMiddleware
 from ggserve.errors import ModelFileError
 from ggserve.model.load import LoadOptions, load
 from ggserve.modelfile.gguf import read_gguf
@@ -57,7 +57,7 @@ def test_an_error_that_nobody_foresaw_is_a_500_with_the_id_that_is_logged(caplog
     app = FastAPI()
     app.state.ggserve = app_state()
     install_error_handlers(app)
-    app.add_middleware(AccessMiddleware)
+    app.add_middleware(RecordMiddleware)
 
     @app.get("/")
     async def fail() -> None:

@@ -1,10 +1,39 @@
 import random
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from ggserve.engines.threads import Pace, ThreadBudget
+from ggserve.engines.threads import Pace, ThreadBudget, bound_spinning
+from tests.processes import clean_environment
+
+
+def test_spinning_is_bounded_unless_the_user_bounds_it():
+    environment: dict[str, str] = {}
+    bound_spinning(environment)
+    assert 0 < int(environment["GOMP_SPINCOUNT"]) < 300_000
+    for own in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}):
+        environment = dict(own)
+        bound_spinning(environment)
+        assert environment == own
+
+
+def test_spinning_is_bounded_before_libgomp_is_loaded():
+    code = """
+import os
+from pathlib import Path
+import ggserve.app
+from ggserve.engines.llama_cpp.load import sees_gpu
+assert "libgomp" not in Path("/proc/self/maps").read_text()
+sees_gpu()
+assert "libgomp" in Path("/proc/self/maps").read_text()
+assert os.environ["GOMP_SPINCOUNT"]
+"""
+    if Path("/proc/self/maps").exists():
+        subprocess.run([sys.executable, "-c", code], check=True, env=clean_environment())
 
 
 def test_a_lone_request_gets_all_threads_and_shares_when_others_come():

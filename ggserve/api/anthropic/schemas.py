@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import Probability, Strict, Temperature, Whole, field_error, refuse, thinking
+from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, refuse, thinking
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -176,10 +176,11 @@ class OutputConfig(Strict):
     format: OutputFormat | None = None
 
 
-class PromptRequest(Strict):
+class PromptRequest(ModelRequest):
     """`POST /v1/messages/count_tokens`, and what `/v1/messages` has in common with it."""
 
-    model: str | None = None
+    prompt_field = "messages"
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     system: Annotated[list[TextBlock], BeforeValidator(_as_blocks)] = Field(default_factory=list)
     tools: list[Tool] | None = None

@@ -2,17 +2,21 @@
 
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.dependencies import Generator, Record, require, require_infill
+from ggserve.api.answer import Answer
+from ggserve.api.answers import Answers, Piece
+from ggserve.api.call import Call, call_of
+from ggserve.api.errors import APIError
+from ggserve.api.features import require, require_infill
 from ggserve.api.llama_server.schemas import InfillRequest
-from ggserve.api.streaming import EventStream, await_first, event, guarded, json_response, while_connected
+from ggserve.api.streaming import EventStream, Writer, event, json_response, respond
 from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
 
@@ -20,18 +24,15 @@ router = APIRouter(route_class=GeneratingRoute, tags=["infill"])
 
 
 @router.post("/infill", responses=EventStream.RESPONSES)
-async def infill(body: InfillRequest, request: Request, model: Generator, record: Record) -> Response:
+async def infill(call: Annotated[Call[InfillRequest], Depends(call_of(InfillRequest))]) -> Response:
     """The middle of a text, whole or as events, of which the last one says `stop`."""
+    body, model = call.body, call.model
     require(model, "generation", "model")
     require_infill(model, "input_suffix")
-    middle = _Middle(model)
     prefix = body.input_prefix + body.prompt
-    generated = record.watch(model.infill(prefix, body.input_suffix, body.sampling_params(), files=body.files))
-    deltas = limited(generated, body.n_indent, body.t_max_predict_ms / 1000)
-    if body.stream:
-        running = await while_connected(request, await_first(deltas))
-        return EventStream(guarded(_events(running, middle), done=b""))
-    return json_response(await while_connected(request, _whole(deltas, middle)))
+    generated = model.infill(prefix, body.input_suffix, body.sampling_params(), files=body.files)
+    deltas = limited(call.record.watch(generated), body.n_indent, body.t_max_predict_ms / 1000)
+    return await respond(call.request, Answers(deltas), _InfillWriter(model), stream=body.stream)
 
 
 async def limited(deltas: AsyncGenerator[Delta, None], indent: int, seconds: float) -> AsyncGenerator[Delta, None]:
@@ -52,17 +53,25 @@ async def limited(deltas: AsyncGenerator[Delta, None], indent: int, seconds: flo
             yield delta
 
 
-class _Middle:
-    """An answer as llama-server shows it, with what it took."""
+class _InfillWriter(Writer):
+    """Writes an answer as llama-server shows it, with its timings."""
 
     def __init__(self, model: GGUFModel) -> None:
         self._model = model
         self._started = time.perf_counter()
-        self._first: float | None = None  # when the prompt was evaluated
 
-    def shown(self, delta: Delta, text: str) -> dict[str, Any]:
-        now = time.perf_counter()
-        self._first = self._first or now
+    def piece(self, piece: Piece) -> Iterator[bytes]:
+        yield event(self._shown(piece.answer, piece.delta.text))
+
+    def fail(self, error: APIError) -> Iterator[bytes]:
+        yield event(error.body, "error")
+
+    def whole(self, answers: Answers) -> Response:
+        answer = answers.all[0]
+        return json_response(self._shown(answer, answer.text))
+
+    def _shown(self, answer: Answer, text: str) -> dict[str, Any]:
+        delta = answer.last
         piece = {"index": 0, "content": text, "stop": delta.finish_reason is not None}
         if delta.finish_reason is None:
             return piece
@@ -78,8 +87,8 @@ class _Middle:
             "stopping_word": delta.stop_sequence or "",
             "generation_settings": {"n_ctx": self._model.context_length},
             "timings": {
-                **_timing("prompt", delta.prompt_tokens - delta.cached_tokens, self._first - self._started),
-                **_timing("predicted", delta.completion_tokens, now - self._first),
+                **_timing("prompt", delta.prompt_tokens - delta.cached_tokens, answer.first_at - self._started),
+                **_timing("predicted", delta.completion_tokens, time.perf_counter() - answer.first_at),
             },
         }
 
@@ -90,19 +99,3 @@ def _timing(name: str, tokens: int, seconds: float) -> dict[str, float]:
         f"{name}_ms": seconds * 1000,
         f"{name}_per_second": tokens / seconds if seconds else 0.0,
     }
-
-
-async def _whole(deltas: AsyncGenerator[Delta, None], middle: _Middle) -> dict[str, Any]:
-    text = ""
-    shown: dict[str, Any] = {}
-    async with aclosing(deltas):
-        async for delta in deltas:
-            text += delta.text
-            shown = middle.shown(delta, text)
-    return shown
-
-
-async def _events(deltas: AsyncGenerator[Delta, None], middle: _Middle) -> AsyncGenerator[bytes, None]:
-    async with aclosing(deltas):
-        async for delta in deltas:
-            yield event(middle.shown(delta, delta.text))

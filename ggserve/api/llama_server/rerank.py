@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BeforeValidator, Field
 
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.dependencies import Generator, require
-from ggserve.api.fields import Strict, Whole
+from ggserve.api.call import Call, call_of
+from ggserve.api.features import require
+from ggserve.api.fields import ModelRequest, Whole
 from ggserve.api.streaming import json_response, while_connected
 
 router = APIRouter(route_class=GeneratingRoute, tags=["rerank"])
@@ -17,10 +18,11 @@ def _text(document: Any) -> Any:
     return document["text"] if isinstance(document, dict) and "text" in document else document
 
 
-class RerankRequest(Strict):
+class RerankRequest(ModelRequest):
     """Documents are texts, or objects with a `text`."""
 
-    model: str | None = None
+    prompt_field = "documents"
+
     query: str
     documents: Annotated[list[Annotated[str, BeforeValidator(_text)]], Field(min_length=1, max_length=2048)]
     top_n: Whole | None = Field(None, ge=1)
@@ -31,10 +33,11 @@ class RerankRequest(Strict):
 @router.post("/v1/reranking")
 @router.post("/rerank")
 @router.post("/reranking")
-async def rerank(body: RerankRequest, request: Request, model: Generator) -> Response:
+async def rerank(call: Annotated[Call[RerankRequest], Depends(call_of(RerankRequest))]) -> Response:
     """The documents, the most relevant first, with the model's own scores."""
+    body, model = call.body, call.model
     require(model, "rerank", "model")
-    ranking = await while_connected(request, model.rerank(body.query, body.documents))
+    ranking = await while_connected(call.request, model.rerank(body.query, body.documents))
     order = sorted(range(len(body.documents)), key=lambda index: ranking.scores[index], reverse=True)
     results = [
         {

@@ -4,7 +4,17 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field, model_validator
 
-from ggserve.api.fields import Penalty, Probability, RepetitionPenalty, Strict, Temperature, Whole, one_of, refuse
+from ggserve.api.fields import (
+    ModelRequest,
+    Penalty,
+    Probability,
+    RepetitionPenalty,
+    Strict,
+    Temperature,
+    Whole,
+    one_of,
+    refuse,
+)
 from ggserve.api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenId
 from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.structure import StructuredRequest
@@ -14,9 +24,11 @@ _UNSUPPORTED = UNSUPPORTED | {"ignore_eos": (None, False), "logit_bias": (None, 
 _LONGEST = 1_000_000  # characters of a text to tokenize
 
 
-class TokenizeRequest(Strict):
+class TokenizeRequest(ModelRequest):
     """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
     special token becomes that token. vLLM says `prompt` and `add_special_tokens` for `content` and `add_special`."""
+
+    prompt_field = "content"
 
     content: Annotated[str, Field(max_length=_LONGEST, validation_alias=AliasChoices("content", "prompt"))]
     add_special: Annotated[bool, Field(validation_alias=AliasChoices("add_special", "add_special_tokens"))] = False
@@ -24,11 +36,15 @@ class TokenizeRequest(Strict):
     with_pieces: bool = False
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(ModelRequest):
+    prompt_field = "tokens"
+
     tokens: list[TokenId]
 
 
-class ApplyTemplateRequest(Strict):
+class ApplyTemplateRequest(ModelRequest):
+    prompt_field = "messages"
+
     messages: Annotated[list[Message], Field(min_length=1)]
 
 
@@ -40,11 +56,12 @@ class ExtraFile(Strict):
 class InfillRequest(StructuredRequest):
     """`prompt` is what stands in the gap already, behind `input_prefix`; `input_extra` are other files."""
 
+    prompt_field = "input_prefix"
+
     input_prefix: str
     input_suffix: str
     input_extra: Annotated[list[ExtraFile], Field(max_length=1000)] = Field([])
     prompt: str = ""
-    model: str | None = None
     n_predict: MaxTokens = None
     temperature: Temperature | None = None
     top_k: Whole | None = Field(None, ge=0)

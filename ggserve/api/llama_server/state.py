@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from ggserve.api.dependencies import Model
+from ggserve.api.call import LoadedModel
 from ggserve.generation import SamplingParams
 
 router = APIRouter(tags=["server"])
@@ -13,7 +13,7 @@ _SHOWN = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequen
 
 
 @router.get("/props")
-async def props(request: Request, model: Model) -> dict[str, Any]:
+async def props(request: Request, model: LoadedModel) -> dict[str, Any]:
     """The model's chat template, its context, and how tokens are chosen where nothing is said."""
     defaults = asdict(SamplingParams())
     params = {name: defaults[name] for name in _SHOWN} | {"repeat_penalty": defaults["repetition_penalty"]}
@@ -29,7 +29,7 @@ async def props(request: Request, model: Model) -> dict[str, Any]:
 
 
 @router.get("/slots")
-async def slots(model: Model) -> list[dict[str, Any]]:
+async def slots(model: LoadedModel) -> list[dict[str, Any]]:
     """Which slots are at work; what they say is their users' business."""
     busy = model.parallel - model.occupancy.idle
     return [

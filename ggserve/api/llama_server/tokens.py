@@ -4,20 +4,21 @@
 Plain functions: they run in a thread, because long texts take a while.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from ggserve.api.bodies import JSONRoute
-from ggserve.api.dependencies import Model
+from ggserve.api.call import Call, LoadedModel, call_of
 from ggserve.api.llama_server.schemas import ApplyTemplateRequest, DetokenizeRequest, TokenizeRequest
 
 router = APIRouter(route_class=JSONRoute, tags=["tokens"])
 
 
 @router.post("/tokenize")
-def tokenize(body: TokenizeRequest, model: Model) -> dict[str, Any]:
+def tokenize(call: Annotated[Call[TokenizeRequest], Depends(call_of(TokenizeRequest))]) -> dict[str, Any]:
     """Token ids of a text; with pieces, the text of each, or its bytes where they are no whole characters."""
+    body, model = call.body, call.model
     ids = model.tokenize(body.content, add_special=body.add_special, parse_special=body.parse_special)
     if not body.with_pieces:
         return {"tokens": ids}
@@ -25,22 +26,24 @@ def tokenize(body: TokenizeRequest, model: Model) -> dict[str, Any]:
 
 
 @router.post("/detokenize")
-def detokenize(body: DetokenizeRequest, model: Model) -> dict[str, str]:
+def detokenize(call: Annotated[Call[DetokenizeRequest], Depends(call_of(DetokenizeRequest))]) -> dict[str, str]:
     """The text of token ids, special tokens included; `prompt` is vLLM's name of it."""
-    text = model.detokenize(body.tokens, skip_special=False)
+    text = call.model.detokenize(call.body.tokens, skip_special=False)
     return {"content": text, "prompt": text}
 
 
 @router.get("/tokenizer_info")
-def tokenizer_info(model: Model) -> dict[str, str | None]:
+def tokenizer_info(model: LoadedModel) -> dict[str, str | None]:
     """How the model spells its special tokens, and its chat template: what clients need that leave tokens to it."""
     return model.tokenizer_facts
 
 
 @router.post("/apply-template")
-def apply_template(body: ApplyTemplateRequest, model: Model) -> dict[str, str]:
+def apply_template(
+    call: Annotated[Call[ApplyTemplateRequest], Depends(call_of(ApplyTemplateRequest))],
+) -> dict[str, str]:
     """The prompt that the model's chat template makes of messages."""
-    return {"prompt": model.render_chat([message.template_message() for message in body.messages])}
+    return {"prompt": call.model.render_chat([message.template_message() for message in call.body.messages])}
 
 
 def _piece(raw: bytes) -> str | list[int]:

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.dependencies import Generator, Record, require
+from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
+from ggserve.api.features import require
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import EmbeddingsRequest, EmbedRequest
 from ggserve.api.streaming import json_response, while_connected
@@ -21,11 +22,12 @@ router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAM
 
 
 @router.post("/api/embed")
-async def embed(body: EmbedRequest, request: Request, model: Generator, record: Record) -> Response:
+async def embed(call: Annotated[Call[EmbedRequest], Depends(call_of(EmbedRequest))]) -> Response:
     """A vector of length 1 for each text. One that is too long is cut, unless `truncate` is false."""
+    body, model, record = call.body, call.model, call.record
     require(model, "embeddings", "model")
     began = time.perf_counter()
-    found = await while_connected(request, _embedded(model, body.input, truncate=body.truncate is not False))
+    found = await while_connected(call.request, _embedded(model, body.input, truncate=body.truncate is not False))
     if found and body.dimensions and body.dimensions > len(found[0].vector):
         message = f"dimensions: {model.name} makes vectors of {len(found[0].vector)} numbers"
         raise APIError(400, message, param="dimensions", code="invalid_dimensions")
@@ -41,10 +43,11 @@ async def embed(body: EmbedRequest, request: Request, model: Generator, record: 
 
 
 @router.post("/api/embeddings")
-async def embeddings(body: EmbeddingsRequest, request: Request, model: Generator) -> Response:
+async def embeddings(call: Annotated[Call[EmbeddingsRequest], Depends(call_of(EmbeddingsRequest))]) -> Response:
     """A vector of length 1 for a text."""
+    body, model = call.body, call.model
     require(model, "embeddings", "model")
-    (found,) = await while_connected(request, _embedded(model, [body.prompt], truncate=True))
+    (found,) = await while_connected(call.request, _embedded(model, [body.prompt], truncate=True))
     return json_response({"embedding": _shortened(found, None)})
 
 

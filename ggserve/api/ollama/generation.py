@@ -1,46 +1,49 @@
 """`POST /api/chat` and `/api/generate`: lines of JSON as they come, or one with `"stream": false`."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 
-from ggserve.api.access import RequestRecord
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.dependencies import Generator, Record, require, require_infill, require_sight
-from ggserve.api.ollama.answer import OllamaAnswer, collected, lines
+from ggserve.api.answers import Answers
+from ggserve.api.call import Call, call_of
+from ggserve.api.features import require, require_infill, require_sight
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
+from ggserve.api.ollama.writer import OllamaWriter
 from ggserve.api.openai.images import base64_url, image_part, text_part
-from ggserve.api.streaming import EventStream, await_first, json_response, while_connected
+from ggserve.api.streaming import respond
 from ggserve.generation import Delta
-from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
+RequestT = TypeVar("RequestT", bound=GenerationRequest)
 _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "description": "The answer."}}
 
 
 @router.post("/api/chat", responses=_LINES)  # type: ignore[arg-type]
-async def chat(body: ChatRequest, request: Request, model: Generator, record: Record) -> Response:
+async def chat(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]) -> Response:
     """The assistant's next message."""
+    body, model = call.body, call.model
     require(model, "generation", "model")
     if not body.messages:
-        return _loaded(model, record, chat=True)
+        return _loaded(call, chat=True)
     messages = chat_messages(body.messages)
     require_sight(model, messages, "messages")
     deltas = model.chat(
         messages, body.sampling_params(), tools=body.called_tools, template_arguments=body.template_arguments
     )
-    return await _answer(body, request, model, record, deltas, chat=True)
+    return await _answer(call, deltas, chat=True)
 
 
 @router.post("/api/generate", responses=_LINES)  # type: ignore[arg-type]
-async def generate(body: GenerateRequest, request: Request, model: Generator, record: Record) -> Response:
+async def generate(call: Annotated[Call[GenerateRequest], Depends(call_of(GenerateRequest))]) -> Response:
     """The answer to a prompt, with `raw` its continuation, or what belongs between it and a `suffix`."""
+    body, model = call.body, call.model
     require(model, "generation", "model")
     if not body.prompt:
-        return _loaded(model, record, chat=False)
+        return _loaded(call, chat=False)
     if body.suffix:
         require_infill(model, "suffix")
         deltas = model.infill(body.prompt, body.suffix, body.sampling_params())
@@ -51,29 +54,18 @@ async def generate(body: GenerateRequest, request: Request, model: Generator, re
         messages: list[dict[str, Any]] = [*system, {"role": "user", "content": _content(body.prompt, body.images)}]
         require_sight(model, messages, "images")
         deltas = model.chat(messages, body.sampling_params(), template_arguments=body.template_arguments)
-    return await _answer(body, request, model, record, deltas, chat=False)
+    return await _answer(call, deltas, chat=False)
 
 
-async def _answer(
-    body: GenerationRequest,
-    request: Request,
-    model: GGUFModel,
-    record: RequestRecord,
-    deltas: AsyncGenerator[Delta, None],
-    *,
-    chat: bool,
-) -> Response:
-    answer = OllamaAnswer(model.name, record, chat=chat, scored=bool(body.logprobs))
-    deltas = record.watch(deltas)
-    if body.stream is not False:
-        running = await while_connected(request, await_first(deltas))
-        return EventStream(lines(running, answer), media_type="application/x-ndjson")
-    return json_response(await while_connected(request, collected(deltas, answer)))
+async def _answer(call: Call[RequestT], deltas: AsyncGenerator[Delta, None], *, chat: bool) -> Response:
+    body = call.body
+    writer = OllamaWriter(call.model.name, call.record, chat=chat, scored=bool(body.logprobs))
+    return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=body.stream is not False)
 
 
-def _loaded(model: GGUFModel, record: RequestRecord, *, chat: bool) -> Response:
+def _loaded(call: Call[RequestT], *, chat: bool) -> Response:
     """Ollama's clients load a model by asking nothing of it."""
-    return json_response(OllamaAnswer(model.name, record, chat=chat, scored=False).loaded())
+    return OllamaWriter(call.model.name, call.record, chat=chat).loaded()
 
 
 def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:

@@ -4,12 +4,12 @@ import asyncio
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from ggserve.api.bodies import JSONRoute
-from ggserve.api.dependencies import Model
+from ggserve.api.call import Call, call_of
 from ggserve.api.errors import model_loading
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ShowRequest
@@ -51,8 +51,9 @@ async def running(request: Request) -> dict[str, Any]:
 
 
 @router.post("/api/show")
-async def show(body: ShowRequest, model: Model) -> dict[str, Any]:
+async def show(call: Annotated[Call[ShowRequest], Depends(call_of(ShowRequest))]) -> dict[str, Any]:
     """All about a model."""
+    model = call.model
     facts = model.facts
     capabilities = {"generation": ["completion", "tools"], "embeddings": ["embedding"], "images": ["vision"]}
     return {

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ggserve.api.fields import (
+    ModelRequest,
     Penalty,
     Probability,
     RepetitionPenalty,
@@ -38,10 +39,9 @@ class Options(Strict):
     stop: Annotated[list[str], Field(max_length=16), BeforeValidator(_as_list)] | None = None
 
 
-class GenerationRequest(Strict):
+class GenerationRequest(ModelRequest):
     """What chats and texts have in common. Ollama streams unless told not to."""
 
-    model: str | None = None
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
@@ -129,6 +129,8 @@ class Tool(Strict):
 class ChatRequest(GenerationRequest):
     """`POST /api/chat`."""
 
+    prompt_field = "messages"
+
     messages: list[Message] = Field([])
     tools: list[Tool] | None = None
 
@@ -140,6 +142,8 @@ class ChatRequest(GenerationRequest):
 
 class GenerateRequest(GenerationRequest):
     """`POST /api/generate`."""
+
+    prompt_field = "prompt"
 
     prompt: str = ""
     system: str | None = None
@@ -163,23 +167,23 @@ class GenerateRequest(GenerationRequest):
         return value
 
 
-class EmbedRequest(Strict):
+class EmbedRequest(ModelRequest):
     """`POST /api/embed`."""
 
-    model: str | None = None
+    prompt_field = "input"
+
     input: Annotated[list[str], BeforeValidator(_as_list), Field(max_length=2048)]
     truncate: bool | None = None
     dimensions: Whole | None = Field(None, ge=1)
 
 
-class EmbeddingsRequest(Strict):
+class EmbeddingsRequest(ModelRequest):
     """`POST /api/embeddings`, the older way."""
 
-    model: str | None = None
+    prompt_field = "prompt"
+
     prompt: str
 
 
-class ShowRequest(Strict):
+class ShowRequest(ModelRequest):
     """`POST /api/show`."""
-
-    model: str | None = None

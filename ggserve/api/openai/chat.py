@@ -2,112 +2,113 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 
-from ggserve.api.access import RequestRecord
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.answers import Answers, Choice
-from ggserve.api.dependencies import Generator, Record, require
+from ggserve.api.answer import Answer
+from ggserve.api.answers import Answers, Piece
+from ggserve.api.call import Call, call_of
+from ggserve.api.features import require
 from ggserve.api.openai.objects import chat_logprobs, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
-from ggserve.api.streaming import EventStream, await_first, event, guarded, json_response, while_connected
+from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
 from ggserve.generation import Delta
 from ggserve.messages import ToolCallDelta
-from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["chat"])
+ChatCall = Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]
 
 
 @router.post("/v1/chat/completions", responses=EventStream.RESPONSES)
-async def chat_completions(body: ChatRequest, request: Request, model: Generator, record: Record) -> Response:
+async def chat_completions(call: ChatCall) -> Response:
     """The assistant's next message, whole or streamed."""
-    return await _answer(body, request, model, record, stream=bool(body.stream))
+    return await _answer(call, stream=bool(call.body.stream))
 
 
 @router.post("/v2/chat/completions", responses=EventStream.RESPONSES)
-async def chat_completions_v2(body: ChatRequest, request: Request, model: Generator, record: Record) -> Response:
+async def chat_completions_v2(call: ChatCall) -> Response:
     """The same, for many chats at once: streams unless `"stream": false`."""
-    return await _answer(body, request, model, record, stream=body.stream is not False)
+    return await _answer(call, stream=call.body.stream is not False)
 
 
-async def _answer(
-    body: ChatRequest, request: Request, model: GGUFModel, record: RequestRecord, *, stream: bool
-) -> Response:
+async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
+    body, model = call.body, call.model
     require(model, "generation", "model")
     for field, feature in body.needs():
         require(model, feature, field)
     messages = [message.template_message() for message in body.messages]
     params = body.sampling_params()
     deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
-    answers = Answers([record.watch(deltas)], n=params.n)
-    scored = params.logprobs is not None
-    head = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": "chat.completion.chunk" if stream else "chat.completion",
-        "created": int(time.time()),
-        "model": model.name,
-    }
-    if stream:
-        pieces = await while_connected(request, await_first(answers.streamed()))
-        return EventStream(
-            guarded(_events(pieces, answers, head, scored, body.is_legacy, include_usage=body.include_usage))
-        )
-    choices = await while_connected(request, answers.collected())
-    usage = usage_object(answers.usage)
-    return json_response(
-        {**head, "choices": [_whole(choice, scored, body.is_legacy) for choice in choices], "usage": usage}
-    )
+    writer = _ChatWriter(body, model.name, "chat.completion.chunk" if stream else "chat.completion")
+    return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
 
 
-def _whole(choice: Choice, scored: bool, legacy: bool) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-    if choice.reasoning:
-        message["reasoning_content"] = choice.reasoning
-    if choice.calls:
-        calls = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in choice.calls
-        ]
-        made = {"function_call": calls[0]["function"]} if legacy else {"tool_calls": calls}
-        message |= {"content": choice.text or None, **made}
-    return {
-        "index": choice.index,
-        "message": message,
-        "logprobs": chat_logprobs(choice.tokens) if scored else None,
-        "finish_reason": _reason(choice.finish_reason, legacy),
-    }
+class _ChatWriter(Writer):
+    """Choices with their messages, whole or piece by piece."""
 
+    def __init__(self, body: ChatRequest, model_name: str, kind: str) -> None:
+        self._scored = bool(body.logprobs)
+        self._legacy = body.is_legacy
+        self._usage = body.include_usage
+        self._head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": model_name,
+        }
 
-async def _events(
-    pieces: AsyncGenerator[tuple[Choice, Delta], None],
-    answers: Answers,
-    head: dict[str, Any],
-    scored: bool,
-    legacy: bool,
-    *,
-    include_usage: bool,
-) -> AsyncGenerator[bytes, None]:
-    def chunk(index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return event({**head, "choices": [choice], **usage_field})
+    def begin(self, answers: Answers, first: Delta) -> Iterator[bytes]:
+        for answer in answers.all:
+            yield self._chunk(answer, {"role": "assistant", "content": ""})
 
-    usage_field = {"usage": None} if include_usage else {}
-    for choice in answers.choices:
-        yield chunk(choice.index, {"role": "assistant", "content": ""})
-    async with aclosing(pieces):
-        async for choice, delta in pieces:
-            logprobs = chat_logprobs(delta.tokens) if scored else None
-            for part in _parts(delta, legacy):
-                yield chunk(choice.index, part, logprobs)
-                logprobs = None
-            if delta.finish_reason:
-                yield chunk(choice.index, {}, finish_reason=_reason(delta.finish_reason, legacy))
-    if include_usage:
-        yield event({**head, "choices": [], "usage": usage_object(answers.usage)})
+    def piece(self, piece: Piece) -> Iterator[bytes]:
+        answer, delta, _ = piece
+        logprobs = chat_logprobs(delta.tokens) if self._scored else None
+        for part in _parts(delta, self._legacy):
+            yield self._chunk(answer, part, logprobs)
+            logprobs = None
+        if delta.finish_reason:
+            yield self._chunk(answer, {}, finish_reason=self._reason(answer))
+
+    def end(self, answers: Answers) -> Iterator[bytes]:
+        if self._usage:
+            yield event({**self._head, "choices": [], "usage": usage_object(answers.usage)})
+        yield DONE
+
+    def whole(self, answers: Answers) -> Response:
+        choices = [self._choice(answer) for answer in answers.all]
+        return json_response({**self._head, "choices": choices, "usage": usage_object(answers.usage)})
+
+    def _chunk(
+        self, answer: Answer, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
+    ) -> bytes:
+        choice = {"index": answer.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return event({**self._head, "choices": [choice], **({"usage": None} if self._usage else {})})
+
+    def _choice(self, answer: Answer) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if answer.calls:
+            calls = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.text}}
+                for call in answer.calls
+            ]
+            made = {"function_call": calls[0]["function"]} if self._legacy else {"tool_calls": calls}
+            message |= {"content": answer.text or None, **made}
+        return {
+            "index": answer.index,
+            "message": message,
+            "logprobs": chat_logprobs(answer.tokens) if self._scored else None,
+            "finish_reason": self._reason(answer),
+        }
+
+    def _reason(self, answer: Answer) -> str | None:
+        reason = answer.last.finish_reason
+        return "function_call" if self._legacy and reason == "tool_calls" else reason
 
 
 def _parts(delta: Delta, legacy: bool) -> Iterator[dict[str, Any]]:
@@ -120,10 +121,6 @@ def _parts(delta: Delta, legacy: bool) -> Iterator[dict[str, Any]]:
             yield {"function_call": _call_chunk(call)["function"]}
     elif delta.tool_calls:
         yield {"tool_calls": [_call_chunk(call) for call in delta.tool_calls]}
-
-
-def _reason(reason: str | None, legacy: bool) -> str | None:
-    return "function_call" if legacy and reason == "tool_calls" else reason
 
 
 def _call_chunk(call: ToolCallDelta) -> dict[str, Any]:

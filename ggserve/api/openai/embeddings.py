@@ -1,12 +1,14 @@
 """`POST /v1/embeddings`: each text as a vector of length 1."""
 
 import base64
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.dependencies import Generator, require
+from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
+from ggserve.api.features import require
 from ggserve.api.openai.schemas.embeddings import EmbeddingsRequest
 from ggserve.api.streaming import json_response, while_connected
 from ggserve.generation import Embedding
@@ -15,10 +17,11 @@ router = APIRouter(route_class=GeneratingRoute, tags=["embeddings"])
 
 
 @router.post("/v1/embeddings")
-async def embeddings(body: EmbeddingsRequest, request: Request, model: Generator) -> Response:
+async def embeddings(call: Annotated[Call[EmbeddingsRequest], Depends(call_of(EmbeddingsRequest))]) -> Response:
     """The embedding of the input, or of each of several."""
+    body, model = call.body, call.model
     require(model, "embeddings", "model")
-    found = await while_connected(request, model.embed(body.inputs))
+    found = await while_connected(call.request, model.embed(body.inputs))
     size = len(found[0].vector)
     if body.dimensions not in (None, size):
         message = f"dimensions can be {size} only: vectors of this model come whole"

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.generation import Generation
-from ggserve.engines.logprobs import PromptScores, Scorer
+from ggserve.engines.logprobs import PromptScores, Scorer, logprobs_of
 from ggserve.engines.pool import Pool
 from ggserve.engines.threads import ThreadBudget
+from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, SamplingParams
+from ggserve.generation import Delta, Embedding, Feature, SamplingParams, Scores
 from ggserve.grammar.matcher import Grammars, Matcher
 
 log = logging.getLogger("ggserve.model")
@@ -40,7 +41,9 @@ class CTransformersEngine:
     ) -> None:
         """Raises EngineError where tokenizer and library disagree on the vocabulary."""
         self.context_length = options.context_length
-        self.features: frozenset[Feature] = frozenset(("generation", "embeddings") if embeds else ("generation",))
+        self.features: frozenset[Feature] = frozenset(("generation", "scores"))
+        if embeds:
+            self.features |= {"embeddings"}
         self._pieces = pieces
         self._end_ids = end_ids
         self._scorer = Scorer(pieces, spelling)
@@ -90,6 +93,22 @@ class CTransformersEngine:
             embeddings.append(Embedding(vector, len(tokens)))
         return embeddings
 
+    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+        """See Engine.score."""
+        nothing_more = SamplingParams(max_tokens=0)
+        trie = TokenTrie(continuations)
+        self._check(prompt, nothing_more)
+        if len(prompt) + trie.depth > self.context_length:
+            raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
+        context = await self.pool.acquire(prompt)
+        generation = self._new_generation(prompt, nothing_more)
+        call = self._workers.submit(self._score, context, generation, trie)
+        try:
+            await asyncio.shield(asyncio.wrap_future(call))  # it gives the context back, come what may
+        finally:
+            generation.cancelled = True
+        return Scores(trie.logprobs(), len(prompt), generation.cached_tokens)
+
     def close(self) -> None:
         """See Engine.close."""
         self.pool.close()
@@ -131,6 +150,27 @@ class CTransformersEngine:
             with self._threads.request():
                 self._prefill(context, generation)
             return None if generation.cancelled else context.embedding()
+        finally:
+            self._running.discard(generation)
+            self.pool.release(context)
+
+    def _score(self, context: Context, generation: Generation, trie: TokenTrie) -> None:
+        """Walks the trie depth first, in a worker thread, and gives the context back. Raises EngineClosed when
+        cancelled."""
+        try:
+            if not context.opened:
+                context.open()
+            with self._threads.request():
+                self._prefill(context, generation)
+                for path, node in trie.branches():
+                    if path:
+                        tokens = [*generation.prompt, *path]
+                        self._eval(context, generation, tokens[context.reuse(tokens) :])
+                    if generation.cancelled:
+                        raise EngineClosed
+                    logprobs = logprobs_of(context.logits(), node.children)
+                    for child, logprob in zip(node.children.values(), logprobs, strict=True):
+                        child.logprob = logprob
         finally:
             self._running.discard(generation)
             self.pool.release(context)

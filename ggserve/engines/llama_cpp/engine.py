@@ -23,9 +23,11 @@ from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.load import Pooling, load_server
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
+from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams
+from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import with_ends
 from ggserve.grammar.matcher import Grammars
@@ -69,7 +71,11 @@ class LlamaCppEngine:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
-            ("rerank",) if pooling == "rank" else ("generation", "embeddings") if generates else ("embeddings",)
+            ("rerank",)
+            if pooling == "rank"
+            else ("generation", "embeddings", "scores")
+            if generates
+            else ("embeddings",)
         )
         if options.mmproj_path is not None:
             self.features |= {"images"}
@@ -101,6 +107,7 @@ class LlamaCppEngine:
         self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
+        self._walks: set[TrieWalk] = set()
 
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
@@ -167,6 +174,47 @@ class LlamaCppEngine:
             embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
         return embeddings
 
+    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+        """See Engine.score."""
+        trie = TokenTrie(continuations)
+        if len(prompt) + trie.depth > self.context_length:
+            raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
+        self._check_tokens(prompt)
+        body = {"prompt": await self._prompt(prompt)}
+        return await self._scored("handle_completions", body, trie)
+
+    async def score_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        continuations: Sequence[Sequence[int]],
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> Scores:
+        """See NativeChat.score_chat."""
+        body = {"messages": messages, **_native_arguments(template_arguments)}
+        return await self._scored("handle_chat_completions", body, TokenTrie(continuations))
+
+    async def _scored(self, call: str, body: dict[str, Any], trie: TokenTrie) -> Scores:
+        await asyncio.to_thread(self._tokenizer.claim)
+        slot = await self.pool.acquire(())
+        whole_paths = not self._speculates
+        walk = TrieWalk(self._server, self._scorer, call, body, self.context_length, whole_paths=whole_paths)
+        self._walks.add(walk)
+        running = self._workers.submit(self._walk, slot, walk, trie)
+        try:
+            await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
+        finally:
+            walk.cancelled = True
+        return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
+
+    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
+        try:
+            walk.run(trie)
+        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates mostly
+            raise InvalidRequest(f"llama.cpp refuses the request: {error}") from error
+        finally:
+            self._walks.discard(walk)
+            self.pool.release(slot)
+
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """See Reranker.rerank."""
         scores: tuple[float, ...] = ()
@@ -214,6 +262,8 @@ class LlamaCppEngine:
         self.pool.close()
         for answer in list(self._running):
             answer.cancelled = True
+        for walk in list(self._walks):
+            walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
         del self._scorer  # it holds the server too

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.native_process import captured_stderr, kept_signal_handlers
+from ggserve.engines.pool import MIN_SIMILARITY
+from ggserve.engines.threads import bound_spinning
 from ggserve.errors import EngineError
 
 Pooling = Literal["model", "mean", "last", "rank"]
@@ -79,7 +81,7 @@ def load_server(
     attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options.flash_attention]
     params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
     _speculate(xllamacpp, params, options)
-    params.slot_prompt_similarity = 0.5  # as our own pool: less in common is not worth a slot's history
+    params.slot_prompt_similarity = MIN_SIMILARITY
     params.prefill_assistant = False
     params.hostnames = [str(listener.path)]
     params.api_keys = [listener.key]
@@ -126,6 +128,7 @@ def _load_error(output: bytes) -> str:
 
 
 def _import_xllamacpp() -> ModuleType:
+    bound_spinning(os.environ)
     try:
         return importlib.import_module("xllamacpp")
     except ImportError as error:

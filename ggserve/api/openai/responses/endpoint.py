@@ -5,16 +5,17 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.blocks import typed_events, whole
-from ggserve.api.dependencies import Generator, Record, require, require_sight
+from ggserve.api.answers import Answers
+from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
-from ggserve.api.openai.responses.answer import ResponseAnswer
+from ggserve.api.features import require, require_sight
 from ggserve.api.openai.responses.conversation import chat_messages, fitting
 from ggserve.api.openai.responses.items import ITEM, Item, ItemReference, listed
 from ggserve.api.openai.responses.schemas import PromptRequest, ResponsesRequest
 from ggserve.api.openai.responses.store import ResponseStore
+from ggserve.api.openai.responses.writer import ResponseWriter
 from ggserve.api.state import state_of
-from ggserve.api.streaming import EventStream, await_first, json_response, while_connected
+from ggserve.api.streaming import EventStream, json_response, respond
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(tags=["responses"])
@@ -32,9 +33,10 @@ Store = Annotated[ResponseStore, Depends(_response_store)]
 
 @_generating.post("/v1/responses", responses=EventStream.RESPONSES)
 async def responses(
-    body: ResponsesRequest, request: Request, model: Generator, record: Record, store: Store
+    call: Annotated[Call[ResponsesRequest], Depends(call_of(ResponsesRequest))], store: Store
 ) -> Response:
     """The model's response to a conversation, whole or streamed."""
+    body, model = call.body, call.model
     messages = await _messages(body, model, store)
     input_items = [listed(item) for item in body.input] if body.store else []
 
@@ -43,20 +45,17 @@ async def responses(
             store.put(response, input_items)
 
     params = body.sampling_params()
-    deltas = record.watch(
-        model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
-    )
-    answer = ResponseAnswer(body, params, model.name, keep)
-    if body.stream:
-        running = await while_connected(request, await_first(deltas))
-        return EventStream(typed_events(running, answer))
-    await while_connected(request, whole(deltas, answer))
-    return json_response(answer.response)
+    deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
+    writer = ResponseWriter(body, params, model.name, keep)
+    return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=body.stream)
 
 
 @_generating.post("/v1/responses/input_tokens")
-async def input_tokens(body: PromptRequest, model: Generator, store: Store) -> dict[str, Any]:
+async def input_tokens(
+    call: Annotated[Call[PromptRequest], Depends(call_of(PromptRequest))], store: Store
+) -> dict[str, Any]:
     """The tokens of the prompt that the same fields make in `/v1/responses`."""
+    body, model = call.body, call.model
     messages = await _messages(body, model, store, counted=True)
     count = await model.count_chat(messages, tools=body.called_tools, template_arguments=body.template_arguments)
     return {"object": "response.input_tokens", "input_tokens": count}

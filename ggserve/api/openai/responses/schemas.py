@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import Probability, Strict, Temperature, Whole, field_error, refuse, thinking
+from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, refuse, thinking
 from ggserve.api.openai.responses.items import Item
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -93,10 +93,11 @@ class Reasoning(Strict):
     summary: str | None = None
 
 
-class PromptRequest(Strict):
+class PromptRequest(ModelRequest):
     """`POST /v1/responses/input_tokens`, and what `/v1/responses` has in common with it."""
 
-    model: str | None = None
+    prompt_field = "input"
+
     input: Annotated[list[Item], BeforeValidator(_as_items)] = Field([])
     instructions: str | None = None
     previous_response_id: str | None = None

@@ -67,6 +67,8 @@ _COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions` and `/v2/chat/completions`."""
 
+    prompt_field = "messages"
+
     unsupported = UNSUPPORTED | _COMPLETION_FIELDS
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]

@@ -23,6 +23,8 @@ _CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
 class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
+    prompt_field = "prompt"
+
     unsupported = UNSUPPORTED | _CHAT_FIELDS
 
     prompt: Annotated[

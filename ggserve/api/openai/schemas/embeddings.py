@@ -4,14 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ggserve.api.fields import Strict, Whole, one_of
+from ggserve.api.fields import ModelRequest, Whole, one_of
 from ggserve.api.openai.schemas.generation import TokenId
 
 _MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
 
 
-class EmbeddingsRequest(Strict):
+class EmbeddingsRequest(ModelRequest):
     """`POST /v1/embeddings`."""
+
+    prompt_field = "input"
 
     input: Annotated[
         str
@@ -19,7 +21,6 @@ class EmbeddingsRequest(Strict):
         | Annotated[list[str] | list[list[TokenId]], Field(min_length=1, max_length=_MAX_INPUTS)],
         one_of(f"a text, a list of token ids, or a list of up to {_MAX_INPUTS} of either, none of them empty"),
     ]
-    model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Whole | None = Field(None, ge=1)
     user: str | None = None

@@ -68,7 +68,6 @@ class GenerationRequest(StructuredRequest):
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED
 
-    model: str | None = None
     max_tokens: MaxTokens = _called("max_tokens", "n_predict")  # llama.cpp's name
     temperature: Temperature | None = None
     top_p: Probability | None = None

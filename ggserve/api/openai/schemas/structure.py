@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ggserve.api.fields import Strict, field_error
+from ggserve.api.fields import ModelRequest, Strict, field_error
 from ggserve.generation import Grammar, GrammarKind, schema_grammar
 
 Choices = Annotated[list[str], Field(min_length=1)]
@@ -20,7 +20,7 @@ class StructuredOutputs(Strict):
     grammar: str | None = None  # Lark
 
 
-class StructuredRequest(Strict):
+class StructuredRequest(ModelRequest):
     """One of these fields at most. `guided_grammar` is llguidance's Lark, `grammar` llama.cpp's GBNF."""
 
     structured_outputs: StructuredOutputs | None = None

@@ -1,16 +1,21 @@
-"""An answer's deltas as events of the Responses API, and as a response."""
+"""An answer as a response of the Responses API, and as its events."""
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ggserve.api.blocks import Block, Blocks, Step
+from fastapi import Response
+
+from ggserve.api.answer import Answer, Block, Step
+from ggserve.api.answers import Answers, Piece
 from ggserve.api.errors import APIError
 from ggserve.api.openai.objects import chat_logprobs
 from ggserve.api.openai.responses.items import new_id
 from ggserve.api.openai.responses.schemas import ResponsesRequest
+from ggserve.api.streaming import Writer, event, json_response
 from ggserve.generation import Delta, SamplingParams
 
 _TYPES = {"text": "message", "reasoning": "reasoning", "call": "function_call"}
@@ -40,8 +45,8 @@ class _Item:
         return {**head, **({"role": "assistant"} if self.block.kind == "text" else {"summary": []}), "content": content}
 
 
-class ResponseAnswer:
-    """A response in the making. `finished` gets it when it is complete."""
+class ResponseWriter(Writer):
+    """Writes a response. `finished` gets it when it is complete."""
 
     def __init__(
         self,
@@ -53,38 +58,51 @@ class ResponseAnswer:
         self.response = _new_response(request, params, model_name)
         self._finished = finished
         self._scored = request.scored
-        self._blocks = Blocks()
         self._items: list[_Item] = []
         self._pending: list[dict[str, Any]] = []  # log-probabilities of tokens whose text has not come yet
-        self._last: Delta | None = None
-        self._events = 0
+        self._count = 0  # of events
 
-    def take(self, delta: Delta) -> Iterator[dict[str, Any]]:
-        """The events of a delta."""
-        if self._last is None:
-            yield self._event("response.created", response=self.response)
-            yield self._event("response.in_progress", response=self.response)
-        self._last = delta
+    def begin(self, answers: Answers, first: Delta) -> Iterator[bytes]:
+        for kind in ("response.created", "response.in_progress"):
+            yield _written(self._event(kind, response=self.response))
+
+    def piece(self, piece: Piece) -> Iterable[bytes]:
+        return map(_written, self._events_of(piece))
+
+    def collect(self, piece: Piece) -> None:
+        deque(self._events_of(piece), maxlen=0)
+
+    def end(self, answers: Answers) -> Iterable[bytes]:
+        return map(_written, self._last_events(answers.all[0]))
+
+    def whole(self, answers: Answers) -> Response:
+        deque(self._last_events(answers.all[0]), maxlen=0)
+        return json_response(self.response)
+
+    def fail(self, error: APIError) -> Iterator[bytes]:
+        code = "invalid_prompt" if error.status < 500 else "server_error"
+        self.response = {**self.response, "status": "failed", "error": {"code": code, "message": str(error)}}
+        yield _written(self._event("response.failed", response=self.response))
+
+    def _events_of(self, piece: Piece) -> Iterator[dict[str, Any]]:
+        answer, delta, steps = piece
         if self._scored and not (delta.reasoning or delta.tool_calls):
             self._pending += chat_logprobs(delta.tokens)["content"]
-        for step in self._blocks.take(delta):
-            yield from self._item_events(step)
+        for step in steps:
+            is_last = delta.finish_reason and step.block is answer.blocks[-1]
+            yield from self._item_events(step, _status(answer) if is_last else "completed")
 
-    def end(self) -> Iterator[dict[str, Any]]:
-        """The events after the last delta."""
-        assert self._last is not None
-        status = "incomplete" if self._last.finish_reason == "length" else "completed"
-        if not self._blocks.all:  # clients look for a message
-            yield from self._item_events(Step("start", _EMPTY))
-            yield from self._item_events(Step("end", _EMPTY), status)
-        for step in self._blocks.end():
-            yield from self._item_events(step, status)
+    def _last_events(self, answer: Answer) -> Iterator[dict[str, Any]]:
+        last, status = answer.last, _status(answer)
+        if not answer.blocks:  # clients look for a message
+            for step in (Step("start", _EMPTY), Step("end", _EMPTY)):
+                yield from self._item_events(step, status)
         usage = {
-            "input_tokens": self._last.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": self._last.cached_tokens, "cache_write_tokens": 0},
-            "output_tokens": self._last.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": self._blocks.reasoning_tokens},
-            "total_tokens": self._last.prompt_tokens + self._last.completion_tokens,
+            "input_tokens": last.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": last.cached_tokens, "cache_write_tokens": 0},
+            "output_tokens": last.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
+            "total_tokens": last.prompt_tokens + last.completion_tokens,
         }
         self.response = {**self.response, "status": status, "completed_at": int(time.time()), "usage": usage}
         if status == "incomplete":
@@ -92,17 +110,11 @@ class ResponseAnswer:
         self._finished(self.response)
         yield self._event(f"response.{status}", response=self.response)
 
-    def fail(self, error: APIError) -> Iterator[dict[str, Any]]:
-        """The event after an error."""
-        code = "invalid_prompt" if error.status < 500 else "server_error"
-        self.response = {**self.response, "status": "failed", "error": {"code": code, "message": str(error)}}
-        yield self._event("response.failed", response=self.response)
-
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        self._events += 1
-        return {"type": kind, "sequence_number": self._events - 1, **fields}
+        self._count += 1
+        return {"type": kind, "sequence_number": self._count - 1, **fields}
 
-    def _item_events(self, step: Step, status: str = "completed") -> Iterator[dict[str, Any]]:
+    def _item_events(self, step: Step, status: str) -> Iterator[dict[str, Any]]:
         block = step.block
         if step.what == "start":
             item = _Item(block, new_id(_TYPES[block.kind]))
@@ -141,6 +153,14 @@ class ResponseAnswer:
 
 
 _EMPTY = Block("text", 0)
+
+
+def _written(item: dict[str, Any]) -> bytes:
+    return event(item, item["type"])
+
+
+def _status(answer: Answer) -> str:
+    return "incomplete" if answer.last.finish_reason == "length" else "completed"
 
 
 def _new_response(request: ResponsesRequest, params: SamplingParams, model_name: str) -> dict[str, Any]:

@@ -7,25 +7,24 @@ from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from ggserve.api.anthropic.answer import MessageAnswer
 from ggserve.api.anthropic.schemas import MessagesRequest
-from ggserve.api.errors import APIError
+from ggserve.api.anthropic.writer import MessageWriter
+from ggserve.errors import GenerationError
 from ggserve.generation import Delta
 from ggserve.messages import ToolCallDelta
+from tests.api import streams
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 
-def new_answer(**fields: Any) -> MessageAnswer:
+def new_writer(**fields: Any) -> MessageWriter:
     body = {"max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **fields}
-    return MessageAnswer(MessagesRequest.model_validate(body), "tiny", 100)
+    return MessageWriter(MessagesRequest.model_validate(body), "tiny", 100)
 
 
 def answer(*deltas: Delta, **fields: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The events, and the whole message."""
-    made = new_answer(**fields)
-    events = [event for delta in deltas for event in made.take(delta)]
-    return events + list(made.end()), made.message
+    return streams.events(new_writer(**fields), *deltas), streams.whole(new_writer(**fields), *deltas)
 
 
 def accumulated(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -53,7 +52,9 @@ THOUGHT_AND_CALLS = (
 
 def test_streamed_equals_whole_and_the_client_s_types_take_both() -> None:
     events, message = answer(*THOUGHT_AND_CALLS)
-    assert accumulated(events) == Message.model_validate(message).model_dump(exclude_none=True)
+    assert accumulated(events) == Message.model_validate(message | {"id": events[0]["message"]["id"]}).model_dump(
+        exclude_none=True
+    )
     assert message["content"] == [
         {"type": "thinking", "thinking": "Hm", "signature": "ggserve"},
         {"type": "text", "text": "Well"},
@@ -115,5 +116,5 @@ def test_arguments_that_were_cut_off_count_as_far_as_they_came() -> None:
 
 
 def test_a_failure_is_an_error_event() -> None:
-    failed = list(new_answer().fail(APIError(500, "broke", type="server_error")))
-    assert failed == [{"type": "error", "error": {"type": "api_error", "message": "broke"}}]
+    *_, failed = streams.events(new_writer(), delta("a"), error=GenerationError("broke"))
+    assert failed == {"type": "error", "error": {"type": "api_error", "message": "broke"}}

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ggserve.api.blocks import Blocks
+from ggserve.api.answer import Answer
 from ggserve.generation import Delta
 from ggserve.messages import ToolCallDelta
 
@@ -12,8 +12,11 @@ def delta(text: str = "", reasoning: str = "", calls: tuple[ToolCallDelta, ...] 
     return Delta(text, 1, 0, 1, None, reasoning, calls)
 
 
+END = Delta("", 1, 0, 1, "stop")
+
+
 def test_thoughts_texts_and_calls_are_blocks() -> None:
-    blocks = Blocks()
+    answer = Answer()
     deltas = [
         delta(reasoning="I "),
         delta(reasoning="think", text="so"),
@@ -22,8 +25,9 @@ def test_thoughts_texts_and_calls_are_blocks() -> None:
         delta(calls=(ToolCallDelta(0, "{}"), ToolCallDelta(1, "[", "b", "g"))),
         delta(calls=(ToolCallDelta(1, "]"),)),
     ]
-    steps = [step.what for item in deltas for step in blocks.take(item)] + [step.what for step in blocks.end()]
-    assert [(block.kind, block.text, block.id, block.name) for block in blocks.all] == [
+    steps = [step.what for item in (*deltas, END) for step in answer.add(item)]
+    assert (answer.reasoning, answer.text, len(answer.calls)) == ("I think", "so.", 2)
+    assert [(block.kind, block.text, block.id, block.name) for block in answer.blocks] == [
         ("reasoning", "I think", "", ""),
         ("text", "so.", "", ""),
         ("call", "{}", "a", "f"),
@@ -42,9 +46,9 @@ pieces = st.builds(
 
 @given(st.lists(pieces, max_size=8))
 def test_blocks_open_and_close_in_order_and_nothing_is_lost(deltas: list[Delta]) -> None:
-    blocks = Blocks()
+    answer = Answer()
     open_index, started = None, 0
-    for step in [step for item in deltas for step in blocks.take(item)] + list(blocks.end()):
+    for step in [step for item in (*deltas, END) for step in answer.add(item)]:
         if step.what == "start":
             assert open_index is None
             open_index = step.block.index
@@ -54,5 +58,5 @@ def test_blocks_open_and_close_in_order_and_nothing_is_lost(deltas: list[Delta])
         if step.what == "end":
             open_index = None
     assert open_index is None
-    shown = "".join(block.text for block in blocks.all)
+    shown = "".join(block.text for block in answer.blocks)
     assert shown == "".join(d.reasoning + d.text + "".join(c.arguments for c in d.tool_calls) for d in deltas)

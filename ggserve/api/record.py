@@ -1,6 +1,5 @@
-"""What every request gets: an id, a size limit, and a line in the log when it ends."""
+"""The record of a request: its id, what the log says of it when it ends, and its part of the metrics."""
 
-import asyncio
 import json
 import logging
 import re
@@ -10,18 +9,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ggserve.api.limits import Limits, with_time_limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.state import state_of
 from ggserve.generation import Delta
-from ggserve.machine import give_back_memory
 
 log = logging.getLogger("ggserve.main")
 
-_LARGE_BODY = 1 << 20  # bytes, after which memory is given back to the system
 _CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
@@ -102,42 +98,24 @@ class RequestRecord:
         log.info(line, extra={"request": facts})
 
 
-class AccessMiddleware:
-    """Gives each request its record (`request.state.record`), the response its `x-request-id`."""
+class RecordMiddleware:
+    """Gives each request its record (`request.state.record`), and the response its `x-request-id`."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         state = state_of(scope)
-        limits = state.limits
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         # The path is the client's text: quoted, so that it cannot write log lines of its own.
-        record = RequestRecord(request_id, scope["method"], json.dumps(scope["path"])[1:-1], state.metrics, limits)
+        path = json.dumps(scope["path"])[1:-1]
+        record = RequestRecord(request_id, scope["method"], path, state.metrics, state.limits)
         scope.setdefault("state", {})["record"] = record
-        received, whole, sent = 0, False, False
-        body_deadline = asyncio.get_running_loop().time() + limits.body_seconds if limits.body_seconds else None
-
-        async def limited_receive() -> Message:
-            nonlocal received, whole
-            if whole:  # the next message is that the client left, whenever that is
-                return await receive()
-            try:
-                async with asyncio.timeout_at(body_deadline):
-                    message = await receive()
-            except TimeoutError:
-                detail = f"The request was not complete after {limits.body_seconds:g} seconds."
-                raise HTTPException(408, detail, headers={"Connection": "close"}) from None
-            whole = not message.get("more_body", False)
-            received += len(message.get("body", b""))
-            if received > limits.body_bytes:
-                detail = f"The request is larger than {limits.body_bytes >> 20} MiB."
-                raise HTTPException(413, detail, headers={"Connection": "close"})
-            return message
+        sent = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal sent
@@ -147,26 +125,9 @@ class AccessMiddleware:
             await send(message)
             sent = message["type"] == "http.response.body" and not message.get("more_body", False)
 
-        scope = _as_get(_as_json(scope))
         try:
-            await self.app(scope, limited_receive, send_with_id)
+            await self._app(scope, receive, send_with_id)
         finally:
-            if received > _LARGE_BODY:
-                give_back_memory()
             if not sent and record.status < 400:
                 record.status = 499  # the client left a stream
             record.end(getattr(scope.get("route"), "path", None))
-
-
-def _as_json(scope: Scope) -> Scope:
-    """The API takes JSON only, so a body is JSON whatever its type says: curl -d calls it a form. Not a page's body:
-    one that is not called JSON is sent without asking the server first."""
-    if scope["method"] != "POST" or "origin" in Headers(scope=scope):
-        return scope
-    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
-
-
-def _as_get(scope: Scope) -> Scope:
-    """What answers GET answers HEAD too: the HTTP server leaves the body out."""
-    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope

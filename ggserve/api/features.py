@@ -1,43 +1,12 @@
-"""What routes get from the app."""
+"""What a request needs of its model: a 400 that names the field where the model cannot do it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
-
-from ggserve.api.access import RequestRecord
-from ggserve.api.admission import is_admitted
-from ggserve.api.bodies import LEASED
-from ggserve.api.errors import APIError, model_loading
+from ggserve.api.errors import APIError
 from ggserve.api.openai.images import have_images
-from ggserve.api.state import state_of
-from ggserve.api.streaming import while_connected
 from ggserve.generation import Feature
 from ggserve.model.gguf_model import GGUFModel
-
-
-async def _model(request: Request) -> GGUFModel:
-    models = state_of(request.scope).models
-    if models.on_demand and request.method == "POST":
-        body = await request.json()
-        named = body.get("model") if isinstance(body, dict) else None
-        model = await while_connected(request, models.lease(named if isinstance(named, str) else None))
-        request.scope[LEASED] = True
-        return model
-    if models.loaded is None:
-        raise model_loading()
-    return models.loaded
-
-
-async def _generator(request: Request) -> GGUFModel:
-    assert is_admitted(request.scope), f"{request.url.path} generates: give its router route_class=GeneratingRoute"
-    return await _model(request)
-
-
-async def _record(request: Request) -> RequestRecord:
-    record = request.state.record
-    assert isinstance(record, RequestRecord)
-    return record
 
 
 def require(model: GGUFModel, feature: Feature, field: str) -> None:
@@ -72,8 +41,3 @@ def require_infill(model: GGUFModel, field: str) -> None:
     if objection := model.infill_objection:
         message = f"{model.name} cannot fill in the middle: {objection}"
         raise APIError(400, message, param=field, code="unsupported_parameter")
-
-
-Model = Annotated[GGUFModel, Depends(_model)]  # to tell about, and for its tokens
-Generator = Annotated[GGUFModel, Depends(_generator)]  # to compute with
-Record = Annotated[RequestRecord, Depends(_record)]

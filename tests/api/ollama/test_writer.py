@@ -6,14 +6,15 @@ import ollama
 import pytest
 from pydantic import ValidationError
 
-from ggserve.api.access import RequestRecord
-from ggserve.api.limits import Limits
-from ggserve.api.ollama.answer import OllamaAnswer
 from ggserve.api.ollama.generation import chat_messages
 from ggserve.api.ollama.schemas import ChatRequest, Options
+from ggserve.api.ollama.writer import OllamaWriter
+from ggserve.api.record import RequestRecord
 from ggserve.generation import Delta, ScoredToken
 from ggserve.messages import ToolCallDelta
-from tests.api.state import app_state
+from tests.api.state import app_state, limits
+from tests.api.streams import events
+from tests.api.streams import whole as written_whole
 
 
 def delta(text: str = "", tokens: int = 1, **fields: Any) -> Delta:
@@ -22,10 +23,12 @@ def delta(text: str = "", tokens: int = 1, **fields: Any) -> Delta:
 
 def made(*deltas: Delta, chat: bool = True, scored: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The lines, and the answer in one."""
-    record = RequestRecord("id", "POST", "/api/chat", app_state().metrics, Limits())
-    answer = OllamaAnswer("tiny", record, chat=chat, scored=scored)
-    lines = [line for delta in deltas for line in answer.take(delta)]
-    return lines + list(answer.end()), answer.whole
+
+    def writer() -> OllamaWriter:
+        record = RequestRecord("id", "POST", "/api/chat", app_state().metrics, limits())
+        return OllamaWriter("tiny", record, chat=chat, scored=scored)
+
+    return events(writer(), *deltas), written_whole(writer(), *deltas)
 
 
 def test_thoughts_text_and_calls() -> None:

@@ -1,0 +1,118 @@
+"""One answer, put together from its deltas: thoughts, texts and tool calls as blocks that follow one another."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from pydantic_core import from_json
+
+from ggserve.generation import Delta, ScoredToken
+from ggserve.messages import ToolCallDelta
+
+Kind = Literal["reasoning", "text", "call"]
+
+
+@dataclass
+class Block:
+    """A stretch of an answer that is all of one kind."""
+
+    kind: Kind
+    index: int  # in the answer
+    call: int | None = None  # a tool call's index among the calls, its id and its function
+    id: str = ""
+    name: str = ""
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The text so far; a tool call's arguments as JSON."""
+        return "".join(self.pieces)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """A tool call's arguments, parsed; where the answer ends inside them, as far as they came."""
+        try:
+            arguments = from_json(self.text, allow_partial="trailing-strings")
+        except ValueError:
+            return {}
+        return arguments if isinstance(arguments, dict) else {}
+
+
+class Step(NamedTuple):
+    """One change that a delta makes to a block."""
+
+    what: Literal["start", "piece", "end"]
+    block: Block
+    piece: str = ""
+
+
+class Answer:
+    """One answer, as far as it has come. A block ends where the next one starts, and with the answer."""
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index  # among the answers of the request
+        self.blocks: list[Block] = []
+        self.tokens: list[ScoredToken] = []  # where asked for
+        self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, where asked for
+        self.reasoning_tokens = 0  # completion tokens up to the end of the thoughts
+        self.last = Delta("", 0, 0, 0)  # which has the counts, and in the end the finish reason
+        self.first_at = 0.0  # time.perf_counter() when the first delta came; 0: it has not
+        self._open: Block | None = None
+
+    def add(self, delta: Delta) -> list[Step]:
+        """Take the next delta and return the steps that it makes."""
+        self.first_at = self.first_at or time.perf_counter()
+        self.last = delta
+        self.tokens += delta.tokens
+        if delta.reasoning:
+            self.reasoning_tokens = delta.completion_tokens
+        return list(self._steps(delta))
+
+    @property
+    def text(self) -> str:
+        """The text, without thoughts and tool calls."""
+        return self._joined("text")
+
+    @property
+    def reasoning(self) -> str:
+        """The thoughts."""
+        return self._joined("reasoning")
+
+    @property
+    def calls(self) -> list[Block]:
+        """The tool calls."""
+        return [block for block in self.blocks if block.kind == "call"]
+
+    @property
+    def likelihood(self) -> float:
+        """The mean log-probability of its tokens, by which the best of several answers is found."""
+        logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
+        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+
+    def _joined(self, kind: Kind) -> str:
+        return "".join(piece for block in self.blocks if block.kind == kind for piece in block.pieces)
+
+    def _steps(self, delta: Delta) -> Iterator[Step]:
+        if delta.reasoning:
+            yield from self._piece("reasoning", delta.reasoning)
+        if delta.text:
+            yield from self._piece("text", delta.text)
+        for call in delta.tool_calls:
+            yield from self._piece("call", call.arguments, call)
+        if delta.finish_reason and self._open:
+            yield Step("end", self._open)
+
+    def _piece(self, kind: Kind, text: str, call: ToolCallDelta | None = None) -> Iterator[Step]:
+        index = call.index if call else None
+        if self._open is None or (self._open.kind, self._open.call) != (kind, index):
+            if self._open:
+                yield Step("end", self._open)
+            self._open = Block(kind, len(self.blocks), index)
+            if call:
+                self._open.id, self._open.name = call.id or "", call.name or ""
+            self.blocks.append(self._open)
+            yield Step("start", self._open)
+        if text:
+            self._open.pieces.append(text)
+            yield Step("piece", self._open, text)

@@ -1,0 +1,56 @@
+"""A request on its way through an endpoint: its validated body, the model that it holds, and its record."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Depends, Request
+
+from ggserve.api.errors import api_error, model_loading
+from ggserve.api.fields import ModelRequest
+from ggserve.api.record import RequestRecord
+from ggserve.api.state import state_of
+from ggserve.api.streaming import while_connected
+from ggserve.errors import ContextOverflow, InvalidToken, TemplateError
+from ggserve.model.gguf_model import GGUFModel
+
+Body = TypeVar("Body", bound=ModelRequest)
+
+
+@dataclass(frozen=True)
+class Call(Generic[Body]):
+    """A request whose body is valid. Its model stays loaded until the response has been sent, or its client leaves."""
+
+    body: Body
+    model: GGUFModel
+    request: Request
+    record: RequestRecord
+
+
+def call_of(schema: type[Body]) -> Callable[..., AsyncGenerator[Call[Body], None]]:
+    """The dependency of an endpoint whose body has this schema: an invalid body never gets as far as the model."""
+
+    async def dependency(request: Request, body: Body) -> AsyncGenerator[Call[Body], None]:
+        models = state_of(request.scope).models
+        if models.loaded is None and not models.on_demand:
+            raise model_loading()
+        async with AsyncExitStack() as stack:
+            lease = models.lease(body.model)
+            model = await while_connected(request, stack.enter_async_context(lease))
+            try:
+                yield Call(body, model, request, request.state.record)
+            except (ContextOverflow, InvalidToken, TemplateError) as error:
+                raise api_error(error, prompt=body.prompt_field) from error
+
+    dependency.__annotations__["body"] = schema
+    return dependency
+
+
+async def _loaded_model(request: Request) -> GGUFModel:
+    if (model := state_of(request.scope).models.loaded) is None:
+        raise model_loading()
+    return model
+
+
+LoadedModel = Annotated[GGUFModel, Depends(_loaded_model)]  # to tell about

@@ -1,0 +1,106 @@
+"""An answer as Ollama's lines of JSON, and as one."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from fastapi import Response
+
+from ggserve.api.answer import Block
+from ggserve.api.answers import Answers, Piece
+from ggserve.api.errors import APIError
+from ggserve.api.ollama.errors import ollama_envelope
+from ggserve.api.openai.objects import chat_logprobs
+from ggserve.api.record import RequestRecord
+from ggserve.api.streaming import Writer, json_response
+
+
+def now() -> str:
+    """The time in Ollama's spelling."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+class OllamaWriter(Writer):
+    """Writes a message where `chat`, else a text. A tool call comes as a whole."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, model_name: str, record: RequestRecord, *, chat: bool, scored: bool = False) -> None:
+        self._model_name = model_name
+        self._chat = chat
+        self._scored = scored
+        self._received, self._began = record.started, time.perf_counter()
+
+    def piece(self, piece: Piece) -> Iterator[bytes]:
+        logprobs = chat_logprobs(piece.delta.tokens)["content"] if self._scored else []
+        for what, block, text in piece.steps:
+            if what == "end" and block.kind == "call":
+                yield _written(self._line(calls=[block]))
+            elif what == "piece" and block.kind == "text":
+                yield _written(self._line(text, logprobs=logprobs))
+                logprobs = []
+            elif what == "piece" and block.kind == "reasoning":
+                yield _written(self._line(thinking=text))
+
+    def end(self, answers: Answers) -> Iterator[bytes]:
+        yield _written({**self._line(), **self._ending(answers)})
+
+    def fail(self, error: APIError) -> Iterator[bytes]:
+        yield _written(ollama_envelope(error))
+
+    def whole(self, answers: Answers) -> Response:
+        answer = answers.all[0]
+        logprobs = chat_logprobs(answer.tokens)["content"] if self._scored else []
+        line = self._line(answer.text, thinking=answer.reasoning, calls=answer.calls, logprobs=logprobs)
+        return json_response({**line, **self._ending(answers)})
+
+    def loaded(self) -> Response:
+        """The response to a request that only wants the model to be loaded."""
+        return json_response({**self._line(), "done": True, "done_reason": "load"})
+
+    def _line(
+        self,
+        text: str = "",
+        *,
+        thinking: str = "",
+        calls: list[Block] | None = None,
+        logprobs: list[dict[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        thought = {"thinking": thinking} if thinking else {}
+        if self._chat:
+            message: dict[str, Any] = {"role": "assistant", "content": text, **thought}
+            if calls:
+                message["tool_calls"] = [_call(block) for block in calls]
+            said: dict[str, Any] = {"message": message}
+        else:
+            said = {"response": text, **thought}
+        scores = {"logprobs": logprobs} if logprobs else {}
+        return {"model": self._model_name, "created_at": now(), **said, **scores, "done": False}
+
+    def _ending(self, answers: Answers) -> dict[str, Any]:
+        """Counts, and durations in nanoseconds: until the model was there, until the first text, and since then."""
+        first, last, ended = answers.all[0].first_at, answers.all[0].last, time.perf_counter()
+        return {
+            "done": True,
+            "done_reason": "length" if last.finish_reason == "length" else "stop",
+            "total_duration": _nanoseconds(ended - self._received),
+            "load_duration": _nanoseconds(self._began - self._received),
+            "prompt_eval_count": last.prompt_tokens,
+            "prompt_eval_duration": _nanoseconds(first - self._began),
+            "eval_count": last.completion_tokens,
+            "eval_duration": _nanoseconds(ended - first),
+        }
+
+
+def _written(item: dict[str, Any]) -> bytes:
+    return orjson.dumps(item) + b"\n"
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+def _call(block: Block) -> dict[str, Any]:
+    return {"id": block.id, "function": {"name": block.name, "arguments": block.arguments}}

@@ -1,0 +1,165 @@
+"""Scores the tokens of a trie in llama.cpp, which tells of the tokens that it chooses and of the likeliest beside them.
+
+Depth first: at a branch a request reads what is told of the likeliest tokens there; the tokens up to the next branch or
+leaf are forced in one request. Each place of the trie is evaluated once, and the leaves never.
+"""
+
+import math
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+import orjson
+
+from ggserve.engines.llama_cpp.answer import native_error
+from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.token_trie import Node, TokenTrie
+from ggserve.errors import EngineClosed, GenerationError
+
+_FORCED = 1000.0  # added to a logit: no other is chosen
+_RAISED = 100.0  # added to some logits: no others matter, and float32 keeps their differences to 1e-5
+_SIBLINGS = 1000  # likeliest tokens told in each place: as many cost no time that can be measured
+
+
+class TrieWalk:
+    """The walk of one trie after one prompt: token ids, a text, or the messages of a chat.
+
+    A prompt of ids is extended by the path to a branch. Other prompts stay as they are, and the whole path is forced.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        scorer: NativeScorer,
+        call: str,
+        body: dict[str, Any],
+        context_length: int,
+        *,
+        whole_paths: bool,
+    ) -> None:
+        """`whole_paths`: whether a request may force several tokens; not beside speculative decoding, which tells
+        nothing of the tokens that it guesses."""
+        self._server = server
+        self._scorer = scorer
+        self._call = call
+        self._body = body
+        self._ids: list[int] | None = body["prompt"] if isinstance(body.get("prompt"), list) else None
+        self._context_length = context_length
+        self._whole_paths = whole_paths
+        self.cancelled = False
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+
+    def run(self, trie: TokenTrie) -> None:
+        """Sets the `logprob` of each node. Raises EngineError; EngineClosed when cancelled."""
+        pending: list[tuple[tuple[int, ...], Node]] = [((), trie.root)]
+        while pending:
+            path, node = pending.pop()
+            if len(node.children) > 1:
+                self._branch(path, node)
+                places = [((*path, token), child) for token, child in reversed(node.children.items())]
+            else:
+                places = [self._chain(path, node)]
+            pending += [(path, node) for path, node in places if node.children]
+
+    def _chain(self, path: tuple[int, ...], node: Node) -> tuple[tuple[int, ...], Node]:
+        """Sets what follows a path up to the next branch or leaf, and returns that place, or one before it."""
+        tokens = node.only_tokens()[: None if self._whole_paths else 1]
+        told = self._told(path, tokens, 1)
+        for token, likeliest in zip(tokens, told or [{}], strict=False):
+            node = node.children[token]
+            node.logprob = likeliest[token] if likeliest else self._alone(path, token)
+            path = (*path, token)
+        return path, node
+
+    def _branch(self, path: tuple[int, ...], node: Node) -> None:
+        """Sets what follows a path, whatever is not among the likeliest in a request of its own."""
+        told = self._told(path, [next(iter(node.children))], _SIBLINGS)
+        likeliest = told[0] if told else {}
+        unlikely = node.children.keys() - likeliest.keys()
+        if self._ids is not None and len(unlikely) > 1 and likeliest:
+            likeliest |= self._beside(path, max(likeliest.items(), key=itemgetter(1)), sorted(unlikely))
+        for token, child in node.children.items():
+            child.logprob = likeliest[token] if token in likeliest else self._alone(path, token)
+
+    def _beside(self, path: Sequence[int], known: tuple[int, float], unlikely: Sequence[int]) -> dict[int, float]:
+        """The log-probabilities of several tokens, from how likely they are beside a known one when no others are."""
+        token, logprob = known
+        fields = {
+            "n_probs": len(unlikely) + 1,
+            "n_predict": 1,
+            "post_sampling_probs": True,
+            "samplers": ["temperature"],
+            "temperature": 1.0,
+            "logit_bias": [[one, _RAISED] for one in (token, *unlikely)],
+        }
+        content = self._content(path, fields)
+        if not content:
+            return {}
+        told = {one["id"]: one["prob"] for one in content[0]["top_probs"]}
+        beside = {one: math.log(told[one] / told[token]) for one in unlikely if told.get(one) and told.get(token)}
+        return {one: logprob + difference for one, difference in beside.items()}
+
+    def _alone(self, path: Sequence[int], token: int) -> float:
+        if self._ids is not None:
+            return self._scorer.score([*self._ids, *path], token, 0).logprob or 0.0
+        told = self._told(path, [token], 1)
+        if not told:
+            raise GenerationError("llama.cpp does not tell how likely a token is.")
+        return told[0][token]
+
+    def _told(self, path: Sequence[int], tokens: Sequence[int], top: int) -> list[dict[int, float]]:
+        """For each of `tokens`, which are forced after a path, its log-probability and those of the `top` likeliest in
+        its place. Empty where some of the tokens end within a character: of those llama.cpp tells nothing."""
+        forced = [*path, *tokens] if self._ids is None else list(tokens)
+        fields: dict[str, Any] = {
+            "n_probs": top,
+            "n_predict": len(forced),
+            "samplers": ["top_k"],
+            "top_k": 1,
+        }
+        if self._call == "handle_chat_completions":
+            fields |= {"logprobs": True, "top_logprobs": top}
+        if len(forced) == 1:
+            fields["logit_bias"] = [[forced[0], _FORCED]]
+        else:  # with what must come next worked out ahead, a grammar of token ids holds nothing
+            ids = " ".join(f"<[{token}]>" for token in forced)
+            fields["grammar"] = f'%llguidance {{"no_forcing": true}}\nstart: {ids}\n'
+        content = self._content(path, fields)
+        return [_likeliest(entry) for entry in content[-len(tokens) :]] if len(content) == len(forced) else []
+
+    def _content(self, path: Sequence[int], fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """What llama.cpp tells of the tokens of an answer."""
+        if self.cancelled:
+            raise EngineClosed
+        body = {
+            **self._body,
+            **fields,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,  # a chunk for each batch of the prompt, where the walk can be cancelled
+        }
+        if self._ids is not None:
+            body["prompt"] = [*self._ids, *path]
+        chunks: list[bytes] = []
+
+        def receive(chunk: bytes) -> bool:
+            chunks.append(chunk)
+            return self.cancelled
+
+        getattr(self._server, self._call)(orjson.dumps(body), receive)
+        if self.cancelled:
+            raise EngineClosed
+        content: list[dict[str, Any]] = []
+        for chunk in map(orjson.loads, chunks):
+            if error := chunk.get("error"):
+                raise native_error(error, self._context_length)
+            if not self.prompt_tokens and (progress := chunk.get("prompt_progress")):
+                self.prompt_tokens, self.cached_tokens = progress["total"], progress["cache"]
+            for choice in chunk.get("choices") or ():
+                content += (choice.get("logprobs") or {}).get("content") or ()
+        return content
+
+
+def _likeliest(entry: dict[str, Any]) -> dict[int, float]:
+    return {one["id"]: one["logprob"] for one in (entry, *entry["top_logprobs"])}
