@@ -14,12 +14,12 @@ from functools import wraps
 from time import monotonic
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, Undefined, nodes
+from jinja2 import ChainableUndefined, Environment, StrictUndefined, Undefined, nodes
 from jinja2.ext import Extension
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
-from jinja2.sandbox import SandboxedEnvironment, safe_range
+from jinja2.sandbox import SandboxedEnvironment, SecurityError, safe_range
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -132,7 +132,7 @@ class ChatSandbox(SandboxedEnvironment):
         """A member of a dict may be called as a method that is not for templates."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
-        return super().unsafe_undefined(obj, attribute)
+        return StrictUndefined(f"{attribute} of a {type(obj).__name__} is not available", exc=SecurityError)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, (bytes, bytearray)):
