@@ -71,7 +71,7 @@ class ChatRenderer:
         if variables.get("enable_thinking") is False and state != "closed" and not chat.begun_thought:
             text, state = self._without_thought(text, state, calls=bool(chat.tools))
         if chat.begun or chat.begun_thought:
-            text, state = self._begun(text, state, guarded(chat.begun_thought), guarded(chat.begun))
+            return self._begun(text, state, guarded(chat.begun_thought), guarded(chat.begun), stand_ins, history.images)
         return RenderedChat(text, stand_ins, state, history.images)
 
     def _switched(self, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,18 +92,26 @@ class ChatRenderer:
             return text + self.form.text_open, "closed"
         return text + (thought.none or thought.open + thought.close.lstrip()), "closed"
 
-    def _begun(self, text: str, state: ThoughtState, begun_thought: str, begun: str) -> tuple[str, ThoughtState | None]:
+    def _begun(
+        self,
+        text: str,
+        state: ThoughtState,
+        begun_thought: str,
+        begun: str,
+        stand_ins: Mapping[int, str],
+        images: Sequence[str],
+    ) -> RenderedChat:
         """The prompt with what the answer has begun with: a thought, which a text closes."""
         thought = self.form.thought
         if thought is not None and begun_thought:
             text += ("" if state == "open" else thought.open) + begun_thought
             state = "open"
         if not begun:
-            return text, state
+            return RenderedChat(text, stand_ins, state, images)
         if thought is not None and state == "open":
             text += thought.close if begun_thought else thought.close.lstrip()
-        text_open = "" if self.form.text_open and text.endswith(self.form.text_open) else self.form.text_open
-        return text + text_open + begun, None
+        text_open = "" if text.endswith(self.form.text_open) else self.form.text_open
+        return RenderedChat(text + text_open + begun, stand_ins, None, images)
 
 
 def _described(tool: Mapping[str, Any]) -> dict[str, Any]:

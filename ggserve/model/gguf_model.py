@@ -14,7 +14,7 @@ from typing import Any
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
 from ggserve.messages import Tools
-from ggserve.model.chats import Chat, Chats
+from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.load import LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts
 from ggserve.modelfile.split_files import part_names, without_part
@@ -140,11 +140,13 @@ class GGUFModel:
         *,
         tools: Tools | None = None,
         begun: str = "",
+        begun_thought: str = "",
         template_arguments: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
         `template_arguments` are variables of its chat template, as `enable_thinking`. Raises TemplateError too."""
-        running = self._chats.answer(Chat(messages, tools, begun, template_arguments or {}), self._capped(params))
+        chat = Chat(messages, tools, begun, begun_thought, template_arguments or {})
+        running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -155,10 +157,16 @@ class GGUFModel:
         *,
         tools: Tools | None = None,
         begun: str = "",
+        begun_thought: str = "",
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        return await self._chats.count(Chat(messages, tools, begun, template_arguments or {}))
+        return await self._chats.count(Chat(messages, tools, begun, begun_thought, template_arguments or {}))
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the chat template has a place for thoughts."""
+        return self._loaded.renderers.main.form.thought is not None
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         params = params or SamplingParams()
@@ -185,7 +193,7 @@ class GGUFModel:
     @property
     def tokenizer_facts(self) -> dict[str, str | None]:
         """The texts of `bos_token` and `eos_token`, and `chat_template` in Jinja2; None for what it does not have."""
-        return {**self._codec.special_tokens, "chat_template": self._codec.template_source}
+        return {**self._codec.special_tokens, "chat_template": self._loaded.renderers.main.template.source}
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Ids of a text: with the special tokens that the model wants around it, and with those that it spells."""
@@ -193,11 +201,21 @@ class GGUFModel:
 
     def tokenize_chat(self, messages: list[dict[str, Any]]) -> list[int]:
         """The ids of a chat, up to where the assistant's answer begins. Raises TemplateError."""
-        return self._codec.encode_chat(messages)
+        chat = Chat(messages)
+        rendered = self._loaded.renderers.of(chat).render(chat)
+        return self._codec.encode_rendered(rendered.text, rendered.stand_ins)
 
-    def render_chat(self, messages: list[dict[str, Any]]) -> str:
-        """The text of a chat, up to where the assistant's answer begins. Raises TemplateError."""
-        return self._codec.render(messages)
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: Tools | None = None,
+        begun: str = "",
+        begun_thought: str = "",
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The text of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
+        return render_text(self._loaded, Chat(messages, tools, begun, begun_thought, template_arguments or {}))
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of token ids. Raises InvalidToken."""

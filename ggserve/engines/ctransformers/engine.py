@@ -17,7 +17,7 @@ from ggserve.engines.pool import Pool
 from ggserve.engines.threads import ThreadBudget
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, SamplingParams, Scores
+from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, SamplingParams, Scores
 from ggserve.grammar.matcher import Grammars, Matcher
 
 log = logging.getLogger("ggserve.model")
@@ -27,6 +27,7 @@ class CTransformersEngine:
     """Runs one checked model file, each request in one of its contexts; the rest wait in the queue."""
 
     name = "ctransformers"
+    media_marker = ""
 
     def __init__(
         self,
@@ -59,8 +60,11 @@ class CTransformersEngine:
         self._workers = ThreadPoolExecutor(len(contexts), thread_name_prefix="eval")
         self._running: set[Generation] = set()
 
-    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams
+    ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
+        assert not isinstance(prompt, MediaPrompt)  # there is no marker for any
         self._check(prompt, params)
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
         context = await self.pool.acquire(prompt if params.cache_prompt else ())
@@ -93,8 +97,9 @@ class CTransformersEngine:
             embeddings.append(Embedding(vector, len(tokens)))
         return embeddings
 
-    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+    async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
+        assert not isinstance(prompt, MediaPrompt)
         nothing_more = SamplingParams(max_tokens=0)
         trie = TokenTrie(continuations)
         self._check(prompt, nothing_more)

@@ -8,7 +8,7 @@ checked before.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -21,17 +21,17 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.load import Pooling, load_server
+from ggserve.engines.llama_cpp.media import media_prompt, stream_completion
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
+from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import with_ends
 from ggserve.grammar.matcher import Grammars
-from ggserve.messages import Tools
 
 log = logging.getLogger("ggserve.model")
 
@@ -65,7 +65,7 @@ class LlamaCppEngine:
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
-        chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
+        shown_controls: Sequence[str] = (),  # control tokens that answers show as text
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
     ) -> None:
         """Loads the model. Raises EngineError."""
@@ -85,6 +85,7 @@ class LlamaCppEngine:
         self._loses_spaces = loses_spaces
         self._end_ids = end_ids
         self._parallel = options.parallel
+        self._shown_controls = list(shown_controls)
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._listener = PrivateListener()
         try:
@@ -93,12 +94,12 @@ class LlamaCppEngine:
                 self._listener,
                 options,
                 pooling=pooling,
-                chat_template=chat_template,
                 whole_inputs=not generates,
             )
         except EngineError:
             self._listener.close()
             raise
+        self.media_marker: str = self._listener.get("/props")["media_marker"] if "images" in self.features else ""
         self._scorer = NativeScorer(
             self._server,
             spelling=lambda token: self.token_bytes([token])[0],
@@ -109,54 +110,28 @@ class LlamaCppEngine:
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
 
-    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams
+    ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
-        if len(prompt) >= self.context_length:
-            raise ContextOverflow(len(prompt), self.context_length)
-        self._check_tokens(prompt)
         self._check_tokens(params.logit_bias, "logit_bias")
-        room = self.context_length - len(prompt)
-        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        max_tokens = params.max_tokens
+        tokens = None
+        if not isinstance(prompt, MediaPrompt):
+            tokens = prompt
+            if len(tokens) >= self.context_length:
+                raise ContextOverflow(len(tokens), self.context_length)
+            self._check_tokens(tokens)
+            room = self.context_length - len(tokens)
+            max_tokens = room if max_tokens is None else min(max_tokens, room)
         body = {
-            "prompt": await self._prompt(prompt),
-            "n_predict": max_tokens,
+            "prompt": media_prompt(prompt),
+            "preserved_tokens": self._shown_controls,
+            **({} if max_tokens is None else {"n_predict": max_tokens}),
             **_native_sampling(params, self.context_length),
         }
-        async for delta in self._stream("handle_completions", body, params, prompt):
+        async for delta in self._stream(body, params, tokens):
             yield delta
-
-    async def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        params: SamplingParams,
-        tools: Tools | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> AsyncGenerator[Delta, None]:
-        """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
-        reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
-        InvalidRequest where the template refuses."""
-        self._check_tokens(params.logit_bias, "logit_bias")
-        sampling = _native_sampling(params, self.context_length)
-        body = {"messages": messages, **sampling, **_native_tools(tools), **_native_arguments(template_arguments)}
-        if params.max_tokens is not None:
-            body["n_predict"] = params.max_tokens
-        async for delta in self._stream("handle_chat_completions", body, params):
-            yield delta
-
-    def count_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Tools | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> int:
-        """See NativeChat.count_chat."""
-        body = {"messages": messages, **_native_tools(tools), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
-        return len(self.tokenize(text, add_special=True, parse_special=True))
-
-    async def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
-        """A prompt as llama.cpp takes it: of a model that sees, as text only."""
-        return await asyncio.to_thread(self.detokenize, tokens) if "images" in self.features else list(tokens)
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -174,30 +149,22 @@ class LlamaCppEngine:
             embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
         return embeddings
 
-    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+    async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
         trie = TokenTrie(continuations)
-        if len(prompt) + trie.depth > self.context_length:
-            raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
-        self._check_tokens(prompt)
-        body = {"prompt": await self._prompt(prompt)}
-        return await self._scored("handle_completions", body, trie)
-
-    async def score_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        continuations: Sequence[Sequence[int]],
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> Scores:
-        """See NativeChat.score_chat."""
-        body = {"messages": messages, **_native_arguments(template_arguments)}
-        return await self._scored("handle_chat_completions", body, TokenTrie(continuations))
-
-    async def _scored(self, call: str, body: dict[str, Any], trie: TokenTrie) -> Scores:
+        if not isinstance(prompt, MediaPrompt):
+            if len(prompt) + trie.depth > self.context_length:
+                raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
+            self._check_tokens(prompt)
         await asyncio.to_thread(self._tokenizer.claim)
         slot = await self.pool.acquire(())
-        whole_paths = not self._speculates
-        walk = TrieWalk(self._server, self._scorer, call, body, self.context_length, whole_paths=whole_paths)
+        walk = TrieWalk(
+            self._complete,
+            self._scorer,
+            media_prompt(prompt),
+            self.context_length,
+            whole_paths=not self._speculates,
+        )
         self._walks.add(walk)
         running = self._workers.submit(self._walk, slot, walk, trie)
         try:
@@ -205,6 +172,13 @@ class LlamaCppEngine:
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
+
+    def _complete(self, body: bytes, receive: Callable[[bytes], bool]) -> None:
+        """Passes on the chunks of a completion until `receive` returns True. Blocks."""
+        if self.media_marker:
+            stream_completion(self._listener, body, receive)
+        else:
+            self._server.handle_completions(body, receive)
 
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
         try:
@@ -244,17 +218,6 @@ class LlamaCppEngine:
         """The bytes of each token. Blocks for about a millisecond a token."""
         return [self.detokenize([token]).encode() for token in ids]
 
-    def render(
-        self,
-        messages: Sequence[dict[str, Any]],
-        tools: Sequence[dict[str, Any]] | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
-        body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
-        return text
-
     def close(self) -> None:
         """See Engine.close."""
         if self._server is None:
@@ -276,7 +239,7 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size, field)
 
     async def _stream(
-        self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
+        self, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None
     ) -> AsyncGenerator[Delta, None]:
         if self._speculates and params.logprobs is not None and params.max_tokens not in (0, 1):
             raise InvalidRequest(
@@ -308,12 +271,12 @@ class LlamaCppEngine:
         slot = await self.pool.acquire(())
         answer = Answer(params, self.context_length, self._scorer, prompt=prompt, matcher=matcher)
         self._running.add(answer)
-        self._workers.submit(self._run, call, slot, bodies, answer)
+        self._workers.submit(self._run, slot, bodies, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, call: str, slot: Slot, bodies: Sequence[bytes], answer: Answer) -> None:
+    def _run(self, slot: Slot, bodies: Sequence[bytes], answer: Answer) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
@@ -326,7 +289,7 @@ class LlamaCppEngine:
                 if answer.cancelled or answer.end is not None:
                     break
                 answer.begin(index)
-                getattr(self._server, call)(body, answer.receive)
+                self._complete(body, answer.receive)
         except EngineError as error:
             answer.end = error
         except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates and schemas mostly
@@ -407,17 +370,3 @@ def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, A
 def _seed(params: SamplingParams, index: int) -> dict[str, int]:
     """The seed of that answer; 0xFFFFFFFF would mean a random one."""
     return {} if params.seed is None else {"seed": (params.seed + index) % 0xFFFFFFFF}
-
-
-def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"chat_template_kwargs": template_arguments} if template_arguments else {}
-
-
-def _native_tools(tools: Tools | None) -> dict[str, Any]:
-    if tools is None:
-        return {}
-    return {
-        "tools": tools.functions,
-        "tool_choice": "required" if tools.required else "auto",
-        "parallel_tool_calls": tools.parallel,
-    }

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,36 @@ class PrivateListener:
         self.path = self._folder / "s.sock"  # short: a socket's path has room for about 100 characters
         self.key = secrets.token_urlsafe(32)
 
+    def get(self, path: str) -> Any:
+        """The answer to a request without a body, parsed. Raises InvalidRequest or EngineError."""
+        return self._ask("GET", path, None)
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, parsed. Blocks for about a millisecond. Raises InvalidRequest or EngineError."""
+        return self._ask("POST", path, json.dumps(body))
+
+    def stream(self, path: str, body: bytes) -> Iterator[bytes]:
+        """The lines of a streamed answer. Closing the generator ends the request. Raises EngineError."""
         connection = _UnixConnection(self.path)
         try:
-            headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-            connection.request("POST", path, json.dumps(body), headers)
+            connection.request("POST", path, body, self._headers)
+            with connection.getresponse() as answer:
+                for line in answer:
+                    if stripped := line.strip():
+                        yield stripped
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(f"llama.cpp does not answer {path}: {error}") from error
+        finally:
+            connection.close()
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+
+    def _ask(self, method: str, path: str, body: str | None) -> Any:
+        connection = _UnixConnection(self.path)
+        try:
+            connection.request(method, path, body, self._headers)
             answer = json.load(connection.getresponse())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EngineError(f"llama.cpp does not answer {path}: {error}") from error

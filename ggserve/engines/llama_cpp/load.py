@@ -19,6 +19,7 @@ Pooling = Literal["model", "mean", "last", "rank"]
 _BATCH = 256  # tokens of prompts evaluated at once; between batches a request can be cancelled and others go on
 _KNOWN_TOKENS = 8  # in a row that must have been there before, for a guess of what comes next
 _FEWEST_GUESSES, _MOST_GUESSES = 0, 8
+_NO_TEMPLATE = "{{ messages[0].content }}"  # chats are rendered here; a file's own template could loop without end
 _ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
 _LOG_SECONDS = 0.3  # that its log thread gets to write why a load failed
 _LAST_WORD = b"exiting due to"
@@ -39,7 +40,6 @@ def load_server(
     options: EngineOptions,
     *,
     pooling: Pooling,
-    chat_template: str | None,
     whole_inputs: bool,  # models that look both ways need the whole input in one batch
 ) -> Any:
     """An `xllamacpp.Server` that has loaded the file, and listens where `listener` says. Raises EngineError."""
@@ -67,8 +67,7 @@ def load_server(
             "last": types.LLAMA_POOLING_TYPE_LAST,
             "rank": types.LLAMA_POOLING_TYPE_RANK,
         }[pooling]
-    if chat_template is not None:
-        params.chat_template = chat_template
+    params.chat_template = _NO_TEMPLATE
     if options.mmproj_path is not None:
         params.mmproj.path = str(options.mmproj_path)
         params.mmproj_use_gpu = options.gpu_layers > 0
@@ -85,7 +84,7 @@ def load_server(
     params.prefill_assistant = False
     params.hostnames = [str(listener.path)]
     params.api_keys = [listener.key]
-    params.n_threads_http = 2
+    params.n_threads_http = options.parallel + 2  # prompts with images stream through the listener
     params.ui = False
     params.endpoint_metrics = True
     params.verbosity = _ERRORS_ONLY

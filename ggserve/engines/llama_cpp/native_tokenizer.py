@@ -46,7 +46,7 @@ def _forget() -> None:
             path = Path(folder, "blank.gguf")
             path.write_bytes(_blank_model())
             options = EngineOptions(context_length=_WIDTH, prompt_cache=0)
-            server = load_server(path, listener, options, pooling="last", chat_template=None, whole_inputs=False)
+            server = load_server(path, listener, options, pooling="last", whole_inputs=False)
             chunks: list[bytes] = []
             body = {"prompt": [1], "n_predict": 1, "grammar": _GRAMMAR, "stream": True}
             server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))

@@ -5,7 +5,7 @@ leaf are forced in one request. Each place of the trie is evaluated once, and th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -22,28 +22,26 @@ _SIBLINGS = 1000  # likeliest tokens told in each place: as many cost no time th
 
 
 class TrieWalk:
-    """The walk of one trie after one prompt: token ids, a text, or the messages of a chat.
+    """The walk of one trie after one prompt: token ids, or a text with images.
 
-    A prompt of ids is extended by the path to a branch. Other prompts stay as they are, and the whole path is forced.
+    A prompt of ids is extended by the path to a branch. Another stays as it is, and the whole path is forced.
     """
 
     def __init__(
         self,
-        server: Any,
+        complete: Callable[[bytes, Callable[[bytes], bool]], None],
         scorer: NativeScorer,
-        call: str,
-        body: dict[str, Any],
+        prompt: Any,
         context_length: int,
         *,
         whole_paths: bool,
     ) -> None:
-        """`whole_paths`: whether a request may force several tokens; not beside speculative decoding, which tells
-        nothing of the tokens that it guesses."""
-        self._server = server
+        """`complete` passes on the chunks of a completion; `prompt` is as llama.cpp takes it. `whole_paths`: whether a
+        request may force several tokens; not beside speculative decoding, which tells nothing of those it guesses."""
+        self._complete = complete
         self._scorer = scorer
-        self._call = call
-        self._body = body
-        self._ids: list[int] | None = body["prompt"] if isinstance(body.get("prompt"), list) else None
+        self._prompt = prompt
+        self._ids: list[int] | None = prompt if isinstance(prompt, list) else None
         self._context_length = context_length
         self._whole_paths = whole_paths
         self.cancelled = False
@@ -118,8 +116,6 @@ class TrieWalk:
             "samplers": ["top_k"],
             "top_k": 1,
         }
-        if self._call == "handle_chat_completions":
-            fields |= {"logprobs": True, "top_logprobs": top}
         if len(forced) == 1:
             fields["logit_bias"] = [[forced[0], _FORCED]]
         else:  # with what must come next worked out ahead, a grammar of token ids holds nothing
@@ -133,21 +129,19 @@ class TrieWalk:
         if self.cancelled:
             raise EngineClosed
         body = {
-            **self._body,
+            "prompt": self._prompt if self._ids is None else [*self._ids, *path],
             **fields,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # a chunk for each batch of the prompt, where the walk can be cancelled
         }
-        if self._ids is not None:
-            body["prompt"] = [*self._ids, *path]
         chunks: list[bytes] = []
 
         def receive(chunk: bytes) -> bool:
             chunks.append(chunk)
             return self.cancelled
 
-        getattr(self._server, self._call)(orjson.dumps(body), receive)
+        self._complete(orjson.dumps(body), receive)
         if self.cancelled:
             raise EngineClosed
         content: list[dict[str, Any]] = []
