@@ -12,19 +12,20 @@ from ggserve.errors import InvalidRequest
 from ggserve.messages import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules"]
 Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """What an answer is held to: JSON of a schema (`text` is the schema), a regular expression that it fits as a whole,
-    one of several texts (`text` is a JSON list of them), or a grammar: llguidance's dialect of Lark, or GBNF. `calls`
-    is Lark of our own making, with nothing of a user's that was not checked."""
+    one of several texts (`text` is a JSON list of them), a grammar (llguidance's dialect of Lark, or GBNF), or
+    `rules` of our own making."""
 
     kind: GrammarKind
     text: str
     source: str | None = field(default=None, compare=False)  # the field of the request that it comes from
+    rules: Any = None  # of `ggserve.grammar.rules`, in place of a text
 
 
 def schema_grammar(schema: Mapping[str, Any], source: str | None = None) -> Grammar:

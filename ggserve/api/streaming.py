@@ -20,15 +20,24 @@ from ggserve.api.errors import APIError, api_error
 from ggserve.generation import Delta
 
 Result = TypeVar("Result")
-Item = TypeVar("Item")
 
 DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"  # a server-sent event that clients skip
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'  # Anthropic's
+
+_STATUS_SECONDS = 1.0  # that a stream's first piece may take to fail with an HTTP status of its own
+_SILENT_SECONDS = 5.0  # clients give up after 60 to 300 seconds without a byte
 
 
 def event(payload: dict[str, Any], name: str | None = None) -> bytes:
     """One server-sent event (WHATWG HTML, section 9.2) with a JSON payload."""
     head = b"event: %s\n" % name.encode() if name else b""
     return b"%sdata: %s\n\n" % (head, orjson.dumps(payload))
+
+
+def is_keep_alive(events: bytes) -> bool:
+    """Whether events say nothing but that the answer is being worked on."""
+    return bool(events) and not events.replace(COMMENT, b"").replace(PING, b"")
 
 
 class EventStream(StreamingResponse):
@@ -54,6 +63,7 @@ class Writer(ABC):
     """The way in which a dialect writes answers."""
 
     media_type = EventStream.media_type
+    keep_alive: bytes | None = COMMENT  # sent while a request waits in the queue or its prompt is evaluated
 
     @abstractmethod
     def piece(self, piece: Piece) -> Iterable[bytes]:
@@ -80,21 +90,60 @@ class Writer(ABC):
 
 
 async def respond(request: Request, answers: Answers, writer: Writer, *, stream: bool) -> Response:
-    """The response with these answers, streamed or whole. What fails before the first delta has its own HTTP status."""
+    """The response with these answers, streamed or whole.
+
+    What fails before the first delta has an HTTP status of its own, in a stream only within a second: then the response
+    begins, and says every few seconds that it is alive.
+    """
     if stream:
-        pieces = await while_connected(request, await_first(answers.streamed()))
-        return EventStream(_written(pieces, answers, writer), writer.media_type)
+        pieces = answers.streamed()
+        first = asyncio.ensure_future(anext(pieces))
+        try:
+            await while_connected(request, asyncio.wait((first,), timeout=_STATUS_SECONDS))
+            if first.done():
+                first.result()
+        except BaseException:
+            await _drop(first)
+            await pieces.aclose()
+            raise
+        return EventStream(_written(_with_pauses(first, pieces), answers, writer), writer.media_type)
     await while_connected(request, _collected(answers.streamed(), writer))
     return writer.whole(answers)
 
 
+async def _with_pauses(
+    first: "asyncio.Future[Piece]", others: AsyncGenerator[Piece, None]
+) -> AsyncGenerator[Piece | None, None]:
+    """The items, the first being on its way; None whenever it has not come for some seconds."""
+    async with aclosing(others):
+        try:
+            while not first.done():
+                await asyncio.wait((first,), timeout=_SILENT_SECONDS)
+                if not first.done():
+                    yield None
+            yield first.result()
+        finally:
+            await _drop(first)
+        async for item in others:
+            yield item
+
+
+async def _drop(task: "asyncio.Future[Any]") -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
 async def _written(
-    pieces: AsyncGenerator[Piece, None], answers: Answers, writer: Writer
+    pieces: AsyncGenerator[Piece | None, None], answers: Answers, writer: Writer
 ) -> AsyncGenerator[bytes, None]:
     begun = False
     try:
         async with aclosing(pieces):
             async for piece in pieces:
+                if piece is None:
+                    if writer.keep_alive:
+                        yield writer.keep_alive
+                    continue
                 if not begun:
                     begun = True
                     for item in writer.begin(answers, piece.delta):
@@ -112,23 +161,6 @@ async def _collected(pieces: AsyncGenerator[Piece, None], writer: Writer) -> Non
     async with aclosing(pieces):
         async for piece in pieces:
             writer.collect(piece)
-
-
-async def await_first(items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
-    """The same items, once the first has come: what fails before it still gets its own HTTP status."""
-    try:
-        first = await anext(items)
-    except BaseException:
-        await items.aclose()
-        raise
-
-    async def all_items() -> AsyncGenerator[Item, None]:
-        async with aclosing(items):
-            yield first
-            async for item in items:
-                yield item
-
-    return all_items()
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:

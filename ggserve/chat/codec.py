@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ggserve.tokenizer.tokenizer import Tokenizer
-from ggserve.tokenizer.vocabulary import Metadata, control_texts
+from ggserve.tokenizer.vocabulary import Metadata, control_tokens
 
 _NORMALIZED = 4  # characters that normalization may make one of
 _LONGEST_WORD = 10_000  # characters
@@ -79,7 +79,7 @@ class EngineCodec:
     engine: EngineTokenizer  # set once it is loaded
 
     def __init__(self, metadata: Metadata) -> None:
-        self.control_texts = tuple(control_texts(metadata))
+        self.control_texts = tuple(control_tokens(metadata))
         longest_first = sorted(self.control_texts, key=len, reverse=True)
         self._controls = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._start_id = int(metadata.get("tokenizer.ggml.bos_token_id", 0))

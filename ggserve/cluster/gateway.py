@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import APIError, error_response
-from ggserve.api.streaming import DONE, EventStream
+from ggserve.api.streaming import DONE, EventStream, is_keep_alive
 from ggserve.cluster.affinity import prompt_marks
 from ggserve.cluster.gathered import GATHERED
 from ggserve.cluster.response import Head
@@ -69,13 +69,17 @@ class Gateway:
     async def _answer(self, scope: Scope, body: bytes) -> AsyncGenerator[Any, None]:
         generates = scope["method"] == "POST" and scope["path"] in self._generating
         marks = prompt_marks(body) if generates else None
-        begun = False
+        begun = headed = False
         for attempt in (1, 2):
             response = (self._answering if generates else self._telling).remote(scope, body, marks)
             try:
                 async for piece in response:
-                    begun = True
-                    yield piece
+                    body = piece.body if isinstance(piece, Head) else piece
+                    begun = begun or not is_keep_alive(body)
+                    if headed and isinstance(piece, Head) and piece.status != 200:  # the client has seen another head
+                        body = b"event: error\ndata: %s\n\n" % body
+                    yield body if headed else piece
+                    headed = True
                 return
             except RayActorError as error:
                 log.warning("attempt %d: a replica was lost: %s", attempt, error)

@@ -22,7 +22,7 @@ from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySe
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
 from ggserve.engines.llama_cpp.load import Pooling
 from ggserve.errors import ContextOverflow, ModelFileError
-from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
+from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
 from ggserve.machine import usable_cores, usable_memory
@@ -42,6 +42,7 @@ from ggserve.modelfile.memory import MemoryPlan, plan_memory
 from ggserve.modelfile.norms import check_norms
 from ggserve.modelfile.read_ahead import read_ahead
 from ggserve.tokenizer.tokenizer import Tokenizer
+from ggserve.tokenizer.vocabulary import control_tokens
 
 log = logging.getLogger("ggserve.model")
 
@@ -237,8 +238,8 @@ def _load_llama_cpp(
         file.path,
         options=options,
         vocab_size=vocab_size,
-        grammars=Grammars(byte_vocabulary()),
         end_ids=_named_ends(file, vocab_size),
+        controls=control_tokens(file),
         pooling=_pooling(file),
         generates=generates,
         shown_controls=renderers.shown_controls,

@@ -41,7 +41,7 @@ class Stream:
 
 def whole(writer: Writer, *deltas: Delta) -> dict[str, Any]:
     """The response that is not streamed."""
-    response = asyncio.run(respond(_staying(), Answers(_stream(deltas, None)), writer, stream=False))
+    response = asyncio.run(respond(staying(), Answers(_stream(deltas, None)), writer, stream=False))
     return orjson.loads(response.body)  # type: ignore[no-any-return]
 
 
@@ -55,7 +55,7 @@ def stream(writer: Writer, *deltas: Delta, error: Exception | None = None) -> by
     """The streamed response; `error` ends it."""
 
     async def collect() -> bytes:
-        response = await respond(_staying(), Answers(_stream(deltas, error)), writer, stream=True)
+        response = await respond(staying(), Answers(_stream(deltas, error)), writer, stream=True)
         assert isinstance(response, EventStream)
         return b"".join([piece async for piece in response.body_iterator])  # type: ignore[misc]
 
@@ -69,7 +69,7 @@ async def _stream(deltas: tuple[Delta, ...], error: Exception | None) -> AsyncGe
         raise error
 
 
-def _staying() -> Request:
+def staying() -> Request:
     """The request of a client that does not leave."""
 
     async def receive() -> dict[str, str]:

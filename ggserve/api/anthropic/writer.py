@@ -11,7 +11,7 @@ from ggserve.api.answers import Answers, Piece
 from ggserve.api.anthropic.errors import anthropic_envelope
 from ggserve.api.anthropic.schemas import MessagesRequest
 from ggserve.api.errors import APIError
-from ggserve.api.streaming import Writer, event, json_response
+from ggserve.api.streaming import PING, Writer, event, json_response
 from ggserve.generation import Delta
 
 _SIGNATURE = "ggserve"  # clients demand one of each thought, and send it back: nothing reads it
@@ -19,6 +19,8 @@ _SIGNATURE = "ggserve"  # clients demand one of each thought, and send it back: 
 
 class MessageWriter(Writer):
     """Writes a message."""
+
+    keep_alive = PING
 
     def __init__(self, request: MessagesRequest, model_name: str, context_length: int) -> None:
         self._request = request
@@ -34,7 +36,7 @@ class MessageWriter(Writer):
         usage = {**_input_usage(first), "output_tokens": 0}
         ends = {"stop_reason": None, "stop_sequence": None}
         yield _event("message_start", message={**self._head, "content": [], **ends, "usage": usage})
-        yield _event("ping")
+        yield PING
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         for step in piece.steps:

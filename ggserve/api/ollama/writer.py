@@ -32,6 +32,7 @@ class OllamaWriter(Writer):
         self._chat = chat
         self._scored = scored
         self._received, self._began = record.started, time.perf_counter()
+        self.keep_alive = _written(self._line())
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         logprobs = chat_logprobs(piece.delta.tokens)["content"] if self._scored else []

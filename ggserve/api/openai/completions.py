@@ -95,6 +95,7 @@ class _PlainWriter(_CompletionWriter):
     """The bare text of the only answer."""
 
     media_type = "text/plain"
+    keep_alive = None
 
     def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:
         return (self._prompts[0].encode(),)

@@ -30,8 +30,9 @@ from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores
 from ggserve.grammar.gbnf import gbnf
-from ggserve.grammar.lark import with_ends
-from ggserve.grammar.matcher import Grammars
+from ggserve.grammar.lark import lark
+from ggserve.grammar.matcher import Grammars, byte_vocabulary
+from ggserve.grammar.rules import Rules
 
 log = logging.getLogger("ggserve.model")
 
@@ -61,8 +62,8 @@ class LlamaCppEngine:
         *,
         options: EngineOptions,
         vocab_size: int,
-        grammars: Grammars,  # of bytes
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
+        controls: Mapping[str, int],  # tokens that are no text, by what they are called
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
         shown_controls: Sequence[str] = (),  # control tokens that answers show as text
@@ -80,10 +81,11 @@ class LlamaCppEngine:
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
-        self._grammars = grammars
-        self._tokenizer = NativeTokenizer()
-        self._loses_spaces = loses_spaces
+        self._controls = controls
         self._end_ids = end_ids
+        self._writes_gbnf = loses_spaces
+        self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
+        self._tokenizer = NativeTokenizer()
         self._parallel = options.parallel
         self._shown_controls = list(shown_controls)
         self._speculates = options.speculate != "off" or options.draft_model is not None
@@ -233,6 +235,16 @@ class LlamaCppEngine:
         self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
         self._listener.close()
 
+    def _native_grammar(self, rules: Rules) -> str:
+        """The grammar as llama.cpp reads it. Raises ValueError where it cannot be written so."""
+        if not self._writes_gbnf:
+            # llama.cpp would make control tokens of a text that must come next.
+            return lark(rules, controls=self._controls, ends=self._end_ids, forced=False)
+        try:
+            return gbnf(rules)
+        except ValueError as error:
+            raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
+
     def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
@@ -248,16 +260,11 @@ class LlamaCppEngine:
             )
         matcher = None
         if params.grammar is not None:
-            matcher, text = await self._grammars.matcher(params.grammar)
+            matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
-            if not self._loses_spaces:
+            if not self._writes_gbnf:
                 await asyncio.to_thread(self._tokenizer.claim)
-                body["grammar"] = with_ends(text, self._end_ids)
-            elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
-                matcher = None
-            else:
-                body["grammar"] = _native_grammar(text, params.grammar.source)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -324,17 +331,6 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
-
-
-def _native_grammar(lark: str, field: str | None) -> str:
-    try:
-        return gbnf(lark)
-    except (ValueError, KeyError, RecursionError) as error:
-        raise InvalidRequest(
-            "llama.cpp holds no answer to this grammar with this model's vocabulary, from whose tokens it takes the "
-            f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",
-            field,
-        ) from error
 
 
 def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""A stream is not silent while a long prompt is evaluated, and real clients understand what it says meanwhile."""
+
+import anthropic
+import httpx
+import ollama
+import openai
+import pytest
+
+from ggserve.api.streaming import COMMENT, PING
+from tests.conftest import serve
+
+PROMPT = "one two three four five " * 60
+IMPATIENT = (
+    "import sys, ggserve.cli, ggserve.api.streaming as s; s._STATUS_SECONDS = 0.0; s._SILENT_SECONDS = 0.01; "
+    "ggserve.cli.main(sys.argv[1:])"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, default_path):
+    with serve(
+        tmp_path_factory.mktemp("logs"), command=("-c", IMPATIENT), CONTEXT_LENGTH="1024", PARALLEL="2"
+    ) as server:
+        yield server
+
+
+MESSAGES = [{"role": "user", "content": PROMPT}]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "sign"),
+    [
+        ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 2, "stream": True}, COMMENT),
+        ("/v1/completions", {"prompt": PROMPT, "max_tokens": 2, "stream": True}, COMMENT),
+        ("/v1/responses", {"input": f"1 {PROMPT}", "max_output_tokens": 16, "stream": True}, COMMENT),
+        ("/v1/messages", {"messages": MESSAGES, "system": "2", "max_tokens": 2, "stream": True}, PING),
+        ("/api/generate", {"prompt": f"3 {PROMPT}", "options": {"num_predict": 2}}, b'"response":"","done":false}\n'),
+    ],
+)
+def test_signs_of_life_come_first(server, path, body, sign):
+    with httpx.stream("POST", server.url + path, json=body, timeout=60) as response:
+        assert response.status_code == 200
+        pieces = list(response.iter_raw())
+    assert sign in pieces[0]
+    assert len(pieces) > 2
+
+
+def test_clients_skip_them(server):
+    messages = [{"role": "user", "content": PROMPT + "?"}]
+    chat = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none").chat.completions
+    chunks = list(chat.create(model="default", messages=messages, max_tokens=2, stream=True))
+    assert chunks[-1].choices[0].finish_reason == "length"
+    with anthropic.Anthropic(base_url=server.url, api_key="none").messages.stream(
+        model="default", messages=[{"role": "user", "content": PROMPT + "!"}], max_tokens=2
+    ) as stream:
+        assert stream.get_final_message().stop_reason == "max_tokens"
+    lines = list(
+        ollama.Client(server.url).chat(
+            "default", [{"role": "user", "content": PROMPT}], stream=True, options={"num_predict": 2}
+        )
+    )
+    assert lines[-1].done
