@@ -256,7 +256,7 @@ class _Reading:
         for text in (*prompts, self._template.source):
             tag = _TAGS.search(text)
             closing = "" if tag is None else f"</{tag[1]}>" if tag[1] else f"<|END_{tag[2]}|>"
-            if tag and closing in self._template.source:
+            if tag and (closing in self._template.source or text is not self._template.source):
                 opening, close = (f"{tag[0]}\n", f"\n{closing}\n\n") if tag[1] else (tag[0], closing)
                 message = {"content": f"{opening}{_THOUGHT}{close}{_TEXT}"}
                 kept = _THOUGHT in self._answer(message)

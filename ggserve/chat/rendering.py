@@ -87,10 +87,10 @@ class ChatRenderer:
         if thought is None:
             return text, state
         if state == "open":
-            return text + thought.close.lstrip(), "closed"
+            return text + thought.close, "closed"
         if self.form.text_open and not calls:
             return text + self.form.text_open, "closed"
-        return text + (thought.none or thought.open + thought.close.lstrip()), "closed"
+        return text + (thought.none or thought.open + thought.close), "closed"
 
     def _begun(
         self,
@@ -109,7 +109,7 @@ class ChatRenderer:
         if not begun:
             return RenderedChat(text, stand_ins, state, images)
         if thought is not None and state == "open":
-            text += thought.close if begun_thought else thought.close.lstrip()
+            text += thought.close
         text_open = "" if text.endswith(self.form.text_open) else self.form.text_open
         return RenderedChat(text + text_open + begun, stand_ins, None, images)
 

@@ -122,7 +122,7 @@ class ChatSandbox(SandboxedEnvironment):
         return "".join(texts)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, Namespace):
+        if isinstance(obj, (Namespace, Undefined)):
             return not attr.startswith("_")
         return any(isinstance(obj, kind) and attr in methods for kind, methods in _METHODS)
 
