@@ -21,16 +21,17 @@ from ggserve.api.openai.images import image_part, text_part
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each request, and is not for the model
 
 
-def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str]:
-    """The messages of a chat, and the text that its answer begins with: that of a last message which is the
-    assistant's."""
+def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str, str]:
+    """The messages of a chat, and the text and the thought that its answer begins with: those of a last message which
+    is the assistant's."""
     turns = list(request.messages)
     system = [block.text for block in request.system if not block.text.startswith(_BILLING)]
     while turns and turns[0].role == "system":
         system.append(_text(turns.pop(0).content))
     messages: list[dict[str, Any]] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-    begun = ""
+    begun = thought = ""
     if turns and turns[-1].role == "assistant" and not any(isinstance(b, ToolUseBlock) for b in turns[-1].content):
+        thought = _joined(block.thinking for block in turns[-1].content if isinstance(block, ThinkingBlock))
         begun = _text(turns.pop().content)
     for turn in turns:
         for message in _assistant(turn) if turn.role == "assistant" else _user(turn):
@@ -38,7 +39,7 @@ def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str]:
                 messages[-1] = {"role": "user", "content": _merged(messages[-1]["content"], message["content"])}
             else:
                 messages.append(message)
-    return messages, begun
+    return messages, begun, thought
 
 
 def _assistant(turn: Message) -> list[dict[str, Any]]:

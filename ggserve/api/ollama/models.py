@@ -63,7 +63,8 @@ async def show(call: Annotated[Call[ShowRequest], Depends(call_of(ShowRequest))]
         "details": _details(model),
         "model_info": {**facts.metadata, "general.parameter_count": facts.parameters},
         "capabilities": [
-            word for feature, words in capabilities.items() if feature in model.features for word in words
+            *(word for feature, words in capabilities.items() if feature in model.features for word in words),
+            *(["thinking"] if model.thinks and "generation" in model.features else []),
         ],
         "modified_at": _time(model.path.stat().st_mtime),
     }

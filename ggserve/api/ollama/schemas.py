@@ -97,6 +97,7 @@ class Function(Strict):
 
 
 class ToolCall(Strict):
+    id: str | None = None
     function: Function
 
 
@@ -107,6 +108,7 @@ class Message(Strict):
     images: Images | None = None
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="after")
     def _user_shows_images(self) -> "Message":

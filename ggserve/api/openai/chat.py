@@ -39,9 +39,8 @@ async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
     require(model, "generation", "model")
     for field, feature in body.needs():
         require(model, feature, field)
-    messages = [message.template_message() for message in body.messages]
     params = body.sampling_params()
-    deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
+    deltas = model.chat(params=params, **body.chat())
     writer = _ChatWriter(body, model.name, "chat.completion.chunk" if stream else "chat.completion")
     return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
 
