@@ -33,6 +33,7 @@ from ggserve.engines.threads import ThreadBudget
 from ggserve.generation import Delta, SamplingParams
 from ggserve.hub.default import default_model
 from ggserve.machine import usable_cores
+from ggserve.model.catalog import Listed
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.settings import Settings
 
@@ -49,6 +50,14 @@ SAMPLING = {
     "all penalties, min_p": SamplingParams(
         seed=1, repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=0.5, min_p=0.05
     ),
+    "DRY": SamplingParams(seed=1, dry_multiplier=0.8),
+    "XTC": SamplingParams(seed=1, xtc_probability=0.5),
+    "typical_p": SamplingParams(seed=1, typical_p=0.9),
+    "top_n_sigma": SamplingParams(seed=1, top_n_sigma=1.0),
+    "dynamic temperature": SamplingParams(seed=1, dynatemp_range=0.5),
+    "Mirostat": SamplingParams(seed=1, mirostat=1),
+    "Mirostat 2.0": SamplingParams(seed=1, mirostat=2),
+    "typical_p without top_k": SamplingParams(seed=1, typical_p=0.9, top_k=0),
 }
 HEAD = {"id": f"cmpl-{0:032x}", "object": "text_completion", "created": 1_700_000_000, "model": "SmolLM2-135M-Instruct"}
 
@@ -201,7 +210,7 @@ def _served(model: Replay) -> Iterator[str]:
     """The real app over HTTP, in a thread of its own, with this model."""
     app = create_app()
     app.state.ggserve = state_for(Settings())
-    app.state.ggserve.models.loaded = model
+    app.state.ggserve.models.add(Listed.of(model.path), model)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

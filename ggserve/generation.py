@@ -1,6 +1,6 @@
 """The vocabulary of generation that all layers share: parameters in, deltas out. Computes nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -13,6 +13,7 @@ from ggserve.messages import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules"]
+SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
 
@@ -36,32 +37,139 @@ def schema_grammar(schema: Mapping[str, Any], source: str | None = None) -> Gram
         raise InvalidRequest(f"No answer can be held to the JSON schema: {error}", source) from error
 
 
+# The order of samplers: vLLM's, in which top_p and min_p see the distribution at the temperature. llama.cpp's own order
+# puts the temperature last.
+SAMPLERS: tuple[SamplerName, ...] = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "temperature",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+)
+LLAMA_CPP_SAMPLERS: tuple[SamplerName, ...] = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+)
+DRY_BREAKERS = ("\n", ":", '"', "*")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How many answers, and how to choose their tokens; one meaning for all engines.
 
-    Order: penalties and bias, temperature, top_k, top_p, min_p, draw. `presence_penalty` and
-    `frequency_penalty` count the tokens sampled so far (OpenAI's definition), `repetition_penalty` divides or
-    multiplies the logits of every token in prompt and answer (Keskar et al. 2019, arXiv:1909.05858).
+    `logit_bias` and tokens that may not come are applied first, then `samplers` in their order; Mirostat replaces all
+    of them but the temperature. Each sampler is llama.cpp's of that name. `repetition_penalty` divides or multiplies
+    the logits of every token in prompt and answer (Keskar et al. 2019, arXiv:1909.05858); `presence_penalty` and
+    `frequency_penalty` count the tokens sampled so far (OpenAI's definition). With `repeat_last_n` all three look at
+    the last tokens of prompt and answer (llama.cpp's definition).
     """
 
     max_tokens: int | None = None  # None: up to the end of the context
+    min_tokens: int = 0  # before this many, no token may end the answer, and no stop string is looked for
     temperature: float = 0.8  # 0: greedy
+    dynatemp_range: float = 0.0  # how far the temperature may follow the entropy, up and down; 0: off
+    dynatemp_exponent: float = 1.0
     top_k: int = 40  # 0: off
     top_p: float = 0.95  # 1: off
     min_p: float = 0.0  # 0: off
+    typical_p: float = 1.0  # 1: off
+    top_n_sigma: float = 0.0  # 0: off
+    xtc_probability: float = 0.0  # 0: off
+    xtc_threshold: float = 0.1  # above 0.5: off
+    min_keep: int = 0  # tokens that top_p, min_p, typical_p and XTC leave at least
     repetition_penalty: float = 1.0  # 1: off
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    repeat_last_n: int | None = None  # tokens that the penalties look at; -1: all of them, 0: off
+    dry_multiplier: float = 0.0  # 0: off
+    dry_base: float = 1.75  # below 1: off
+    dry_allowed_length: int = 2  # tokens
+    dry_penalty_last_n: int = -1  # tokens; -1: all of them, 0: off
+    dry_sequence_breakers: tuple[str, ...] = DRY_BREAKERS
+    mirostat: Literal[0, 1, 2] = 0  # 0: off
+    mirostat_tau: float = 5.0  # bits
+    mirostat_eta: float = 0.1
+    samplers: tuple[SamplerName, ...] = SAMPLERS
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: frozenset[int] | None = None  # no other token may come
     seed: int | None = None  # None: a random one
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()  # each ends the answer
+    include_stop: bool = False  # whether the text has the stop string, or the token of `stop_token_ids`, that ended it
+    banned_strings: tuple[str, ...] = ()  # texts that the answer does not contain, in small or capital letters
+    bad_words: tuple[str, ...] = ()  # the same, as they are spelled
+    skip_special: bool = True  # whether control tokens are left out of the text
     ignore_eos: bool = False
     grammar: Grammar | None = None  # what the answer is held to
     cache_prompt: bool = True  # what is evaluated of the prompt already is not again: quick, but it rounds otherwise
+    truncate_prompt: int | None = None  # the prompt's last tokens are kept, this many
     n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i
     logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without
-    prompt_logprobs: bool = False  # the prompt's tokens too; needs `logprobs`
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens
+
+    def kept(self, prompt: Sequence[int]) -> Sequence[int]:
+        """The prompt without what `truncate_prompt` cuts off."""
+        return prompt if self.truncate_prompt is None else prompt[max(0, len(prompt) - self.truncate_prompt) :]
+
+    @property
+    def named_tokens(self) -> tuple[tuple[str, Iterable[int]], ...]:
+        """Token ids that the parameters name, by field."""
+        return (
+            ("logit_bias", self.logit_bias),
+            ("stop_token_ids", self.stop_token_ids),
+            ("allowed_token_ids", self.allowed_token_ids or ()),
+        )
+
+    @property
+    def bans(self) -> str | None:
+        """The field that bans texts, if any does."""
+        return "banned_strings" if self.banned_strings else "bad_words" if self.bad_words else None
+
+    @property
+    def watches_tokens(self) -> bool:
+        """Whether each token must be looked at as it comes."""
+        return bool(self.bans or self.stop_token_ids or self.min_tokens)
+
+    def check(self) -> None:
+        """Raises InvalidRequest where parameters do not go together."""
+        if self.bans and self.grammar is not None:
+            message = f"{self.bans} cannot be combined with structured output or tools: leave one of them out."
+            raise InvalidRequest(message, self.bans)
+
+    @property
+    def repeats_cost(self) -> bool:
+        """Whether DRY does anything."""
+        return self.dry_multiplier != 0 and self.dry_base >= 1 and self.dry_penalty_last_n != 0
+
+    @property
+    def active_samplers(self) -> tuple[SamplerName, ...]:
+        """The samplers that do anything, in their order."""
+        if self.mirostat:
+            return ("temperature",)
+        penalizes = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        active: dict[SamplerName, bool] = {
+            "penalties": penalizes and self.repeat_last_n != 0,
+            "dry": self.repeats_cost,
+            "top_n_sigma": self.top_n_sigma > 0,
+            "top_k": self.top_k > 0,
+            "typ_p": self.typical_p < 1,
+            "top_p": self.top_p < 1,
+            "min_p": self.min_p > 0,
+            "xtc": self.xtc_probability > 0 and self.xtc_threshold <= 0.5,
+            "temperature": self.temperature != 1 or self.dynatemp_range > 0,
+        }
+        return tuple(name for name in self.samplers if active[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +203,13 @@ class Delta:
     reasoning: str = ""  # what the model thinks before it answers, where the engine tells it apart
     tool_calls: tuple[ToolCallDelta, ...] = ()
     stop_sequence: str | None = None  # on the last delta: which of `SamplingParams.stop` was met
+    stop_token: int | None = None  # on the last delta: which of `SamplingParams.stop_token_ids` came
     index: int = 0  # which of `SamplingParams.n` answers goes on
     tokens: tuple[ScoredToken, ...] = ()  # those that begin in this piece, and a token that ends the answer
     accepted_tokens: int = 0  # of those that were guessed ahead, the right ones, which are part of the answer
     rejected_tokens: int = 0  # and the wrong ones
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
+    prompt_ids: tuple[int, ...] = ()  # on the first delta of all, where the engine was given token ids
 
 
 @dataclass(frozen=True, slots=True)

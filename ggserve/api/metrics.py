@@ -63,24 +63,33 @@ class Metrics:
             self._whole.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges: how busy the model is now."""
-        if (model := self._models.loaded) is None:
+        """The gauges: how busy the loaded models are now."""
+        residents = [(each, each.model) for each in self._models.residents if each.model is not None]
+        if not residents:
             return
-        occupancy = model.occupancy
-        running = model.parallel - occupancy.idle
-        used, room = sum(self.live.values()), model.parallel * model.context_length
+        models = [model for _, model in residents]
+        slots = sum(model.parallel for model in models)
+        used, room = sum(self.live.values()), sum(model.parallel * model.context_length for model in models)
         for name, text, value in (
-            ("num_requests_running", "Answers in slots.", running),
-            ("num_requests_waiting", "Requests in the queue.", occupancy.queued),
-            ("slots", "Answers that may run at the same time.", model.parallel),
-            (
-                "kv_cache_usage_perc",
-                "Tokens of running answers over the room for tokens; 1 is full.",
-                used / room,
-            ),
-            ("model_load_seconds", "From the file to the first answer that could be given.", model.load_seconds),
+            ("num_requests_running", "Answers in slots.", slots - sum(model.occupancy.idle for model in models)),
+            ("num_requests_waiting", "Requests in the queue.", sum(model.occupancy.queued for model in models)),
+            ("slots", "Answers that may run at the same time.", slots),
+            ("kv_cache_usage_perc", "Tokens of running answers over the room for tokens; 1 is full.", used / room),
         ):
             yield GaugeMetricFamily(f"ggserve:{name}", text, value)
-        info = GaugeMetricFamily("ggserve:model_info", "The model that is loaded.", labels=("model", "engine"))
-        info.add_metric((model.name, model.engine_name), 1)
+        for name, text, values in (
+            (
+                "model_load_seconds",
+                "From the file to the first answer that could be given.",
+                [model.load_seconds for model in models],
+            ),
+            ("model_memory_bytes", "Weights and KV cache of a loaded model.", [each.need for each, _ in residents]),
+        ):
+            family = GaugeMetricFamily(f"ggserve:{name}", text, labels=("model",))
+            for model, number in zip(models, values, strict=True):
+                family.add_metric((model.name,), number)
+            yield family
+        info = GaugeMetricFamily("ggserve:model_info", "The models that are loaded.", labels=("model", "engine"))
+        for model in models:
+            info.add_metric((model.name, model.engine_name), 1)
         yield info

@@ -10,8 +10,10 @@ class StopStrings:
     `met` is the one that was found: the first in the text, of several that begin there the first given.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, shown: bool = False) -> None:
+        """With `shown`, the text includes the stop string that was met."""
         self._stops = tuple(stop for stop in stops if stop)
+        self._shown = shown
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
         self.met: str | None = None
@@ -25,7 +27,7 @@ class StopStrings:
         if found:
             at, order = min(found)
             self._held, self.met = "", self._stops[order]
-            return text[:at], True
+            return text[: at + len(self.met) * self._shown], True
         for start in range(max(0, len(text) - self._longest + 1), len(text)):
             tail = text[start:]
             if any(stop.startswith(tail) for stop in self._stops):
@@ -46,10 +48,10 @@ class TextStream:
     A character split over tokens is held until it is whole; bytes that are not UTF-8 become U+FFFD.
     """
 
-    def __init__(self, pieces: Sequence[bytes], stops: Sequence[str]) -> None:
+    def __init__(self, pieces: Sequence[bytes], stops: Sequence[str], *, shows_stop: bool = False) -> None:
         self._pieces = pieces  # by token id, the bytes that the token adds
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stops = StopStrings(stops)
+        self._stops = StopStrings(stops, shown=shows_stop)
         self.characters = 0  # that the tokens completed so far, shown or not
 
     @property
@@ -57,11 +59,12 @@ class TextStream:
         """The stop string that was met."""
         return self._stops.met
 
-    def push(self, token: int) -> tuple[str, bool]:
-        """Takes the next token; returns the text that may be shown and whether a stop string was met."""
+    def push(self, token: int, *, may_stop: bool = True) -> tuple[str, bool]:
+        """Takes the next token; returns the text that may be shown and whether a stop string was met, which is only
+        looked for where one `may_stop` the answer."""
         text = self._decoder.decode(self._pieces[token])
         self.characters += len(text)
-        return self._stops.push(text)
+        return self._stops.push(text) if may_stop else (text, False)
 
     def finish(self, *, drops_half: bool = False) -> tuple[str, bool]:
         """The rest, when no more tokens come; a half character that is left counts as one that is not UTF-8, or is

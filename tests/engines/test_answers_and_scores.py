@@ -169,7 +169,7 @@ def test_characters_split_over_tokens_have_all_their_scores(either: GGUFModel):
     assert max(len(token.bytes) for token in scores if token.bytes[-1:] == "🦀".encode()[-1:]) < len("🦀".encode())
     ids = either.tokenize(PROMPT)
     prompt = [*ids, *(token.id for token in scores)]
-    again = deltas(either.complete(prompt, replace(logprobs=2, max_tokens=0, prompt_logprobs=True)))[0].prompt
+    again = deltas(either.complete(prompt, replace(logprobs=2, max_tokens=0, prompt_logprobs=2)))[0].prompt
     expected = [pytest.approx(token.logprob, abs=0.1) for token in again[len(ids) :]]
     assert [token.logprob for token in scores] == expected
 
@@ -187,7 +187,7 @@ def test_the_token_that_ends_an_answer_is_scored(either: GGUFModel):
 def test_scores_of_the_prompt(either: GGUFModel, max_tokens: int):
     prompt = "One, two, three. Käse 🦀<|im_end|>\nyes"
     ids = either.tokenize(prompt)
-    found = deltas(either.complete(prompt, replace(logprobs=2, prompt_logprobs=True, max_tokens=max_tokens)))
+    found = deltas(either.complete(prompt, replace(logprobs=2, prompt_logprobs=2, max_tokens=max_tokens)))
     scores = found[0].prompt
     assert [token.id for token in scores] == ids
     assert all(delta.prompt == () for delta in found[1:])
@@ -200,14 +200,14 @@ def test_scores_of_the_prompt(either: GGUFModel, max_tokens: int):
 def test_scores_of_a_prompt_are_those_of_the_answer_that_it_ends_with(either: GGUFModel):
     answer = tokens(deltas(either.complete(PROMPT, replace(logprobs=3))))
     ids = [*either.tokenize(PROMPT), *(token.id for token in answer)]
-    scores = deltas(either.complete(ids, replace(logprobs=3, prompt_logprobs=True, max_tokens=0)))[0].prompt
+    scores = deltas(either.complete(ids, replace(logprobs=3, prompt_logprobs=3, max_tokens=0)))[0].prompt
     for asked, made in zip(scores[-len(answer) :], answer, strict=True):
         assert asked.id == made.id
         assert asked.logprob == pytest.approx(made.logprob, abs=2e-2)
 
 
 def test_known_scores_are_those_computed_anew(either: GGUFModel):
-    params = replace(logprobs=1, prompt_logprobs=True, max_tokens=1)
+    params = replace(logprobs=1, prompt_logprobs=1, max_tokens=1)
     begun, other = "A cat sat on the mat and", "Some other text"
     deltas(either.complete(begun, params))
     known = deltas(either.complete(begun + " slept", params))[0].prompt
@@ -219,7 +219,7 @@ def test_known_scores_are_those_computed_anew(either: GGUFModel):
 
 def test_a_listener_that_leaves_while_a_prompt_is_scored_frees_the_slot(either: GGUFModel):
     async def leave():
-        stream = either.complete([7, 8, 9] * 35, replace(logprobs=1, prompt_logprobs=True, n=4))
+        stream = either.complete([7, 8, 9] * 35, replace(logprobs=1, prompt_logprobs=1, n=4))
         waiting = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.05)
         waiting.cancel()
@@ -237,7 +237,7 @@ def test_what_llama_cpp_guesses_has_no_scores_and_is_refused(original_path: Path
     try:
         with pytest.raises(InvalidRequest, match="SPECULATE=off"):
             deltas(model.complete(PROMPT, replace(logprobs=1)))
-        found = deltas(model.complete(PROMPT, replace(logprobs=1, prompt_logprobs=True, max_tokens=1)))
+        found = deltas(model.complete(PROMPT, replace(logprobs=1, prompt_logprobs=1, max_tokens=1)))
         assert len(found[0].prompt) == found[0].prompt_tokens
         assert len(tokens(found)) == 1
     finally:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.generation import Generation
+from ggserve.engines.history import Breakers, breakers
 from ggserve.engines.logprobs import PromptScores, Scorer, logprobs_of
 from ggserve.engines.pool import Pool
 from ggserve.engines.threads import ThreadBudget
@@ -36,6 +38,7 @@ class CTransformersEngine:
         embeds: bool,  # whether the library keeps embeddings: of the older families it does not
         pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
         spelling: Callable[[int], bytes],  # how the file spells a token
+        encode: Callable[[str], list[int]],  # ids of a text in the middle of another
         end_ids: frozenset[int],  # tokens that end an answer
         grammars: Grammars,  # of the same vocabulary
         options: EngineOptions,
@@ -46,6 +49,8 @@ class CTransformersEngine:
         if embeds:
             self.features |= {"embeddings"}
         self._pieces = pieces
+        self._spelled = cache(lambda: [piece or spelling(token) for token, piece in enumerate(pieces)])
+        self._breakers = lru_cache(8)(lambda texts: breakers(texts, self._spelled(), encode))
         self._end_ids = end_ids
         self._scorer = Scorer(pieces, spelling)
         self._prompt_scores = PromptScores()
@@ -65,10 +70,13 @@ class CTransformersEngine:
     ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
         assert not isinstance(prompt, MediaPrompt)  # there is no marker for any
+        prompt = params.kept(prompt)
         self._check(prompt, params)
+        params.check()
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
+        marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.repeats_cost else None
         context = await self.pool.acquire(prompt if params.cache_prompt else ())
-        generation = self._new_generation(prompt, params, matcher)
+        generation = self._new_generation(prompt, params, matcher, marks)
         self._workers.submit(self._run, context, generation)
         async with aclosing(generation.listen()) as deltas:
             async for delta in deltas:
@@ -127,22 +135,27 @@ class CTransformersEngine:
     def _check(self, prompt: Sequence[int], params: SamplingParams) -> None:
         if len(prompt) >= self.context_length:
             raise ContextOverflow(len(prompt), self.context_length)
-        for field, tokens in ((None, prompt), ("logit_bias", params.logit_bias)):
+        for field, tokens in ((None, prompt), *params.named_tokens):
             for token in tokens:
                 if not 0 <= token < len(self._pieces):
                     raise InvalidToken(token, len(self._pieces), field)
 
     def _new_generation(
-        self, prompt: Sequence[int], params: SamplingParams, matcher: Matcher | None = None
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        matcher: Matcher | None = None,
+        marks: Breakers | None = None,
     ) -> Generation:
         generation = Generation(
             prompt,
             params,
-            pieces=self._pieces,
+            pieces=self._pieces if params.skip_special else self._spelled(),
             end_ids=self._end_ids,
             scorer=self._scorer,
             context_length=self.context_length,
             matcher=matcher,
+            breakers=marks,
         )
         self._running.add(generation)
         return generation
@@ -188,7 +201,7 @@ class CTransformersEngine:
             if not generation.params.cache_prompt:
                 context.tokens.clear()
             with self._threads.request():
-                if generation.params.prompt_logprobs:
+                if generation.params.prompt_logprobs is not None:
                     self._score_prompt(context, generation)
                 while generation.end is None and not generation.cancelled:
                     self._produce(context, generation)
@@ -210,7 +223,7 @@ class CTransformersEngine:
 
     def _score_prompt(self, context: Context, generation: Generation) -> None:
         """Evaluates the prompt token by token, because the library keeps the logits of the last one only."""
-        prompt, top = generation.prompt, generation.params.logprobs or 0
+        prompt, top = generation.prompt, generation.params.prompt_logprobs or 0
         scores = self._prompt_scores.known(prompt, top) or [self._scorer.unscored(prompt[0])]
         if len(scores) < len(prompt):
             self._eval(context, generation, prompt[context.reuse(prompt[: len(scores)]) : len(scores)])
@@ -231,6 +244,10 @@ class CTransformersEngine:
             generation.finish("length")
             return
         while not generation.cancelled and (tokens := generation.step(context.logits())):
+            if generation.rewound:
+                generation.rewound = False
+                whole = [*generation.prompt, *generation.answer]
+                tokens = whole[context.reuse(whole) :]
             self._eval(context, generation, tokens)
 
     def _eval(self, context: Context, generation: Generation, tokens: Sequence[int]) -> None:

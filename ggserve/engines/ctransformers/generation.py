@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ggserve.engines.banned import BannedStrings, Token
+from ggserve.engines.history import Breakers
 from ggserve.engines.logprobs import Scorer, ShownTokens
 from ggserve.engines.request import RunningRequest
 from ggserve.engines.sampling import Sampler
@@ -28,15 +30,20 @@ class Generation(RunningRequest):
         scorer: Scorer,
         context_length: int,
         matcher: Matcher | None = None,  # holds an answer to a grammar
+        breakers: Breakers | None = None,  # of DRY
     ) -> None:
         super().__init__(params.n)
         self.prompt = list(prompt)
         self.params = params
         self.cached_tokens = 0
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
+        self._prompt_ids = tuple(prompt)  # sent with the first delta
+        self._containing: set[int] | None = None  # tokens that contain a banned string by themselves
+        self.rewound = False  # whether tokens of it were dropped since the last step
         self._pieces = pieces
+        self._breakers = breakers
         self._all_end_ids = end_ids
-        self._end_ids = frozenset() if params.ignore_eos else end_ids
+        self._end_ids = params.stop_token_ids if params.ignore_eos else end_ids | params.stop_token_ids
         self._scorer = scorer
         self._grammar = matcher
         room = context_length - len(self.prompt)
@@ -48,48 +55,80 @@ class Generation(RunningRequest):
         params = self.params
         seed = None if params.seed is None else params.seed + index
         self._index = index
-        self._sampler = Sampler(replace(params, seed=seed), self.prompt, self._all_end_ids)
-        self._text = TextStream(self._pieces, params.stop)
+        self._sampler = Sampler(replace(params, seed=seed), self.prompt, self._all_end_ids, self._breakers)
+        self._text = TextStream(self._pieces, params.stop, shows_stop=params.include_stop)
+        self._banned = BannedStrings(params)
         self._matcher = self._grammar and self._grammar.copy()
         self._scores = None if params.logprobs is None else ShownTokens()
+        self._stop_token: int | None = None
         self._completion_tokens = 0
+        self.answer: list[int] = []  # the tokens of the answer in the making
 
     @property
     def wants_tokens(self) -> bool:
         return self._max_tokens > 0
 
     def step(self, logits: NDArray[np.float32]) -> list[int]:
-        """Chooses the next token and all that must follow it, sends what they show, and returns them; none when the
-        answer is complete."""
+        """Chooses the next token and all that must follow it, sends what they show, and returns the tokens to evaluate
+        next; none when the answer is complete. After a banned string, that is the last token before it: `rewound`."""
         tokens = self._choose(logits)
         shown = ""
         for token in tokens:
-            self._completion_tokens += 1
-            if token in self._end_ids:
-                self._score(logits, token, 0)
-                self.finish("stop", shown)
-                return []
-            before = self._text.characters
-            text, stopped = self._text.push(token)
-            self._score(logits, token, self._text.characters - before)
-            shown += text
-            if stopped:
-                self._complete(self._delta(shown, "stop"))
-                return []
+            self.answer.append(token)
+            ready, back = self._banned.push(Token(token, self._pieces[token], self._scored(logits, token)))
+            ends = token in self._end_ids
+            for each in ready + (self._banned.finish() if ends else []):
+                if each.id in self._end_ids:
+                    self._completion_tokens += 1
+                    self._end(each, shown)
+                    return []
+                text, stopped = self._show(each)
+                shown += text
+                if stopped:
+                    self._complete(self._delta(shown, "stop"))
+                    return []
+            if back:
+                return self._rewind(back, shown)
         if self._matcher is not None and self._matcher.ended:
             self.finish("stop", shown)
             return []
-        if self._completion_tokens >= self._max_tokens:
+        if len(self.answer) >= self._max_tokens:
             self.finish("length", shown)
             return []
         if shown:
             self.put(self._delta(shown))
         return tokens
 
+    def _show(self, token: Token) -> tuple[str, bool]:
+        """The text that a token completes, and whether a stop string was met."""
+        self._completion_tokens += 1
+        before = self._text.characters
+        text, stopped = self._text.push(token.id, may_stop=self._completion_tokens > self.params.min_tokens)
+        self._keep(token.score, self._text.characters - before)
+        return text, stopped
+
+    def _end(self, token: Token, shown: str) -> None:
+        """Ends the answer with a token that does so."""
+        text = ""
+        if token.id in self.params.stop_token_ids:
+            self._stop_token = token.id
+            text = self._text.push(token.id, may_stop=False)[0] if self.params.include_stop else ""
+        self._keep(token.score, len(text))
+        self.finish("stop", shown + text)
+
+    def _rewind(self, back: int, shown: str) -> list[int]:
+        """Drops the last tokens; returns the one before them, whose logits are needed again."""
+        self.rewound = True
+        self._sampler.rewind(back)
+        del self.answer[-back:]
+        if shown:
+            self.put(self._delta(shown))
+        return [(self.answer or self.prompt)[-1]]
+
     def _choose(self, logits: NDArray[np.float32]) -> list[int]:
         """The next token, and all that must follow it in the grammar; none where nothing can come."""
         if self._matcher is None:
-            return [self._sampler.sample(logits)]
+            return [self._sampler.sample(logits, forbidden=self._forbidden())]
         # A token's likelihood is known from the logits before it alone: then they come one by one.
         room = self._max_tokens - self._completion_tokens if self._scores is None else 1
         if tokens := self._forced(room):
@@ -117,12 +156,29 @@ class Generation(RunningRequest):
         if not self._matcher.take(tokens):
             raise GenerationError("The answer does not follow the grammar.")
 
-    def _score(self, logits: NDArray[np.float32], token: int, characters: int) -> None:
-        if self._scores is not None:
-            self._scores.add(self._scorer.score(logits, token, self.params.logprobs or 0), characters)
+    def _forbidden(self) -> set[int]:
+        """The tokens that a banned string rules out here."""
+        if not self._banned.watches:
+            return set()
+        if self._containing is None:
+            self._containing = self._banned.containing(self._pieces)
+        return self._banned.forbidden | self._containing
+
+    def _scored(self, logits: NDArray[np.float32], token: int) -> ScoredToken | None:
+        return None if self._scores is None else self._scorer.score(logits, token, self.params.logprobs or 0)
+
+    def _keep(self, score: ScoredToken | None, characters: int) -> None:
+        if self._scores is not None and score is not None:
+            self._scores.add(score, characters)
 
     def finish(self, reason: FinishReason, text: str = "") -> None:
         """Ends the answer, with the text that was held back."""
+        for token in self._banned.finish():
+            more, stopped = self._show(token)
+            text += more
+            if stopped:
+                self._complete(self._delta(text, "stop"))
+                return
         rest, stopped = self._text.finish(drops_half=self._matcher is not None)  # or the grammar has no such text
         delta = self._delta(text + rest, "stop" if stopped else reason)
         if self._scores is not None and not stopped:
@@ -138,6 +194,7 @@ class Generation(RunningRequest):
 
     def _delta(self, text: str, reason: FinishReason | None = None) -> Delta:
         prompt_scores, self.prompt_scores = self.prompt_scores, ()
+        prompt_ids, self._prompt_ids = self._prompt_ids, ()
         return Delta(
             text,
             len(self.prompt),
@@ -145,7 +202,9 @@ class Generation(RunningRequest):
             self._completion_tokens,
             finish_reason=reason,
             stop_sequence=self._text.met,
+            stop_token=self._stop_token,
             index=self._index,
             tokens=() if self._scores is None else self._scores.take(len(text)),
             prompt=prompt_scores,
+            prompt_ids=prompt_ids,
         )

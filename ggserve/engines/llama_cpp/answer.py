@@ -1,12 +1,15 @@
 """The answers to one request of llama.cpp in the making: their chunks in, deltas out."""
 
+import codecs
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from ggserve.engines.banned import BannedStrings, Token
+from ggserve.engines.llama_cpp.fields import ruled_out
 from ggserve.engines.llama_cpp.scoring import NativeScorer
 from ggserve.engines.logprobs import ShownTokens
 from ggserve.engines.request import RunningRequest
@@ -28,6 +31,7 @@ class Answer(RunningRequest):
         context_length: int,
         scorer: NativeScorer,
         *,
+        native_prompt: Callable[[Sequence[int]], Any],  # a prompt as llama.cpp takes it
         prompt: Sequence[int] | None = None,  # where its tokens are known
         matcher: Matcher | None = None,
     ) -> None:
@@ -38,20 +42,56 @@ class Answer(RunningRequest):
         self._grammar = matcher
         self._context_length = context_length
         self._scorer = scorer
+        self._native_prompt = native_prompt
         self._wants_tokens = params.max_tokens != 0
+        self._prompt_ids = tuple(prompt or ())  # sent with the first delta
 
     def begin(self, index: int) -> None:
         """Starts the answer of that number."""
         self._index = index
         self._complete = False
+        self._calls = 0  # native calls that it took
+        self._goes_on = True  # in another native call
+        self._rewound = False  # tokens were dropped: this call is over
+        self._before = 0  # tokens of earlier calls
+        self._banned = BannedStrings(self.params)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of tokens that are watched
+        self._stop_token: int | None = None
         self._matcher = self._grammar and self._grammar.copy()
         self._scores = None if self.params.logprobs is None else ShownTokens()
         self._ids: list[int] = []  # of the tokens so far, where their scores are asked for
         # llama.cpp's own stop strings lose the text that they hold back when an answer ends by its length.
-        self._stops = StopStrings(self.params.stop)
+        self._stops = StopStrings(self.params.stop, shown=self.params.include_stop)
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
         self._accepted_tokens = self._rejected_tokens = 0
         self._finish_reason: FinishReason | None = None
+
+    def next_call(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """What the next native call changes in the request's body; None when none is needed.
+
+        One call makes the whole answer, unless it must not end before `min_tokens`, or must go back.
+        """
+        if self.cancelled or self._complete or self.end is not None or not self._goes_on:
+            return None
+        params, forbidden, made = self.params, self._banned.forbidden, len(self._ids)
+        seed = {} if params.seed is None else {"seed": (params.seed + self._index + self._calls * 7919) % 0xFFFFFFFF}
+        self._calls += 1
+        self._goes_on = self._rewound = False
+        if self.prompt is None or not params.watches_tokens:
+            return seed
+        early = made < params.min_tokens
+        room = (params.max_tokens or 0) - made
+        tokens = min(1 if forbidden else params.min_tokens - made if early else room, room)
+        self._goes_on = tokens < room  # unless it ends before
+        self._before = made
+        never = forbidden.union(params.stop_token_ids if early else ())
+        return {
+            **seed,
+            "prompt": self._native_prompt([*self.prompt, *self._ids]),
+            "n_predict": tokens,
+            "ignore_eos": early or params.ignore_eos,
+            "logit_bias": body.get("logit_bias", []) + ruled_out(never),
+        }
 
     def receive(self, chunk: bytes) -> bool:
         """Takes a chunk of JSON; returns whether the native call shall end."""
@@ -62,7 +102,7 @@ class Answer(RunningRequest):
         except Exception as error:  # the native caller would swallow it
             log.exception("a chunk of llama.cpp cannot be read")
             self.end = GenerationError(f"{type(error).__name__}: {error}")
-        return self._complete or self.end is not None
+        return self._complete or self.end is not None or self._rewound
 
     def _take(self, chunk: dict[str, Any]) -> None:
         if progress := chunk.get("prompt_progress"):
@@ -72,7 +112,7 @@ class Answer(RunningRequest):
             self.end = native_error(error, self._context_length)
             return
         if timings := chunk.get("timings"):
-            self._completion_tokens = timings["predicted_n"]
+            self._completion_tokens = self._before + timings["predicted_n"]
             self._accepted_tokens = timings.get("draft_n_accepted", 0)
             self._rejected_tokens = timings.get("draft_n", 0) - self._accepted_tokens
         if choices := chunk["choices"]:
@@ -80,13 +120,17 @@ class Answer(RunningRequest):
             self._finish_reason = choice["finish_reason"]
             text = choice["text"]
             if self._wants_tokens:
-                self._score(text, choice.get("logprobs"))
+                text = self._read(text, choice.get("logprobs"))
             self._say(text)
         if not self._complete and self.end is None and (usage := chunk.get("usage")):
-            self._completion_tokens = usage["completion_tokens"]
-            self._finish(self._stops.finish(), self._finish_reason or "stop")
+            if self._goes_on and self._finish_reason == "length":
+                return
+            self._completion_tokens = self._before + usage["completion_tokens"]
+            self._finish(self._rest() + self._stops.finish(), self._finish_reason or "stop")
 
     def _start(self, progress: dict[str, int]) -> None:
+        if self._before:
+            return
         self._prompt_tokens, self._cached_tokens = progress["total"], progress["cache"]
         if self._prompt_tokens >= self._context_length:  # llama.cpp rounds the context up
             self.end = ContextOverflow(self._prompt_tokens, self._context_length)
@@ -100,10 +144,10 @@ class Answer(RunningRequest):
         complete = self._follow(text)
         if self.end is not None:
             return
-        text, stopped = self._stops.push(text)
+        text, stopped = self._stops.push(text) if self._completion_tokens > self.params.min_tokens else (text, False)
         if stopped:
             self._finish(text, "stop", shows_all=False)
-        elif complete:
+        elif self._stop_token is not None or complete:
             self._finish(text + self._stops.finish(), "stop")
         elif self._finish_reason is None and self._prompt_tokens + self._completion_tokens >= self._context_length:
             self._finish(text + self._stops.finish(), "length")
@@ -118,20 +162,53 @@ class Answer(RunningRequest):
             self.end = GenerationError("llama.cpp's answer does not follow the grammar.")
         return self._matcher.ended
 
-    def _score(self, text: str, logprobs: dict[str, Any] | None) -> None:
-        if self._scores is None or not logprobs:
-            return
+    def _read(self, text: str, logprobs: dict[str, Any] | None) -> str:
+        """Takes the tokens of a piece of text, where they are asked for; returns the text that may be shown."""
+        if not logprobs:
+            return text
         top = self.params.logprobs or 0
         tokens = [self._scorer.token(entry, top) for entry in logprobs["content"]]
         missing = self._completion_tokens - len(self._ids) - len(tokens)
         if missing > 0 and tokens and text and self.prompt is not None:
             prefix = [*self.prompt, *self._ids]
             tokens = self._scorer.split(prefix, text, missing + 1, tokens[-1], top)
-        for token in tokens[:-1]:
-            self._scores.add(token, 0)
-        if tokens:
-            self._scores.add(tokens[-1], len(text))
-        self._ids += [token.id for token in tokens]
+        if not self.params.watches_tokens:
+            for token in tokens:
+                self._keep(token, len(text) if token is tokens[-1] else 0)
+            self._ids += [token.id for token in tokens]
+            return text
+        return "".join(map(self._watch, tokens))
+
+    def _watch(self, token: ScoredToken) -> str:
+        """Takes a token that may have to go; returns the text that may be shown then."""
+        if self._rewound or self._stop_token is not None:
+            return ""
+        self._ids.append(token.id)
+        ready, back = self._banned.push(Token(token.id, b"" if token.control else token.bytes, token))
+        if back:
+            self._rewound = self._goes_on = True
+            del self._ids[-back:]
+            self._completion_tokens = len(self._ids)
+        elif token.id in self.params.stop_token_ids:
+            self._stop_token = token.id
+            ready += self._banned.finish()
+        return "".join(map(self._shown, ready))
+
+    def _shown(self, token: Token) -> str:
+        """The text that a token completes."""
+        hidden = token.id == self._stop_token and not self.params.include_stop
+        text = "" if hidden else self._decoder.decode(token.piece)
+        assert token.score is not None
+        self._keep(token.score, len(text))
+        return text
+
+    def _keep(self, token: ScoredToken, characters: int) -> None:
+        if self._scores is not None:
+            self._scores.add(token, characters)
+
+    def _rest(self) -> str:
+        """The text of tokens that are held back, when no more come."""
+        return "".join(map(self._shown, self._banned.finish())) + self._decoder.decode(b"", final=True)
 
     def _finish(self, text: str, reason: FinishReason, *, shows_all: bool = True) -> None:
         """Ends this answer; with the last one the request."""
@@ -146,6 +223,7 @@ class Answer(RunningRequest):
 
     def _delta(self, text: str, reason: FinishReason | None) -> Delta:
         prompt_scores, self.prompt_scores = self.prompt_scores, ()
+        prompt_ids, self._prompt_ids = self._prompt_ids, ()
         return Delta(
             text,
             self._prompt_tokens,
@@ -153,9 +231,11 @@ class Answer(RunningRequest):
             self._completion_tokens,
             reason,
             stop_sequence=self._stops.met,
+            stop_token=self._stop_token,
             index=self._index,
             tokens=() if self._scores is None else self._scores.take(len(text)),
             prompt=prompt_scores,
+            prompt_ids=prompt_ids,
             accepted_tokens=self._accepted_tokens,
             rejected_tokens=self._rejected_tokens,
         )

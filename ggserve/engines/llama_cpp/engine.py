@@ -8,9 +8,10 @@ checked before.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
+from ggserve.engines.llama_cpp.fields import sampling_fields
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.load import Pooling, load_server
 from ggserve.engines.llama_cpp.media import media_prompt, stream_completion
@@ -49,8 +51,8 @@ class Slot:
 class LlamaCppEngine:
     """Runs one checked GGUF file in `parallel` slots of `context_length` tokens each; the rest wait in the queue.
 
-    Differs from SamplingParams in what llama.cpp has no way to say: all three penalties count prompt and answer
-    together, and are applied after `logit_bias`. A seed repeats a text as long as no other request shares its batches:
+    Differs from SamplingParams in what llama.cpp has no way to say: without `repeat_last_n`, all three penalties count
+    prompt and answer together. A seed repeats a text as long as no other request shares its batches:
     their company changes the last bits of the logits.
     """
 
@@ -116,24 +118,38 @@ class LlamaCppEngine:
         self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams
     ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
-        self._check_tokens(params.logit_bias, "logit_bias")
-        max_tokens = params.max_tokens
-        tokens = None
-        if not isinstance(prompt, MediaPrompt):
-            tokens = prompt
+        if isinstance(prompt, MediaPrompt):
+            fields = (params.bans, params.bans), ("stop_token_ids", params.stop_token_ids)
+            others = ("min_tokens", params.min_tokens), ("truncate_prompt_tokens", params.truncate_prompt)
+            for field, given in (*fields, *others):
+                if given:
+                    raise InvalidRequest(f"{field} is not supported beside images.", field)
+            tokens = None
+        else:
+            tokens = params.kept(prompt)
             if len(tokens) >= self.context_length:
                 raise ContextOverflow(len(tokens), self.context_length)
             self._check_tokens(tokens)
             room = self.context_length - len(tokens)
-            max_tokens = room if max_tokens is None else min(max_tokens, room)
+            params = replace(params, max_tokens=room if params.max_tokens is None else min(params.max_tokens, room))
+        if params.min_tokens and params.grammar is not None:
+            message = "min_tokens needs ENGINE=ctransformers beside structured output or tools: leave one of them out."
+            raise InvalidRequest(message, "min_tokens")
         body = {
-            "prompt": media_prompt(prompt),
-            "preserved_tokens": self._shown_controls,
-            **({} if max_tokens is None else {"n_predict": max_tokens}),
-            **_native_sampling(params, self.context_length),
+            "prompt": media_prompt(prompt if tokens is None else tokens),
+            **({} if params.max_tokens is None else {"n_predict": params.max_tokens}),
+            **self._sampling(params),
         }
         async for delta in self._stream(body, params, tokens):
             yield delta
+
+    def _sampling(self, params: SamplingParams) -> dict[str, Any]:
+        """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
+        for field, tokens in params.named_tokens:
+            self._check_tokens(tokens, field)
+        params.check()
+        shown = self._shown_controls if params.skip_special else list(self._controls)
+        return {**sampling_fields(params, self.context_length, self._vocab_size), "preserved_tokens": shown}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -245,7 +261,7 @@ class LlamaCppEngine:
         except ValueError as error:
             raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
 
-    def _check_tokens(self, tokens: Sequence[int] | Mapping[int, float], field: str | None = None) -> None:
+    def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
                 raise InvalidToken(token, self._vocab_size, field)
@@ -253,10 +269,11 @@ class LlamaCppEngine:
     async def _stream(
         self, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None
     ) -> AsyncGenerator[Delta, None]:
-        if self._speculates and params.logprobs is not None and params.max_tokens not in (0, 1):
+        scored = params.logprobs is not None or params.watches_tokens
+        if self._speculates and scored and params.max_tokens not in (0, 1):
             raise InvalidRequest(
-                "logprobs of more than one token need SPECULATE=off and no DRAFT_MODEL: llama.cpp tells "
-                "nothing of the tokens that it guesses."
+                "logprobs, stop_token_ids, min_tokens and banned strings need SPECULATE=off and no DRAFT_MODEL: "
+                "llama.cpp tells nothing of the tokens that it guesses."
             )
         matcher = None
         if params.grammar is not None:
@@ -271,35 +288,38 @@ class LlamaCppEngine:
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        try:
-            bodies = [orjson.dumps({**body, **_seed(params, index)}) for index in range(params.n)]
-        except TypeError as error:
-            raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         slot = await self.pool.acquire(())
-        answer = Answer(params, self.context_length, self._scorer, prompt=prompt, matcher=matcher)
+        answer = Answer(
+            params, self.context_length, self._scorer, native_prompt=media_prompt, prompt=prompt, matcher=matcher
+        )
         self._running.add(answer)
-        self._workers.submit(self._run, slot, bodies, answer)
+        self._workers.submit(self._run, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, slot: Slot, bodies: Sequence[bytes], answer: Answer) -> None:
+    def _run(self, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
         """
         try:
-            if answer.prompt is not None and answer.params.prompt_logprobs:
-                top = answer.params.logprobs or 0
+            if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
-            for index, body in enumerate(bodies):
+            for index in range(answer.params.n):
                 if answer.cancelled or answer.end is not None:
                     break
                 answer.begin(index)
-                self._complete(body, answer.receive)
+                while (changes := answer.next_call(body)) is not None:
+                    self._complete(orjson.dumps({**body, **changes}), answer.receive)
         except EngineError as error:
             answer.end = error
-        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates and schemas mostly
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ) as error:  # C++ exceptions, from templates and schemas mostly
             answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
         finally:
             if isinstance(answer.end, GenerationError):
@@ -331,38 +351,3 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
-
-
-def _native_sampling(params: SamplingParams, context_length: int) -> dict[str, Any]:
-    """SamplingParams as llama.cpp's request fields."""
-    fields: dict[str, Any] = {"ignore_eos": params.ignore_eos, "cache_prompt": params.cache_prompt}
-    samplers = []
-    if params.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty:
-        samplers.append("penalties")
-        fields |= {
-            "repeat_last_n": context_length,  # it makes room for as many
-            "repeat_penalty": params.repetition_penalty,
-            "presence_penalty": params.presence_penalty,
-            "frequency_penalty": params.frequency_penalty,
-        }
-    if params.temperature == 0:
-        fields |= {"samplers": [*samplers, "top_k"], "top_k": 1}
-    else:
-        # Temperature does not change which tokens are the top_k, and costs less after it.
-        fields |= {
-            "samplers": [*samplers, "top_k", "temperature", "top_p", "min_p"],
-            "temperature": params.temperature,
-            "top_k": params.top_k,
-            "top_p": params.top_p,
-            "min_p": params.min_p,
-        }
-    if params.logit_bias:
-        fields["logit_bias"] = [[token, bias] for token, bias in params.logit_bias.items()]
-    if params.logprobs is not None:
-        fields["n_probs"] = max(params.logprobs, 1)  # of the distribution before all samplers
-    return fields
-
-
-def _seed(params: SamplingParams, index: int) -> dict[str, int]:
-    """The seed of that answer; 0xFFFFFFFF would mean a random one."""
-    return {} if params.seed is None else {"seed": (params.seed + index) % 0xFFFFFFFF}

@@ -87,5 +87,4 @@ class CompletionRequest(GenerationRequest):
         if self.best is not None:  # found by how likely their tokens are
             params = replace(params, n=self.best_of or 1)
             logprobs = logprobs or 0
-        scored = self.logprobs is not None
-        return replace(params, logprobs=logprobs, prompt_logprobs=scored and bool(self.echo))
+        return replace(params, logprobs=logprobs, prompt_logprobs=self.logprobs if self.echo else None)

@@ -1,0 +1,178 @@
+"""What ends an answer, what may not come in it, and which samplers choose, with one meaning on both engines."""
+
+import asyncio
+import dataclasses
+import json
+
+import numpy as np
+import orjson
+import pytest
+
+from ggserve.engines.llama_cpp.fields import sampling_fields
+from ggserve.engines.sampling import Sampler
+from ggserve.errors import InvalidRequest, InvalidToken
+from ggserve.generation import LLAMA_CPP_SAMPLERS, Delta, Grammar, SamplingParams
+from ggserve.model.gguf_model import GGUFModel
+from tests.answers import answer
+
+GREEDY = SamplingParams(max_tokens=16, temperature=0)
+PROMPT = "The three primary colours are"
+REPETITIVE = "one two three four. one two three five. one two three"
+
+
+def replace(**changes) -> SamplingParams:
+    return dataclasses.replace(GREEDY, **changes)
+
+
+def ids_of(model: GGUFModel, prompt: str, params: SamplingParams) -> list[int]:
+    async def collect() -> list[int]:
+        scored = dataclasses.replace(params, logprobs=0)
+        return [token.id async for delta in model.complete(prompt, scored) for token in delta.tokens]
+
+    return asyncio.run(collect())
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_stop_token_ends_an_answer(either: GGUFModel, shown: bool):
+    whole = ids_of(either, PROMPT, GREEDY)
+    stop = whole[5]
+    place = whole.index(stop)
+    params = replace(stop_token_ids=frozenset({stop, 7}), include_stop=shown)
+    text, last = answer(either.complete(PROMPT, params))
+    assert text == either.detokenize(whole[: place + shown])
+    assert (last.finish_reason, last.stop_token, last.completion_tokens) == ("stop", stop, place + 1)
+
+
+def test_a_stop_string_is_shown_where_asked_for(either: GGUFModel):
+    whole, _ = answer(either.complete(PROMPT, GREEDY))
+    stop = whole[10:14]
+    text, last = answer(either.complete(PROMPT, replace(stop=(stop,), include_stop=True)))
+    assert text == whole[: whole.index(stop) + 4]
+    assert last.stop_sequence == stop
+
+
+def test_min_tokens_come_whatever_would_end_the_answer(either: GGUFModel):
+    chat = [{"role": "user", "content": "Reply with the word yes."}]
+    _, ended = answer(either.chat(chat, replace(max_tokens=60)))
+    wanted = ended.completion_tokens + 5
+    _, longer = answer(either.chat(chat, replace(max_tokens=60, min_tokens=wanted)))
+    assert wanted < longer.completion_tokens <= 60
+    whole, _ = answer(either.complete(PROMPT, GREEDY))
+    first = whole.strip()[0]
+    text, last = answer(either.complete(PROMPT, replace(min_tokens=12, stop=(first,))))
+    assert last.completion_tokens > 12
+    assert first in text
+
+
+@pytest.mark.parametrize("field", ["bad_words", "banned_strings"])
+def test_a_banned_text_never_comes_and_the_answer_goes_on(either: GGUFModel, field: str):
+    whole, _ = answer(either.complete(PROMPT, GREEDY))
+    words = whole.split()
+    banned = (" ".join(words[1:3]), words[4])
+    if field == "banned_strings":
+        banned = tuple(word.upper() for word in banned)
+    text, last = answer(either.complete(PROMPT, replace(**{field: banned})))
+    assert not any(word.lower() in text.lower() for word in banned)
+    assert (last.finish_reason, last.completion_tokens) == ("length", 16)
+    assert either.detokenize(ids_of(either, PROMPT, replace(**{field: banned}))) == text
+
+
+def test_a_banned_text_leaves_the_rest_of_an_answer_alone(either: GGUFModel):
+    whole, _ = answer(either.complete(PROMPT, GREEDY))
+    assert answer(either.complete(PROMPT, replace(bad_words=("zebra", whole[-4:] + "x"))))[0] == whole
+
+
+def test_banned_texts_and_grammars_are_refused_together(either: GGUFModel):
+    for field in ("bad_words", "banned_strings"):
+        with pytest.raises(InvalidRequest) as refusal:
+            answer(either.complete(PROMPT, replace(grammar=Grammar("regex", "a+"), **{field: ("a",)})))
+        assert refusal.value.field == field
+
+
+def test_only_allowed_tokens_come(either: GGUFModel):
+    allowed = frozenset(either.tokenize(" red green blue", add_special=False))
+    params = replace(allowed_token_ids=allowed, repetition_penalty=1.3, top_n_sigma=1.0, temperature=0.9)
+    assert set(ids_of(either, PROMPT, params)) <= allowed
+    for field in ("allowed_token_ids", "stop_token_ids"):
+        with pytest.raises(InvalidToken) as refusal:
+            answer(either.complete(PROMPT, replace(**{field: frozenset({49152})})))
+        assert refusal.value.field == field
+
+
+def test_the_end_of_a_prompt_is_kept(either: GGUFModel):
+    short, last = answer(either.complete("Never mind all this. " + PROMPT, replace(truncate_prompt=4)))
+    assert last.prompt_tokens == 4
+    assert short == answer(either.complete(either.tokenize(PROMPT)[-4:], GREEDY))[0]
+
+
+def test_control_tokens_are_shown_where_asked_for(either: GGUFModel):
+    control = either.tokenize("<|im_start|>")[-1]
+    params = replace(max_tokens=2, logit_bias={control: 100.0})
+    assert answer(either.complete(PROMPT, params))[0] == ""
+    assert answer(either.complete(PROMPT, dataclasses.replace(params, skip_special=False)))[0] == "<|im_start|>" * 2
+
+
+def test_the_prompt_s_ids_come_with_the_first_delta(either: GGUFModel):
+    async def deltas() -> list[Delta]:
+        return [delta async for delta in either.complete(PROMPT, replace(logprobs=0))]
+
+    first, *others = asyncio.run(deltas())
+    assert list(first.prompt_ids) == either.tokenize(PROMPT)
+    assert not any(delta.prompt_ids for delta in others)
+
+
+CASES = {
+    "default": {"temperature": 0.8, "top_k": 40, "top_p": 0.95},
+    "llama.cpp's order": {"temperature": 0.6, "top_p": 0.8, "samplers": LLAMA_CPP_SAMPLERS},
+    "typical_p": {"temperature": 1, "typical_p": 0.7},
+    "top_n_sigma": {"temperature": 1.5, "top_n_sigma": 1.0, "top_k": 0},
+    "xtc": {"temperature": 1, "xtc_probability": 1.0, "xtc_threshold": 0.05},
+    "min_p, min_keep": {"temperature": 1, "min_p": 0.9, "min_keep": 5},
+    "dynamic temperature": {"temperature": 1.0, "dynatemp_range": 0.8, "dynatemp_exponent": 1.2},
+    "penalties of the last tokens": {
+        "temperature": 1,
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.5,
+        "repeat_last_n": 7,
+    },
+    "dry": {"temperature": 1, "dry_multiplier": 0.8},
+    "dry, no breakers": {"temperature": 1, "dry_multiplier": 0.8, "dry_sequence_breakers": (), "dry_allowed_length": 1},
+    "bias, then penalties": {"temperature": 1, "logit_bias": {30: 4.0}, "repetition_penalty": 1.5},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_llama_cpp_samples_from_the_same_distribution(
+    llama_cpp_model: GGUFModel, ctransformers_model: GGUFModel, name: str
+):
+    changes = {"top_k": 40, "top_p": 1.0, **CASES[name]}
+    params = SamplingParams(max_tokens=1, seed=1, **changes)
+    prompt = llama_cpp_model.tokenize(REPETITIVE)
+    vocabulary = 49152
+    logits = np.full(vocabulary, -100.0, np.float32)
+
+    def told(fields: dict) -> list[dict]:
+        chunks: list[bytes] = []
+        body = {"prompt": prompt, "n_predict": 1, "seed": 1, **fields}
+        llama_cpp_model.engine._server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))
+        entry = orjson.loads(chunks[-1])["choices"][0]["logprobs"]["content"][0]
+        return entry.get("top_logprobs") or entry["top_probs"]
+
+    for entry in told({"n_probs": vocabulary, "temperature": 0}):
+        logits[entry["id"]] = entry["logprob"]
+    engine = ctransformers_model.engine
+    context = engine._contexts[0]
+    if not context.opened:
+        context.open()
+    context.eval(prompt[context.reuse(prompt) :], 1)
+    own = context.logits().astype(np.float64)
+    logits += np.float32(np.log(np.exp(own - own.max()).sum()) + own.max())  # penalties are not blind to the sum
+    fields = json.loads(orjson.dumps(sampling_fields(params, 128, vocabulary)))
+    theirs = {entry["id"]: entry["prob"] for entry in told({**fields, "n_probs": 50, "post_sampling_probs": True})}
+    sampler = Sampler(params, prompt, (), engine._breakers(params.dry_sequence_breakers))
+    ids, probabilities = sampler.distribution(logits)
+    ours = dict(zip(ids.tolist(), probabilities.tolist(), strict=True))
+    assert theirs
+    for token, probability in theirs.items():
+        assert ours.get(token, 0.0) == pytest.approx(probability, rel=0.03, abs=2e-4), (name, token)
