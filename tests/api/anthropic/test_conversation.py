@@ -9,7 +9,8 @@ from ggserve.api.anthropic.schemas import PromptRequest
 
 
 def converted(*messages: dict[str, Any], **fields: Any) -> tuple[list[dict[str, Any]], str]:
-    return conversation(PromptRequest.model_validate({"messages": list(messages), **fields}))
+    messages, begun, _ = conversation(PromptRequest.model_validate({"messages": list(messages), **fields}))
+    return messages, begun
 
 
 def user(content: Any) -> dict[str, Any]:
