@@ -21,6 +21,7 @@ from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
 from ggserve.engines.llama_cpp.load import Pooling
+from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.errors import ContextOverflow, ModelFileError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
@@ -93,7 +94,7 @@ class LoadedModel:
     nbytes: int = 0  # of memory, as planned
 
     def check_length(self, length: int) -> None:
-        """Raises ContextOverflow where a text of that many characters cannot fit."""
+        """Raises ContextOverflow if a text of `length` characters cannot fit, whatever its tokens are."""
         fewest = length // self.codec.longest_token
         if fewest > self.engine.context_length:
             raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
@@ -275,6 +276,7 @@ def _load_llama_cpp(
         generates=generates,
         shown_controls=renderers.shown_controls,
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
+        word_limit=WordLimit.of(file),
     )
     if isinstance(codec, EngineCodec):
         codec.engine = engine

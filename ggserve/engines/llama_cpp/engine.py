@@ -26,6 +26,7 @@ from ggserve.engines.llama_cpp.load import Pooling, load_server
 from ggserve.engines.llama_cpp.media import media_prompt, stream_completion
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.stack import WordLimit, widen_stacks
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
@@ -70,6 +71,7 @@ class LlamaCppEngine:
         generates: bool = True,  # False: a model that makes embeddings only
         shown_controls: Sequence[str] = (),  # control tokens that answers show as text
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
+        word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
     ) -> None:
         """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
@@ -84,6 +86,7 @@ class LlamaCppEngine:
             self.features |= {"images"}
         self._vocab_size = vocab_size
         self._controls = controls
+        self._word_limit = word_limit
         self._end_ids = end_ids
         self._writes_gbnf = loses_spaces
         self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
@@ -92,6 +95,7 @@ class LlamaCppEngine:
         self._shown_controls = list(shown_controls)
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._listener = PrivateListener()
+        widen_stacks()
         try:
             self._server = load_server(
                 path,
@@ -124,6 +128,7 @@ class LlamaCppEngine:
             for field, given in (*fields, *others):
                 if given:
                     raise InvalidRequest(f"{field} is not supported beside images.", field)
+            await asyncio.to_thread(self._check_words, prompt.text)
             tokens = None
         else:
             tokens = params.kept(prompt)
@@ -170,7 +175,9 @@ class LlamaCppEngine:
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
         trie = TokenTrie(continuations)
-        if not isinstance(prompt, MediaPrompt):
+        if isinstance(prompt, MediaPrompt):
+            await asyncio.to_thread(self._check_words, prompt.text)
+        else:
             if len(prompt) + trie.depth > self.context_length:
                 raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
             self._check_tokens(prompt)
@@ -209,6 +216,7 @@ class LlamaCppEngine:
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """See Reranker.rerank."""
+        await asyncio.to_thread(self._check_words, [query, documents])
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
         for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
@@ -221,7 +229,8 @@ class LlamaCppEngine:
         return Ranking(scores, prompt_tokens)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
+        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
+        self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
         return ids
@@ -261,6 +270,10 @@ class LlamaCppEngine:
         except ValueError as error:
             raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
 
+    def _check_words(self, value: Any) -> None:
+        if self._word_limit is not None:
+            self._word_limit.check(value)
+
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
             if not 0 <= token < self._vocab_size:
@@ -278,6 +291,7 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
+            self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
             if not self._writes_gbnf:
