@@ -182,6 +182,4 @@ def _escaped(character: str) -> str:
     code = ord(character)
     if character in '"\\':
         return f"\\{character}"
-    if 32 <= code < 127:
-        return character
-    return f"\\x{code:02X}" if code < 256 else f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"
+    return character if 32 <= code < 127 or code >= 0xA0 else f"\\x{code:02X}"
