@@ -13,9 +13,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from ggserve.chat.tool_calling import held_to_calls
-from ggserve.chat.tool_calls import HERMES
 
+from ggserve.chat.answer_grammar import answer_grammar
+from ggserve.chat.format import ChatFormat
+from ggserve.chat.own_tools import HERMES
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, Grammar, SamplingParams, schema_grammar
 from ggserve.grammar.matcher import Grammars, byte_vocabulary
@@ -110,7 +111,8 @@ def test_llama_cpp_follows_schemas_in_gbnf_where_it_takes_the_spaces_from_tokens
         tools = Tools(
             ({"type": "function", "function": {"name": "f", "parameters": PERSON}},), required=True, parallel=False
         )
-        params = held_to_calls(SamplingParams(max_tokens=300, temperature=1, seed=1), tools, HERMES)
+        calls = answer_grammar(ChatFormat(calls=HERMES), tools, None)
+        params = SamplingParams(max_tokens=300, temperature=1, seed=1, grammar=calls)
         text, last = asyncio.run(collect(model.complete("x", params)))
         assert last.finish_reason == "stop"
         assert text.startswith('<tool_call>\n{"name": "f", "arguments": {"name": "')
