@@ -103,6 +103,7 @@ class ChatFormat:
     dropped: tuple[str, ...] = ()  # what a model writes besides, which means nothing
     thought: ThoughtFormat | None = None
     calls: CallsFormat | None = None  # None: the template writes no calls that could be read off
+    calls_as_text: bool = False  # the template writes no earlier calls: they are a part of the content
     content: Literal["string", "parts"] = "string"  # the form of a message's content that the template reads
     refused: frozenset[Refusal] = frozenset()
     proven: frozenset[Literal["thought", "calls"]] = frozenset()  # what predicted other renderings rightly

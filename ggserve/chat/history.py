@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from ggserve.chat.format import ChatFormat
 from ggserve.chat.own_tools import with_own_tools
+from ggserve.chat.writing import write_calls
 from ggserve.errors import InvalidRequest
 
 Message = dict[str, Any]
@@ -133,6 +134,10 @@ class History:
         calls = known.get("tool_calls")
         if calls and form.calls and form.calls.string_arguments:
             known["tool_calls"] = [_with_text(call) for call in calls]
+        if calls and form.calls and form.calls_as_text:
+            made = [(call["function"]["name"], call["function"]["arguments"], call["id"]) for call in calls]
+            known["content"] += write_calls(form.calls, made)
+            calls = known.pop("tool_calls") and None
         parts: list[dict[str, Any]] = []
         if thought and form.thought and message["role"] == "assistant":
             field = form.thought.message_field

@@ -8,7 +8,7 @@ short.
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -162,10 +162,10 @@ class _Reading:
             ("repeated_roles", [_user(_SYSTEM), _user()]),
         ]
         refused = {name for name, messages in trials if _SYSTEM not in (self._render(messages) or "")}
-        quiet = [self._calling(content, arguments) for content in (None, _TEXT) for arguments in _ARGUMENTS]
-        if all(text is None or "None" in text for text in quiet[:2]):
+        silent, said = ([self._calling(content, arguments) for arguments in _ARGUMENTS] for content in (None, _TEXT))
+        if all(text is None or re.search(r"\b(None|null)\b", text) for text in silent):
             refused.add("null_content")
-        if all(text is None or _TEXT not in text for text in quiet[2:]):
+        if all(text is None or _TEXT not in text for text in said):
             refused.add("text_with_calls")
         self._set(refused=frozenset(refused))
 
@@ -198,7 +198,7 @@ class _Reading:
             found_end = _ENDS.search(end)
             text_close, self._end = (end[: found_end.start()], end[found_end.start() :]) if found_end else ("", end)
             self._end, self._before_text = _short(self._end), before
-            self._set(ends=tuple(filter(None, (self._end.strip(),))), text_close=_short(text_close))
+            self._set(ends=tuple(filter(None, (self._end.strip(),))), text_close=_short(text_close.strip()))
         else:
             self._before_text = self.form.answer_open
         earlier = self._render([_user(), {"role": "assistant", "content": _TEXT}, _user("Zqagain")]) or ""
@@ -235,7 +235,7 @@ class _Reading:
         prompt = self._prompt(self._thinks_with)
         if prompt.startswith(before) and before.strip() and len(prompt) > len(before):
             header, opening = before, prompt[len(before) :]  # the prompt alone says what opens a thought
-        close = after.partition(_TEXT if _TEXT in after else _NAMES[0])[0]
+        close = after.partition(_TEXT)[0] if _TEXT in after else "".join(_first_tag(after))
         tag = re.search(r"</([^<>|]+)>|<\|END_(\w+)\|>", close)
         if tag and header.rstrip().endswith((f"<{tag[1]}>", f"<|START_{tag[2]}|>")):
             at = header.rindex("<")
@@ -259,7 +259,8 @@ class _Reading:
             if tag and (closing in self._template.source or text is not self._template.source):
                 opening, close = (f"{tag[0]}\n", f"\n{closing}\n\n") if tag[1] else (tag[0], closing)
                 message = {"content": f"{opening}{_THOUGHT}{close}{_TEXT}"}
-                kept = _THOUGHT in self._answer(message)
+                written = self._answer(message)
+                kept = _THOUGHT in written and written.count(tag[0]) == 1
                 self._set(thought=ThoughtFormat(open=opening, close=close, message_field="content" if kept else "none"))
                 self._header = self._header.partition(tag[0])[0]
                 self._set(text_open="" if closing in self.form.text_open else self.form.text_open)
@@ -460,16 +461,8 @@ class _Reading:
             form, after_name=form.after_name or after_name, arguments=replace(arguments, empty=_short(empty))
         )
 
-    def _close_to_call(self) -> None:
-        """Takes what opens calls from the end of a thought that was read off a message with a call."""
-        thought, calls = self.form.thought, self.form.calls
-        if thought and calls and self._closes_to_call:
-            at = thought.close.find(calls.first.strip())
-            self._set(thought=replace(thought, close=thought.close[:at] if at >= 0 else thought.close))
-
     def _prove(self) -> None:
         """Keeps what predicts other renderings."""
-        self._close_to_call()
         proven: set[Any] = set()
         thought, text = "Why not\nso?", "It is so."
         if form := self.form.thought:
@@ -536,6 +529,14 @@ def _shared_tokens(one: str, other: str) -> str:
     """The shared beginning in whole tags, words and runs of white space."""
     pairs = zip(_TOKENS.findall(one), _TOKENS.findall(other), strict=False)
     return "".join(token for token, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _first_tag(text: str) -> Iterator[str]:
+    """The tokens up to the first tag, and that."""
+    for token in _TOKENS.findall(text):
+        yield token
+        if token.startswith(("<", "[")):
+            return
 
 
 def _short(literal: str) -> str:

@@ -4,8 +4,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ggserve.chat.format import ID, INDEX, ArgumentsFormat, CallsFormat, ChatFormat
+from ggserve.chat.format import ID, INDEX, NAME, ArgumentsFormat, CallsFormat, ChatFormat
 
+_TYPES: dict[type, str] = {
+    bool: "boolean",
+    int: "number",
+    float: "number",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
 Call = tuple[str, Mapping[str, Any], str]  # name, arguments, id
 
 
@@ -29,13 +37,14 @@ def write_calls(form: CallsFormat, calls: Sequence[Call]) -> str:
     for index, (name, arguments, call_id) in enumerate(calls):
         before = form.first if index == 0 else form.next or ""
         last_id = calls[index - 1][2] if index else call_id
-        written += _filled(before, last_id if index and ID in before.partition("}")[0] else call_id, index) + name
-        written += _filled(form.after_name, call_id, index) + _arguments(form.arguments, arguments)
-    return written + _filled(form.last, calls[-1][2], len(calls) - 1)
+        ends_with_id = index > 0 and ID in before.partition("}")[0]
+        written += _filled(before, last_id if ends_with_id else call_id, index, name) + name
+        written += _filled(form.after_name, call_id, index, name) + _arguments(form.arguments, arguments)
+    return written + _filled(form.last, calls[-1][2], len(calls) - 1, calls[-1][0])
 
 
-def _filled(literal: str, call_id: str, index: int) -> str:
-    return literal.replace(ID, call_id).replace(INDEX, str(index))
+def _filled(literal: str, call_id: str, index: int, name: str) -> str:
+    return literal.replace(ID, call_id).replace(INDEX, str(index)).replace(NAME, name)
 
 
 def _arguments(form: ArgumentsFormat, arguments: Mapping[str, Any]) -> str:
@@ -47,10 +56,11 @@ def _arguments(form: ArgumentsFormat, arguments: Mapping[str, Any]) -> str:
 
 
 def _parameter(form: ArgumentsFormat, key: str, value: Any) -> str:
+    written = json.dumps(value, ensure_ascii=False)
     if isinstance(value, str):
-        return f"{key}{form.after_key}{form.quote}{value}{form.quote}"
+        return f"{key}{form.after_key}{written if form.quote else value}"
     after_key = form.after_key if form.after_key_other is None else form.after_key_other
-    return f"{key}{after_key}{json.dumps(value, ensure_ascii=False)}"
+    return f"{key}{after_key.replace(ID, _TYPES[type(value)])}{written}"
 
 
 def written_alike(text: str, expected: str) -> bool:
