@@ -1,13 +1,10 @@
 """The renderers of one model: its template, and the one for chats with tools where the file has one of its own."""
 
-import logging
 from collections.abc import Iterable, Sequence
 
 from ggserve.chat.reading import read_format
 from ggserve.chat.rendering import Chat, ChatRenderer
 from ggserve.chat.template import ChatTemplate
-
-log = logging.getLogger("ggserve.model")
 
 TOOL_USE = "tool_use"  # the name of a file's template for chats with tools
 
@@ -23,8 +20,9 @@ class ChatRenderers:
         end_texts: Iterable[str],
     ) -> None:
         """`end_texts`: how the tokens that end answers are spelled."""
-        self.main = _renderer(template, control_texts)
-        self._with_tools = _renderer(with_tools, control_texts) if with_tools else self.main
+        self.main = ChatRenderer(template, read_format(template), control_texts)
+        tools = ChatRenderer(with_tools, read_format(with_tools), control_texts) if with_tools else None
+        self._with_tools = tools or self.main
         literals = "\0".join(
             literal for renderer in {self.main, self._with_tools} for literal in renderer.form.literals()
         )
@@ -37,14 +35,10 @@ class ChatRenderers:
         calls = chat.tools is not None or any(message.get("tool_calls") for message in chat.messages)
         return self._with_tools if calls else self.main
 
-
-def _renderer(template: ChatTemplate, control_texts: Sequence[str]) -> ChatRenderer:
-    form = read_format(template)
-    missing = [what for what, found in (("thoughts", form.thought), ("tool calls", form.calls)) if not found]
-    if missing:
-        log.info(
-            "the chat template shows no %s that can be read off it%s",
-            " and no ".join(missing),
-            "" if form.calls else ": tools are told in our own words",
-        )
-    return ChatRenderer(template, form, control_texts)
+    @property
+    def notes(self) -> str:
+        """What could not be read off the templates, in a line."""
+        missing = [] if self.main.form.thought else ["thoughts"]
+        if self._with_tools.own_tools:
+            missing.append("tool calls, so that tools are told in our own words")
+        return f"the chat template shows no {' and no '.join(missing)}" if missing else ""

@@ -43,12 +43,13 @@ class RenderedChat:
 
 
 class ChatRenderer:
-    """Renders chats with one template, whose answers have the format `form`."""
+    """Renders chats with one template, whose answers have the format `form`. `own_tools`: it tells of tools itself, as
+    the template does not."""
 
     def __init__(self, template: ChatTemplate, form: ChatFormat, control_texts: Sequence[str]) -> None:
         self.template = template
         self.form = form if form.calls else replace(form, calls=HERMES)
-        self._own_tools = form.calls is None
+        self.own_tools = form.calls is None
         self._guard = Guard(control_texts)
 
     def render(self, chat: Chat, marker: str = "") -> RenderedChat:
@@ -62,7 +63,7 @@ class ChatRenderer:
         stand_ins, guarded = self._guard.stand_ins(used)
         history = History(form, marker)
         tools = guarded(tools)
-        if self._own_tools:
+        if self.own_tools:
             told, tools = history.arranged(guarded(messages), tools or []), None
         else:
             told = history.arranged(guarded(messages))

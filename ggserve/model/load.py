@@ -171,6 +171,8 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     check_norms(plan.file)
     loader = _load_ctransformers if plan.engine_name == CTransformersEngine.name else _load_llama_cpp
     loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, plan.options.for_engine(plan.memory))
+    if notes := loaded.renderers.notes:
+        log.info("%s", notes)
     log.info(
         "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
         "%d layers on the GPU",
