@@ -14,14 +14,17 @@ from ggserve.chat.infill import Infill
 from ggserve.chat.named_templates import family_template, read_chat_template
 from ggserve.chat.renderers import TOOL_USE, ChatRenderers
 from ggserve.chat.template import ChatTemplate
-from ggserve.engines.choice import EngineName, EngineWishes, choose_engine
+from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
 from ggserve.engines.contract import Engine, EngineOptions, Reranker, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
+from ggserve.engines.llama_cpp.build import chosen_build
+from ggserve.engines.llama_cpp.child import Child
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
-from ggserve.engines.llama_cpp.load import Pooling
+from ggserve.engines.llama_cpp.in_process import InProcess
 from ggserve.engines.llama_cpp.stack import WordLimit
+from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
 from ggserve.errors import ContextOverflow, ModelFileError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
@@ -141,6 +144,8 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
     chosen = read_chat_template(options.chat_template) if options.chat_template else own
     if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
         file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], report))
+    if options.gpu_layers == "auto" and (engine_name == CTransformersEngine.name or not llama_cpp_uses_gpu(options)):
+        options = replace(options, gpu_layers=0)
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
         options = _with_companions(file, options)
@@ -149,7 +154,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
         context_length=options.context_length,
         slots=options.parallel,
         memory=usable_memory(),
-        gpu_layers=options.gpu_layers,
+        uses_gpu=options.gpu_layers != 0,
         shares_gpu=engine_name != CTransformersEngine.name,
         cache_type=options.kv_cache_type,
         draft=draft,
@@ -173,18 +178,19 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, plan.options.for_engine(plan.memory))
     if notes := loaded.renderers.notes:
         log.info("%s", notes)
+    hardware = loaded.engine.hardware
     log.info(
-        "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
-        "%d layers on the GPU",
+        "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %d slots of up to %.0f MB each, %d threads, %s",
         path,
         time.perf_counter() - started,
         loaded.engine.name,
         plan.engine_reason,
+        hardware.build,
         plan.memory.context_length,
         plan.memory.slots,
         plan.memory.slot_bytes / 1e6,
         loaded.options.threads,
-        options.gpu_layers,
+        ", ".join((hardware.layers or "no GPU", *hardware.devices)),
     )
     return replace(loaded, nbytes=plan.nbytes)
 
@@ -268,13 +274,15 @@ def _load_llama_cpp(
         log.info("llama.cpp's own tokenizer: %s", error)
         codec = EngineCodec(file)
     renderers = _renderers(file, chosen, codec)
+    server = ServerPlan(path=file.path, options=options, pooling=_pooling(file), whole_inputs=not generates)
+    build = chosen_build(options.llama_server)
     engine = LlamaCppEngine(
-        file.path,
+        Child(build, server) if build else InProcess(server),
         options=options,
         vocab_size=vocab_size,
         end_ids=_named_ends(file, vocab_size),
         controls=control_tokens(file),
-        pooling=_pooling(file),
+        pooling=server.pooling,
         generates=generates,
         shown_controls=renderers.shown_controls,
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),

@@ -226,7 +226,7 @@ def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
 
 def test_the_listener_is_private_and_goes_away(llama_cpp_model: GGUFModel, original_path: Path):
     model = load(original_path, context_length=256)
-    listener = model.engine._listener  # type: ignore[union-attr]
+    listener = model.engine._transport._listener  # type: ignore[union-attr]
     assert listener.path.parent.stat().st_mode & 0o777 == 0o700
     listener.key, key = "wrong", listener.key
     with pytest.raises(EngineError):

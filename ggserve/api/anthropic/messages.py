@@ -11,7 +11,7 @@ from ggserve.api.anthropic.errors import ANTHROPIC_ERRORS
 from ggserve.api.anthropic.schemas import MessagesRequest, PromptRequest
 from ggserve.api.anthropic.writer import MessageWriter
 from ggserve.api.call import Call, call_of
-from ggserve.api.features import require, require_sight
+from ggserve.api.features import require, visible
 from ggserve.api.streaming import EventStream, respond
 
 router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANTHROPIC_ERRORS)
@@ -23,7 +23,7 @@ async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(Messag
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun, begun_thought = conversation(body)
-    require_sight(model, chat, "messages")
+    chat = visible(model, chat, "messages")
     deltas = model.chat(
         chat,
         body.sampling_params(),
@@ -42,7 +42,7 @@ async def count_tokens(call: Annotated[Call[PromptRequest], Depends(call_of(Prom
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun, begun_thought = conversation(body)
-    require_sight(model, chat, "messages", counted=True)
+    chat = visible(model, chat, "messages", counted=True)
     return {
         "input_tokens": await model.count_chat(
             chat,

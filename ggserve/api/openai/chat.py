@@ -11,7 +11,7 @@ from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answer import Answer
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
-from ggserve.api.features import require
+from ggserve.api.features import require, visible
 from ggserve.api.openai.objects import chat_logprobs, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
@@ -37,10 +37,10 @@ async def chat_completions_v2(call: ChatCall) -> Response:
 async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
     body, model = call.body, call.model
     require(model, "generation", "model")
-    for field, feature in body.needs():
-        require(model, feature, field)
+    chat = body.chat()
+    chat["messages"] = visible(model, chat["messages"], "messages")
     params = body.sampling_params()
-    deltas = model.chat(params=params, **body.chat())
+    deltas = model.chat(params=params, **chat)
     writer = _ChatWriter(body, model.name, "chat.completion.chunk" if stream else "chat.completion")
     return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
 

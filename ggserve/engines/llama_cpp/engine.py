@@ -1,8 +1,8 @@
-"""The llama.cpp engine: its server core in this process, with continuous batching in a loop of its own.
+"""The llama.cpp engine: its server core, in this process or in a child, batches continuously in a loop of its own.
 
-Each running request holds one worker thread, which waits inside a native call and gets a callback for each chunk. No
-more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must have been
-checked before.
+Each running request holds one worker thread, which waits inside a call of the transport and gets a callback for each
+chunk. No more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must
+have been checked before.
 """
 
 import asyncio
@@ -12,21 +12,16 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
-from ggserve.engines.llama_cpp.listener import PrivateListener
-from ggserve.engines.llama_cpp.load import Pooling, load_server
-from ggserve.engines.llama_cpp.media import media_prompt, stream_completion
-from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.scoring import NativeScorer
-from ggserve.engines.llama_cpp.stack import WordLimit, widen_stacks
+from ggserve.engines.llama_cpp.stack import WordLimit
+from ggserve.engines.llama_cpp.transport import Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
@@ -36,6 +31,7 @@ from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import lark
 from ggserve.grammar.matcher import Grammars, byte_vocabulary
 from ggserve.grammar.rules import Rules
+from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
 
@@ -61,19 +57,18 @@ class LlamaCppEngine:
 
     def __init__(
         self,
-        path: Path,
+        transport: Transport,
         *,
         options: EngineOptions,
         vocab_size: int,
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
-        controls: Mapping[str, int],  # tokens that are no text, by what they are called
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
+        controls: Mapping[str, int],  # tokens that are no text, by what they are called
         shown_controls: Sequence[str] = (),  # control tokens that answers show as text
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
         word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
     ) -> None:
-        """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
             ("rerank",)
@@ -82,34 +77,23 @@ class LlamaCppEngine:
             if generates
             else ("embeddings",)
         )
+        if generates and not transport.embeds:
+            self.features -= {"embeddings"}
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
-        self._controls = controls
-        self._word_limit = word_limit
-        self._end_ids = end_ids
-        self._writes_gbnf = loses_spaces
+        self._writes_gbnf = loses_spaces or transport.grammar_language == "gbnf"
         self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
-        self._tokenizer = NativeTokenizer()
-        self._parallel = options.parallel
+        self._word_limit = word_limit
+        self._controls = controls
         self._shown_controls = list(shown_controls)
+        self._end_ids = end_ids
+        self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
-        self._listener = PrivateListener()
-        widen_stacks()
-        try:
-            self._server = load_server(
-                path,
-                self._listener,
-                options,
-                pooling=pooling,
-                whole_inputs=not generates,
-            )
-        except EngineError:
-            self._listener.close()
-            raise
-        self.media_marker: str = self._listener.get("/props")["media_marker"] if "images" in self.features else ""
+        self._transport = transport
+        self.media_marker = transport.media_marker if "images" in self.features else ""
         self._scorer = NativeScorer(
-            self._server,
+            transport,
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
         )
@@ -117,19 +101,19 @@ class LlamaCppEngine:
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
+        self._closed = False
 
     async def generate(
         self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams
     ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
+        tokens = None
         if isinstance(prompt, MediaPrompt):
             fields = (params.bans, params.bans), ("stop_token_ids", params.stop_token_ids)
             others = ("min_tokens", params.min_tokens), ("truncate_prompt_tokens", params.truncate_prompt)
             for field, given in (*fields, *others):
                 if given:
                     raise InvalidRequest(f"{field} is not supported beside images.", field)
-            await asyncio.to_thread(self._check_words, prompt.text)
-            tokens = None
         else:
             tokens = params.kept(prompt)
             if len(tokens) >= self.context_length:
@@ -141,12 +125,19 @@ class LlamaCppEngine:
             message = "min_tokens needs ENGINE=ctransformers beside structured output or tools: leave one of them out."
             raise InvalidRequest(message, "min_tokens")
         body = {
-            "prompt": media_prompt(prompt if tokens is None else tokens),
+            "prompt": await asyncio.to_thread(self._prompt, prompt if tokens is None else tokens),
             **({} if params.max_tokens is None else {"n_predict": params.max_tokens}),
             **self._sampling(params),
         }
         async for delta in self._stream(body, params, tokens):
             yield delta
+
+    def _prompt(self, prompt: Sequence[int] | MediaPrompt) -> Any:
+        """A prompt as llama.cpp takes it."""
+        if not isinstance(prompt, MediaPrompt):
+            return list(prompt)
+        self._check_words(prompt.text)
+        return {"prompt_string": prompt.text, "multimodal_data": list(prompt.images)}
 
     def _sampling(self, params: SamplingParams) -> dict[str, Any]:
         """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
@@ -175,21 +166,14 @@ class LlamaCppEngine:
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
         trie = TokenTrie(continuations)
-        if isinstance(prompt, MediaPrompt):
-            await asyncio.to_thread(self._check_words, prompt.text)
-        else:
+        if not isinstance(prompt, MediaPrompt):
             if len(prompt) + trie.depth > self.context_length:
                 raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
             self._check_tokens(prompt)
-        await asyncio.to_thread(self._tokenizer.claim)
+        body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
         slot = await self.pool.acquire(())
-        walk = TrieWalk(
-            self._complete,
-            self._scorer,
-            media_prompt(prompt),
-            self.context_length,
-            whole_paths=not self._speculates,
-        )
+        whole_paths = not self._speculates and self._transport.grammar_language == "lark"
+        walk = TrieWalk(self._scorer, self._transport.complete, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
         running = self._workers.submit(self._walk, slot, walk, trie)
         try:
@@ -198,18 +182,9 @@ class LlamaCppEngine:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
 
-    def _complete(self, body: bytes, receive: Callable[[bytes], bool]) -> None:
-        """Passes on the chunks of a completion until `receive` returns True. Blocks."""
-        if self.media_marker:
-            stream_completion(self._listener, body, receive)
-        else:
-            self._server.handle_completions(body, receive)
-
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
         try:
             walk.run(trie)
-        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates mostly
-            raise InvalidRequest(f"llama.cpp refuses the request: {error}") from error
         finally:
             self._walks.discard(walk)
             self.pool.release(slot)
@@ -232,23 +207,33 @@ class LlamaCppEngine:
         """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
         self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
+        ids: list[int] = self._transport.post("/tokenize", body)["tokens"]
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids, control tokens included. Blocks for about a millisecond."""
         self._check_tokens(ids)
-        text: str = self._listener.post("/detokenize", {"tokens": list(ids)})["content"]
+        text: str = self._transport.post("/detokenize", {"tokens": list(ids)})["content"]
         return text
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each token. Blocks for about a millisecond a token."""
         return [self.detokenize([token]).encode() for token in ids]
 
+    @property
+    def hardware(self) -> Hardware:
+        """See Engine.hardware."""
+        return self._transport.hardware
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Engine.when_failed."""
+        self._transport.when_failed(callback)
+
     def close(self) -> None:
         """See Engine.close."""
-        if self._server is None:
+        if self._closed:
             return
+        self._closed = True
         self.pool.close()
         for answer in list(self._running):
             answer.cancelled = True
@@ -256,9 +241,11 @@ class LlamaCppEngine:
             walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
-        del self._scorer  # it holds the server too
-        self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
-        self._listener.close()
+        self._transport.close()
+
+    def _check_words(self, value: Any) -> None:
+        if self._word_limit is not None:
+            self._word_limit.check(value)
 
     def _native_grammar(self, rules: Rules) -> str:
         """The grammar as llama.cpp reads it. Raises ValueError where it cannot be written so."""
@@ -269,10 +256,6 @@ class LlamaCppEngine:
             return gbnf(rules)
         except ValueError as error:
             raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
-
-    def _check_words(self, value: Any) -> None:
-        if self._word_limit is not None:
-            self._word_limit.check(value)
 
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
@@ -294,8 +277,6 @@ class LlamaCppEngine:
             self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
-            if not self._writes_gbnf:
-                await asyncio.to_thread(self._tokenizer.claim)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -304,7 +285,7 @@ class LlamaCppEngine:
         }
         slot = await self.pool.acquire(())
         answer = Answer(
-            params, self.context_length, self._scorer, native_prompt=media_prompt, prompt=prompt, matcher=matcher
+            params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
         self._running.add(answer)
         self._workers.submit(self._run, slot, body, answer)
@@ -325,16 +306,9 @@ class LlamaCppEngine:
                     break
                 answer.begin(index)
                 while (changes := answer.next_call(body)) is not None:
-                    self._complete(orjson.dumps({**body, **changes}), answer.receive)
+                    self._transport.complete({**body, **changes}, answer.receive, lambda: answer.cancelled)
         except EngineError as error:
             answer.end = error
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-            TypeError,
-        ) as error:  # C++ exceptions, from templates and schemas mostly
-            answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
         finally:
             if isinstance(answer.end, GenerationError):
                 log.error("generation failed: %s", answer.end)
@@ -344,8 +318,7 @@ class LlamaCppEngine:
 
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
-            body = orjson.dumps({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
-            answer = orjson.loads(self._server.handle_embeddings(body))
+            answer = self._transport.embed({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):
@@ -355,8 +328,7 @@ class LlamaCppEngine:
 
     def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
         try:
-            body = orjson.dumps({"query": query, "documents": list(documents)})
-            answer = orjson.loads(self._server.handle_rerank(body))
+            answer = self._transport.rerank({"query": query, "documents": list(documents)})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):

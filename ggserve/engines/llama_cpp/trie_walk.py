@@ -5,14 +5,13 @@ leaf are forced in one request. Each place of the trie is evaluated once, and th
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-import orjson
-
 from ggserve.engines.llama_cpp.answer import native_error
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.transport import Call, Chunk
 from ggserve.engines.token_trie import Node, TokenTrie
 from ggserve.errors import EngineClosed, GenerationError
 
@@ -29,19 +28,19 @@ class TrieWalk:
 
     def __init__(
         self,
-        complete: Callable[[bytes, Callable[[bytes], bool]], None],
         scorer: NativeScorer,
-        prompt: Any,
+        call: Call,
+        body: dict[str, Any],
         context_length: int,
         *,
         whole_paths: bool,
     ) -> None:
-        """`complete` passes on the chunks of a completion; `prompt` is as llama.cpp takes it. `whole_paths`: whether a
-        request may force several tokens; not beside speculative decoding, which tells nothing of those it guesses."""
-        self._complete = complete
+        """`whole_paths`: whether a request may force several tokens; not beside speculative decoding, which tells
+        nothing of the tokens that it guesses."""
         self._scorer = scorer
-        self._prompt = prompt
-        self._ids: list[int] | None = prompt if isinstance(prompt, list) else None
+        self._call = call
+        self._body = body
+        self._ids: list[int] | None = body["prompt"] if isinstance(body.get("prompt"), list) else None
         self._context_length = context_length
         self._whole_paths = whole_paths
         self.cancelled = False
@@ -129,23 +128,25 @@ class TrieWalk:
         if self.cancelled:
             raise EngineClosed
         body = {
-            "prompt": self._prompt if self._ids is None else [*self._ids, *path],
+            **self._body,
             **fields,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # a chunk for each batch of the prompt, where the walk can be cancelled
         }
-        chunks: list[bytes] = []
+        if self._ids is not None:
+            body["prompt"] = [*self._ids, *path]
+        chunks: list[Chunk] = []
 
-        def receive(chunk: bytes) -> bool:
+        def receive(chunk: Chunk) -> bool:
             chunks.append(chunk)
             return self.cancelled
 
-        self._complete(orjson.dumps(body), receive)
+        self._call(body, receive, lambda: self.cancelled)
         if self.cancelled:
             raise EngineClosed
         content: list[dict[str, Any]] = []
-        for chunk in map(orjson.loads, chunks):
+        for chunk in chunks:
             if error := chunk.get("error"):
                 raise native_error(error, self._context_length)
             if not self.prompt_tokens and (progress := chunk.get("prompt_progress")):

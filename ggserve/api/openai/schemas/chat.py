@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`: the request body."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ from ggserve.api.fields import Strict, Whole, field_error, one_of, thinking
 from ggserve.api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
 from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
-from ggserve.generation import Feature, SamplingParams, schema_grammar
+from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import SET_VARIABLES, Tools
 
 
@@ -135,11 +134,6 @@ class ChatRequest(GenerationRequest):
             "begun_thought": thought,
             "template_arguments": self.template_arguments,
         }
-
-    def needs(self) -> Iterator[tuple[str, Feature]]:
-        """Fields that not every model supports, with what they need."""
-        if any(message.has_image for message in self.messages):
-            yield "messages", "images"
 
     @property
     def called_tools(self) -> Tools | None:
