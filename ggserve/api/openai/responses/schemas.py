@@ -238,4 +238,4 @@ class ResponsesRequest(PromptRequest):
             "logprobs": (self.top_logprobs or 0) if self.scored else None,
             "grammar": self.grammar,
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)

@@ -127,4 +127,4 @@ class GenerationRequest(StructuredRequest):
             "cache_prompt": self.cache_prompt,
             "grammar": self.held_to,
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)
