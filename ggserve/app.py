@@ -24,7 +24,7 @@ from fastapi.security import HTTPBearer
 from ggserve import __version__
 from ggserve.api import anthropic, llama_server, ollama, openai, page, status
 from ggserve.api.admission import Admission
-from ggserve.api.body_limits import BodyLimitsMiddleware
+from ggserve.api.body_limits import BodyBudget, BodyLimitsMiddleware
 from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import ERROR_RESPONSES, install_error_handlers
 from ggserve.api.head import HeadMiddleware
@@ -126,6 +126,8 @@ async def _running(
         loop.call_soon_threadsafe(ready, model)
 
     def ready(model: GGUFModel | None) -> None:
+        if model and not settings.models_dir:
+            model.when_failed(lambda reason: fail(reason, 1))
         give_back_memory()
         gc.freeze()  # the model's tables live as long as the process
         models.start(model)
@@ -214,6 +216,7 @@ def state_for(settings: Settings) -> AppState:
             request_seconds=settings.request_timeout,
             prompts=settings.max_prompts,
         ),
+        bodies=BodyBudget(settings.max_bodies_mb << 20),
         admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),

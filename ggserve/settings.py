@@ -137,6 +137,9 @@ class Settings(BaseSettings):
     header_timeout: float = Field(20, ge=0, description="seconds to receive the headers of a request (0: no limit)")
     send_timeout: float = Field(30, ge=0, description="seconds that a client may stop reading (0: no limit)")
     max_body_mb: int = Field(32, ge=1, description="size limit of a request body in MiB; more is a 413")
+    max_bodies_mb: int = Field(
+        256, ge=1, description="memory in MiB for the bodies of all requests together; more is a 503"
+    )
     max_tokens: int | None = Field(
         None, ge=1, description="upper limit of tokens per answer, whatever a request asks for"
     )

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from ggserve.api.answer import Answer
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.features import require, visible
+from ggserve.api.fragments import Fragments
 from ggserve.api.openai.objects import chat_logprobs, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
@@ -50,6 +52,7 @@ class _ChatWriter(Writer):
 
     def __init__(self, body: ChatRequest, model_name: str, kind: str) -> None:
         self._scored = bool(body.logprobs)
+        self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice
         self._legacy = body.is_legacy
         self._usage = body.include_usage
         self._head = {
@@ -65,12 +68,16 @@ class _ChatWriter(Writer):
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         answer, delta, _ = piece
-        logprobs = chat_logprobs(delta.tokens) if self._scored else None
+        logprobs = {"content": chat_logprobs(delta.tokens), "refusal": None} if self._scored else None
         for part in _parts(delta, self._legacy):
             yield self._chunk(answer, part, logprobs)
             logprobs = None
         if delta.finish_reason:
             yield self._chunk(answer, {}, finish_reason=self._reason(answer))
+
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            self._logprobs[piece.answer.index].add(chat_logprobs(piece.delta.tokens))
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
@@ -101,7 +108,7 @@ class _ChatWriter(Writer):
         return {
             "index": answer.index,
             "message": message,
-            "logprobs": chat_logprobs(answer.tokens) if self._scored else None,
+            "logprobs": {"content": self._logprobs[answer.index].json, "refusal": None} if self._scored else None,
             "finish_reason": self._reason(answer),
         }
 
