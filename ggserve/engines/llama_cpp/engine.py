@@ -137,7 +137,8 @@ class LlamaCppEngine:
         if not isinstance(prompt, MediaPrompt):
             return list(prompt)
         self._check_words(prompt.text)
-        return {"prompt_string": prompt.text, "multimodal_data": list(prompt.images)}
+        end = " " if prompt.text.endswith(self.media_marker) else ""  # llama.cpp aborts where no token follows an image
+        return {"prompt_string": prompt.text + end, "multimodal_data": list(prompt.images)}
 
     def _sampling(self, params: SamplingParams) -> dict[str, Any]:
         """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""

@@ -204,16 +204,16 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
             raise EngineError(f"llama.cpp cannot load {path.name}: {reason or error}") from error
         server.handle_metrics()  # answered by its loop: to close a server before the loop has begun hangs
         if options.mmproj_path is not None:
-            _show_image(server)
+            _show_image(listener)
     return server
 
 
-def _show_image(server: Any) -> None:
+def _show_image(listener: PrivateListener) -> None:
     """Asks about an image: with a projector that is broken the process ends now, and not at a user's first image."""
-    url = f"data:image/bmp;base64,{base64.b64encode(_grey_bmp()).decode()}"
-    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
-    with suppress(RuntimeError):  # a template may refuse it
-        server.handle_chat_completions(orjson.dumps({"messages": messages, "max_tokens": 1}), lambda chunk: False)
+    image = base64.b64encode(_grey_bmp()).decode()
+    prompt = {"prompt_string": f"{listener.media_marker} a", "multimodal_data": [image]}
+    with suppress(InvalidRequest):
+        listener.post("/completion", {"prompt": prompt, "n_predict": 1})
 
 
 def _grey_bmp() -> bytes:
