@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
-from ggserve.generation import SamplingParams
+from ggserve.generation import MediaPrompt, SamplingParams
 from ggserve.hub.companions import projector_beside
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import read_gguf
@@ -263,7 +263,8 @@ def test_no_program_is_run_on_what_a_client_sends(folder: Path, tmp_path: Path, 
         with pytest.raises(InvalidRequest, match="cannot be read"):
             answer(model.chat(asking(junk), GREEDY))
         with pytest.raises(EngineError):  # past our own check
-            answer(model.engine.chat(asking(junk), GREEDY))
+            prompt = MediaPrompt(f"{model.engine.media_marker} a", (junk.partition(",")[2],))
+            answer(model.engine.generate(prompt, GREEDY))
         assert answer(model.chat(asking(data_url("red")), GREEDY))[1].completion_tokens == 6
     finally:
         model.close()
