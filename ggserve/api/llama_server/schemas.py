@@ -15,8 +15,7 @@ from ggserve.api.fields import (
     one_of,
     refuse,
 )
-from ggserve.api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenId
-from ggserve.api.openai.schemas.messages import Message
+from ggserve.api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenIds
 from ggserve.api.openai.schemas.structure import StructuredRequest
 from ggserve.generation import File, SamplingParams
 
@@ -45,13 +44,7 @@ class TokenizeRequest(ModelRequest):
 class DetokenizeRequest(ModelRequest):
     prompt_field = "tokens"
 
-    tokens: list[TokenId]
-
-
-class ApplyTemplateRequest(ModelRequest):
-    prompt_field = "messages"
-
-    messages: Annotated[list[Message], Field(min_length=1)]
+    tokens: TokenIds
 
 
 class ExtraFile(Strict):

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ggserve import temporary
 from ggserve.errors import EngineError, InvalidRequest
 
 _POLL = 0.25  # seconds between looks at whether a request that waits is still wanted
@@ -34,7 +35,7 @@ class PrivateListener:
     """Where a llama-server listens, and how to ask it there."""
 
     def __init__(self, *, unix: bool = True) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ggserve-"))  # mode 0700
+        self.folder = Path(tempfile.mkdtemp(prefix=temporary.prefix()))  # mode 0700
         self.path = self.folder / "s.sock"  # short: a socket's path has room for about 100 characters
         self.key = secrets.token_urlsafe(32)
         self.port = None if unix and hasattr(socket, "AF_UNIX") else _free_port()
@@ -62,6 +63,11 @@ class PrivateListener:
         finally:
             connection.close()
 
+    @property
+    def media_marker(self) -> str:
+        """What stands for an image in a prompt's text. Raises EngineError."""
+        return str(self._request("GET", "/props", None).get("media_marker", "<__media__>"))
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, parsed. Blocks for about a millisecond. Raises InvalidRequest or EngineError."""
         answer = self.ask(path, body)
@@ -71,9 +77,12 @@ class PrivateListener:
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, parsed, whether it is an error or not. Raises EngineError."""
+        return self._request("POST", path, json.dumps(body))
+
+    def _request(self, method: str, path: str, body: str | None) -> Any:
         connection = _PrivateConnection(self.connect)
         try:
-            connection.request("POST", path, json.dumps(body), self._headers)
+            connection.request(method, path, body, self._headers)
             return json.load(connection.getresponse())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EngineError(f"llama.cpp does not answer {path}: {error}") from error

@@ -31,7 +31,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "bad_words": (None, []),
     "chat_template": (None,),
     "continue_final_message": (None, False),
-    "documents": (None, []),
     "include_stop_str_in_output": (None, False),
     "length_penalty": (None, 1, 1.0),
     "min_tokens": (None, 0),
@@ -57,6 +56,9 @@ MAX_LOGPROBS = 20  # alternatives to a token
 Stop = Annotated[list[str], Field(max_length=16)]
 _LONGEST_ID = 10  # digits
 TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[
+    list[TokenId], Field(fail_fast=True)
+]  # the first error is told; to collect all of a long list takes a second
 
 
 def _limit(value: Any) -> Any:
