@@ -6,6 +6,7 @@ long.
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from ggserve.modelfile.token_spelling import to_raw
