@@ -213,6 +213,7 @@ class Delta:
     quotation: int | None = None  # the text belongs to the quotation with this number, in an answer with citations
     citation: Citation | None = None  # on the quotation's last delta, which has no text
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
+    confidence: Mapping[str, Any] | None = None  # on an answer's last delta: fields of the response, where asked for
     prompt_ids: tuple[int, ...] = ()  # on the first delta of all, where the engine was given token ids
 
 
