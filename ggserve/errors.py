@@ -7,6 +7,7 @@ EngineError                an engine cannot do what was asked
   InvalidRequest           the request asks for something that cannot be done
   QueueFull                too many requests are waiting
   EngineClosed             the server is shutting down
+  EngineUnavailable        the engine's process died too often to be started again
 ModelFileError             a model file cannot be used
 TemplateError              a chat template does not compile, or refuses the messages
   TemplateTooCostly        a chat template exceeds its budget
@@ -65,6 +66,10 @@ class EngineClosed(EngineError):
         super().__init__("The server is shutting down.")
 
 
+class EngineUnavailable(EngineError):
+    """The engine's process died too often to be started again."""
+
+
 class ModelFileError(Exception):
     """A model file that cannot be used. `str()` is one line: the file's name, what is wrong and where."""
 
@@ -73,8 +78,11 @@ class ModelFileError(Exception):
 
 
 def one_line(message: str) -> str:
-    """`message` with line breaks and control characters (names in a damaged file have them) escaped."""
-    return message if message.isprintable() else message.encode("unicode_escape").decode()
+    """`message` with all that is not printable escaped: names of files and in files may have line breaks, control
+    characters, and bytes that are not UTF-8."""
+    if message.isprintable():
+        return message
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
 
 class TemplateError(Exception):

@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,7 +17,7 @@ from pydantic import (
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from pydantic_core import PydanticCustomError
 
-from ggserve.api.durations import seconds
+from ggserve.durations import seconds
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
 
@@ -75,6 +76,18 @@ def thinking(thinks: bool | None, effort: str | bool | None = None) -> dict[str,
     return {**told, "reasoning_effort": effort} if thinks and isinstance(effort, str) else told
 
 
+# Tokens of a thought. A higher effort ("xhigh", "max") has no bound.
+_BUDGETS = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": 8192}
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def thinking_budget(tokens: int | None, effort: str | bool | None = None) -> int | None:
+    """The most tokens of a thought: the client's own number (-1: no bound), or else what its effort stands for."""
+    if tokens is not None:
+        return tokens if tokens >= 0 else None
+    return _BUDGETS.get(effort) if isinstance(effort, str) else None
+
+
 def refuse(body: Any, unsupported: Mapping[str, Sequence[Any]]) -> Any:
     """The body, unless one of these fields has another value than those beside it, which ask for nothing."""
     for name, harmless in unsupported.items() if isinstance(body, dict) else ():
@@ -84,6 +97,23 @@ def refuse(body: Any, unsupported: Mapping[str, Sequence[Any]]) -> Any:
                 "unsupported_parameter", "{param} is not supported by this server", {"param": name}
             )
     return body
+
+
+def _without_nulls(schema: Any) -> Any:
+    """A JSON schema without the nulls that some clients send for what they leave out."""
+    if isinstance(schema, list):
+        return [_without_nulls(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: value if name in _VALUES else _without_nulls(value)
+        for name, value in schema.items()
+        if value is not None or name in _VALUES
+    }
+
+
+_VALUES = ("const", "default", "enum", "examples")  # keywords under which a null means null
+ToolSchema = Annotated[dict[str, Any], AfterValidator(_without_nulls)]  # the arguments of a tool
 
 
 def one_of(forms: str) -> WrapValidator:

@@ -1,11 +1,12 @@
 """What every engine promises: options at the start, parameters in, deltas out. Engines differ in how, not in what."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ggserve.generation import Delta, Embedding, Feature, Occupancy, Ranking, SamplingParams, Scores
+from ggserve.machine import Hardware
 from ggserve.messages import Tools
 
 Speculation = Literal["off", "ngram-mod"]
@@ -16,11 +17,15 @@ CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 class Tuning:
     """What a user may set and an engine takes as it is."""
 
-    gpu_layers: int = 0
+    gpu_layers: int | Literal["auto"] = "auto"  # "auto": as many as the GPU's memory takes, if there is a GPU
+    llama_server: str = "auto"  # a native llama-server to run llama.cpp on: a path, "auto" or "off"
+    llama_args: str = ""  # further arguments for it
     queue_size: int = 64  # requests that may wait for a slot
     speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
     draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
     prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
+    prompt_cache_dir: Path | None = None  # where llama.cpp's slots are saved, in place of memory; None: nowhere
+    prompt_cache_disk: int = 4096  # MiB that all saved slots may take
     kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
     mmproj_path: Path | None = None  # a GGUF file of what turns images into embeddings, for llama.cpp
@@ -41,6 +46,10 @@ class Engine(Protocol):
     """Token ids to deltas."""
 
     name: str
+
+    @property
+    def hardware(self) -> Hardware: ...
+
     context_length: int  # tokens, prompt and answer together
     features: frozenset[Feature]
 
@@ -55,6 +64,10 @@ class Engine(Protocol):
         Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, GenerationError
         at any time.
         """
+        ...
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """Call `callback`, from any thread, with the reason when the engine fails for good."""
         ...
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
@@ -101,6 +114,16 @@ class NativeChat(Protocol):
         template_arguments: Mapping[str, Any] | None = None,
     ) -> Scores:
         """As `Engine.score`, after the prompt that `chat` makes of the same messages."""
+        ...
+
+
+class SlotFiles(Protocol):
+    """What an engine may offer besides: slots that are saved to files."""
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
         ...
 
 

@@ -3,27 +3,31 @@
 Usable without HTTP; the API talks to nothing else.
 """
 
+import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
+from ggserve.machine import Hardware
 from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats
 from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadOptions, Report, load
-from ggserve.modelfile.facts import ModelFacts
+from ggserve.modelfile.facts import ModelFacts, file_sampling
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
 log = logging.getLogger("ggserve.model")
 
+_DECODED_AT_ONCE = 2  # requests whose images are decoded at the same time
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 
 
@@ -38,6 +42,8 @@ class GGUFModel:
         max_tokens: int | None = None,  # that an answer may have, whatever is asked for
         report: Report | None = None,
         name: str | None = None,  # None: after the file
+        sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
+        fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
         **options: Any,
     ) -> None:
         """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
@@ -54,8 +60,10 @@ class GGUFModel:
         self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec
+        self.sampling = {**(fallback_sampling or {}), **file_sampling(loaded.facts), **(sampling or {})}
         self._chats = Chats(loaded)
         self._decider = Decider(loaded, self._chats)
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
     @property
     def engine_name(self) -> str:
@@ -66,6 +74,15 @@ class GGUFModel:
     def engine_reason(self) -> str:
         """One line: why that engine."""
         return self._loaded.engine_reason
+
+    @property
+    def hardware(self) -> Hardware:
+        """The engine's build and the GPUs that it uses, as things are now."""
+        return self.engine.hardware
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """Call `callback`, from any thread, with the reason when the engine fails for good."""
+        self.engine.when_failed(callback)
 
     @property
     def context_length(self) -> int:
@@ -112,7 +129,7 @@ class GGUFModel:
 
     async def decide(self, messages: list[dict[str, Any]], questions: Sequence[Question]) -> list[Decision]:
         """The answers to questions about a chat, each with the probability of every option; no text is generated."""
-        return await self._decider.decide(messages, questions)
+        return await self._decider.decide(await self._clean_images(messages), questions)
 
     @property
     def infill_objection(self) -> str | None:
@@ -158,7 +175,8 @@ class GGUFModel:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
         `template_arguments` are variables of its chat template, as `enable_thinking`. The answer quotes the
         `documents`, which the messages may show already. Raises TemplateError too."""
-        chat = Chat(messages, tools, begun, tuple(documents), shows_documents, template_arguments or {})
+        shown = await self._clean_images(messages)
+        chat = Chat(shown, tools, begun, tuple(documents), shows_documents, template_arguments or {})
         running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
@@ -176,8 +194,14 @@ class GGUFModel:
         chat = Chat(messages, tools, begun, template_arguments=template_arguments or {})
         return await self._chats.count(chat)
 
+    async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not any(isinstance(message.get("content"), list) for message in messages):
+            return messages
+        async with self._decoding:
+            return await asyncio.to_thread(with_clean_images, messages)
+
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
-        params = params or SamplingParams()
+        params = (params or SamplingParams()).over(self.sampling)
         limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
         return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
 
@@ -197,6 +221,15 @@ class GGUFModel:
         if self._loaded.reranker is None:
             raise InvalidRequest(f"{self.name} does not rank documents")
         return await self._loaded.reranker.rerank(query, documents)
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
+        if self._loaded.slot_files is None:
+            why = "ctransformers cannot save slots" if self.engine_name == "ctransformers" else "set PROMPT_CACHE_DIR"
+            raise InvalidRequest(f"Slots of {self.name} are not saved: {why}.")
+        return await self._loaded.slot_files.act_on_slot(number, action, filename)
 
     @property
     def tokenizer_facts(self) -> dict[str, str | None]:

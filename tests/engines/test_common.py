@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def replace(**changes) -> SamplingParams:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_answers_are_the_same_on_both_engines(either: GGUFModel, prompt: str):
+    if os.environ.get("TEST_LLAMA_SERVER") and "llama-server" in either.hardware.build:
+        pytest.skip("the kernels of another build round otherwise")
     reference = next(r for r in REFERENCE if r.get("prompt") == prompt)
     text, last = answer(either.complete(prompt, replace(max_tokens=30)))
     assert text == reference["text"]
@@ -161,7 +164,12 @@ def test_penalties_keep_from_repeating(either: GGUFModel):
 )
 @pytest.mark.parametrize("changes", [{}, {"temperature": 1.5, "seed": 1}, {"ignore_eos": True}], ids=str)
 def test_an_answer_follows_its_grammar(either: GGUFModel, grammar: Grammar, answers: str, changes: dict):
-    text, last = answer(either.complete(PROMPT, replace(grammar=grammar, max_tokens=30, **changes)))
+    params = replace(grammar=grammar, max_tokens=30, **changes)
+    if "llama-server" in either.engine.hardware.build and grammar.kind == "lark":
+        with pytest.raises(InvalidRequest):
+            answer(either.complete(PROMPT, params))
+        return
+    text, last = answer(either.complete(PROMPT, params))
     assert last.finish_reason == "stop"
     assert re.fullmatch(answers, text)
 

@@ -41,7 +41,9 @@ def check(documents: tuple[Document, ...], citations: list[Citation]) -> None:
         assert documents[citation.document].text[citation.start : citation.end] == citation.text
 
 
-def test_every_citation_is_in_its_document(either: GGUFModel):
+@pytest.mark.parametrize("engine", ["ctransformers_model", "llama_cpp_model"])
+def test_every_citation_is_in_its_document(engine: str, request: pytest.FixtureRequest):
+    either: GGUFModel = request.getfixturevalue(engine)
     made = []
     for seed in range(4):
         params = likes_quotations(either, seed)
@@ -50,6 +52,13 @@ def test_every_citation_is_in_its_document(either: GGUFModel):
         assert "<quote1>" not in text
         made += citations
     assert made
+
+
+def test_a_llama_server_without_llguidance_is_told_apart(child_model: GGUFModel):
+    with pytest.raises(InvalidRequest, match="ENGINE=ctransformers"):
+        asyncio.run(
+            cited(child_model.chat(QUESTION, SamplingParams(max_tokens=4), documents=DOCUMENTS, shows_documents=True))
+        )
 
 
 @pytest.mark.parametrize("name", ["starcoder", "gptj", "llama"])

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -11,7 +12,8 @@ from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answer import Answer
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
-from ggserve.api.features import require
+from ggserve.api.features import require, visible
+from ggserve.api.fragments import Fragments
 from ggserve.api.openai.objects import chat_logprobs, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
@@ -37,9 +39,7 @@ async def chat_completions_v2(call: ChatCall) -> Response:
 async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
     body, model = call.body, call.model
     require(model, "generation", "model")
-    for field, feature in body.needs():
-        require(model, feature, field)
-    messages = [message.template_message() for message in body.messages]
+    messages = visible(model, [message.template_message() for message in body.messages], "messages")
     params = body.sampling_params()
     deltas = model.chat(
         messages,
@@ -57,6 +57,7 @@ class _ChatWriter(Writer):
 
     def __init__(self, body: ChatRequest, model_name: str, kind: str) -> None:
         self._scored = bool(body.logprobs)
+        self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice
         self._legacy = body.is_legacy
         self._usage = body.include_usage
         self._cites = bool(body.quoted)
@@ -73,7 +74,7 @@ class _ChatWriter(Writer):
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         answer, delta, _ = piece
-        logprobs = chat_logprobs(delta.tokens) if self._scored else None
+        logprobs = {"content": chat_logprobs(delta.tokens), "refusal": None} if self._scored else None
         for part in _parts(delta, self._legacy):
             yield self._chunk(answer, part, logprobs)
             logprobs = None
@@ -81,6 +82,10 @@ class _ChatWriter(Writer):
             yield self._chunk(answer, {"citations": [_citation(*answer.citations[-1])]})
         if delta.finish_reason:
             yield self._chunk(answer, {}, finish_reason=self._reason(answer))
+
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            self._logprobs[piece.answer.index].add(chat_logprobs(piece.delta.tokens))
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
@@ -113,7 +118,7 @@ class _ChatWriter(Writer):
         return {
             "index": answer.index,
             "message": message,
-            "logprobs": chat_logprobs(answer.tokens) if self._scored else None,
+            "logprobs": {"content": self._logprobs[answer.index].json, "refusal": None} if self._scored else None,
             "finish_reason": self._reason(answer),
         }
 

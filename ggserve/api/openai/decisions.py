@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Response
 
 from ggserve.api.admission import GeneratingRoute
 from ggserve.api.call import Call, call_of
-from ggserve.api.features import require, require_sight
+from ggserve.api.features import require, visible
 from ggserve.api.openai.schemas.decisions import (
     AnyQuestion,
     ChoiceQuestion,
@@ -62,9 +62,8 @@ async def decisions(call: Annotated[Call[DecisionsRequest], Depends(call_of(Deci
 
 
 async def _decided(call: Call[SystemOneRequest] | Call[DecisionsRequest], field: str) -> list[Decision]:
-    require(call.model, "scores", "model")
-    messages = call.body.messages()
-    require_sight(call.model, messages, field)
+    require(call.model, "generation", "model")
+    messages = visible(call.model, call.body.messages(), field)
     return await while_connected(call.request, call.model.decide(messages, call.body.all_questions()))
 
 

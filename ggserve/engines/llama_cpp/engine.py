@@ -1,31 +1,30 @@
-"""The llama.cpp engine: its server core in this process, with continuous batching in a loop of its own.
+"""The llama.cpp engine: its server core, in this process or in a child, batches continuously in a loop of its own.
 
-Each running request holds one worker thread, which waits inside a native call and gets a callback for each chunk. No
-more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must have been
-checked before.
+Each running request holds one worker thread, which waits inside a call of the transport and gets a callback for each
+chunk. No more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must
+have been checked before.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
-from ggserve.engines.llama_cpp.listener import PrivateListener
-from ggserve.engines.llama_cpp.load import Pooling, load_server
-from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
+from ggserve.engines.llama_cpp.in_process import InProcess
+from ggserve.engines.llama_cpp.saved_states import SavedStates
 from ggserve.engines.llama_cpp.scoring import NativeScorer
-from ggserve.engines.llama_cpp.stack import WordLimit, widen_stacks
+from ggserve.engines.llama_cpp.slot_keeper import Slot, SlotKeeper
+from ggserve.engines.llama_cpp.stack import WordLimit
+from ggserve.engines.llama_cpp.transport import Call, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
@@ -33,20 +32,15 @@ from ggserve.errors import ContextOverflow, EngineError, GenerationError, Invali
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
 from ggserve.grammar import citations
 from ggserve.grammar.gbnf import gbnf
-from ggserve.grammar.lark import with_ends
-from ggserve.grammar.matcher import Grammars
+from ggserve.grammar.lark import lark
+from ggserve.grammar.matcher import Grammars, byte_vocabulary
+from ggserve.grammar.rules import Rules
+from ggserve.machine import Hardware
 from ggserve.messages import Tools
 
 log = logging.getLogger("ggserve.model")
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
-
-
-class Slot:
-    """Room for one request. Which tokens a native slot holds is llama.cpp's business."""
-
-    opened = True
-    tokens: Sequence[int] = ()
 
 
 class LlamaCppEngine:
@@ -61,20 +55,19 @@ class LlamaCppEngine:
 
     def __init__(
         self,
-        path: Path,
+        transport: Transport,
         *,
         options: EngineOptions,
         vocab_size: int,
-        grammars: Grammars,  # of bytes
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
+        controls: Mapping[str, int],  # tokens that are no text, by what they are called
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
-        chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
-        control_texts: Sequence[str] = (),  # what control tokens are called
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
         word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
+        states: SavedStates | None = None,  # where long prompts are kept
+        bytes_per_token: float = 0,  # of the KV cache
     ) -> None:
-        """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
             ("rerank",)
@@ -83,40 +76,31 @@ class LlamaCppEngine:
             if generates
             else ("embeddings",)
         )
+        if generates and not transport.embeds:
+            self.features -= {"embeddings"}
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
-        self._grammars = grammars
-        self._tokenizer = NativeTokenizer()
-        self._loses_spaces = loses_spaces
+        self._controls = controls
         self._word_limit = word_limit
-        self._control_texts = list(control_texts)
         self._end_ids = end_ids
+        self._writes_gbnf = loses_spaces or transport.grammar_language != "lark"
+        self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
-        self._listener = PrivateListener()
-        widen_stacks()
-        try:
-            self._server = load_server(
-                path,
-                self._listener,
-                options,
-                pooling=pooling,
-                chat_template=chat_template,
-                whole_inputs=not generates,
-            )
-        except EngineError:
-            self._listener.close()
-            raise
+        self._transport = transport
         self._scorer = NativeScorer(
-            self._server,
+            transport,
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
         )
-        self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
+        self._slots = [Slot(number) for number in range(options.parallel)]
+        self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        self.pool = Pool(self._slots, options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
+        self._closed = False
 
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
@@ -134,8 +118,13 @@ class LlamaCppEngine:
             "n_predict": params.max_tokens,
             **self._sampling(params),
         }
-        async for delta in self._stream("handle_completions", body, params, prompt):
+        async for delta in self._stream(self._transport.complete, body, params, prompt):
             yield delta
+
+    @property
+    def chats(self) -> bool:
+        """Whether `chat` and `count_chat` are there: a child process never gets a chat."""
+        return isinstance(self._transport, InProcess)
 
     async def chat(
         self,
@@ -147,6 +136,7 @@ class LlamaCppEngine:
         """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
+        assert isinstance(self._transport, InProcess)
         for field, given in (
             (params.bans, params.bans),
             ("stop_token_ids", params.stop_token_ids),
@@ -164,7 +154,7 @@ class LlamaCppEngine:
         }
         if params.max_tokens is not None:
             body["n_predict"] = params.max_tokens
-        async for delta in self._stream("handle_chat_completions", body, params):
+        async for delta in self._stream(self._transport.chat, body, params):
             yield delta
 
     def count_chat(
@@ -175,7 +165,7 @@ class LlamaCppEngine:
     ) -> int:
         """See NativeChat.count_chat."""
         body = {"messages": messages, **_native_tools(tools), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
+        text: str = self._transport.post("/apply-template", body)["prompt"]
         return len(self.tokenize(text, add_special=True, parse_special=True))
 
     def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
@@ -192,7 +182,7 @@ class LlamaCppEngine:
             self._check_tokens(tokens, field)
         params.check()
         fields = sampling_fields(params, self.context_length, self._vocab_size)
-        return fields if params.skip_special else {**fields, "preserved_tokens": self._control_texts}
+        return fields if params.skip_special else {**fields, "preserved_tokens": list(self._controls)}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -217,7 +207,7 @@ class LlamaCppEngine:
             raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
         self._check_tokens(prompt)
         body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
-        return await self._scored("handle_completions", body, trie)
+        return await self._scored(self._transport.complete, body, trie, prompt)
 
     async def score_chat(
         self,
@@ -226,28 +216,33 @@ class LlamaCppEngine:
         template_arguments: Mapping[str, Any] | None = None,
     ) -> Scores:
         """See NativeChat.score_chat."""
+        assert isinstance(self._transport, InProcess)
         body = {"messages": messages, **_native_arguments(template_arguments)}
-        return await self._scored("handle_chat_completions", body, TokenTrie(continuations))
+        return await self._scored(self._transport.chat, body, TokenTrie(continuations))
 
-    async def _scored(self, call: str, body: dict[str, Any], trie: TokenTrie) -> Scores:
+    async def _scored(self, call: Call, body: dict[str, Any], trie: TokenTrie, prompt: Sequence[int] = ()) -> Scores:
         await asyncio.to_thread(self._check_words, body)
-        await asyncio.to_thread(self._tokenizer.claim)
-        slot = await self.pool.acquire(())
-        whole_paths = not self._speculates
-        walk = TrieWalk(self._server, self._scorer, call, body, self.context_length, whole_paths=whole_paths)
+        slot = await self.pool.acquire(prompt)
+        if self._keeper:
+            body["id_slot"] = slot.id
+        whole_paths = not self._speculates and self._transport.grammar_language == "lark"
+        if not whole_paths and not isinstance(body.get("prompt"), list):
+            raise InvalidRequest(
+                "Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and the llama.cpp of this process."
+            )
+        walk = TrieWalk(self._scorer, call, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie)
+        running = self._workers.submit(self._walk, slot, walk, trie, prompt)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
 
-    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
+    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
+            self._prepare(slot, prompt)
             walk.run(trie)
-        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates mostly
-            raise InvalidRequest(f"llama.cpp refuses the request: {error}") from error
         finally:
             self._walks.discard(walk)
             self.pool.release(slot)
@@ -270,13 +265,13 @@ class LlamaCppEngine:
         """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
         self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
+        ids: list[int] = self._transport.post("/tokenize", body)["tokens"]
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids, control tokens included. Blocks for about a millisecond."""
         self._check_tokens(ids)
-        text: str = self._listener.post("/detokenize", {"tokens": list(ids)})["content"]
+        text: str = self._transport.post("/detokenize", {"tokens": list(ids)})["content"]
         return text
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
@@ -291,13 +286,23 @@ class LlamaCppEngine:
     ) -> str:
         """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
         body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
+        text: str = self._transport.post("/apply-template", body)["prompt"]
         return text
+
+    @property
+    def hardware(self) -> Hardware:
+        """See Engine.hardware."""
+        return self._transport.hardware
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Engine.when_failed."""
+        self._transport.when_failed(callback)
 
     def close(self) -> None:
         """See Engine.close."""
-        if self._server is None:
+        if self._closed:
             return
+        self._closed = True
         self.pool.close()
         for answer in list(self._running):
             answer.cancelled = True
@@ -305,13 +310,24 @@ class LlamaCppEngine:
             walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
-        del self._scorer  # it holds the server too
-        self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
-        self._listener.close()
+        for slot in self._slots if self._keeper else ():
+            assert self._keeper is not None
+            self._keeper.save(slot)
+        self._transport.close()
 
     def _check_words(self, value: Any) -> None:
         if self._word_limit is not None:
             self._word_limit.check(value)
+
+    def _native_grammar(self, rules: Rules) -> str:
+        """The grammar as llama.cpp reads it. Raises ValueError where it cannot be written so."""
+        if not self._writes_gbnf:
+            # llama.cpp would make control tokens of a text that must come next.
+            return lark(rules, controls=self._controls, ends=self._end_ids, forced=False)
+        try:
+            return gbnf(rules)
+        except ValueError as error:
+            raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
 
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
@@ -319,7 +335,7 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size, field)
 
     async def _stream(
-        self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
+        self, call: Call, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
     ) -> AsyncGenerator[Delta, None]:
         scored = params.logprobs is not None or params.watches_tokens
         if self._speculates and scored and params.max_tokens not in (0, 1):
@@ -329,33 +345,27 @@ class LlamaCppEngine:
             )
         matcher = None
         if params.grammar is not None:
-            matcher, text = await self._grammars.matcher(params.grammar)
-            self._check_words(text)  # llama.cpp tokenizes what a grammar leaves no choice about
+            matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
+            self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
             if params.grammar.kind == "citations":
-                if self._loses_spaces:
+                if self._writes_gbnf:
                     message = (
-                        "llama.cpp takes the spaces from this model's tokens in a grammar, and cannot hold quotations "
-                        "to documents. ENGINE=ctransformers does, where it runs the file."
+                        "This build of llama.cpp, or this model's tokenizer, cannot hold quotations to documents. "
+                        "ENGINE=ctransformers does, where it runs the file."
                     )
                     raise InvalidRequest(message, params.grammar.source)
-                await asyncio.to_thread(self._tokenizer.claim)
-                body["grammar"] = citations.with_ends(text, self._end_ids)
-            elif not self._loses_spaces:
-                await asyncio.to_thread(self._tokenizer.claim)
-                body["grammar"] = with_ends(text, self._end_ids)
-            elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
-                matcher = None
-            else:
-                body["grammar"] = _native_grammar(text, params.grammar.source)
+                body["grammar"] = citations.with_ends(body["grammar"], self._end_ids)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        slot = await self.pool.acquire(())
+        slot = await self.pool.acquire(prompt or ())
+        if self._keeper:
+            body["id_slot"] = slot.id
         answer = Answer(
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
@@ -365,12 +375,13 @@ class LlamaCppEngine:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, call: str, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
+    def _run(self, call: Call, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
         """
         try:
+            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt)
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
             for index in range(answer.params.n):
@@ -378,16 +389,9 @@ class LlamaCppEngine:
                     break
                 answer.begin(index)
                 while (changes := answer.next_call(body)) is not None:
-                    getattr(self._server, call)(orjson.dumps({**body, **changes}), answer.receive)
+                    call({**body, **changes}, answer.receive, lambda: answer.cancelled)
         except EngineError as error:
             answer.end = error
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-            TypeError,
-        ) as error:  # C++ exceptions, from templates and schemas mostly
-            answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
         finally:
             if isinstance(answer.end, GenerationError):
                 log.error("generation failed: %s", answer.end)
@@ -395,10 +399,24 @@ class LlamaCppEngine:
             self.pool.release(slot)
             answer.put_end()
 
+    def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
+        """Fills the slot with what is saved of a prompt, where prompts are saved."""
+        if self._keeper:
+            self._keeper.prepare(slot, prompt if cached else ())
+            slot.tokens = prompt
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot as llama-server does. Raises InvalidRequest."""
+        assert self._keeper is not None
+        if not 0 <= number < len(self._slots):
+            raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
+        return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
+
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
-            body = orjson.dumps({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
-            answer = orjson.loads(self._server.handle_embeddings(body))
+            answer = self._transport.embed({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):
@@ -408,8 +426,7 @@ class LlamaCppEngine:
 
     def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
         try:
-            body = orjson.dumps({"query": query, "documents": list(documents)})
-            answer = orjson.loads(self._server.handle_rerank(body))
+            answer = self._transport.rerank({"query": query, "documents": list(documents)})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):
@@ -418,17 +435,6 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
-
-
-def _native_grammar(lark: str, field: str | None) -> str:
-    try:
-        return gbnf(lark)
-    except (ValueError, KeyError, RecursionError) as error:
-        raise InvalidRequest(
-            "llama.cpp holds no answer to this grammar with this model's vocabulary, from whose tokens it takes the "
-            f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",
-            field,
-        ) from error
 
 
 def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`: the request body."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ from ggserve.api.fields import Strict, Whole, field_error, one_of, thinking
 from ggserve.api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
 from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
-from ggserve.generation import Feature, SamplingParams, schema_grammar
+from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import SET_VARIABLES, Document, Tools, documents_problem
 
 
@@ -152,11 +151,6 @@ class ChatRequest(GenerationRequest):
         effort = self.reasoning_effort
         told = self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
         return thinking(None if effort is None else effort != "none", effort) | told
-
-    def needs(self) -> Iterator[tuple[str, Feature]]:
-        """Fields that not every model supports, with what they need."""
-        if any(message.has_image for message in self.messages):
-            yield "messages", "images"
 
     @property
     def called_tools(self) -> Tools | None:
