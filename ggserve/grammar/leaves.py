@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from json.decoder import py_scanstring  # type: ignore[attr-defined]  # of the standard library, without a stub
 from typing import Any
@@ -31,10 +32,8 @@ class Leaf:
 def leaves(text: str) -> list[Leaf]:
     """The leaves of a JSON text in their order; of one that is cut short, those that are complete."""
     found: list[Leaf] = []
-    try:
+    with suppress(ValueError, IndexError, RecursionError, StopIteration):  # where it ends
         _scan(text, _space(text, 0), (), found)
-    except (ValueError, IndexError, RecursionError):
-        pass  # it ends here
     return found
 
 
@@ -87,17 +86,13 @@ def has_leaves(schema: Mapping[str, Any]) -> bool:
     return any(map(_has_leaves, _resolved(schema, schema)))
 
 
-def _has_leaves(schema: Any) -> bool:
-    properties = schema.get("properties")
-    if schema.get("type") == "object" or properties is not None:
-        return bool(properties) or bool({"additionalProperties", "patternProperties"} & schema.keys() - _closed(schema)) or (
-            properties is None and schema.get("additionalProperties") is not False
-        )
-    return not (schema.get("type") == "array" and (schema.get("maxItems") == 0 or schema.get("items") is False))
-
-
-def _closed(schema: Mapping[str, Any]) -> set[str]:
-    return {"additionalProperties"} if schema.get("additionalProperties") is False else set()
+def _has_leaves(schema: Mapping[str, Any]) -> bool:
+    if schema.get("type") == "array":
+        return schema.get("maxItems") != 0 and schema.get("items") is not False
+    if schema.get("type") == "object" or "properties" in schema:
+        closed = not schema.get("additionalProperties", "properties" not in schema)
+        return bool(schema.get("properties") or schema.get("patternProperties")) or not closed
+    return True
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -147,5 +142,5 @@ def _values(schema: Mapping[str, Any]) -> list[Any] | None:
         return None if any(isinstance(value, dict | list) for value in values) else values
     kinds = schema.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    finite = {"boolean": [True, False], "null": [None]}
+    finite: dict[Any, list[Any]] = {"boolean": [True, False], "null": [None]}
     return [value for kind in kinds for value in finite[kind]] if set(kinds) <= finite.keys() else None

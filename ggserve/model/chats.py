@@ -15,6 +15,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, SamplingParams, Scores
 from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import Document, Tools
+from ggserve.model.confidence import Confidence
 from ggserve.model.load import LoadedModel
 
 _END = 8  # tokens of a prompt, in which a template that lets the model think opens the thought
@@ -39,6 +40,7 @@ class Chats:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
+        self.confidence = Confidence(loaded)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Raises InvalidRequest; its deltas raise TemplateError too."""
@@ -95,7 +97,8 @@ class Chats:
     async def _natively(self, native: NativeChat, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         self._loaded.check_length(_text_length(chat))
         messages, tools, arguments = await asyncio.to_thread(self._all_defused, chat)
-        async with aclosing(native.chat(messages, params, tools, arguments)) as deltas:
+        watched = self.confidence.watched(lambda p: native.chat(messages, p, tools, arguments), params, None)
+        async with aclosing(watched) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -104,7 +107,8 @@ class Chats:
     ) -> AsyncGenerator[Delta, None]:
         params = replace(params, stop=(*params.stop, *self._loaded.codec.stop))
         prompt = await self._prompt(chat, thinks=thinks)
-        async with aclosing(self._loaded.engine.generate(prompt, params)) as deltas:
+        watched = self.confidence.watched(lambda p: self._loaded.engine.generate(prompt, p), params, prompt)
+        async with aclosing(watched) as deltas:
             async for delta in deltas:
                 yield delta
 

@@ -7,18 +7,21 @@ alternative that these do not tell apart, or do not have, is evaluated.
 
 import json
 import math
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ggserve.generation import Delta, Grammar, SamplingParams, ScoredToken
-from ggserve.grammar.leaves import Leaf, alternatives, leaves
+from ggserve.errors import InvalidRequest
+from ggserve.generation import Delta, SamplingParams, ScoredToken
+from ggserve.grammar.leaves import Leaf, alternatives, has_leaves, leaves
 from ggserve.grammar.matcher import Grammars, Matcher, byte_vocabulary
-from ggserve.model.decisions import Decider, choice_probabilities
+from ggserve.model.labels import choice_probabilities, choose
 from ggserve.model.load import LoadedModel
 
 _TOP = 200  # likeliest tokens in each place; the rest of the probability is taken to be allowed in the same proportion
+_MOST_CHOICES = 256
 _LITTLE = 1e-3  # of the probability, that is not worth an evaluation
 _GOES_ON = b"0123456789.eE+-"  # with a number
 
@@ -26,55 +29,71 @@ _GOES_ON = b"0123456789.eE+-"  # with a number
 class Confidence:
     """Adds to the last delta of each answer how sure the model was."""
 
-    def __init__(self, loaded: LoadedModel, decider: Decider) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._decider = decider
         self._grammars = Grammars(byte_vocabulary())
 
-    def watched(
-        self, params: SamplingParams, prompt: Sequence[int] | None
-    ) -> tuple[SamplingParams, "Watch"]:
-        """The parameters to generate with, and what watches the deltas. `prompt` None: its tokens are not known."""
-        assert params.grammar is not None
-        if params.grammar.kind == "choice":
-            return params, _ChoiceWatch(self._decider, params.grammar, prompt)
-        wanted = max(_TOP, params.logprobs or 0)
-        watch = _FieldWatch(self._loaded, self._grammars, params, prompt)
-        return replace(params, logprobs=wanted), watch
-
-
-class Watch:
-    """Passes deltas on."""
-
-    async def __call__(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        """The same deltas."""
-        async with aclosing(deltas):
+    async def watched(
+        self,
+        generate: Callable[[SamplingParams], AsyncGenerator[Delta, None]],
+        params: SamplingParams,
+        prompt: Sequence[int] | None,
+    ) -> AsyncGenerator[Delta, None]:
+        """The deltas of an answer. `prompt` None: its tokens are not known. Raises InvalidRequest too."""
+        _check(params)
+        watch: _ChoiceWatch | _FieldWatch | None = None
+        wanted = params
+        if params.confidence == "choice_probabilities":
+            watch = _ChoiceWatch(self._loaded, params, prompt)
+        elif params.confidence == "field_confidence":
+            watch = _FieldWatch(self._loaded, self._grammars, params, prompt)
+            wanted = replace(params, logprobs=max(_TOP, params.logprobs or 0))
+        async with aclosing(generate(wanted)) as deltas:
             async for delta in deltas:
-                yield await self.seen(delta)
+                yield await watch.seen(delta) if watch else delta
 
-    async def seen(self, delta: Delta) -> Delta:
-        """What becomes of a delta."""
-        raise NotImplementedError
+    def close(self) -> None:
+        """End its thread."""
+        self._grammars.close()
 
 
-class _ChoiceWatch(Watch):
-    def __init__(self, decider: Decider, grammar: Grammar, prompt: Sequence[int] | None) -> None:
-        self._decider = decider
-        self._grammar = grammar
+def _check(params: SamplingParams) -> None:
+    """Raises InvalidRequest where the answer has no such confidence."""
+    grammar, field = params.grammar, params.confidence
+    if field == "choice_probabilities":
+        if grammar is None or grammar.kind != "choice":
+            raise InvalidRequest("choice_probabilities needs guided_choice.", field)
+        if len(json.loads(grammar.text)) > _MOST_CHOICES:
+            message = f"choice_probabilities are told of up to {_MOST_CHOICES} choices."
+            raise InvalidRequest(message, grammar.source)
+    if field == "field_confidence":
+        if grammar is None or grammar.kind != "json_schema":
+            raise InvalidRequest("field_confidence needs a JSON schema that the answer follows, and no tools.", field)
+        if not has_leaves(json.loads(grammar.text)):
+            raise InvalidRequest("field_confidence needs a JSON schema with values: this one has none.", grammar.source)
+
+
+class _ChoiceWatch:
+    def __init__(self, loaded: LoadedModel, params: SamplingParams, prompt: Sequence[int] | None) -> None:
+        if prompt is None:
+            raise InvalidRequest("choice_probabilities are not told of answers to images.", params.confidence)
+        assert params.grammar is not None
+        self._loaded = loaded
+        self._grammar = params.grammar
         self._prompt = prompt
         self._found: Mapping[str, Any] | None = None
 
     async def seen(self, delta: Delta) -> Delta:
-        if delta.finish_reason is None or self._prompt is None:
+        if delta.finish_reason is None:
             return delta
         if self._found is None:
             choices = json.loads(self._grammar.text)
-            decision = await self._decider.choose(self._prompt, choices, self._grammar.source or "")
+            decision = await choose(self._loaded, self._prompt, choices, self._grammar.source or "")
             self._found = choice_probabilities(choices, decision)
         return replace(delta, confidence={"choice_probabilities": self._found})
 
 
-class _FieldWatch(Watch):
+class _FieldWatch:
     def __init__(
         self, loaded: LoadedModel, grammars: Grammars, params: SamplingParams, prompt: Sequence[int] | None
     ) -> None:
@@ -148,14 +167,18 @@ class _Reader:
         if values is not None and any(type(one) is type(leaf.value) and one == leaf.value for one in values):
             found = await self._alternatives(first, start, values)
             told = [{"value": value, "probability": p} for value, p in zip(values, found, strict=True)]
-            mine = next(p for v, p in zip(values, found, strict=True) if type(v) is type(leaf.value) and v == leaf.value)
+            mine = next(
+                p for v, p in zip(values, found, strict=True) if type(v) is type(leaf.value) and v == leaf.value
+            )
             return {"probability": mine, "alternatives": told}
         probability, index = 1.0, first
         while index < len(self._tokens) and self._starts[index] < end:
             probability *= self._place(index).probability
             index += 1
         if isinstance(leaf.value, int | float) and self._starts[index] == end and index < len(self._tokens):
-            probability *= sum(p for piece, _, p in self._place(index).allowed if piece[:1] not in _GOES_ON or not piece)
+            probability *= sum(
+                p for piece, _, p in self._place(index).allowed if piece[:1] not in _GOES_ON or not piece
+            )
         return {"probability": probability}
 
     def _place(self, index: int) -> _Place:
@@ -215,27 +238,36 @@ class _Reader:
         """How the probability of tokens is shared by how the text may go on after them."""
         if mass < _LITTLE or self._prompt is None:
             return [1 / len(rests)] * len(rests)
-        logprobs = await self._scores(place, tokens, rests)
-        peak = max(logprobs)
-        likely = [math.exp(logprob - peak) for logprob in logprobs]
-        return [one / sum(likely) for one in likely]
+        return await self._probabilities(place, tokens, rests)
 
     async def _completed(self, first: int, texts: Sequence[bytes], masses: list[float]) -> list[float]:
         """The masses, with those of the values that are not among the likeliest tokens."""
-        logprobs = await self._scores(first, (), texts)
-        known = max(range(len(masses)), key=masses.__getitem__)
+        found = await self._probabilities(first, (), texts)
+        known = max(range(len(masses)), key=lambda n: masses[n] * found[n])
         return [
-            mass or masses[known] * math.exp(min(logprob - logprobs[known], 0.0))
-            for mass, logprob in zip(masses, logprobs, strict=True)
+            mass or masses[known] * min(one / max(found[known], 1e-300), 1.0)
+            for mass, one in zip(masses, found, strict=True)
         ]
 
-    async def _scores(self, place: int, tokens: Sequence[int], rests: Iterable[bytes]) -> list[float]:
-        """The log-probabilities of texts, after the tokens before a place and some more."""
+    async def _probabilities(self, place: int, tokens: Sequence[int], rests: Iterable[bytes]) -> list[float]:
+        """The probabilities of texts, after the tokens before a place and some more, when there are no others: their
+        tokens are chosen one by one, among those that lead to one of them."""
         assert self._prompt is not None
         prompt = [*self._prompt, *(token.id for token in self._tokens[:place]), *tokens]
         encode = self._loaded.codec.encode_middle
-        scores = await self._loaded.engine.score(prompt, [encode(rest.decode("utf-8", "replace")) for rest in rests])
-        return [sum(logprobs) for logprobs in scores.logprobs]
+        paths = [tuple(encode(rest.decode("utf-8", "replace"))) for rest in rests]
+        scores = await self._loaded.engine.score(prompt, paths)
+        likely: dict[tuple[int, ...], float] = {}  # by path, how likely its last token is
+        together: defaultdict[tuple[int, ...], float] = defaultdict(float)  # by path, those that may follow
+        for path, logprobs in zip(paths, scores.logprobs, strict=True):
+            for length, logprob in enumerate(logprobs, 1):
+                if path[:length] not in likely:
+                    likely[path[:length]] = math.exp(logprob)
+                    together[path[: length - 1]] += math.exp(logprob)
+        return [
+            math.prod(likely[path[:length]] / together[path[: length - 1]] for length in range(1, len(path) + 1))
+            for path in paths
+        ]
 
 
 def _fits(text: bytes, said: bytes) -> bool:
