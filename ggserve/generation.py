@@ -201,6 +201,14 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaPrompt:
+    """A prompt with images: its text, in which the engine's marker stands for each, and their data in base64."""
+
+    text: str
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredToken:
     """A token, and how likely the model took it to be: before temperature, penalties, bias and grammar."""
 

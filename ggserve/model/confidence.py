@@ -151,7 +151,7 @@ class _Reader:
         self._at = 0
         shown = [b"" if token.control else token.bytes for token in tokens]
         answer = text.encode()
-        before = b"".join(shown).rfind(answer)  # a thought may come first
+        before = max(b"".join(shown).rfind(answer), 0)  # a thought may come first
         self._tokens = tokens
         self._starts = [-before]  # of each token, in bytes of the answer
         for piece in shown:

@@ -39,15 +39,10 @@ async def chat_completions_v2(call: ChatCall) -> Response:
 async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
     body, model = call.body, call.model
     require(model, "generation", "model")
-    messages = visible(model, [message.template_message() for message in body.messages], "messages")
+    chat = body.chat()
+    chat["messages"] = visible(model, chat["messages"], "messages")
     params = body.sampling_params()
-    deltas = model.chat(
-        messages,
-        params,
-        tools=body.called_tools,
-        template_arguments=body.template_arguments,
-        documents=body.quoted,
-    )
+    deltas = model.chat(params=params, documents=body.quoted, **chat)
     writer = _ChatWriter(body, model.name, "chat.completion.chunk" if stream else "chat.completion")
     return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
 

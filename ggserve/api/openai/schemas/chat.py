@@ -74,6 +74,11 @@ _COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
     "echo": (None, False),
     "suffix": (None, ""),
 }
+_UNSUPPORTED = {
+    name: harmless
+    for name, harmless in (UNSUPPORTED | _COMPLETION_FIELDS).items()
+    if name not in ("continue_final_message", "add_generation_prompt")
+}
 
 
 class ChatRequest(GenerationRequest):
@@ -81,7 +86,7 @@ class ChatRequest(GenerationRequest):
 
     prompt_field = "messages"
 
-    unsupported = UNSUPPORTED | _COMPLETION_FIELDS
+    unsupported = _UNSUPPORTED
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     max_completion_tokens: MaxTokens = None
@@ -94,6 +99,8 @@ class ChatRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateArguments | None = None
+    continue_final_message: bool | None = None  # None: where the last message is an assistant's, as llama-server
+    add_generation_prompt: bool | None = None  # vLLM's: False with the former
     documents: list[DocumentField] | None = None
     citations: Annotated[bool | Citations, one_of('true, or {"enabled": true}')] | None = None
 
@@ -151,6 +158,23 @@ class ChatRequest(GenerationRequest):
         effort = self.reasoning_effort
         told = self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
         return thinking(None if effort is None else effort != "none", effort) | told
+
+    def chat(self) -> dict[str, Any]:
+        """The arguments of `GGUFModel.chat`, but for how to sample."""
+        messages = [message.template_message() for message in self.messages]
+        last = messages[-1]
+        asked = self.continue_final_message or self.add_generation_prompt is False
+        refused = self.continue_final_message is False or self.add_generation_prompt
+        begun = thought = ""
+        if last["role"] == "assistant" and not last.get("tool_calls") and (asked or not refused):
+            begun, thought = messages.pop()["content"], last.get("reasoning_content") or ""
+        return {
+            "messages": messages,
+            "tools": self.called_tools,
+            "begun": begun,
+            "begun_thought": thought,
+            "template_arguments": self.template_arguments,
+        }
 
     @property
     def called_tools(self) -> Tools | None:
