@@ -9,10 +9,10 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Call, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
+from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
@@ -38,6 +39,8 @@ from ggserve.machine import Hardware
 from ggserve.messages import Tools
 
 log = logging.getLogger("ggserve.model")
+
+Result = TypeVar("Result")
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
 
@@ -195,7 +198,7 @@ class LlamaCppEngine:
         for start in range(0, len(inputs), self._parallel):  # native code takes as many at once as it has slots
             slot = await self.pool.acquire(())
             some = inputs[start : start + self._parallel]
-            call = asyncio.wrap_future(self._workers.submit(self._embed, slot, some))
+            call = asyncio.wrap_future(self._submit(self._embed, slot, some))
             embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
         return embeddings
 
@@ -227,12 +230,21 @@ class LlamaCppEngine:
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
         walk = TrieWalk(self._scorer, call, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie, prompt)
+        running = self._submit(self._walk, slot, walk, trie, prompt)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
+
+    def _submit(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+        """Runs a call in a worker thread; engines that evaluate with threads of our own leave it its share of cores."""
+
+        def run() -> Result:
+            with PROCESS.request():
+                return work(*arguments)
+
+        return self._workers.submit(run)
 
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
@@ -250,7 +262,7 @@ class LlamaCppEngine:
         for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
             slot = await self.pool.acquire(())
             some = documents[start : start + self._parallel]
-            call = asyncio.wrap_future(self._workers.submit(self._rerank, slot, query, some))
+            call = asyncio.wrap_future(self._submit(self._rerank, slot, query, some))
             ranking = await asyncio.shield(call)  # it gives the slot back, come what may
             scores += ranking.scores
             prompt_tokens += ranking.prompt_tokens
@@ -357,7 +369,7 @@ class LlamaCppEngine:
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
         self._running.add(answer)
-        self._workers.submit(self._run, call, slot, body, answer)
+        self._submit(self._run, call, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
