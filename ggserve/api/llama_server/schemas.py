@@ -16,7 +16,6 @@ from ggserve.api.fields import (
     refuse,
 )
 from ggserve.api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenId
-from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.structure import StructuredRequest
 from ggserve.generation import File, SamplingParams
 
@@ -46,12 +45,6 @@ class DetokenizeRequest(ModelRequest):
     prompt_field = "tokens"
 
     tokens: list[TokenId]
-
-
-class ApplyTemplateRequest(ModelRequest):
-    prompt_field = "messages"
-
-    messages: Annotated[list[Message], Field(min_length=1)]
 
 
 class ExtraFile(Strict):

@@ -17,7 +17,7 @@ from ggserve.api.fragments import Fragments
 from ggserve.api.openai.objects import chat_logprobs, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
-from ggserve.generation import Delta
+from ggserve.generation import Citation, Delta
 from ggserve.messages import ToolCallDelta
 
 router = APIRouter(route_class=GeneratingRoute, tags=["chat"])
@@ -39,9 +39,10 @@ async def chat_completions_v2(call: ChatCall) -> Response:
 async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
     body, model = call.body, call.model
     require(model, "generation", "model")
-    messages = visible(model, [message.template_message() for message in body.messages], "messages")
+    chat = body.chat()
+    chat["messages"] = visible(model, chat["messages"], "messages")
     params = body.sampling_params()
-    deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
+    deltas = model.chat(params=params, documents=body.quoted, **chat)
     writer = _ChatWriter(body, model.name, "chat.completion.chunk" if stream else "chat.completion")
     return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
 
@@ -54,6 +55,7 @@ class _ChatWriter(Writer):
         self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice
         self._legacy = body.is_legacy
         self._usage = body.include_usage
+        self._cites = bool(body.quoted)
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": kind,
@@ -71,6 +73,8 @@ class _ChatWriter(Writer):
         for part in _parts(delta, self._legacy):
             yield self._chunk(answer, part, logprobs)
             logprobs = None
+        if delta.citation:
+            yield self._chunk(answer, {"citations": [_citation(*answer.citations[-1])]})
         if delta.finish_reason:
             yield self._chunk(answer, {}, finish_reason=self._reason(answer))
 
@@ -104,6 +108,8 @@ class _ChatWriter(Writer):
             ]
             made = {"function_call": calls[0]["function"]} if self._legacy else {"tool_calls": calls}
             message |= {"content": answer.text or None, **made}
+        if self._cites:
+            message["citations"] = [_citation(*found) for found in answer.citations]
         return {
             "index": answer.index,
             "message": message,
@@ -126,6 +132,19 @@ def _parts(delta: Delta, legacy: bool) -> Iterator[dict[str, Any]]:
             yield {"function_call": _call_chunk(call)["function"]}
     elif delta.tool_calls:
         yield {"tool_calls": [_call_chunk(call) for call in delta.tool_calls]}
+
+
+def _citation(place: int, citation: Citation) -> dict[str, Any]:
+    """Where the quotation is in the message's content, and where in its document."""
+    return {
+        "start_index": place,
+        "end_index": place + len(citation.text),
+        "document_index": citation.document,
+        "document_title": citation.title,
+        "start_char_index": citation.start,
+        "end_char_index": citation.end,
+        "cited_text": citation.text,
+    }
 
 
 def _call_chunk(call: ToolCallDelta) -> dict[str, Any]:
