@@ -1,7 +1,7 @@
 """Bodies and their fields: what dialects share."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -12,9 +12,12 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from pydantic_core import PydanticCustomError
+
+from ggserve.api.field_table import REFUSED
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
 
@@ -32,9 +35,33 @@ class Strict(BaseModel):
 class ModelRequest(Strict):
     """A body that says which model it is for."""
 
+    endpoint: ClassVar[str] = ""  # in the table of fields
     prompt_field: ClassVar[str | None] = None  # the field that errors of the prompt name
 
     model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        for name, harmless in REFUSED.get(cls.endpoint, {}).items() if isinstance(body, dict) else ():
+            if not _asks_for_nothing(_value(body, name), harmless):
+                raise PydanticCustomError(
+                    "unsupported_parameter", "{param} is not supported by this server", {"param": name}
+                )
+        return body
+
+
+def _value(body: dict[str, Any], name: str) -> Any:
+    """The value of a field, which may be one of another: `options.tfs_z`."""
+    value: Any = body
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _asks_for_nothing(value: Any, harmless: Sequence[Any]) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or any(value == ok and (number or type(value) is type(ok)) for ok in harmless)
 
 
 def _whole(value: Any) -> Any:
@@ -61,17 +88,6 @@ def thinking(thinks: bool | None, effort: str | bool | None = None) -> dict[str,
     """What a chat template is told of whether to think first (Qwen's reads it), and how much (gpt-oss's does)."""
     told: dict[str, Any] = {} if thinks is None else {"enable_thinking": thinks}
     return {**told, "reasoning_effort": effort} if thinks and isinstance(effort, str) else told
-
-
-def refuse(body: Any, unsupported: Mapping[str, Sequence[Any]]) -> Any:
-    """The body, unless one of these fields has another value than those beside it, which ask for nothing."""
-    for name, harmless in unsupported.items() if isinstance(body, dict) else ():
-        value = body.get(name)
-        if not any(value == ok and type(value) is type(ok) for ok in harmless):
-            raise PydanticCustomError(
-                "unsupported_parameter", "{param} is not supported by this server", {"param": name}
-            )
-    return body
 
 
 def one_of(forms: str) -> WrapValidator:

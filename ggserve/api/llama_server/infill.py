@@ -1,23 +1,21 @@
 """`POST /infill`, as llama-server has it and editors' plugins ask it: what belongs between two pieces of a text."""
 
-import re
-import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
 from ggserve.api.admission import GeneratingRoute
-from ggserve.api.answer import Answer
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require, require_infill
+from ggserve.api.llama_server.limits import limited
+from ggserve.api.llama_server.objects import final_object, settings_object
 from ggserve.api.llama_server.schemas import InfillRequest
 from ggserve.api.streaming import EventStream, Writer, event, json_response, respond
-from ggserve.generation import Delta
+from ggserve.api.timings import timings
+from ggserve.generation import SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["infill"])
@@ -30,72 +28,34 @@ async def infill(call: Annotated[Call[InfillRequest], Depends(call_of(InfillRequ
     require(model, "generation", "model")
     require_infill(model, "input_suffix")
     prefix = body.input_prefix + body.prompt
-    generated = model.infill(prefix, body.input_suffix, body.sampling_params(), files=body.files)
+    params = body.sampling_params()
+    generated = model.infill(prefix, body.input_suffix, params, files=body.files)
     deltas = limited(call.record.watch(generated), body.n_indent, body.t_max_predict_ms / 1000)
-    return await respond(call.request, Answers(deltas), _InfillWriter(model), stream=body.stream)
-
-
-async def limited(deltas: AsyncGenerator[Delta, None], indent: int, seconds: float) -> AsyncGenerator[Delta, None]:
-    """The deltas up to a later line that is indented by less than `indent` blanks, or, once there is a line break, to
-    `seconds` after the first of them. 0: no limit. What is in a line before its text stays, as in llama-server."""
-    outdented = re.compile(rf"\n[ \t]{{0,{max(indent - 1, 0)}}}(?=[^ \t])")
-    text, deadline = "", 0.0
-    async with aclosing(deltas):
-        async for delta in deltas:
-            deadline = deadline or time.perf_counter() + seconds
-            known, text = len(text), text + delta.text
-            if indent and (cut := outdented.search(text, max(0, known - indent))):
-                yield replace(delta, text=text[known : cut.end()], finish_reason="length", stop_sequence=None)
-                return
-            if seconds > 0 and delta.finish_reason is None and "\n" in text and time.perf_counter() > deadline:
-                yield replace(delta, finish_reason="length")
-                return
-            yield delta
+    return await respond(
+        call.request, Answers(deltas), _InfillWriter(model, params, call.record.started), stream=body.stream
+    )
 
 
 class _InfillWriter(Writer):
     """Writes an answer as llama-server shows it, with its timings."""
 
-    def __init__(self, model: GGUFModel) -> None:
+    def __init__(self, model: GGUFModel, params: SamplingParams, started: float) -> None:
         self._model = model
-        self._started = time.perf_counter()
+        self._settings = settings_object(params, model)
+        self._started = started
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
-        yield event(self._shown(piece.answer, piece.delta.text))
+        yield event(self._shown(piece.answers, piece.delta.text))
 
     def fail(self, error: APIError) -> Iterator[bytes]:
         yield event(error.body, "error")
 
     def whole(self, answers: Answers) -> Response:
+        return json_response(self._shown(answers, answers.all[0].text))
+
+    def _shown(self, answers: Answers, text: str) -> dict[str, Any]:
         answer = answers.all[0]
-        return json_response(self._shown(answer, answer.text))
-
-    def _shown(self, answer: Answer, text: str) -> dict[str, Any]:
-        delta = answer.last
-        piece = {"index": 0, "content": text, "stop": delta.finish_reason is not None}
-        if delta.finish_reason is None:
-            return piece
-        reason = "word" if delta.stop_sequence else "limit" if delta.finish_reason == "length" else "eos"
-        return {
-            **piece,
-            "model": self._model.name,
-            "tokens_predicted": delta.completion_tokens,
-            "tokens_evaluated": delta.prompt_tokens,
-            "tokens_cached": delta.cached_tokens,
-            "truncated": False,
-            "stop_type": reason,
-            "stopping_word": delta.stop_sequence or "",
-            "generation_settings": {"n_ctx": self._model.context_length},
-            "timings": {
-                **_timing("prompt", delta.prompt_tokens - delta.cached_tokens, answer.first_at - self._started),
-                **_timing("predicted", delta.completion_tokens, time.perf_counter() - answer.first_at),
-            },
-        }
-
-
-def _timing(name: str, tokens: int, seconds: float) -> dict[str, float]:
-    return {
-        f"{name}_n": tokens,
-        f"{name}_ms": seconds * 1000,
-        f"{name}_per_second": tokens / seconds if seconds else 0.0,
-    }
+        if answer.last.finish_reason is None:
+            return {"index": 0, "content": text, "stop": False}
+        final = final_object(answer, text, self._model, timings(answers, self._started))
+        return {**final, "generation_settings": self._settings}

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Response
 from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answers import Answers
 from ggserve.api.call import Call, call_of
+from ggserve.api.errors import APIError
 from ggserve.api.features import require, require_infill, require_sight
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
@@ -27,6 +28,7 @@ async def chat(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]
     """The assistant's next message."""
     body, model = call.body, call.model
     require(model, "generation", "model")
+    _check_context(call)
     if not body.messages:
         return _loaded(call, chat=True)
     messages = chat_messages(body.messages)
@@ -42,6 +44,7 @@ async def generate(call: Annotated[Call[GenerateRequest], Depends(call_of(Genera
     """The answer to a prompt, with `raw` its continuation, or what belongs between it and a `suffix`."""
     body, model = call.body, call.model
     require(model, "generation", "model")
+    _check_context(call)
     if not body.prompt:
         return _loaded(call, chat=False)
     if body.suffix:
@@ -55,6 +58,15 @@ async def generate(call: Annotated[Call[GenerateRequest], Depends(call_of(Genera
         require_sight(model, messages, "images")
         deltas = model.chat(messages, body.sampling_params(), template_arguments=body.template_arguments)
     return await _answer(call, deltas, chat=False)
+
+
+def _check_context(call: Call[RequestT]) -> None:
+    """Raises a 400 where a longer context is asked for than the model was loaded with."""
+    wanted = call.body.options.num_ctx if call.body.options else None
+    length = call.model.context_length
+    if wanted is not None and wanted > length:
+        message = f"the model is loaded with a context of {length} tokens: set CONTEXT_LENGTH for a longer one"
+        raise APIError(400, message, param="options.num_ctx")
 
 
 async def _answer(call: Call[RequestT], deltas: AsyncGenerator[Delta, None], *, chat: bool) -> Response:

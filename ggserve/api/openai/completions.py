@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
@@ -14,13 +14,15 @@ from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require, require_infill
-from ggserve.api.openai.objects import CompletionLogprobs, usage_object
+from ggserve.api.openai.objects import FINGERPRINT, CompletionLogprobs, prompt_logprobs, stop_reason, usage_object
 from ggserve.api.openai.schemas.completions import CompletionRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
+from ggserve.api.timings import timings
 from ggserve.generation import Delta, ScoredToken
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["completions"])
+Request = TypeVar("Request", bound=CompletionRequest)
 
 
 @router.post("/v1/completions", responses=EventStream.RESPONSES)
@@ -28,6 +30,11 @@ async def completions(call: Annotated[Call[CompletionRequest], Depends(call_of(C
     """The continuation of a prompt, or what belongs between it and a `suffix`; of several prompts, each one's.
 
     `Accept: text/plain` gives the bare text."""
+    return await respond_to_completion(call)
+
+
+async def respond_to_completion(call: Call[Request]) -> Response:
+    """The response to a completion."""
     body, model, record = call.body, call.model, call.record
     require(model, "generation", "model")
     record.limits.check_prompts(len(body.prompts))
@@ -41,19 +48,21 @@ async def completions(call: Annotated[Call[CompletionRequest], Depends(call_of(C
     plain = "text/plain" in call.request.headers.get("accept", "")
     if plain and (len(body.prompts) > 1 or (body.n or 1) > 1):
         raise APIError(400, "Plain text has room for one answer only.", param="prompt")
-    writer = (_PlainWriter if plain else _CompletionWriter)(body, model)
+    writer = (_PlainWriter if plain else _CompletionWriter)(body, model, record.started)
     return await respond(call.request, answers, writer, stream=bool(body.stream))
 
 
 class _CompletionWriter(Writer):
     """Choices, whole or piece by piece: the first piece has what `echo` and `logprobs` say of the prompt."""
 
-    def __init__(self, body: CompletionRequest, model: GGUFModel) -> None:
+    def __init__(self, body: CompletionRequest, model: GGUFModel, started: float) -> None:
+        self._body = body
+        self._started = started
         texts = [prompt if isinstance(prompt, str) else model.detokenize(prompt) for prompt in body.prompts]
         self._prompts = texts if body.echo else [""] * len(texts)
         self._n = body.n or 1  # choices for each prompt
         self._best = body.best
-        self._scored = body.logprobs is not None
+        self._scored = body.scored is not None
         self._usage = body.include_usage
         self._logprobs: dict[int, CompletionLogprobs] = {}  # by choice, once its first piece was made
         self._head = {
@@ -61,33 +70,47 @@ class _CompletionWriter(Writer):
             "object": "text_completion",
             "created": int(time.time()),
             "model": model.name,
+            "system_fingerprint": FINGERPRINT,
         }
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         choice = self._choice(piece.answer, piece.delta.text, piece.delta.tokens)
-        yield event({**self._head, "choices": [choice], **({"usage": None} if self._usage else {})})
+        told = self._body.timings_per_token or (piece.delta.finish_reason and not self._usage)
+        times = {"timings": timings(piece.answers, self._started)} if told else {}
+        yield event({**self._head, "choices": [choice], **({"usage": None} if self._usage else {}), **times})
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
-            yield event({**self._head, "choices": [], "usage": usage_object(answers.usage)})
+            times = timings(answers, self._started)
+            yield event({**self._head, "choices": [], "usage": usage_object(answers.usage), "timings": times})
         yield DONE
 
     def whole(self, answers: Answers) -> Response:
         kept = answers.all if self._best is None else answers.best(self._best)
         choices = [self._choice(answer, answer.text, answer.tokens) for answer in kept]
-        return json_response({**self._head, "choices": choices, "usage": usage_object(answers.usage)})
+        usage, times = usage_object(answers.usage), timings(answers, self._started)
+        return json_response({**self._head, "choices": choices, "usage": usage, "timings": times})
 
     def _choice(self, answer: Answer, text: str, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
         first = answer.index not in self._logprobs
-        logprobs = self._logprobs.setdefault(answer.index, CompletionLogprobs())
+        body = self._body
+        by_id = bool(body.return_tokens_as_token_ids)
+        logprobs = self._logprobs.setdefault(answer.index, CompletionLogprobs(by_id=by_id))
+        more: dict[str, Any] = {"token_ids": [token.id for token in tokens]} if body.return_token_ids else {}
         if first:
             text = self._prompts[answer.index // self._n] + text
-            tokens = [*answer.prompt, *tokens]
+            tokens = [*answer.prompt, *tokens] if body.echo else tokens
+            if body.return_token_ids:
+                more["prompt_token_ids"] = answer.prompt_ids
+            if body.prompt_logprobs is not None:
+                more["prompt_logprobs"] = prompt_logprobs(answer.prompt, body.prompt_logprobs)
         return {
             "index": answer.index,
             "text": text,
             "logprobs": logprobs.of(tokens) if self._scored else None,
             "finish_reason": answer.last.finish_reason,
+            **stop_reason(answer.last),
+            **more,
         }
 
 

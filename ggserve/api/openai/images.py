@@ -24,7 +24,9 @@ def check_image(url: str) -> None:
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=_FORMATS) as image:
             pixels = image.width * image.height
             image.verify()
-    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise ValueError(f"the image cannot be read: it is none of {', '.join(_FORMATS)}") from None
+    except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the image cannot be read: {error}") from None
     if pixels > _MOST_PIXELS:
         raise ValueError(f"the image has {pixels} pixels, and {_MOST_PIXELS} are the most")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, HTTPException, Request
 
 from ggserve.api.errors import APIError, model_loading
 from ggserve.api.state import state_of
-from ggserve.model.gguf_model import GGUFModel
+from ggserve.model.gguf_model import GGUFModel, model_bytes
 
 router = APIRouter(tags=["models"])
 
@@ -15,6 +15,11 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     """The loaded model, and those of MODELS_DIR."""
+    return await model_list(request)
+
+
+async def model_list(request: Request) -> dict[str, Any]:
+    """The list of models."""
     return {"object": "list", "data": await _model_objects(request)}
 
 
@@ -55,5 +60,21 @@ def _model_object(model: GGUFModel) -> dict[str, Any]:
         "engine": model.engine_name,
         "engine_reason": model.engine_reason,
         "context_length": model.context_length,
+        "max_model_len": model.context_length,  # vLLM's name
+        "meta": _meta(model),
         "modalities": ["text", "image"] if "images" in model.features else ["text"],
+    }
+
+
+def _meta(model: GGUFModel) -> dict[str, Any]:
+    """llama-server's facts of a model; null for what the file does not say."""
+    facts = model.facts
+    by_architecture = f"{facts.architecture}."
+    return {
+        "n_vocab": model.vocab_size,
+        "n_ctx_train": facts.metadata.get(f"{by_architecture}context_length"),
+        "n_embd": facts.metadata.get(f"{by_architecture}embedding_length"),
+        "n_params": facts.parameters,
+        "size": model_bytes(model.path),
+        "ftype": facts.quantization,
     }

@@ -4,8 +4,11 @@ import codecs
 from collections.abc import Sequence
 from typing import Any
 
+from ggserve import __version__
 from ggserve.api.answers import Usage
-from ggserve.generation import ScoredToken
+from ggserve.generation import Delta, ScoredToken
+
+FINGERPRINT = f"ggserve-{__version__}"  # `system_fingerprint`: what made the answer
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -23,24 +26,57 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def chat_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
-    """The `logprobs` of a chat's choice: of the tokens that make its text."""
-    content = [
-        {**_chat_token(token), "top_logprobs": [_chat_token(other) for other in token.top]}
-        for token in tokens
-        if not token.control
-    ]
+def chat_logprobs(tokens: Sequence[ScoredToken], *, by_id: bool = False) -> dict[str, Any]:
+    """The `logprobs` of a chat's choice: of the tokens that make its text, which are called `token_id:N` where wanted
+    `by_id`."""
+    content = [token_entry(token, by_id=by_id) for token in tokens if not token.control]
     return {"content": content, "refusal": None}
 
 
-def _chat_token(token: ScoredToken) -> dict[str, Any]:
-    return {"token": _text(token, ""), "logprob": token.logprob, "bytes": list(token.bytes)}
+def token_entry(token: ScoredToken, *, by_id: bool = False) -> dict[str, Any]:
+    """A token with its id and its alternatives, as OpenAI's chats and llama-server have it."""
+    return {**_chat_token(token, by_id), "top_logprobs": [_chat_token(other, by_id) for other in token.top]}
+
+
+def prompt_logprobs(tokens: Sequence[ScoredToken], top: int) -> list[dict[str, Any] | None]:
+    """vLLM's `prompt_logprobs`: by token id, the token of the prompt and the `top` likeliest in its place. A rank is
+    null where the token is not among those that are known."""
+    entries: list[dict[str, Any] | None] = []
+    for token in tokens:
+        if token.logprob is None:
+            entries.append(None)
+            continue
+        ranks = {other.id: rank for rank, other in enumerate(token.top, 1)}
+        named = {other.id: other for other in (token, *token.top[:top])}
+        entries.append(
+            {
+                str(id): {"logprob": each.logprob, "rank": ranks.get(id), "decoded_token": token_text(each)}
+                for id, each in named.items()
+            }
+        )
+    return entries
+
+
+def stop_reason(delta: Delta) -> dict[str, Any]:
+    """vLLM's `stop_reason` of a choice: the stop string or the id of the stop token that ended it."""
+    reason = delta.stop_sequence if delta.stop_sequence is not None else delta.stop_token
+    return {} if reason is None else {"stop_reason": reason}
+
+
+def _chat_token(token: ScoredToken, by_id: bool) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "token": token_text(token, by_id=by_id),
+        "logprob": token.logprob,
+        "bytes": list(token.bytes),
+    }
 
 
 class CompletionLogprobs:
     """The `logprobs` of one choice of a completion, piece by piece. `text_offset` counts the characters of its text."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_id: bool = False) -> None:
+        self._by_id = by_id
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -52,22 +88,27 @@ class CompletionLogprobs:
             if not token.control:
                 self._offset += len(self._decoder.decode(token.bytes))
         return {
-            "tokens": [_text(token, "bytes:") for token in tokens],
+            "tokens": [self._name(token) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [_top(token) for token in tokens],
+            "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": offsets,
+            "content": [token_entry(token, by_id=self._by_id) for token in tokens],  # llama-server's form, with ids
         }
 
+    def _name(self, token: ScoredToken) -> str:
+        return token_text(token, "bytes:", by_id=self._by_id)
 
-def _top(token: ScoredToken) -> dict[str, float | None] | None:
-    """By text, the likeliest tokens, and the one that came."""
-    if token.logprob is None:
-        return None
-    return {_text(other, "bytes:"): other.logprob for other in (token, *token.top)} if token.top else {}
+    def _top(self, token: ScoredToken) -> dict[str, float | None] | None:
+        """By text, the likeliest tokens, and the one that came."""
+        if token.logprob is None:
+            return None
+        return {self._name(other): other.logprob for other in (token, *token.top)} if token.top else {}
 
 
-def _text(token: ScoredToken, prefix: str) -> str:
-    """The token's text; one that holds parts of characters is spelled byte by byte."""
+def token_text(token: ScoredToken, prefix: str = "", *, by_id: bool = False) -> str:
+    """The token's text, or its id; one that holds parts of characters is spelled byte by byte, after a `prefix`."""
+    if by_id:
+        return f"token_id:{token.id}"
     try:
         return token.bytes.decode()
     except UnicodeDecodeError:

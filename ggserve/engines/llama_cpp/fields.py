@@ -45,7 +45,8 @@ def sampling_fields(params: SamplingParams, context_length: int, vocab_size: int
     if bias := _bias(params, vocab_size):
         fields["logit_bias"] = bias
     if params.logprobs is not None or params.watches_tokens:
-        fields["n_probs"] = max(params.logprobs or 0, 1)  # of the distribution before all samplers
+        fields["n_probs"] = max(params.logprobs or 0, 1)
+        fields["post_sampling_probs"] = params.sampled_probabilities
     return fields
 
 

@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, refuse, thinking
+from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, thinking
 from ggserve.api.openai.responses.items import Item
+from ggserve.api.openai.schemas.sampling import Seed, Stop
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
 
 _LOGPROBS = "message.output_text.logprobs"
 _FUNCTION = {"name", "description", "parameters", "strict"}
-_UNSUPPORTED = {"background": (None, False), "conversation": (None,), "prompt": (None,)}
 
 
 def _as_items(given: Any) -> Any:
@@ -96,6 +96,7 @@ class Reasoning(Strict):
 class PromptRequest(ModelRequest):
     """`POST /v1/responses/input_tokens`, and what `/v1/responses` has in common with it."""
 
+    endpoint = "/v1/responses"
     prompt_field = "input"
 
     input: Annotated[list[Item], BeforeValidator(_as_items)] = Field([])
@@ -111,10 +112,10 @@ class PromptRequest(ModelRequest):
     @model_validator(mode="before")
     @classmethod
     def _prepared(cls, body: Any) -> Any:
-        """Refuses what would change the meaning; null is the same as nothing."""
+        """Null is the same as nothing."""
         if not isinstance(body, dict):
             return body
-        return {name: value for name, value in refuse(body, _UNSUPPORTED).items() if value is not None}
+        return {name: value for name, value in body.items() if value is not None}
 
     @model_validator(mode="after")
     def _tools_exist(self) -> "PromptRequest":
@@ -155,6 +156,9 @@ class ResponsesRequest(PromptRequest):
     max_output_tokens: Whole | None = Field(None, ge=1)
     temperature: Temperature | None = None
     top_p: Probability | None = None
+    top_k: Whole | None = Field(None, ge=-1)  # this and the next two are vLLM's
+    stop: str | Stop | None = None
+    seed: Seed = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     include: list[str] = Field([])
     metadata: dict[str, str] = Field({})
@@ -181,6 +185,9 @@ class ResponsesRequest(PromptRequest):
             "max_tokens": self.max_output_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(self.top_k, 0),
+            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            "seed": self.seed,
             "logprobs": (self.top_logprobs or 0) if self.scored else None,
             "grammar": self.grammar,
         }
