@@ -33,6 +33,7 @@ from ggserve.engines.threads import ThreadBudget
 from ggserve.generation import Delta, SamplingParams
 from ggserve.hub.default import default_model
 from ggserve.machine import usable_cores
+from ggserve.model.catalog import Listed
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.settings import Settings
 
@@ -209,7 +210,7 @@ def _served(model: Replay) -> Iterator[str]:
     """The real app over HTTP, in a thread of its own, with this model."""
     app = create_app()
     app.state.ggserve = state_for(Settings())
-    app.state.ggserve.models.loaded = model
+    app.state.ggserve.models.add(Listed.of(model.path), model)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

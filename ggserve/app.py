@@ -40,9 +40,10 @@ from ggserve.engines.native_process import send_c_stderr
 from ggserve.errors import EngineError, ModelFileError, TemplateError
 from ggserve.hub.default import default_model, packaged_model
 from ggserve.hub.find import find_model_file
-from ggserve.machine import give_back_memory
+from ggserve.machine import give_back_memory, memory_for_models
+from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
-from ggserve.model.load import LoadOptions, Report
+from ggserve.model.load import LoadOptions, Report, plan_load
 from ggserve.model.registry import ModelRegistry
 from ggserve.server.logs import LOGGERS, configure_logs
 from ggserve.server.signals import graceful_stop, running_server
@@ -114,9 +115,8 @@ async def _running(
 
     def load() -> None:
         try:
-            if (path := _configured_model(settings, model_path)) is None:
-                return
-            model = models.load(path)
+            path = _configured_model(settings, model_path)
+            model = models.load(path) if path else None
         except (SettingsError, ModelFileError, EngineError, TemplateError, OSError) as error:
             fail(error, 2)
         except Exception as error:
@@ -124,8 +124,7 @@ async def _running(
             fail(f"{type(error).__name__}: {error}", 2)
         loop.call_soon_threadsafe(ready, model)
 
-    def ready(model: GGUFModel) -> None:
-        send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
+    def ready(model: GGUFModel | None) -> None:
         give_back_memory()
         gc.freeze()  # the model's tables live as long as the process
         models.start(model)
@@ -133,10 +132,11 @@ async def _running(
             worker.ready()
         scheme = "https" if settings.ssl_certfile else "http"
         address = f", {scheme}://{settings.host}:{settings.port}" if given else ""
-        log.info("ready: %s on %s%s", model.name, model.engine_name, address)
+        what = f"{model.name} on {model.engine_name}" if model else f"the models in {settings.models_dir}"
+        log.info("ready: %s%s", what, address)
 
     def close() -> None:
-        if models.loaded is None and not models.on_demand:
+        if not models.started:
             fail("interrupted while loading", 130)
         models.close()
 
@@ -154,11 +154,13 @@ async def _running(
         yield
     close()
     log.info("stopped")
+    if models.changing:  # native code knows no way to stop, and must not run while the process ends
+        fail("interrupted while loading", 130)
 
 
 def state_for(settings: Settings) -> AppState:
-    """The state of an app with these settings; warns where anybody may use it. Raises OSError, or ValueError, where
-    keys cannot be read."""
+    """The state of an app with these settings; warns where anybody may use it. Raises SettingsError, and OSError or
+    ValueError where keys cannot be read."""
     keys = read_keys(settings.api_key, settings.api_key_file)
     host = server.config.host if (server := running_server()) else "127.0.0.1"
     if not keys and not is_loopback(host):
@@ -166,13 +168,24 @@ def state_for(settings: Settings) -> AppState:
     if not keys and "*" in settings.cors_origins:
         log.warning("any page that somebody visits here may use the model: set API_KEY, or name sites in CORS_ORIGINS")
 
-    def load(path: Path, report: Report) -> GGUFModel:
-        options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
+    if settings.models_dir and not settings.models_dir.is_dir():
+        raise SettingsError(f"MODELS_DIR={settings.models_dir}: there is no such folder")
+    options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
+
+    def load(listed: Listed, report: Report) -> GGUFModel:
         prompts, most = settings.log_prompts, settings.max_tokens
-        return GGUFModel(path, log_prompts=prompts, max_tokens=most, report=report, **options)
+        model = GGUFModel(listed.path, name=listed.name, log_prompts=prompts, max_tokens=most, report=report, **options)
+        send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
+        return model
 
     models = ModelRegistry(
-        load, folder=settings.models_dir, keep_alive=settings.keep_alive, queue_size=settings.queue_size
+        load,
+        need=lambda listed: plan_load(listed.path, LoadOptions(**options)).nbytes,
+        catalog=Catalog(settings.models_dir),
+        memory=settings.models_memory << 20 if settings.models_memory else memory_for_models(),
+        most=settings.models_max,
+        keep_alive=settings.keep_alive,
+        queue_size=settings.queue_size,
     )
     return AppState(
         models=models,

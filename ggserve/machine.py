@@ -31,6 +31,12 @@ def usable_memory() -> int:
     return min([psutil.virtual_memory().total, *map(int, _group_limits("memory.max"))])
 
 
+def memory_for_models() -> int:
+    """Bytes: the usable memory less a reserve of an eighth, at least 1 GiB and at most half, for all else."""
+    usable = usable_memory()
+    return usable - min(max(usable // 8, 1 << 30), usable // 2)
+
+
 def give_back_memory() -> None:
     """Returns to the system what was freed while loading, where the C library (glibc) would keep it."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):

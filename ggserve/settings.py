@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     model_file: str | None = Field(None, description="file in MODEL_NAME, or its quantization, where there are several")
     model_type: str | None = Field(None, description="model family of a legacy GGML file, where the file does not tell")
     models_dir: Path | None = Field(None, description="folder of models; each request names the one it wants")
+    models_memory: int | None = Field(
+        None, ge=1, description="MiB that all loaded models may take together (default: the memory less a reserve)"
+    )
+    models_max: int | None = Field(
+        None, ge=1, description="models loaded at the same time (default: as many as fit into MODELS_MEMORY)"
+    )
     cache_dir: Path = Field(Path("models"), description="folder for files that an engine needs in another format")
     keep_alive: float | None = Field(
         None, ge=0, description="seconds without a request before the model is unloaded (default: never)"

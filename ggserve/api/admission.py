@@ -34,10 +34,9 @@ class GeneratingRoute(JSONRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
         admission = state.admission
-        if (model := state.models.loaded) is not None:
-            refusal: Exception | None = admission.refusal(model.occupancy)
-        else:  # the request may be what loads it
-            refusal = None if state.models.on_demand else model_loading()
+        refusal: Exception | None = None if state.models.started else model_loading()
+        if (model := state.models.only) is not None:  # of several models, each engine turns away its own
+            refusal = admission.refusal(model.occupancy)
         if refusal:
             await error_response(refusal, scope)(scope, receive, send)
             return

@@ -33,11 +33,12 @@ def call_of(schema: type[Body]) -> Callable[..., AsyncGenerator[Call[Body], None
 
     async def dependency(request: Request, body: Body) -> AsyncGenerator[Call[Body], None]:
         models = state_of(request.scope).models
-        if models.loaded is None and not models.on_demand:
+        if not models.started:
             raise model_loading()
         async with AsyncExitStack() as stack:
-            lease = models.lease(body.model)
+            lease = models.lease(body.model, body.stay)
             model = await while_connected(request, stack.enter_async_context(lease))
+            request.state.record.model = model.name
             try:
                 yield Call(body, model, request, request.state.record)
             except (ContextOverflow, InvalidToken, TemplateError) as error:
@@ -47,10 +48,14 @@ def call_of(schema: type[Body]) -> Callable[..., AsyncGenerator[Call[Body], None
     return dependency
 
 
-async def _loaded_model(request: Request) -> GGUFModel:
-    if (model := state_of(request.scope).models.loaded) is None:
+async def _loaded_model(request: Request, model: str | None = None) -> GGUFModel:
+    models = state_of(request.scope).models
+    if not models.started:
         raise model_loading()
-    return model
+    if model is None and models.current is not None:
+        return models.current
+    async with models.lease(model) as loaded:
+        return loaded  # to be told about, which needs no lease
 
 
 LoadedModel = Annotated[GGUFModel, Depends(_loaded_model)]  # to tell about

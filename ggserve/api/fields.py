@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from pydantic_core import PydanticCustomError
 
+from ggserve.api.durations import seconds
 from ggserve.api.field_table import REFUSED
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
@@ -32,6 +33,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, protected_namespaces=(), defer_build=True)
 
 
+Seconds = Annotated[float, BeforeValidator(seconds)]
+
+
 class ModelRequest(Strict):
     """A body that says which model it is for."""
 
@@ -39,6 +43,13 @@ class ModelRequest(Strict):
     prompt_field: ClassVar[str | None] = None  # the field that errors of the prompt name
 
     model: str | None = None
+    keep_alive: Seconds | None = None  # that the model stays loaded afterwards, in Ollama's words
+    ttl: Seconds | None = None  # and in LM Studio's
+
+    @property
+    def stay(self) -> float | None:
+        """Seconds that the model stays loaded after the request, `math.inf` for ever; None as configured."""
+        return self.ttl if self.keep_alive is None else self.keep_alive
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,8 @@ class LiveAnswer:
     """An answer in the making, or several to one prompt."""
 
     task: int  # a number that no other has
-    slot: int  # the lowest that no other live answer has
+    model: str  # its name
+    slot: int  # the lowest that no other live answer of the model has
     prompt_tokens: int
     cached_tokens: int
     max_tokens: int | None
@@ -58,12 +59,12 @@ class Metrics:
         registry.register(self)
         ProcessCollector(registry=registry)
 
-    def begin(self, stream: object, first: Delta, max_tokens: int | None) -> LiveAnswer:
+    def begin(self, stream: object, model: str, first: Delta, max_tokens: int | None) -> LiveAnswer:
         """An answer begins with its first delta; `ended` or not, its stream must be taken out of `live`."""
-        taken = {answer.slot for answer in self.live.values()}
+        taken = {answer.slot for answer in self.live.values() if answer.model == model}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         self._tasks += 1
-        self.live[stream] = LiveAnswer(self._tasks, slot, first.prompt_tokens, first.cached_tokens, max_tokens)
+        self.live[stream] = LiveAnswer(self._tasks, model, slot, first.prompt_tokens, first.cached_tokens, max_tokens)
         return self.live[stream]
 
     def text(self) -> bytes:
@@ -97,28 +98,39 @@ class Metrics:
             self._whole.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges: how busy the model is now."""
-        if (model := self._models.loaded) is None:
+        """The gauges: how busy the loaded models are now."""
+        residents = [(each, each.model) for each in self._models.residents if each.model is not None]
+        if not residents:
             return
-        occupancy = model.occupancy
-        running = model.parallel - occupancy.idle
-        used, room = sum(each.tokens for each in self.live.values()), model.parallel * model.context_length
+        models = [model for _, model in residents]
+        slots = sum(model.parallel for model in models)
+        used = sum(answer.tokens for answer in self.live.values())
+        room = sum(model.parallel * model.context_length for model in models)
         for name, text, value in (
-            ("num_requests_running", "Answers in slots.", running),
-            ("num_requests_waiting", "Requests in the queue.", occupancy.queued),
-            ("slots", "Answers that may run at the same time.", model.parallel),
-            (
-                "kv_cache_usage_perc",
-                "Tokens of running answers over the room for tokens; 1 is full.",
-                used / room,
-            ),
-            ("model_load_seconds", "From the file to the first answer that could be given.", model.load_seconds),
+            ("num_requests_running", "Answers in slots.", slots - sum(model.occupancy.idle for model in models)),
+            ("num_requests_waiting", "Requests in the queue.", sum(model.occupancy.queued for model in models)),
+            ("slots", "Answers that may run at the same time.", slots),
+            ("kv_cache_usage_perc", "Tokens of running answers over the room for tokens; 1 is full.", used / room),
         ):
             yield GaugeMetricFamily(f"ggserve:{name}", text, value)
-        info = GaugeMetricFamily("ggserve:model_info", "The model that is loaded.", labels=("model", "engine"))
-        info.add_metric((model.name, model.engine_name), 1)
+        for name, text, values in (
+            (
+                "model_load_seconds",
+                "From the file to the first answer that could be given.",
+                [model.load_seconds for model in models],
+            ),
+            ("model_memory_bytes", "Weights and KV cache of a loaded model.", [each.need for each, _ in residents]),
+        ):
+            family = GaugeMetricFamily(f"ggserve:{name}", text, labels=("model",))
+            for model, number in zip(models, values, strict=True):
+                family.add_metric((model.name,), number)
+            yield family
+        info = GaugeMetricFamily("ggserve:model_info", "The models that are loaded.", labels=("model", "engine"))
+        for model in models:
+            info.add_metric((model.name, model.engine_name), 1)
         yield info
-        yield from self._as_llama_server(running, occupancy.queued)
+        running = slots - sum(model.occupancy.idle for model in models)
+        yield from self._as_llama_server(running, sum(model.occupancy.queued for model in models))
 
     def _as_llama_server(self, running: int, queued: int) -> Iterator[Metric]:
         """The same under llama-server's names, for its dashboards."""

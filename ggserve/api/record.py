@@ -30,6 +30,7 @@ class RequestRecord:
         self._method, self._path = method, path
         self._metrics = metrics
         self.started = time.perf_counter()  # seconds
+        self.model = ""  # its name, once it is known
         self._first: float | None = None
         self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
         self.status = 499  # as nginx says it: the client left before an answer
@@ -54,7 +55,7 @@ class RequestRecord:
                         self._metrics.first(now - self.started)
                     if first is None:
                         first, began = delta, now
-                        live = self._metrics.begin(deltas, delta, max_tokens)
+                        live = self._metrics.begin(deltas, self.model, delta, max_tokens)
                     if index in came:
                         self._metrics.tokens(delta.completion_tokens - tokens_out[index], now - came[index])
                     tokens_out[index], came[index] = delta.completion_tokens, now

@@ -1,4 +1,4 @@
-"""What state the server is in: `/health` and `/metrics`."""
+"""What state the server is in: `/health`, `/livez` and `/metrics`."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,20 +11,21 @@ router = APIRouter(tags=["server"])
 
 @router.get("/health", openapi_extra={"security": [{}]})
 async def health(request: Request) -> Response:
-    """Whether requests are answered, and how busy the server is; a 503 with the progress while the model loads.
+    """Readiness: whether requests are answered, and how busy the server is. A 503 with the progress while the model
+    loads at the start; later loads change nothing.
 
     Without a key where one is needed: the status alone.
     """
     models = state_of(request.scope).models
-    model = models.loaded
-    if model is None and models.idle:  # the next request loads one
-        return JSONResponse({"status": "ok", "model": None, "waiting": 0} if request.state.known else {"status": "ok"})
-    if model is None:
+    model = models.current
+    if not models.started:
         progress = round(models.progress, 3)
         body = {"status": "loading", "progress": progress, **model_loading().body}
         return JSONResponse(body, 503, headers={"Retry-After": "1"})
     if not request.state.known:
         return JSONResponse({"status": "ok"})
+    if model is None:  # the next request loads one
+        return JSONResponse({"status": "ok", "model": None, "waiting": 0})
     return JSONResponse(
         {
             "status": "ok",
@@ -36,6 +37,12 @@ async def health(request: Request) -> Response:
             "waiting": model.occupancy.queued,
         }
     )
+
+
+@router.get("/livez", openapi_extra={"security": [{}]})
+async def livez() -> dict[str, str]:
+    """Liveness: answers as long as the process does, also while a model loads."""
+    return {"status": "ok"}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -36,7 +36,7 @@ class Replica:
         self._lifespan = app.router.lifespan_context(app)
         with suppress(SystemExit):
             await self._lifespan.__aenter__()
-        while failures or ((models := app.state.ggserve.models).loaded is None and not models.idle):
+        while failures or not app.state.ggserve.models.started:
             if failures:
                 raise RuntimeError(f"ggserve: {failures[0]}")
             await asyncio.sleep(_POLL_SECONDS)

@@ -9,10 +9,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 _C_STDERR = {"linux": "stderr", "darwin": "__stderrp"}  # the name of the C library's variable, where it can be set
+
+
+def _c_stderr() -> ctypes.c_void_p | None:
+    """The C library's variable `stderr`, where it can be set."""
+    name = _C_STDERR.get(sys.platform)
+    return ctypes.c_void_p.in_dll(ctypes.CDLL(None), name) if name else None
 
 
 @contextmanager
@@ -43,22 +50,40 @@ def captured_stderr(crash: str) -> Iterator[BinaryIO]:
             with _survivor(lambda: os.write(saved, b"ggserve: %s: %s\n" % (crash.encode(), _last_line(file)))):
                 os.dup2(file.fileno(), 2)
                 try:
-                    yield file
+                    with _original_c_stderr():
+                        yield file
                 finally:
                     os.dup2(saved, 2)
         finally:
             os.close(saved)
 
 
+@cache
 def send_c_stderr(path: Path) -> None:
-    """From now on what C code writes to its standard error goes to the end of a file. Python's stays as it is."""
-    if (name := _C_STDERR.get(sys.platform)) is None:
+    """Send what C code writes to its standard error to the end of a file from now on. Python's stays as it is."""
+    if (variable := _c_stderr()) is None:
         return
     libc = ctypes.CDLL(None)
     libc.fopen.restype = ctypes.c_void_p
     if file := libc.fopen(os.fsencode(path), b"a"):
         libc.setbuf(ctypes.c_void_p(file), None)
-        ctypes.c_void_p.in_dll(libc, name).value = file
+        variable.value = file
+
+
+_ORIGINAL = variable.value if (variable := _c_stderr()) else None
+
+
+@contextmanager
+def _original_c_stderr() -> Iterator[None]:
+    """Sends C code's standard error to file descriptor 2 for the length of the block."""
+    if (variable := _c_stderr()) is None:
+        yield
+        return
+    file, variable.value = variable.value, _ORIGINAL
+    try:
+        yield
+    finally:
+        variable.value = file
 
 
 @contextmanager

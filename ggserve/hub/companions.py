@@ -4,7 +4,7 @@ only llama.cpp knows them."""
 from pathlib import Path
 
 from ggserve.errors import ModelFileError
-from ggserve.hub.pick import models, projector
+from ggserve.hub.pick import identity, is_projector, models, projector
 from ggserve.modelfile.file import ModelFile
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
 
@@ -41,17 +41,34 @@ def checked_adapter(path: Path, model: ModelFile) -> Path:
     return path
 
 
-def projector_beside(path: Path) -> Path | None:
-    """The projector of images that belongs to a model: in its folder, where it is the only model; in a hub's cache, in
-    its repository. Raises ModelFileError where the file is none."""
+def projector_beside(model: GGUFFile) -> Path | None:
+    """The projector of images that belongs to a model: one that makes embeddings of its length, in its folder, or in a
+    hub's cache in its repository. Beside several models, its name must also say that it is this model's."""
+    path = model.path
     repository = next((folder for folder in path.parents if folder.parent.name == "snapshots"), None)
     root = repository or path.parent
     files = root.rglob("*.gguf") if repository else root.glob("*.gguf")
     sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in files if file.is_file()}
-    model = path.relative_to(root).as_posix()
-    found = projector(model, sizes)
-    belongs = found and (repository or [*models(sizes)] == [model])
-    return root / found if found and belongs and _sees(read_gguf(root / found)) else None
+    width = model.get(f"{model.architecture}.embedding_length")
+    fitting = {name: sizes[name] for name in filter(is_projector, sizes) if _fits(root / name, width)}
+    name = path.relative_to(root).as_posix()
+    if not repository and len({identity(each) for each in models(sizes)}) > 1:
+        fitting = {each: size for each, size in fitting.items() if identity(each) and identity(each) <= identity(name)}
+        longest = max((len(identity(each)) for each in fitting), default=0)
+        fitting = {each: size for each, size in fitting.items() if len(identity(each)) == longest}
+    found = projector(name, fitting)
+    return root / found if found else None
+
+
+def _fits(path: Path, width: int) -> bool:
+    """Whether a file is a projector of images into embeddings of that length."""
+    try:
+        file = read_gguf(path)
+    except (ModelFileError, OSError):  # damaged, or removed meanwhile: it belongs to no model
+        return False
+    shapes = [tensor.shape for name, tensor in file.tensors.items() if name.startswith(("mm.", "resampler."))]
+    widths = {size for shape in shapes for size in shape} - {file.get("clip.vision.embedding_length")}
+    return _sees(file) and width in {*widths, file.get("clip.vision.projection_dim")}  # which some set to another one
 
 
 def _sees(file: GGUFFile) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
 from ggserve.errors import ModelFileError
-from ggserve.modelfile.split_files import part_names
+from ggserve.modelfile.split_files import part_names, without_part
 
 SUFFIXES = (".gguf", ".ggml", ".bin")
 
@@ -15,6 +15,7 @@ _OTHERS = re.compile(
     r"(^|[-_.])(pytorch_model|adapter_model|training_args|optimizer|scheduler|consolidated|mmproj|imatrix)", re.I
 )
 
+_KIND = re.compile(r"mmproj|model|gguf|i?q\d+|[kf]\d*|[sml]|xs|xxs|xl|nl|ud|[01]|bf16|f16|f32|mxfp4|fp16|fp32")
 _PROJECTOR = re.compile(r"mmproj[^/]*\.gguf$", re.I)
 
 
@@ -56,6 +57,17 @@ def projector(model: str, sizes: Mapping[str, int]) -> str | None:
         if found:
             return _only(found, "F16") or min(found, key=lambda name: found[name])
     return None
+
+
+def is_projector(name: str) -> bool:
+    """Whether a file is a projector by its name."""
+    return bool(_PROJECTOR.search(name))
+
+
+def identity(name: str) -> frozenset[str]:
+    """The words of a file's name that tell which model it is, or belongs to: without its quantization and "mmproj"."""
+    words = re.split(r"[^a-z0-9]+", without_part(PurePosixPath(name).name).lower().rpartition(".")[0])
+    return frozenset(word for word in words if word and not _KIND.fullmatch(word))
 
 
 def human_size(nbytes: int) -> str:

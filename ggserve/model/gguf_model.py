@@ -14,17 +14,16 @@ from typing import Any
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
 from ggserve.messages import Tools
+from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats
 from ggserve.model.load import LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts
-from ggserve.modelfile.split_files import part_names, without_part
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
 log = logging.getLogger("ggserve.model")
 
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
-_SUFFIXES = (".gguf", ".bin", ".ctransformers")
 
 
 class GGUFModel:
@@ -37,6 +36,7 @@ class GGUFModel:
         log_prompts: bool = False,
         max_tokens: int | None = None,  # that an answer may have, whatever is asked for
         report: Report | None = None,
+        name: str | None = None,  # None: after the file
         **options: Any,
     ) -> None:
         """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
@@ -45,7 +45,7 @@ class GGUFModel:
         Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
         """
         self.path = Path(path)
-        self.name = model_name(self.path)
+        self.name = name or model_name(self.path)
         self._log_prompts = log_prompts
         self._max_tokens = max_tokens
         started = time.perf_counter()
@@ -91,6 +91,11 @@ class GGUFModel:
         """The LoRA adapters that are applied, and their scales."""
         options = self._loaded.options
         return [(options.lora_path, options.lora_scale)] if options.lora_path else []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes: weights and KV caches."""
+        return self._loaded.nbytes
 
     @property
     def occupancy(self) -> Occupancy:
@@ -245,19 +250,6 @@ class GGUFModel:
     def close(self) -> None:
         """Ends every answer and frees the model."""
         self.engine.close()
-
-
-def model_name(path: Path) -> str:
-    """What the model of a file is called."""
-    name = without_part(path.name)
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
-
-
-def model_bytes(path: Path) -> int:
-    """The size of a model, all its files together."""
-    return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
 
 
 async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:

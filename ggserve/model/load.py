@@ -17,7 +17,7 @@ from ggserve.chat.template import ChatTemplate
 from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
 from ggserve.chat.tool_calls.history import wants_short_ids
 from ggserve.chat.tool_template import with_tools
-from ggserve.engines.choice import EngineWishes, choose_engine
+from ggserve.engines.choice import EngineName, EngineWishes, choose_engine
 from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
@@ -98,6 +98,7 @@ class LoadedModel:
     call_format: CallFormat = HERMES  # how answers that are read here write calls
     calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
     short_call_ids: bool = False  # the template takes no other ids of calls
+    nbytes: int = 0  # of memory, as planned
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
     async def off_loop(
@@ -113,25 +114,41 @@ class LoadedModel:
         return function(argument)
 
 
-def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
-    """Checks the file, chooses the engine, plans the memory and loads. `report` gets what part of the file is read.
+@dataclass(frozen=True)
+class Plan:
+    """A checked file, and how it will be loaded."""
+
+    file: ModelFile
+    options: LoadOptions  # with the files that go along with the model
+    engine_name: EngineName
+    engine_reason: str
+    chosen: Template | None  # instead of the file's own chat template
+    memory: MemoryPlan
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory: weights and KV caches, without the room that the prompt cache may take."""
+        companions = (self.options.mmproj_path, self.options.lora_path, self.options.draft_model)
+        weights = self.file.size + sum(path.stat().st_size for path in companions if path)
+        return weights + self.memory.slots * self.memory.slot_bytes
+
+
+def plan_load(path: Path, options: LoadOptions, report: Report | None = None) -> Plan:
+    """Checks the file, chooses the engine and plans the memory. `report` gets what part of a conversion is done.
 
     Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
     """
-    started = time.perf_counter()
     file = read_model_file(path, options.model_type)
-    options = _with_projector(path, file, options)
+    options = _with_projector(file, options)
     engine_name, reason = choose_engine(file, options)
-    report = report or (lambda progress: None)
     own = family_template(file) if isinstance(file, GGMLFile) else None
     chosen = read_chat_template(options.chat_template) if options.chat_template else own
     if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
-        file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], _half(report, 0)))
-        report = _half(report, 1)
+        file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], report))
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
         options = _with_companions(file, options)
-    plan = plan_memory(
+    memory = plan_memory(
         file,
         context_length=options.context_length,
         slots=options.parallel,
@@ -141,24 +158,37 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         cache_type=options.kv_cache_type,
         draft=draft,
     )
-    read_ahead(file, report)
-    check_norms(file)
-    loader = _load_ctransformers if engine_name == CTransformersEngine.name else _load_llama_cpp
-    loaded = loader(file, reason, chosen, plan, options.for_engine(plan))
+    return Plan(file, options, engine_name, reason, chosen, memory)
+
+
+def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
+    """Plans and loads. `report` gets what part of the file is read.
+
+    Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
+    """
+    started = time.perf_counter()
+    report = report or (lambda progress: None)
+    plan = plan_load(path, options, _half(report, 0))
+    if plan.file.path != path:  # converted, which was the first half
+        report = _half(report, 1)
+    read_ahead(plan.file, report)
+    check_norms(plan.file)
+    loader = _load_ctransformers if plan.engine_name == CTransformersEngine.name else _load_llama_cpp
+    loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, plan.options.for_engine(plan.memory))
     log.info(
         "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
         "%d layers on the GPU",
         path,
         time.perf_counter() - started,
         loaded.engine.name,
-        reason,
-        plan.context_length,
-        plan.slots,
-        plan.slot_bytes / 1e6,
+        plan.engine_reason,
+        plan.memory.context_length,
+        plan.memory.slots,
+        plan.memory.slot_bytes / 1e6,
         loaded.options.threads,
         options.gpu_layers,
     )
-    return loaded
+    return replace(loaded, nbytes=plan.nbytes)
 
 
 def _draft(file: ModelFile, path: Path) -> ModelFile:
@@ -172,11 +202,11 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
     return draft
 
 
-def _with_projector(path: Path, file: ModelFile, options: LoadOptions) -> LoadOptions:
+def _with_projector(file: ModelFile, options: LoadOptions) -> LoadOptions:
     """The options with the projector that lies beside the model, where it can be used and none is named."""
     if options.mmproj_path or options.engine == CTransformersEngine.name or not isinstance(file, GGUFFile):
         return options
-    beside = projector_beside(path)
+    beside = projector_beside(file)
     return options if beside is None or llama_cpp_objection(file) else replace(options, mmproj_path=beside)
 
 

@@ -1,193 +1,389 @@
-"""Which model is loaded: the one that was configured, or, of a folder of many, the one that a request names.
+"""The models in memory: as many at the same time as memory allows, loaded on demand, the least recently used unloaded.
 
-One at a time: a request for another waits until the running answers have ended, and whoever comes after it waits
-behind it. A model that nobody asks for is unloaded after a while, where that is wanted, and loaded again on demand.
+A request holds a lease of its model, and a leased model stays. One model loads at a time; requests for models that are
+loaded never wait for it.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from ggserve.engines.choice import choose_engine
-from ggserve.errors import EngineError, ModelFileError, QueueFull, TemplateError, UnknownModel
-from ggserve.hub import pick
+from ggserve.errors import EngineClosed, ModelFileError, QueueFull, UnknownModel
 from ggserve.machine import give_back_memory
-from ggserve.model.gguf_model import GGUFModel, model_name
+from ggserve.model.catalog import Catalog, Listed
+from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.load import Report
-from ggserve.modelfile.file import read_model_file
 
 log = logging.getLogger("ggserve.main")
 
+Result = TypeVar("Result")
 
-@dataclass(frozen=True)
-class Listed:
-    """A model file that an engine can run."""
 
-    name: str
-    path: Path
-    created: int  # seconds since 1970
+@dataclass(eq=False)
+class Resident:
+    """A model in memory, or on its way there."""
+
+    listed: Listed
+    need: int = 0  # bytes: weights and KV cache
+    model: GGUFModel | None = None  # None: it is not loaded yet
+    progress: float = 0.0  # part of the file that has been read
+    users: int = 0  # leases, those that wait for the load included
+    keep_alive: float | None = None  # seconds without a request before it is unloaded; None: never
+    used: float = field(default_factory=time.monotonic)  # when the last lease began or ended
+    expires: float | None = None  # seconds since 1970 when it will be unloaded, where it is idle and that is known
+    leaving: bool = False  # it is unloaded at the end of its last lease, and gets no new one
+    changing: bool = False  # native code loads or frees it just now
+    ready: "asyncio.Future[None] | None" = None  # of the load
+    _timer: asyncio.TimerHandle | None = None
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_idle(self) -> None:
+        """Returns once no lease is left."""
+        while self.users:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def take(self) -> None:
+        """Begins a lease."""
+        self.users += 1
+        self.used, self.expires = time.monotonic(), None
+        if self._timer:
+            self._timer.cancel()
+
+    def give_back(self, then: Callable[["Resident"], None]) -> None:
+        """Ends a lease; `then` is called once the model has been idle for `keep_alive` seconds."""
+        self.users -= 1
+        if not self.users:
+            self._idle.set()
+            if self.model is not None:
+                self.rest(then)
+
+    def rest(self, then: Callable[["Resident"], None]) -> None:
+        """Starts the time after which an idle model is unloaded."""
+        self.used = time.monotonic()
+        if self.keep_alive is not None:
+            self.expires = time.time() + self.keep_alive
+            self._timer = asyncio.get_running_loop().call_later(self.keep_alive, then, self)
+
+    def cancel_timer(self) -> None:
+        """Stops that time."""
+        if self._timer:
+            self._timer.cancel()
 
 
 class ModelRegistry:
-    """The model that is loaded, and those that may be. All methods but `listed` belong to one event loop."""
+    """Which models are loaded. All methods but `load` belong to one event loop."""
 
     def __init__(
         self,
-        load: Callable[[Path, Report], GGUFModel],
+        load: Callable[[Listed, Report], GGUFModel],
         *,
-        folder: Path | None = None,  # of many; None: only the one given to `start`
-        keep_alive: float | None = None,  # seconds without a request before it is unloaded; None: never
-        queue_size: int = 64,  # requests that may wait for a load
+        catalog: Catalog | None = None,
+        need: Callable[[Listed], int] = lambda listed: listed.size,  # bytes that a load will take; blocks
+        memory: float = math.inf,  # bytes that all models may take
+        most: int | None = None,  # models at the same time; None: as many as memory allows
+        keep_alive: float | None = None,  # seconds without a request before a model is unloaded; None: never
+        queue_size: int = 64,  # requests that may wait for loads
     ) -> None:
-        self.loaded: GGUFModel | None = None
-        self.progress = 0.0  # part of the file that the load in progress has read
-        self.folder = folder
+        self.catalog = catalog or Catalog()
+        self.started = self.catalog.folder is not None  # whether requests find, or can load, a model
+        self.progress = 0.0  # part of the configured model's file that the start has read
+        self.memory = memory
         self._load = load
+        self._need = need
+        self._most = most
         self._keep_alive = keep_alive
         self._queue_size = queue_size
-        self._path: Path | None = None  # of the model that is loaded, or was last
-        self._users = self._waiting = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
-        self._turn = asyncio.Lock()  # first come, first served
-        self._change: asyncio.Future[None] | None = None  # a load or an unload in progress
-        self._timer: asyncio.TimerHandle | None = None
-        self._checked: dict[tuple[Path, int, int], bool] = {}  # whether a file of that time and size can run
+        self._waiting = 0
+        self._residents: dict[Path, Resident] = {}
+        self._arriving: dict[Path, Resident] = {}  # that load, or wait for it
+        self._turn = asyncio.Lock()  # of who changes what is in memory; first come, first served
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @property
-    def on_demand(self) -> bool:
-        """Whether a request may find no model loaded, and is worth loading one."""
-        return self.folder is not None or (self._keep_alive is not None and self._path is not None)
+    def residents(self) -> list[Resident]:
+        """The loaded models, the most recently used first."""
+        return sorted(self._residents.values(), key=lambda resident: -resident.used)
 
     @property
-    def idle(self) -> bool:
-        """Whether none is loaded, and none is on its way."""
-        return self.on_demand and self.loaded is None and self._change is None
+    def arriving(self) -> list[Resident]:
+        """The models that are loading or wait for it."""
+        return list(self._arriving.values())
+
+    @property
+    def current(self) -> GGUFModel | None:
+        """The most recently used of the loaded models."""
+        return next((each.model for each in self.residents if not each.leaving), None)
+
+    @property
+    def only(self) -> GGUFModel | None:
+        """The loaded model that every request gets; None where the request decides."""
+        return self.current if self.catalog.folder is None else None
+
+    @property
+    def changing(self) -> bool:
+        """Whether native code loads or frees a model just now."""
+        return any(each.changing for each in (*self._arriving.values(), *self._residents.values()))
 
     def load(self, path: Path) -> GGUFModel:
-        """Loads a file; blocks. Raises ModelFileError, TemplateError or EngineError."""
+        """Loads the configured model; blocks. Raises ModelFileError, TemplateError or EngineError."""
 
         def report(progress: float) -> None:
             self.progress = progress
 
-        return self._load(path, report)
+        return self._load(Listed.of(path), report)
 
-    def start(self, model: GGUFModel) -> None:
-        """The configured model has been loaded."""
-        self._path = model.path
-        self.loaded = model
-        self._rest()
+    def start(self, model: GGUFModel | None) -> None:
+        """Begins to serve: with the configured model, or with a folder only."""
+        self.started = True
+        if model is not None:
+            self.add(Listed.of(model.path, model.name), model, model.nbytes)
 
-    def listed(self) -> list[Listed]:
-        """The models of the folder, by name. Reads the headers of files that are new: call it in a thread."""
-        files = {file.name: file for file in self.folder.iterdir() if file.is_file()} if self.folder else {}
-        sizes = {name: file.stat().st_size for name, file in files.items()}
-        paths = [files[name] for name in sorted(pick.models(sizes)) if name in files and self._runs(files[name])]
-        if self._path and self._path not in paths:
-            paths.append(self._path)
-        return [Listed(model_name(path), path, int(path.stat().st_mtime)) for path in paths]
+    def add(self, listed: Listed, model: GGUFModel, need: int = 0) -> None:
+        """Takes a loaded model in as the configured one."""
+        self.started = True
+        self.catalog.configured = listed
+        resident = Resident(listed, need, model, keep_alive=self._keep_alive)
+        self._residents[listed.path] = resident
+        if self._keep_alive is not None:
+            resident.rest(self._expire)
+
+    def acquire_loaded(self, name: str | None, keep_alive: float | None = None) -> GGUFModel | None:
+        """A lease of the model of that name where it is loaded; see `acquire`."""
+        resident = self._loaded(name)
+        if resident is None:
+            return None
+        self._take(resident, keep_alive)
+        return resident.model
+
+    async def acquire(self, name: str | None, keep_alive: float | None = None) -> GGUFModel:
+        """A lease of the model of that name, which stays in memory until `release`. Without a name, of the most
+        recently used one.
+
+        `keep_alive`: seconds that it stays after its last lease, `math.inf` for ever; None as configured. Raises
+        UnknownModel, QueueFull, EngineClosed, and what a load raises.
+        """
+        if (model := self.acquire_loaded(name, keep_alive)) is not None:
+            return model
+        listed = await self._find(name)
+        if self._closed:
+            raise EngineClosed
+        resident = self._residents.get(listed.path)
+        if resident is None or resident.leaving or resident.listed.stamp != listed.stamp:
+            if self._waiting >= self._queue_size:
+                raise QueueFull(self._waiting)
+            resident = self._arriving.get(listed.path) or self._begin(listed)
+        self._take(resident, keep_alive)
+        if resident.ready is not None and not resident.ready.done():
+            self._waiting += 1
+            try:
+                await asyncio.shield(resident.ready)
+            except BaseException:
+                resident.give_back(self._expire)
+                raise
+            finally:
+                self._waiting -= 1
+        assert resident.model is not None
+        return resident.model
+
+    def release(self, model: GGUFModel) -> None:
+        """Ends a lease."""
+        for resident in self._residents.values():
+            if resident.model is model:
+                resident.give_back(self._expire)
 
     @asynccontextmanager
-    async def lease(self, name: str | None) -> AsyncGenerator[GGUFModel, None]:
-        """The model of that name, loaded; it stays loaded while the context is open. A single model needs no name.
-
-        Raises UnknownModel, QueueFull, and the errors of a load.
-        """
-        model = await self._leased(name)
+    async def lease(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[GGUFModel]:
+        """The model of that name, loaded, for the length of the block. Raises as `acquire`."""
+        model = await self.acquire(name, keep_alive)
         try:
             yield model
         finally:
-            self._release()
+            self.release(model)
 
-    async def _leased(self, name: str | None) -> GGUFModel:
-        path = await self._path_of(name)
-        if self._waiting >= self._queue_size:
-            raise QueueFull(self._waiting)
-        self._waiting += 1
-        try:
-            async with self._turn:
-                if self._change is not None:
-                    await asyncio.wait({self._change})
-                if self.loaded is None or self.loaded.path != path:
-                    await self._unused.wait()
-                    self._change = asyncio.ensure_future(self._switch(path))
-                    await asyncio.shield(self._change)
-                assert self.loaded is not None
-                self._users += 1
-                self._unused.clear()
-                if self._timer:
-                    self._timer.cancel()
-                return self.loaded
-        finally:
-            self._waiting -= 1
+    async def listed(self) -> list[tuple[Listed, Resident | None]]:
+        """All models, and those of them that are loaded as they are in memory."""
+        models = await asyncio.to_thread(self.catalog.models)
+        return [(listed, self._residents.get(listed.path)) for listed in models]
 
-    def _release(self) -> None:
-        self._users -= 1
-        if not self._users:
-            self._unused.set()
-            self._rest()
+    async def unload(self, name: str | None) -> Listed:
+        """Unloads a model once its answers have ended; does nothing where it is not loaded. Raises UnknownModel."""
+        listed = await self._find(name)
+        if resident := self._residents.get(listed.path):
+            await self._unload(resident)
+        return listed
 
     def close(self) -> None:
-        """Ends every answer and frees the model."""
-        if self._timer:
-            self._timer.cancel()
-        if self.loaded is not None:
-            self.loaded.close()
+        """Ends every answer and frees the models."""
+        self._closed = True
+        for arriving in self._arriving.values():
+            if arriving.ready and not arriving.ready.done():
+                arriving.ready.set_exception(EngineClosed())
+                arriving.ready.exception()  # it may have nobody who waits
+        for resident in self._residents.values():
+            resident.cancel_timer()
+            if resident.model is not None and not resident.changing:
+                resident.model.close()
 
-    async def _path_of(self, name: str | None) -> Path:
-        if self.folder is None and self._path is not None:
-            return self._path
-        if name and self.loaded is not None and name == self.loaded.name:
-            return self.loaded.path
-        models = await asyncio.to_thread(self.listed)
-        if not name:
-            paths = [self._path, *(model.path for model in models)]
-            if path := next(filter(None, paths), None):
-                return path
-        for model in models:
-            if model.name == name:
-                return model.path
-        names = ", ".join(model.name for model in models) or "none"
-        raise UnknownModel(f"The model {name!r} is not here. There are: {names}.")
+    def _take(self, resident: Resident, keep_alive: float | None) -> None:
+        resident.take()
+        if keep_alive is not None:
+            resident.keep_alive = None if keep_alive == math.inf else keep_alive
 
-    async def _switch(self, path: Path | None) -> None:
-        """Unloads what is loaded and loads `path`, if any."""
-        old = self.loaded
-        self.loaded = None
-        try:
-            if old is not None:
-                await asyncio.to_thread(old.close)
-                del old
-                give_back_memory()
-            if path is not None:
-                model = await asyncio.to_thread(self.load, path)
-                self._path = path
-                self.loaded = model
-                log.info("ready: %s on %s", model.name, model.engine_name)
-        finally:
-            self._change = None
+    def _loaded(self, name: str | None) -> Resident | None:
+        """The resident that a request for `name` gets, where that is known without a look at the folder."""
+        if self._closed:
+            return None
+        for resident in self._residents.values():
+            if resident.leaving:
+                continue
+            if self.catalog.folder is None:
+                return resident
+            if resident.listed.name == name and resident.listed.unchanged:
+                return resident
+        return None
 
-    def _rest(self) -> None:
-        """Starts the time after which an unused model is unloaded."""
-        if self._keep_alive is not None:
-            self._timer = asyncio.get_running_loop().call_later(self._keep_alive, self._unload)
-
-    def _unload(self) -> None:
-        if not self._users and self._change is None and self.loaded is not None:
-            log.info("unloaded %s: nobody asked for %g s", self.loaded.name, self._keep_alive)
-            self._change = asyncio.ensure_future(self._switch(None))
-
-    def _runs(self, path: Path) -> bool:
-        stat = path.stat()
-        key = path, stat.st_mtime_ns, stat.st_size
-        if key not in self._checked:
+    async def _find(self, name: str | None) -> Listed:
+        if name or self.catalog.folder is None:
             try:
-                choose_engine(read_model_file(path))
-                self._checked[key] = True
-            except (ModelFileError, EngineError, TemplateError) as error:
-                log.warning("not listed: %s", error)
-                self._checked[key] = False
-        return self._checked[key]
+                return await asyncio.to_thread(self.catalog.find, name or "")
+            except UnknownModel:
+                self._forget_removed()
+                raise
+        if residents := [resident for resident in self.residents if not resident.leaving]:
+            return residents[0].listed
+        models = await asyncio.to_thread(self.catalog.models)
+        if listed := self.catalog.configured or next(iter(models), None):
+            return listed
+        raise UnknownModel("There is no model: put a GGUF file into MODELS_DIR.")
+
+    def _forget_removed(self) -> None:
+        """Unloads the models whose files are gone."""
+        for resident in self._residents.values():
+            if resident.listed is not self.catalog.configured and not resident.listed.unchanged:
+                self._spawn(self._unload(resident))
+
+    def _begin(self, listed: Listed) -> Resident:
+        """Starts to load a model, behind those that came before."""
+        resident = Resident(listed, keep_alive=self._keep_alive)
+        resident.ready = asyncio.get_running_loop().create_future()
+        self._arriving[listed.path] = resident
+        self._spawn(self._bring(resident, resident.ready))
+        return resident
+
+    async def _bring(self, resident: Resident, ready: "asyncio.Future[None]") -> None:
+        listed = resident.listed
+        try:
+            async with self._turn:
+                if self._closed:
+                    raise EngineClosed
+                if not resident.users:  # all have left meanwhile
+                    return
+                resident.need = await _in_thread(lambda: self._need(listed))
+                await self._make_room(resident)
+                resident.changing = True
+                model = await _in_thread(lambda: self._load(listed, lambda part: setattr(resident, "progress", part)))
+                if self._closed:
+                    model.close()
+                    return
+                resident.model, resident.need = model, model.nbytes
+                self._residents[listed.path] = resident
+                log.info("ready: %s on %s", model.name, model.engine_name)
+            if not ready.done():
+                ready.set_result(None)
+        except Exception as error:
+            log.warning("%s was not loaded: %s", listed.name, error)
+            if not ready.done():
+                ready.set_exception(error)
+                ready.exception()  # it may have nobody who waits
+        finally:
+            resident.changing = False
+            del self._arriving[listed.path]
+            if resident.model is not None and not resident.users:
+                resident.rest(self._expire)
+
+    async def _make_room(self, wanted: Resident) -> None:
+        """Unloads models until `wanted` fits: idle ones first, then, once it has no lease left, a busy one. Raises
+        ModelFileError where it cannot fit."""
+        if wanted.need > self.memory:
+            raise ModelFileError(
+                f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, and MODELS_MEMORY allows "
+                f"{self.memory / 1e9:.2f} GB for all models: set CONTEXT_LENGTH or PARALLEL lower, or MODELS_MEMORY "
+                "higher"
+            )
+        if old := self._residents.get(wanted.listed.path):  # of a file that was replaced
+            await self._remove(old)
+        while not self._fits(wanted):
+            by_age = sorted(self._residents.values(), key=lambda resident: (resident.users > 0, resident.used))
+            await self._remove(by_age[0])
+
+    def _fits(self, wanted: Resident) -> bool:
+        enough = wanted.need + sum(resident.need for resident in self._residents.values()) <= self.memory
+        return enough and (self._most is None or len(self._residents) < self._most)
+
+    async def _remove(self, resident: Resident) -> None:
+        """Unloads a model once it has no lease; the caller has the turn."""
+        resident.leaving = True
+        await resident.until_idle()
+        if self._residents.get(resident.listed.path) is not resident:
+            return
+        resident.cancel_timer()
+        if resident.model is not None and not self._closed:
+            log.info("unloading %s", resident.listed.name)
+            resident.changing = True
+            await _in_thread(resident.model.close)
+            resident.changing, resident.model = False, None
+            give_back_memory()
+        del self._residents[resident.listed.path]
+
+    async def _unload(self, resident: Resident) -> None:
+        resident.leaving = True
+        await resident.until_idle()
+        async with self._turn:
+            await self._remove(resident)
+
+    def _expire(self, resident: Resident) -> None:
+        """Unloads a model that nobody has asked for since `keep_alive`."""
+
+        async def unload() -> None:
+            async with self._turn:
+                if not resident.users and self._residents.get(resident.listed.path) is resident:
+                    await self._remove(resident)
+
+        if not resident.users and not self._closed:
+            self._spawn(unload())
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _in_thread(function: Callable[[], Result]) -> Result:
+    """The result of a blocking call in a thread that the end of the process does not wait for."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Result] = loop.create_future()
+
+    def settle(set_it: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the server has ended
+            loop.call_soon_threadsafe(lambda: None if result.done() else set_it())
+
+    def run() -> None:
+        try:
+            value = function()
+        except BaseException as error:
+            failure = error
+            settle(lambda: result.set_exception(failure))
+        else:
+            settle(lambda: result.set_result(value))
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await result

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from ggserve.api.admission import Admission
@@ -13,13 +14,16 @@ from ggserve.api.metrics import Metrics
 from ggserve.api.openai.responses.store import ResponseStore
 from ggserve.api.origins import Origins
 from ggserve.api.state import AppState
+from ggserve.model.catalog import Listed
 from ggserve.model.registry import ModelRegistry
 
 
 def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
     """A state with this loaded model, and what `changes` names set otherwise. `dialects`: envelopes by prefix."""
     models = ModelRegistry(cast(Callable[..., Any], None))
-    models.loaded = cast(Any, model)
+    models.started = True
+    if model is not None:
+        models.add(Listed("model", Path("model.gguf"), 0, 0), cast(Any, model))
     envelopes = {"/": openai_envelope, **(dialects or {})}
     state = AppState(
         models=models,

@@ -43,13 +43,13 @@ class Registry:
     """Counts its leases."""
 
     model: Model
-    on_demand: bool = True
-    loaded: Model | None = None
+    started: bool = True
+    only: Model | None = None
     leases: int = 0
     names: list[str | None] = field(default_factory=list)
 
     @asynccontextmanager
-    async def lease(self, name: str | None) -> AsyncGenerator[Model, None]:
+    async def lease(self, name: str | None, keep_alive: float | None = None) -> AsyncGenerator[Model, None]:
         self.names.append(name)
         self.leases += 1
         try:

@@ -1,9 +1,14 @@
 """MODELS_DIR and KEEP_ALIVE: every answer comes from the model that was named, and memory is one model's."""
 
 import asyncio
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -11,7 +16,7 @@ import psutil
 import pytest
 
 from ggserve.hub.default import packaged_model
-from tests.conftest import FAMILY_FILES, Server, serve
+from tests.conftest import FAMILY_FILES, ROOT, Server, clean_environment, serve
 
 NAMES = ("llama.f16.v2", "mpt.f32")
 
@@ -92,3 +97,118 @@ def test_an_unused_model_is_unloaded_and_comes_back(tmp_path: Path) -> None:
         unloaded = sum(process.memory_info().rss for process in processes)
         assert loaded - unloaded > path.stat().st_size // 2
         assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"] == first
+
+
+def loaded(server: Server) -> set[str]:
+    return {model["name"] for model in httpx.get(f"{server.url}/api/ps").json()["models"]}
+
+
+def complete(server: Server, name: str) -> httpx.Response:
+    body = {"model": name, "prompt": "a b", "max_tokens": 1}
+    return httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+
+
+def test_alternating_models_stay_loaded_under_each_of_their_names(server: Server) -> None:
+    for name in ("llama.f16.v2", "mpt.f32:latest", "llama.f16.v2:latest", "mpt.f32"):
+        assert complete(server, name).status_code == 200
+    assert loaded(server) == set(NAMES)
+    log = server.log("model.log").count("loaded ")
+    for name in NAMES * 2:
+        assert complete(server, name).status_code == 200
+    assert server.log("model.log").count("loaded ") == log
+
+
+def test_a_request_that_only_unloads_loads_nothing(server: Server) -> None:
+    assert complete(server, "mpt.f32").status_code == complete(server, "llama.f16.v2").status_code == 200
+    for path in ("generate", "chat"):
+        body = {"model": "mpt.f32", "keep_alive": 0}
+        answer = httpx.post(f"{server.url}/api/{path}", json=body).json()
+        assert (answer["done"], answer["done_reason"]) == (True, "unload")
+        assert loaded(server) == {"llama.f16.v2"}
+    refused = httpx.post(f"{server.url}/api/generate", json={"model": "mpt.f32", "keep_alive": "soon"})
+    assert refused.status_code == 400
+    assert "keep_alive" in refused.json()["error"]
+
+
+def test_a_model_stays_as_long_as_its_last_request_says(server: Server) -> None:
+    body = {"model": "mpt.f32", "prompt": "a", "max_tokens": 1}
+    for field in ({"keep_alive": "0s"}, {"ttl": 0}):
+        assert httpx.post(f"{server.url}/v1/completions", json={**body, **field}).status_code == 200
+        deadline = time.monotonic() + 20
+        while "mpt.f32" in loaded(server):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_removed_damaged_and_renamed_files_disturb_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("stays", "removed", "damaged", "renamed"):
+        shutil.copy(FAMILY_FILES / "llama.f16.v2.gguf", folder / f"{name}.gguf")
+    with serve(tmp_path, MODELS_DIR=str(folder), CONTEXT_LENGTH="64") as server:
+        assert complete(server, "stays").status_code == complete(server, "removed").status_code == 200
+        (folder / "removed.gguf").unlink()
+        (folder / "damaged.gguf").write_bytes(b"GGUF")
+        (folder / "renamed.gguf").rename(folder / "new.gguf")
+        for path in ("/v1/models", "/api/tags", "/api/ps", "/health"):
+            assert httpx.get(f"{server.url}{path}").status_code == 200
+        names = {model["id"] for model in httpx.get(f"{server.url}/v1/models").json()["data"]}
+        assert names == {"stays", "new"}
+        for name in ("removed", "damaged", "renamed"):
+            assert complete(server, name).status_code == 404
+        assert complete(server, "stays").status_code == complete(server, "new").status_code == 200
+
+
+def test_a_crash_restarts_the_worker_and_c_code_writes_to_the_log(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(FAMILY_FILES / "llama.f16.v2.gguf", folder / "m.gguf")
+    with serve(tmp_path, MODELS_DIR=str(folder), CONTEXT_LENGTH="64") as server:
+        assert complete(server, "m").status_code == 200
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.send_signal(signal.SIGSEGV)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if complete(server, "m").status_code == 200:
+                    break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert "the worker was ended by SIGSEGV" in server.log("console")
+
+
+def test_health_and_liveness_hold_during_a_load_and_sigterm_waits_for_none(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(FAMILY_FILES / "llama.f16.v2.gguf", folder / "quick.gguf")
+    os.mkfifo(folder / "fifo")  # what is no file is no model
+    slow = folder / "slow.gguf"
+    path = packaged_model()
+    assert path is not None
+    slow.symlink_to(path)
+    environment = {"CONTEXT_LENGTH": "64", "PYTHONPATH": f"{Path(__file__).parent}/slow_load", "SLOW_LOAD": "slow"}
+    with serve(tmp_path, MODELS_DIR=str(folder), **environment) as server:
+        assert complete(server, "quick").status_code == 200
+        with ThreadPoolExecutor(1) as client:
+            waiting = client.submit(complete, server, "slow")
+            deadline = time.monotonic() + 20
+            while "slow.gguf is slow" not in server.log("console"):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            for path_ in ("/health", "/livez"):
+                assert httpx.get(f"{server.url}{path_}").status_code == 200
+            assert complete(server, "quick").status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(timeout=30) in (0, 130)
+            assert isinstance(waiting.exception(), httpx.TransportError) or waiting.result().status_code == 503
+
+
+def test_a_folder_that_does_not_exist_stops_the_start(tmp_path: Path) -> None:
+    command = [sys.executable, "main.py", "--port", "0", "--models-dir", str(tmp_path / "absent")]
+    environment = {**clean_environment(), "LOG_DIR": str(tmp_path)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2
+    assert "MODELS_DIR" in ended.stderr
+    assert "there is no such folder" in ended.stderr

@@ -15,6 +15,7 @@ from ggserve.errors import ModelFileError
 from ggserve.generation import SamplingParams
 from ggserve.hub.companions import projector_beside
 from ggserve.model.gguf_model import GGUFModel
+from ggserve.modelfile.gguf import read_gguf
 from tests.answers import answer
 from tests.conftest import serve
 from tests.engines.tiny_companions import write_adapter, write_projector
@@ -188,10 +189,10 @@ def test_companions_of_other_models_are_refused_before_native_code_sees_them(
     with pytest.raises(ModelFileError, match="a projector is 'clip'"):
         GGUFModel(path, mmproj_path=path)
     hears = write_projector(tmp_path / "mmproj-hears.gguf", sees=False)
-    assert projector_beside(path) is None
+    assert projector_beside(read_gguf(path)) is None
     with pytest.raises(ModelFileError, match="only images are supported"):
         GGUFModel(path, mmproj_path=hears)
-    with pytest.raises(ModelFileError, match="is for llama"):
+    with pytest.raises(ModelFileError, match="needs llama"):
         GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
 
 

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from ggserve.hub.companions import projector_beside
+from ggserve.modelfile.gguf import read_gguf
 from tests.conftest import ROOT, serve
 from tests.engines.tiny_companions import write_projector
+from tests.engines.tiny_models import write_tiny_model
 from tests.hub.loopback_hub import Hub, Repo, running_hub
 
 FIND = """
@@ -124,18 +126,19 @@ def test_a_quantization_names_a_file(machine: Machine, hub: Hub) -> None:
 
 def test_a_model_that_sees_comes_with_its_projector(machine: Machine, hub: Hub) -> None:
     sees = write_projector(machine.home / "mmproj.gguf").read_bytes()
-    hub.repos["org/sees"] = Repo({"q4/m-Q4_K_M.gguf": SMALL, "mmproj-F16.gguf": sees, "mmproj-F32.gguf": sees + b"x"})
+    model = write_tiny_model(machine.home, "qwen2").read_bytes()
+    hub.repos["org/sees"] = Repo({"q4/m-Q4_K_M.gguf": model, "mmproj-F16.gguf": sees, "mmproj-F32.gguf": sees + b"x"})
     path = machine.found("org/sees")
     snapshot = path.parents[1]
     assert [each.name for each in snapshot.glob("*.gguf")] == ["mmproj-F16.gguf"]
-    assert projector_beside(path) == snapshot / "mmproj-F16.gguf"
-    hub.repos["org/cut"] = Repo({"m.gguf": SMALL, "mmproj.gguf": sees + bytes(24_000_000)}, stall=12_000_000)
+    assert projector_beside(read_gguf(path)) == snapshot / "mmproj-F16.gguf"
+    hub.repos["org/cut"] = Repo({"m.gguf": model, "mmproj.gguf": sees + bytes(24_000_000)}, stall=12_000_000)
     server = machine.start("main.py", "--port", "0", MODEL_NAME="org/cut")
     assert hub.stalled.wait(15)
     server.kill()
     server.communicate(timeout=10)
     hub.repos["org/cut"].stall = None
-    assert projector_beside(machine.found("org/cut")) is not None  # the model was not cached without it
+    assert projector_beside(read_gguf(machine.found("org/cut"))) is not None  # the model was not cached without it
 
 
 def test_a_broken_connection_is_taken_up_again(machine: Machine, hub: Hub) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ggserve.errors import ModelFileError
-from ggserve.model.gguf_model import GGUFModel, SamplingParams, model_bytes
+from ggserve.model.catalog import Catalog, model_bytes
+from ggserve.model.gguf_model import GGUFModel, SamplingParams
 from ggserve.model.inspect import describe
-from ggserve.model.registry import ModelRegistry
 from ggserve.modelfile.accepts.ctransformers import ctransformers_objection
 from ggserve.modelfile.convert import convert
 from ggserve.modelfile.gguf import read_gguf
@@ -46,8 +46,7 @@ def test_parts_answer_as_the_whole(tmp_path: Path) -> None:
 
 def test_parts_are_listed_as_one_model(tmp_path: Path) -> None:
     first = tiny.in_parts(tiny.llama(), tmp_path)[0]
-    models = ModelRegistry(lambda path, report: GGUFModel(path), folder=tmp_path)
-    assert [(listed.name, listed.path) for listed in models.listed()] == [("tiny", first)]
+    assert [(listed.name, listed.path) for listed in Catalog(tmp_path).models()] == [("tiny", first)]
 
 
 def test_only_llama_cpp_runs_parts(tmp_path: Path) -> None:

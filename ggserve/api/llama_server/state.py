@@ -53,7 +53,8 @@ async def slots(
     With `fail_on_no_slot` a 503 when all are busy."""
     if fail_on_no_slot and model.occupancy.idle == 0:
         raise APIError(503, "All slots are busy.", type="unavailable_error", code="no_slot_available")
-    running = {answer.slot: answer for answer in state_of(request.scope).metrics.live.values()}
+    live = state_of(request.scope).metrics.live.values()
+    running = {answer.slot: answer for answer in live if answer.model == model.name}
     busy = model.parallel - model.occupancy.idle
     evaluating = busy - len(running)  # of these no delta has come yet
     found = []

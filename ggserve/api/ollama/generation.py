@@ -1,10 +1,11 @@
 """`POST /api/chat` and `/api/generate`: lines of JSON as they come, or one with `"stream": false`."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answers import Answers
@@ -15,6 +16,7 @@ from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
 from ggserve.api.ollama.writer import OllamaWriter
 from ggserve.api.openai.images import base64_url, image_part, text_part
+from ggserve.api.state import state_of
 from ggserve.api.streaming import respond
 from ggserve.generation import Delta
 
@@ -23,13 +25,32 @@ RequestT = TypeVar("RequestT", bound=GenerationRequest)
 _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "description": "The answer."}}
 
 
+def _call_or_unload(schema: type[RequestT]) -> Callable[..., AsyncGenerator[Call[RequestT] | Response, None]]:
+    """The call, or the response to a request that only unloads its model: `keep_alive` 0, and nothing to answer."""
+    call = asynccontextmanager(call_of(schema))
+
+    async def dependency(request: Request, body: RequestT) -> AsyncGenerator[Call[RequestT] | Response, None]:
+        if body.stay == 0 and body.is_empty:
+            await state_of(request.scope).models.unload(body.model)
+            chat = isinstance(body, ChatRequest)
+            yield OllamaWriter(body.model or "", request.state.record, chat=chat).empty("unload")
+        else:
+            async with call(request, body) as found:
+                yield found
+
+    dependency.__annotations__["body"] = schema
+    return dependency
+
+
 @router.post("/api/chat", responses=_LINES)  # type: ignore[arg-type]
-async def chat(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]) -> Response:
+async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_unload(ChatRequest))]) -> Response:
     """The assistant's next message."""
+    if isinstance(call, Response):
+        return call
     body, model = call.body, call.model
     require(model, "generation", "model")
     _check_context(call)
-    if not body.messages:
+    if body.is_empty:
         return _loaded(call, chat=True)
     messages = chat_messages(body.messages)
     require_sight(model, messages, "messages")
@@ -40,12 +61,16 @@ async def chat(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]
 
 
 @router.post("/api/generate", responses=_LINES)  # type: ignore[arg-type]
-async def generate(call: Annotated[Call[GenerateRequest], Depends(call_of(GenerateRequest))]) -> Response:
+async def generate(
+    call: Annotated[Call[GenerateRequest] | Response, Depends(_call_or_unload(GenerateRequest))],
+) -> Response:
     """The answer to a prompt, with `raw` its continuation, or what belongs between it and a `suffix`."""
+    if isinstance(call, Response):
+        return call
     body, model = call.body, call.model
     require(model, "generation", "model")
     _check_context(call)
-    if not body.prompt:
+    if body.is_empty:
         return _loaded(call, chat=False)
     if body.suffix:
         require_infill(model, "suffix")
@@ -77,7 +102,7 @@ async def _answer(call: Call[RequestT], deltas: AsyncGenerator[Delta, None], *, 
 
 def _loaded(call: Call[RequestT], *, chat: bool) -> Response:
     """Ollama's clients load a model by asking nothing of it."""
-    return OllamaWriter(call.model.name, call.record, chat=chat).loaded()
+    return OllamaWriter(call.model.name, call.record, chat=chat).empty("load")
 
 
 def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import os
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -14,9 +15,12 @@ from ggserve.api.errors import model_loading
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ShowRequest
 from ggserve.api.state import state_of
-from ggserve.model.gguf_model import GGUFModel, model_bytes, model_name
+from ggserve.model.catalog import Listed
+from ggserve.model.gguf_model import GGUFModel
+from ggserve.model.registry import Resident
 
 router = APIRouter(route_class=JSONRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
+_FAR_AWAY = 253370764800.0  # seconds since 1970, in the year 9999: for a model that stays
 _SAMPLED = 1 << 20  # bytes of a file's beginning and end that tell it from others
 
 
@@ -30,24 +34,17 @@ async def version(request: Request) -> dict[str, str]:
 async def tags(request: Request) -> dict[str, Any]:
     """The models that may be asked."""
     models = state_of(request.scope).models
-    loaded = models.loaded
-    if models.on_demand:
-        paths = [listed.path for listed in await asyncio.to_thread(models.listed)]
-    elif loaded is None:
+    if not models.started:
         raise model_loading()
-    else:
-        paths = [loaded.path]
-    return {"models": await asyncio.to_thread(lambda: [_entry(path, loaded) for path in paths])}
+    listed = await models.listed()
+    return {"models": await asyncio.to_thread(lambda: [_entry(each, resident) for each, resident in listed])}
 
 
 @router.get("/api/ps")
 async def running(request: Request) -> dict[str, Any]:
-    """The model that is loaded."""
-    model = state_of(request.scope).models.loaded
-    if model is None:
-        return {"models": []}
-    entry = await asyncio.to_thread(_entry, model.path, model)
-    return {"models": [{**entry, "size_vram": 0, "context_length": model.context_length}]}
+    """The models that are loaded, the most recently used first."""
+    residents = state_of(request.scope).models.residents
+    return {"models": await asyncio.to_thread(lambda: list(map(_running, residents)))}
 
 
 @router.post("/api/show")
@@ -69,17 +66,26 @@ async def show(call: Annotated[Call[ShowRequest], Depends(call_of(ShowRequest))]
     }
 
 
-def _entry(path: Path, loaded: GGUFModel | None) -> dict[str, Any]:
-    stat = path.stat()
-    details = _details(loaded) if loaded is not None and loaded.path == path else {"format": "gguf"}
-    name = model_name(path)
+def _entry(listed: Listed, resident: Resident | None) -> dict[str, Any]:
+    model = resident.model if resident else None
     return {
-        "name": name,
-        "model": name,
-        "modified_at": _time(stat.st_mtime),
-        "size": model_bytes(path),
-        "digest": _digest(path, stat.st_size),
-        "details": details,
+        "name": listed.name,
+        "model": listed.name,
+        "modified_at": _time(listed.created),
+        "size": listed.size,
+        "digest": _digest(listed),
+        "details": {"format": "gguf"} if model is None else _details(model),
+    }
+
+
+def _running(resident: Resident) -> dict[str, Any]:
+    context_length = resident.model.context_length if resident.model else 0
+    return {
+        **_entry(resident.listed, resident),
+        "size": resident.need,
+        "size_vram": 0,
+        "context_length": context_length,
+        "expires_at": _time(resident.expires or _FAR_AWAY),
     }
 
 
@@ -97,13 +103,17 @@ def _details(model: GGUFModel) -> dict[str, Any]:
     }
 
 
-def _digest(path: Path, size: int) -> str:
+@lru_cache(1024)
+def _digest(listed: Listed) -> str:
     """Tells a file from others without reading gigabytes: a hash of its size, its beginning and its end."""
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(_SAMPLED))
-        file.seek(max(0, size - _SAMPLED))
-        digest.update(file.read(_SAMPLED))
+    digest = hashlib.sha256(str(listed.size).encode())
+    try:
+        with listed.path.open("rb") as file:
+            digest.update(file.read(_SAMPLED))
+            file.seek(-min(_SAMPLED, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            digest.update(file.read(_SAMPLED))
+    except OSError:  # removed since it was listed
+        digest.update(listed.name.encode())
     return digest.hexdigest()
 
 

@@ -53,10 +53,14 @@ class GenerationRequest(ModelRequest):
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    keep_alive: float | str | None = None  # KEEP_ALIVE says how long a model stays
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to answer: the request loads or unloads the model."""
+        raise NotImplementedError
 
     @property
     def template_arguments(self) -> dict[str, Any]:
@@ -150,6 +154,11 @@ class ChatRequest(GenerationRequest):
     tools: list[Tool] | None = None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to answer: the request loads or unloads the model."""
+        return not self.messages
+
+    @property
     def called_tools(self) -> Tools | None:
         """What the answer may call."""
         return Tools(tuple(tool.model_dump(exclude_none=True) for tool in self.tools)) if self.tools else None
@@ -169,6 +178,11 @@ class GenerateRequest(GenerationRequest):
     suffix: str | None = None
     template: str | None = None
     context: list[int] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to answer: the request loads or unloads the model."""
+        return not self.prompt
 
     @model_validator(mode="after")
     def _chat_has_images(self) -> "GenerateRequest":

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from fastapi import Response
@@ -57,9 +57,9 @@ class OllamaWriter(Writer):
         line = self._line(answer.text, thinking=answer.reasoning, calls=answer.calls, logprobs=logprobs)
         return json_response({**line, **self._ending(answers)})
 
-    def loaded(self) -> Response:
-        """The response to a request that only wants the model to be loaded."""
-        return json_response({**self._line(), "done": True, "done_reason": "load"})
+    def empty(self, reason: Literal["load", "unload"]) -> Response:
+        """The response to a request that only loads or unloads the model."""
+        return json_response({**self._line(), "done": True, "done_reason": reason})
 
     def _line(
         self,

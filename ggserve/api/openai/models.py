@@ -1,20 +1,20 @@
-"""`GET /v1/models`: the loaded model and why which engine runs it, and what else MODELS_DIR holds."""
+"""`GET /v1/models`: the models that requests can name, and what is known of those that are loaded."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 
 from ggserve.api.errors import APIError, model_loading
 from ggserve.api.state import state_of
-from ggserve.model.gguf_model import GGUFModel, model_bytes
+from ggserve.model.catalog import model_bytes
+from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The loaded model, and those of MODELS_DIR."""
+    """The configured model, and those of MODELS_DIR."""
     return await model_list(request)
 
 
@@ -37,26 +37,23 @@ async def model_by_name(name: str, request: Request) -> dict[str, Any]:
 
 
 async def _model_objects(request: Request) -> list[dict[str, Any]]:
-    all_models = state_of(request.scope).models
-    loaded = all_models.loaded
-    if not all_models.on_demand:
-        if loaded is None:
-            raise model_loading()
-        return [_model_object(loaded)]
+    models = state_of(request.scope).models
+    if not models.started:
+        raise model_loading()
     return [
-        _model_object(loaded)
-        if loaded is not None and listed.path == loaded.path
-        else {"id": listed.name, "object": "model", "created": listed.created, "owned_by": "local"}
-        for listed in await asyncio.to_thread(all_models.listed)
+        {
+            "id": listed.name,
+            "object": "model",
+            "created": listed.created,
+            "owned_by": "local",
+            **(_loaded(resident.model) if resident and resident.model else {}),
+        }
+        for listed, resident in await models.listed()
     ]
 
 
-def _model_object(model: GGUFModel) -> dict[str, Any]:
+def _loaded(model: GGUFModel) -> dict[str, Any]:
     return {
-        "id": model.name,
-        "object": "model",
-        "created": int(model.path.stat().st_mtime),
-        "owned_by": "local",
         "engine": model.engine_name,
         "engine_reason": model.engine_reason,
         "context_length": model.context_length,

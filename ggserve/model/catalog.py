@@ -1,0 +1,180 @@
+"""The model files that may be loaded: the configured one, and those under MODELS_DIR, by name. Loads nothing."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ggserve.engines.choice import choose_engine
+from ggserve.errors import EngineError, ModelFileError, TemplateError, UnknownModel
+from ggserve.hub import pick
+from ggserve.modelfile.file import is_embedding_model, is_reranker, read_model_file
+from ggserve.modelfile.split_files import part_names, without_part
+
+log = logging.getLogger("ggserve.main")
+
+_SUFFIXES = (".gguf", ".bin", ".ctransformers")
+_USUAL = "q4_k_m"  # the quantization to use where a name fits several
+_HUB = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/([^/]+)/(.+)$")  # a path in the cache of a hub
+_QUANTIZATION = re.compile(r"(?<![a-z0-9])((?:UD-)?I?Q\d+_[A-Z0-9_]+|MXFP4\w*|BF16|F16|F32)(?=$|[-.])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model file that an engine can run."""
+
+    name: str
+    path: Path
+    created: int  # seconds since 1970
+    size: int  # bytes, all its files together
+    stamp: tuple[int, int] = (0, 0)  # differs once the file has been replaced
+    kind: str = "generation"  # or "embeddings", "rerank"
+
+    @classmethod
+    def of(cls, path: Path, name: str | None = None, kind: str = "generation") -> "Listed":
+        """The entry of a file. Raises OSError where it is gone."""
+        stat = path.stat()
+        return cls(name or model_name(path), path, int(stat.st_mtime), model_bytes(path), _stamp(stat), kind)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the file is still there and the same."""
+        try:
+            return _stamp(self.path.stat()) == self.stamp
+        except OSError:
+            return False
+
+    @property
+    def spellings(self) -> frozenset[str]:
+        """The names that clients use for it, in lower case: with and without folder, tag and `:latest`."""
+        name = self.name.lower()
+        names = {name, name.rpartition("/")[2], self.path.name.lower()}
+        if ":" in name:
+            names.add(name.partition(":")[0])
+        elif "/" in name:
+            folder = name.rpartition("/")[0]
+            names.add(folder)
+            if found := quantization(self.path.name):
+                names.add(f"{folder}:{found.lower()}")
+        return frozenset(names | {f"{each}:latest" for each in names if ":" not in each})
+
+
+class Catalog:
+    """The models of a folder, and the configured one. Its methods block for as long as the file system takes."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder  # None: the configured model only
+        self.configured: Listed | None = None
+        self._kinds: dict[tuple[Path, tuple[int, int]], str | None] = {}  # None: no engine can run the file
+
+    def models(self) -> list[Listed]:
+        """All models, by name. Reads the headers of files that are new."""
+        found: dict[str, Listed] = {}
+        for name, path in self._files() if self.folder else ():
+            try:
+                kind = self._kind(path)
+                if kind and (name not in found or _is_current(path)):
+                    found[name] = Listed.of(path, name, kind)
+            except OSError as error:  # removed meanwhile, or not readable
+                log.warning("not listed: %s: %s", path, error.strerror or error)
+        models = [found[name] for name in sorted(found)]
+        if self.configured and all(model.path != self.configured.path for model in models):
+            models.append(self.configured)
+        return models
+
+    def find(self, name: str) -> Listed:
+        """The model that a client means by `name`. Raises UnknownModel that lists the names."""
+        if self.folder is None and self.configured:
+            return self.configured
+        models = self.models()
+        fitting = [model for model in models if model.name == name]
+        fitting = fitting or [model for model in models if name.lower() in model.spellings]
+        if len(fitting) > 1:
+            usual = [model for model in fitting if _USUAL in model.path.name.lower()]
+            fitting = usual if len(usual) == 1 else fitting
+        if len(fitting) == 1:
+            return fitting[0]
+        names = ", ".join(model.name for model in fitting or models) or "none"
+        problem = "fits several models" if fitting else "is not here"
+        raise UnknownModel(f"The model {name!r} {problem}. There are: {names}.")
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """The name and the first file of each model in the folder and the folders within, links followed."""
+        assert self.folder is not None
+        seen: set[str] = set()
+        for root, folders, files in os.walk(self.folder, followlinks=True):
+            if (real := os.path.realpath(root)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+            sizes = {}
+            for file in files:
+                try:
+                    sizes[file] = os.stat(os.path.join(root, file)).st_size
+                except OSError:  # removed meanwhile, or a link to nothing
+                    continue
+            whole = [name for name in pick.models(sizes) if all(part in sizes for part in part_names(name))]
+            taken: set[str] = set()
+            for file in whole:
+                path = Path(root, file)
+                name = _name(path.relative_to(self.folder).as_posix())
+                yield name if name not in taken else f"{name}{path.suffix}", path
+                taken.add(name)
+
+    def _kind(self, path: Path) -> str | None:
+        key = path, _stamp(path.stat())
+        if key not in self._kinds:
+            try:
+                file = read_model_file(path)
+                choose_engine(file)
+                self._kinds[key] = (
+                    "rerank" if is_reranker(file) else "embeddings" if is_embedding_model(file) else "generation"
+                )
+            except (ModelFileError, EngineError, TemplateError) as error:
+                log.warning("not listed: %s", error)
+                self._kinds[key] = None
+        return self._kinds[key]
+
+
+def model_name(path: Path) -> str:
+    """The name of a model by its file."""
+    name = without_part(path.name)
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def model_bytes(path: Path) -> int:
+    """The size of a model, all its files together."""
+    return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
+
+
+def quantization(file: str) -> str | None:
+    """The quantization that a file's name tells, as "Q4_K_M"."""
+    found = _QUANTIZATION.findall(model_name(Path(file)))
+    return str(found[-1]) if found else None
+
+
+def _name(relative: str) -> str:
+    """`org/name:Q4_K_M` in the cache of a hub, else the path without suffix."""
+    if match := _HUB.search(relative):
+        organization, name, _, file = match.groups()
+        return f"{organization}/{name}:{quantization(file) or model_name(Path(file))}"
+    path = PurePosixPath(relative)
+    return path.with_name(model_name(Path(path.name))).as_posix()
+
+
+def _is_current(path: Path) -> bool:
+    """Whether a file in the cache of a hub belongs to the revision that the main branch was at, last time."""
+    match = _HUB.search(path.as_posix())
+    if match is None:
+        return False
+    ref = Path(path.as_posix()[: match.start(3)]).parent / "refs" / "main"
+    return ref.is_file() and ref.read_text().strip() == match[3]
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_mtime_ns, stat.st_size
