@@ -57,9 +57,8 @@ _CHAT_ONLY: dict[str, Sequence[Any]] = {
     "response_format": ({"type": "text"},),
 }
 _COMPLETION_ONLY: dict[str, Sequence[Any]] = {"best_of": (1,), "echo": (False,), "suffix": ("",)}
-_LLAMA_SERVER = {
-    name: harmless for name, harmless in _ANY_GENERATION.items() if name not in ("response_fields", "t_max_predict_ms")
-} | _CHAT_ONLY
+_NATIVE_ONLY = ("n_cmpl", "response_fields", "t_max_predict_ms")
+_LLAMA_SERVER = {name: ok for name, ok in _ANY_GENERATION.items() if name not in _NATIVE_ONLY} | _CHAT_ONLY
 _OLLAMA_OPTIONS: dict[str, Sequence[Any]] = {
     "options.tfs_z": (1,),
     "options.penalize_newline": (True, False),  # it is a token as others are
@@ -72,7 +71,7 @@ REFUSED: dict[str, Harmless] = {
     "/v1/chat/completions": _ANY_GENERATION | _COMPLETION_ONLY | {"store": (False,)},
     "/v1/completions": _ANY_GENERATION | _CHAT_ONLY,
     "/completion": _LLAMA_SERVER | {"n": (1,)},
-    "/infill": _LLAMA_SERVER | {"n": (1,), "n_probs": (0,), "response_fields": ([],)},
+    "/infill": _LLAMA_SERVER | {"n": (1,), "n_cmpl": (1,), "n_probs": (0,), "response_fields": ([],)},
     "/v1/responses": {
         "background": (False,),
         "context_management": ([],),

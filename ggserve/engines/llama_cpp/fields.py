@@ -1,5 +1,6 @@
 """SamplingParams as llama.cpp's request fields."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -68,5 +69,9 @@ def _samplers(params: SamplingParams) -> dict[str, Any]:
 
 def _bias(params: SamplingParams, vocab_size: int) -> list[list[Any]]:
     allowed = params.allowed_token_ids
-    bias = [[token, value] for token, value in params.logit_bias.items() if allowed is None or token in allowed]
+    bias = [
+        [token, value if math.isfinite(value) else _NEVER]
+        for token, value in params.logit_bias.items()
+        if allowed is None or token in allowed
+    ]
     return bias if allowed is None else bias + ruled_out(set(range(vocab_size)) - allowed)
