@@ -7,6 +7,7 @@ EngineError                an engine cannot do what was asked
   InvalidRequest           the request asks for something that cannot be done
   QueueFull                too many requests are waiting
   EngineClosed             the server is shutting down
+  EngineUnavailable        the engine's process died too often to be started again
 ModelFileError             a model file cannot be used
 TemplateError              a chat template does not compile, or refuses the messages
   TemplateTooCostly        a chat template exceeds its budget
@@ -63,6 +64,10 @@ class EngineClosed(EngineError):
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down.")
+
+
+class EngineUnavailable(EngineError):
+    """The engine's process died too often to be started again."""
 
 
 class ModelFileError(Exception):

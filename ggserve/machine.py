@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,22 @@ import psutil
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 _DEVICES = Path("/sys/devices")
+_GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dri/renderD128", "dxg")  # of /dev: NVIDIA, AMD, any with Mesa, WSL
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a model runs on."""
+
+    build: str  # of the engine, with its version
+    devices: tuple[str, ...] = ()  # the GPUs that it uses, one line each
+    layers: str | None = None  # how much of the model they hold
+    fallback: str | None = None  # why they hold less than they should
+
+
+def may_have_gpu() -> bool:
+    """Return whether this machine has a GPU's device node: a cheap test before libraries are loaded for one."""
+    return sys.platform != "linux" or any(Path("/dev", name).exists() for name in _GPU_NODES)
 
 
 def usable_cores() -> int:

@@ -69,7 +69,14 @@ class Settings(BaseSettings):
         ge=8,
         description="context length in tokens, prompt and answer together (default: the model's own, at most 4096)",
     )
-    gpu_layers: int = Field(0, ge=0, description="number of layers to run on the GPU")
+    gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="number of layers to run on the GPU; auto: as many as fit, where llama.cpp can use a GPU"
+    )
+    llama_server: str = Field(
+        "auto",
+        description="llama-server executable for llama.cpp, or off; auto: the one on PATH if only it can use the GPU",
+    )
+    llama_args: str = Field("", description="further command-line arguments for LLAMA_SERVER")
     threads: int | None = Field(None, ge=1, description="number of compute threads (default: the fast physical cores)")
     parallel: int | None = Field(
         None,

@@ -16,6 +16,7 @@ from ggserve.hub.default import default_model, packaged_model
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
 from ggserve.tokenizer.tokenizer import Tokenizer
+from tests.llama_server import launcher
 from tests.processes import clean_environment, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -134,10 +135,19 @@ def ctransformers_model(default_path: Path) -> Iterator[GGUFModel]:
     model.close()
 
 
-@pytest.fixture(scope="session", params=["ctransformers", "llama.cpp"])
+@pytest.fixture(scope="session")
+def child_model(original_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFModel]:
+    """On llama.cpp in a child process."""
+    server = launcher(tmp_path_factory.mktemp("child"))
+    model = GGUFModel(original_path, **SMALL, llama_server=str(server))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session", params=["ctransformers", "llama_cpp", "child"])
 def either(request: pytest.FixtureRequest) -> GGUFModel:
-    """The model on each engine in turn: 128 tokens of context, two slots."""
-    return request.getfixturevalue(f"{request.param.replace('.', '_')}_model")
+    """The model on each engine in turn, and on both transports of llama.cpp: 128 tokens of context, two slots."""
+    return request.getfixturevalue(f"{request.param}_model")
 
 
 @pytest.fixture(scope="session")

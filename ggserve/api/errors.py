@@ -19,6 +19,7 @@ from ggserve.errors import (
     ContextOverflow,
     EngineClosed,
     EngineError,
+    EngineUnavailable,
     InvalidRequest,
     InvalidToken,
     ModelFileError,
@@ -140,6 +141,8 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
             return APIError(429, message, type="rate_limit_error", code="queue_full", headers={"Retry-After": "1"})
         case EngineClosed():
             return APIError(503, message, type="server_error", code="shutting_down")
+        case EngineUnavailable():
+            return APIError(503, message, type="server_error", code="model_unavailable")
         case EngineError():
             return APIError(500, message, type="server_error", code="generation_failed")
         case _:

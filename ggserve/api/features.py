@@ -1,12 +1,13 @@
 """What a request needs of its model: a 400 that names the field where the model cannot do it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from ggserve.api.errors import APIError
 from ggserve.api.openai.images import have_images
 from ggserve.generation import Feature
 from ggserve.model.gguf_model import GGUFModel
+
+_UNSEEN = "[image: this model has no vision]"
 
 
 def require(model: GGUFModel, feature: Feature, field: str) -> None:
@@ -26,14 +27,27 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
     raise APIError(400, message, param=field, code="unsupported_parameter")
 
 
-def require_sight(model: GGUFModel, messages: Sequence[dict[str, Any]], field: str, *, counted: bool = False) -> None:
-    """Raises a 400 that names `field` where a chat has images and the model sees none, or where its tokens shall be
-    `counted`."""
+def visible(
+    model: GGUFModel, messages: list[dict[str, Any]], field: str, *, counted: bool = False
+) -> list[dict[str, Any]]:
+    """The messages as the model can see them: for one without vision, images of earlier turns and of tool results are
+    replaced by a short text. Raises a 400 that names `field` where the last user message has images and the model has
+    no vision, or where the tokens of images are to be `counted`."""
     if not have_images(messages):
-        return
-    require(model, "images", field)
-    if counted:
-        raise APIError(400, "the tokens of images cannot be counted before the answer", param=field)
+        return messages
+    if "images" in model.features:
+        if counted:
+            raise APIError(400, "the tokens of images cannot be counted before the answer", param=field)
+        return messages
+    asking = next((index for index in reversed(range(len(messages))) if messages[index]["role"] == "user"), None)
+    if asking is not None and isinstance(messages[asking]["content"], list):
+        require(model, "images", field)
+    return [
+        {**message, "content": "".join(part.get("text", _UNSEEN) for part in message["content"])}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in messages
+    ]
 
 
 def require_infill(model: GGUFModel, field: str) -> None:

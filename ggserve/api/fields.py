@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -99,6 +100,23 @@ def thinking(thinks: bool | None, effort: str | bool | None = None) -> dict[str,
     """What a chat template is told of whether to think first (Qwen's reads it), and how much (gpt-oss's does)."""
     told: dict[str, Any] = {} if thinks is None else {"enable_thinking": thinks}
     return {**told, "reasoning_effort": effort} if thinks and isinstance(effort, str) else told
+
+
+def _without_nulls(schema: Any) -> Any:
+    """A JSON schema without the nulls that some clients send for what they leave out."""
+    if isinstance(schema, list):
+        return [_without_nulls(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: value if name in _VALUES else _without_nulls(value)
+        for name, value in schema.items()
+        if value is not None or name in _VALUES
+    }
+
+
+_VALUES = ("const", "default", "enum", "examples")  # keywords under which a null means null
+ToolSchema = Annotated[dict[str, Any], AfterValidator(_without_nulls)]  # the arguments of a tool
 
 
 def one_of(forms: str) -> WrapValidator:

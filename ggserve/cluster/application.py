@@ -75,7 +75,7 @@ def application(settings: Settings, router: type[PromptRouter] = PromptRouter) -
         name="Replica",
         ray_actor_options={
             "num_cpus": threads,
-            "num_gpus": int(settings.gpu_layers > 0),
+            "num_gpus": int(settings.gpu_layers not in (0, "auto")),
             "runtime_env": {"env_vars": environment},
         },
         max_ongoing_requests=slots + _SPARE,

@@ -1,12 +1,12 @@
 """The choice of the engine that runs a file, and its reason. `modelfile.accepts` has what an engine accepts."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from ggserve.engines.contract import Tuning
 from ggserve.engines.ctransformers.context import cuda_loads
-from ggserve.engines.llama_cpp.load import sees_gpu
+from ggserve.engines.llama_cpp.build import chosen_build
+from ggserve.engines.llama_cpp.in_process import gpus
 from ggserve.engines.speed import llama_cpp_gain
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.accepts.ctransformers import ctransformers_objection
@@ -19,7 +19,6 @@ from ggserve.modelfile.legacy.to_gguf import conversion_objection
 EngineName = Literal["ctransformers", "llama.cpp"]
 WantedEngine = Literal["auto", "ctransformers", "llama.cpp"]
 
-_GPU_USERS: dict[EngineName, Callable[[], bool]] = {"llama.cpp": sees_gpu, "ctransformers": cuda_loads}
 _MANY = 8  # slots from which llama.cpp runs the default model: it decodes all of them in one batch
 
 
@@ -42,13 +41,25 @@ class EngineWishes(Tuning):
             return f"KV_CACHE_TYPE={self.kv_cache_type}"
         return "FLASH_ATTENTION=on" if self.flash_attention == "on" else None
 
+    @property
+    def names_llama_server(self) -> bool:
+        """Whether the user wants llama.cpp to run on a build of their own."""
+        return self.llama_server not in ("auto", "off")
+
 
 def engine_for_default_model(wishes: EngineWishes) -> EngineName:
     """The engine for the default model, which exists in a form for each."""
     if wishes.engine != "auto":
         return wishes.engine
     many = (wishes.parallel or 0) >= _MANY
-    return "llama.cpp" if many or wishes.llama_cpp_setting or (wishes.gpu_layers and sees_gpu()) else "ctransformers"
+    wanted = wishes.llama_cpp_setting or wishes.names_llama_server
+    return "llama.cpp" if many or wanted or (wishes.gpu_layers and llama_cpp_uses_gpu(wishes)) else "ctransformers"
+
+
+def llama_cpp_uses_gpu(tuning: Tuning) -> bool:
+    """Return whether llama.cpp, as this machine has it, can use a GPU here. Raises EngineError."""
+    build = chosen_build(tuning.llama_server)
+    return bool(build.devices if build else gpus())
 
 
 def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tuple[EngineName, str]:
@@ -101,10 +112,12 @@ def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, setting: str | None
 
 def _faster(file: GGUFFile, wishes: EngineWishes) -> tuple[EngineName, str]:
     """The choice where both engines run the file."""
-    if wishes.gpu_layers:
-        for name, uses_gpu in _GPU_USERS.items():
-            if uses_gpu():
-                return name, "it can use the GPU here"
+    if wishes.names_llama_server:
+        return "llama.cpp", f"LLAMA_SERVER={wishes.llama_server} runs it"
+    if wishes.gpu_layers and llama_cpp_uses_gpu(wishes):
+        return "llama.cpp", "it can use the GPU here"
+    if wishes.gpu_layers not in (0, "auto") and cuda_loads():
+        return "ctransformers", "it can use the GPU here"
     gain = llama_cpp_gain(file, wishes.parallel)
     if gain.counts:
         return "llama.cpp", str(gain)

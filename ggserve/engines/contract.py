@@ -1,11 +1,12 @@
 """What every engine promises: options at the start, parameters in, deltas out. Engines differ in how, not in what."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ggserve.generation import Delta, Embedding, Feature, Occupancy, Ranking, SamplingParams, Scores
+from ggserve.machine import Hardware
 from ggserve.messages import Tools
 
 Speculation = Literal["off", "ngram-mod"]
@@ -16,7 +17,9 @@ CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 class Tuning:
     """What a user may set and an engine takes as it is."""
 
-    gpu_layers: int = 0
+    gpu_layers: int | Literal["auto"] = "auto"  # "auto": as many as the GPU's memory takes, if there is a GPU
+    llama_server: str = "auto"  # a native llama-server to run llama.cpp on: a path, "auto" or "off"
+    llama_args: str = ""  # further arguments for it
     queue_size: int = 64  # requests that may wait for a slot
     speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
     draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
@@ -41,6 +44,10 @@ class Engine(Protocol):
     """Token ids to deltas."""
 
     name: str
+
+    @property
+    def hardware(self) -> Hardware: ...
+
     context_length: int  # tokens, prompt and answer together
     features: frozenset[Feature]
 
@@ -55,6 +62,10 @@ class Engine(Protocol):
         Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, GenerationError
         at any time.
         """
+        ...
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """Call `callback`, from any thread, with the reason when the engine fails for good."""
         ...
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:

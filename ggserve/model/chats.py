@@ -42,8 +42,7 @@ class Chats:
                     "llama.cpp looks at images, and holds no answer to a format beside calls: leave one of them out"
                 )
                 raise InvalidRequest(message, params.grammar.source)
-            messages, tools, arguments = self._all_defused(chat)
-            return native.chat(messages, params, tools, arguments)
+            return self._natively(native, chat, params)
         if chat.tools:
             form = self._loaded.call_format
             params = held_to_calls(params, chat.tools, form)
@@ -54,12 +53,20 @@ class Chats:
         """Tokens of the chat's prompt. Raises TemplateError."""
         chat = self._as_wanted(chat)
         if native := self._native(chat):
-            return await asyncio.to_thread(native.count_chat, *self._all_defused(chat))
+            self._loaded.check_length(_text_length(chat))
+            return await asyncio.to_thread(lambda: native.count_chat(*self._all_defused(chat)))
         return len(await self._prompt(chat))
 
     def _as_wanted(self, chat: Chat) -> Chat:
         """The chat with ids of calls as the template wants them."""
         return replace(chat, messages=with_short_ids(chat.messages)) if self._loaded.short_call_ids else chat
+
+    async def _natively(self, native: NativeChat, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        self._loaded.check_length(_text_length(chat))
+        messages, tools, arguments = await asyncio.to_thread(self._all_defused, chat)
+        async with aclosing(native.chat(messages, params, tools, arguments)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def _rendered(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         params = replace(params, stop=(*params.stop, *self._loaded.codec.stop))
@@ -71,7 +78,7 @@ class Chats:
     async def _prompt(self, chat: Chat) -> list[int]:
         functions = [dict(function) for function in chat.tools.functions] if chat.tools else None
         return await self._loaded.off_loop(
-            text_length([chat.messages, functions, chat.template_arguments]),
+            _text_length(chat),
             lambda messages: self._loaded.codec.encode_chat(messages, functions, chat.begun, chat.template_arguments),
             chat.messages,
         )
@@ -90,3 +97,7 @@ class Chats:
         controls = self._loaded.control_texts
         tools = chat.tools and replace(chat.tools, functions=tuple(defused(chat.tools.functions, controls)))
         return defused(chat.messages, controls), tools, defused(dict(chat.template_arguments), controls)
+
+
+def _text_length(chat: Chat) -> int:
+    return text_length([chat.messages, chat.tools and chat.tools.functions, chat.template_arguments])

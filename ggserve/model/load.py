@@ -17,13 +17,17 @@ from ggserve.chat.template import ChatTemplate
 from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
 from ggserve.chat.tool_calls.history import wants_short_ids
 from ggserve.chat.tool_template import with_tools
-from ggserve.engines.choice import EngineName, EngineWishes, choose_engine
+from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
 from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
+from ggserve.engines.llama_cpp.build import chosen_build
+from ggserve.engines.llama_cpp.child import Child
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
-from ggserve.engines.llama_cpp.load import Pooling
+from ggserve.engines.llama_cpp.in_process import InProcess
+from ggserve.engines.llama_cpp.stack import WordLimit
+from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
 from ggserve.errors import ContextOverflow, ModelFileError, TemplateError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
@@ -101,14 +105,18 @@ class LoadedModel:
     nbytes: int = 0  # of memory, as planned
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
+    def check_length(self, length: int) -> None:
+        """Raises ContextOverflow if a text of `length` characters cannot fit, whatever its tokens are."""
+        fewest = length // self.codec.longest_token
+        if fewest > self.engine.context_length:
+            raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
+
     async def off_loop(
         self, length: int, function: Callable[[Argument], Result], argument: Argument, *, others: int = 0
     ) -> Result:
         """Calls `function`, which makes tokens of a text of `length` characters, and of `others` that need not fit: in
         a thread if that is long. Raises ContextOverflow if they cannot fit, which the length alone may tell."""
-        fewest = length // self.codec.longest_token
-        if fewest > self.engine.context_length:
-            raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
+        self.check_length(length)
         if self.codec.blocks or length + others > _LONG_TEXT:
             return await asyncio.to_thread(function, argument)
         return function(argument)
@@ -145,6 +153,8 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
     chosen = read_chat_template(options.chat_template) if options.chat_template else own
     if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
         file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], report))
+    if options.gpu_layers == "auto" and (engine_name == CTransformersEngine.name or not llama_cpp_uses_gpu(options)):
+        options = replace(options, gpu_layers=0)
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
         options = _with_companions(file, options)
@@ -153,7 +163,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
         context_length=options.context_length,
         slots=options.parallel,
         memory=usable_memory(),
-        gpu_layers=options.gpu_layers,
+        uses_gpu=options.gpu_layers != 0,
         shares_gpu=engine_name != CTransformersEngine.name,
         cache_type=options.kv_cache_type,
         draft=draft,
@@ -175,18 +185,19 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     check_norms(plan.file)
     loader = _load_ctransformers if plan.engine_name == CTransformersEngine.name else _load_llama_cpp
     loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, plan.options.for_engine(plan.memory))
+    hardware = loaded.engine.hardware
     log.info(
-        "loaded %s in %.2f s: engine %s (%s), context %d tokens, %d slots of up to %.0f MB each, %d threads, "
-        "%d layers on the GPU",
+        "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %d slots of up to %.0f MB each, %d threads, %s",
         path,
         time.perf_counter() - started,
         loaded.engine.name,
         plan.engine_reason,
+        hardware.build,
         plan.memory.context_length,
         plan.memory.slots,
         plan.memory.slot_bytes / 1e6,
         loaded.options.threads,
-        options.gpu_layers,
+        ", ".join((hardware.layers or "no GPU", *hardware.devices)),
     )
     return replace(loaded, nbytes=plan.nbytes)
 
@@ -270,17 +281,25 @@ def _load_llama_cpp(
     template = chosen[0] if chosen else chat_template(file)
     form = call_format(template or "", controls=False)
     vocab_size = len(file.get("tokenizer.ggml.tokens"))
+    server = ServerPlan(
+        path=file.path,
+        options=options,
+        pooling=_pooling(file),
+        chat_template=_vetted(template),
+        whole_inputs=not generates,
+    )
+    build = chosen_build(options.llama_server)
     engine = LlamaCppEngine(
-        file.path,
+        Child(build, server) if build else InProcess(server),
         options=options,
         vocab_size=vocab_size,
         grammars=Grammars(byte_vocabulary()),
         end_ids=_named_ends(file, vocab_size),
-        pooling=_pooling(file),
+        pooling=server.pooling,
         generates=generates,
-        chat_template=_vetted(template),
         control_texts=control_texts(file),
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
+        word_limit=WordLimit.of(file),
     )
     codec: Codec | EngineCodec
     try:
@@ -297,7 +316,7 @@ def _load_llama_cpp(
         vocab_size,
         Infill(file, codec),
         control_texts=control_texts(file),
-        native_chat=engine,
+        native_chat=engine if engine.chats else None,
         reranker=engine if is_reranker(file) else None,
         call_format=form or HERMES,
         calls_natively=form is None,

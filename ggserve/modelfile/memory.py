@@ -37,7 +37,7 @@ def plan_memory(
     context_length: int | None,
     slots: int | None,
     memory: int,
-    gpu_layers: int,
+    uses_gpu: bool,
     shares_gpu: bool,
     cache_type: str = "f16",
     draft: ModelFile | None = None,
@@ -62,12 +62,12 @@ def plan_memory(
             f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, and "
             f"there are {memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
         )
-    if gpu_layers and not shares_gpu:
+    if uses_gpu and not shares_gpu:
         if slots and slots > 1:
             log.warning("PARALLEL=%d: on a GPU ctransformers runs one answer at a time, the others wait", slots)
         return plan
     if slots is None:  # of legacy files the weights are copied for each
-        alone = gpu_layers or isinstance(file, GGMLFile)
+        alone = uses_gpu or isinstance(file, GGMLFile)
         fit = memory // _CACHE_SHARE // max(1, plan.slot_bytes)
         slots = 1 if alone else max(1, min(DEFAULT_SLOTS, fit))
     return replace(plan, slots=slots)

@@ -173,7 +173,7 @@ def test_an_answer_follows_a_schema(native_client: openai.OpenAI):
         ("input", 5, "input"),
         ("input", [{"role": "user", "content": 5}], "input.0.content"),
         ("input", [{"role": "user", "content": [{"type": "input_image"}]}], "input.0.content.0"),
-        ("input", [{"type": "computer_call"}], "input.0"),
+        ("input", [{"type": "made_up_call"}], "input.0"),
         ("input", [{"type": "item_reference", "id": "msg_0"}], "input"),
         ("input", [], "input"),
         ("max_output_tokens", 0, "max_output_tokens"),

@@ -47,12 +47,22 @@ def test_an_engine_that_is_asked_for_runs_the_file_and_the_other_ones_gain_is_to
 def test_what_can_use_the_gpu_here_comes_first(monkeypatch):
     file = read_model_file(BOTH)
     wishes = EngineWishes(gpu_layers=1)
-    monkeypatch.setattr(choice, "_GPU_USERS", {"llama.cpp": lambda: False, "ctransformers": lambda: True})
+    monkeypatch.setattr(choice, "llama_cpp_uses_gpu", lambda wishes: False)
+    monkeypatch.setattr(choice, "cuda_loads", lambda: True)
     assert choose_engine(file, wishes)[0] == "ctransformers"
     monkeypatch.setitem(GAINS, "Q8_0", ((0.5, 0.5), (0.5, 0.5)))
-    monkeypatch.setattr(choice, "_GPU_USERS", {"llama.cpp": lambda: True, "ctransformers": lambda: True})
-    assert choose_engine(file, wishes)[0] == "llama.cpp"
-    assert choose_engine(file)[0] == "ctransformers"
+    monkeypatch.setattr(choice, "llama_cpp_uses_gpu", lambda wishes: True)
+    for wanted in (EngineWishes(), wishes):
+        assert choose_engine(file, wanted)[0] == "llama.cpp"
+    assert choose_engine(file, EngineWishes(gpu_layers=0))[0] == "ctransformers"
+
+
+def test_a_llama_server_of_the_users_own_decides_where_both_engines_run_the_file(monkeypatch, default_path):
+    monkeypatch.setitem(GAINS, "Q8_0", ((0.5, 0.5), (0.5, 0.5)))
+    wishes = EngineWishes(llama_server="/opt/llama-server")
+    name, reason = choose_engine(read_model_file(BOTH), wishes)
+    assert (name, reason) == ("llama.cpp", "LLAMA_SERVER=/opt/llama-server runs it")
+    assert choose_engine(read_model_file(default_path), wishes)[0] == "ctransformers"  # which llama.cpp cannot run
 
 
 def test_a_setting_that_only_llama_cpp_has_decides_or_is_refused(default_path):

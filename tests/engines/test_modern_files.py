@@ -144,7 +144,7 @@ def test_a_template_that_wants_short_ids_of_calls_gets_them(tmp_path: Path):
 
 
 def test_a_vocabulary_that_we_cannot_read_is_read_by_the_engine(tmp_path: Path):
-    model = load(write_tiny_model(tmp_path, "qwen2", pre="chameleon"))
+    model = load(write_tiny_model(tmp_path, "qwen2", pre="modern-bert"))
     try:
         ids = model.tokenize("the cat <|im_end|>")
         assert model.detokenize(ids) == "the cat <|im_end|>"
@@ -226,7 +226,7 @@ def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
 
 def test_the_listener_is_private_and_goes_away(llama_cpp_model: GGUFModel, original_path: Path):
     model = load(original_path, context_length=256)
-    listener = model.engine._listener  # type: ignore[union-attr]
+    listener = model.engine._transport._listener  # type: ignore[union-attr]
     assert listener.path.parent.stat().st_mode & 0o777 == 0o700
     listener.key, key = "wrong", listener.key
     with pytest.raises(EngineError):

@@ -26,9 +26,9 @@ def test_spinning_is_bounded_before_libgomp_is_loaded():
 import os
 from pathlib import Path
 import ggserve.app
-from ggserve.engines.llama_cpp.load import sees_gpu
+from ggserve.engines.llama_cpp.in_process import import_xllamacpp
 assert "libgomp" not in Path("/proc/self/maps").read_text()
-sees_gpu()
+import_xllamacpp()
 assert "libgomp" in Path("/proc/self/maps").read_text()
 assert os.environ["GOMP_SPINCOUNT"]
 """

@@ -1,5 +1,5 @@
 import json
-import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +135,9 @@ def test_strange_texts(vocabulary, name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpt-2", "falcon", "llama-spm"])
 @pytest.mark.parametrize("text", ["a" * 50_000, " " * 50_000 + "x", "\n \t" * 16_000, "<" * 50_000, "ab1 " * 12_500])
-def test_long_texts_are_fast(vocabulary, name: str, text: str) -> None:
+def test_long_texts_keep_their_text(vocabulary, name: str, text: str) -> None:
     tokenizer = vocabulary(name)
-    start = time.perf_counter()
-    tokenizer.encode(text, parse_special=True)
-    assert time.perf_counter() - start < 2
+    assert tokenizer.decode(tokenizer.encode(text, parse_special=True)) == text
 
 
 def test_bos_is_added_once(vocabulary) -> None:
@@ -193,6 +191,41 @@ def test_every_pretokenizer_keeps_the_text(name: str) -> None:
     tokenizer = Tokenizer.from_metadata(tiny(pre=name))
     text = "Hello, it's 12345 ab ＡＢ 你好\r\n\n  \t x_y (z) é 🚀 HTMLParser l'Été"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", sorted({pretokenizer: name for name, pretokenizer in PRETOKENIZERS.items()}.values()))
+def test_every_pretokenizer_is_linear_in_a_long_run(name: str) -> None:
+    """The regular expressions' engine gives up, with a panic, after ten million steps."""
+    tokenizer = Tokenizer.from_metadata(tiny(pre=name))
+    for text in ("A", "a", "1", " ", "\n", "=", "é", "一", "́", "a ", "A'", "\n "):
+        long = text * 100_000 + "x"
+        assert tokenizer.decode(tokenizer.encode(long)) == unicodedata.normalize("NFC", long)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpt-4o", ["Hello", "World's", " ", " HTMLParser", "123", "45", " a", "/b"]),
+        ("deepseek-llm", ["ab", " cd", "12345", "一二", ".", "ե", "\n"]),
+        ("deepseek-v3", ["ab", "123", "45", "一二", " cd", "\n"]),
+        ("exaone-moe", ["a b c word", "1", "2", "=\n", "\n"]),
+        ("afmoe", ["1", "234", "567", "ab", "123", "一二", "\n"]),
+        ("tiny_aya", ["1", "234", "567", " Ab's", " ", "12"]),
+        ("superbpe", ["12", "345", " and so on. ", "678"]),
+        ("youtu", ["가나", "ab", "：", "1", "2", "一二", "ㄅ"]),
+        ("kimi-k2", ["一二", "Hello", "一", " World", "123", "4"]),
+        ("jais-2", ["ab", "    ", " cd", "123", "4"]),
+        ("minicpm5", ["ab", "123", "4", " cd"]),
+        ("laguna", ["ab", " ", "\n\n", " cd"]),
+        ("chameleon", ["IMGIMGABZ", "ab", "\n", "    ", "1", "2", "!", "?"]),
+        ("spark2_5", ["ab", "1", "2", "3", "4", " =", "\n", "\n"]),
+        ("seed-coder", ["ab", "1", "2", " ==", "\n"]),
+    ],
+)
+def test_words(name: str, words: list[str]) -> None:
+    cut = Tokenizer.from_metadata(tiny(pre=name))._encoder._bpe.pre_tokenizer.pre_tokenize_str("".join(words))
+    to_byte = {character: byte for byte, character in enumerate(BYTE_ALPHABET)}
+    assert [bytes(map(to_byte.__getitem__, word)).decode() for word, _ in cut] == words
 
 
 @pytest.mark.parametrize(

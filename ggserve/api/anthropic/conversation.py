@@ -42,7 +42,7 @@ def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str]:
 
 
 def _assistant(turn: Message) -> list[dict[str, Any]]:
-    message: dict[str, Any] = {"role": "assistant", "content": _text(turn.content)}
+    message: dict[str, Any] = {"role": "assistant", "content": _content(turn.content)}
     if thoughts := [block.thinking for block in turn.content if isinstance(block, ThinkingBlock)]:
         message["reasoning_content"] = _joined(thoughts)
     calls = [
@@ -85,12 +85,10 @@ def _merged(*contents: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]
 
 
 def _tool_message(block: ToolResultBlock) -> dict[str, Any]:
-    text = _text(block.content)
-    return {
-        "role": "tool",
-        "tool_call_id": block.tool_use_id,
-        "content": f"Error: {text}" if block.is_error else text,
-    }
+    content = _content(block.content)
+    if block.is_error:
+        content = _merged("Error:", content) if isinstance(content, list) else f"Error: {content}"
+    return {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
 
 
 def _text(blocks: Sequence[Any]) -> str:

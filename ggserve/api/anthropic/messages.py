@@ -12,7 +12,7 @@ from ggserve.api.anthropic.schemas import MessagesRequest, PromptRequest
 from ggserve.api.anthropic.writer import MessageWriter
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
-from ggserve.api.features import require, require_sight
+from ggserve.api.features import require, visible
 from ggserve.api.openai.images import have_images
 from ggserve.api.streaming import EventStream, respond
 
@@ -25,7 +25,7 @@ async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(Messag
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun = conversation(body)
-    require_sight(model, chat, "messages")
+    chat = visible(model, chat, "messages")
     if begun and have_images(chat):
         raise APIError(400, "an answer to images cannot be begun", param="messages")
     deltas = model.chat(
@@ -45,7 +45,7 @@ async def count_tokens(call: Annotated[Call[PromptRequest], Depends(call_of(Prom
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun = conversation(body)
-    require_sight(model, chat, "messages", counted=True)
+    chat = visible(model, chat, "messages", counted=True)
     return {
         "input_tokens": await model.count_chat(
             chat, tools=body.called_tools, begun=begun, template_arguments=body.template_arguments

@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, thinking
+from ggserve.api.fields import (
+    ModelRequest,
+    Probability,
+    Strict,
+    Temperature,
+    ToolSchema,
+    Whole,
+    field_error,
+    thinking,
+)
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import Tools
@@ -29,8 +38,24 @@ class ThinkingBlock(Strict):
     thinking: str
 
 
-class RedactedThinkingBlock(Strict):
-    type: Literal["redacted_thinking"]
+class SkippedBlock(Strict):
+    """What only Anthropic can read, or its own tools do."""
+
+    type: Literal[
+        "redacted_thinking",
+        "server_tool_use",
+        "web_search_tool_result",
+        "web_fetch_tool_result",
+        "code_execution_tool_result",
+        "bash_code_execution_tool_result",
+        "text_editor_code_execution_tool_result",
+        "tool_search_tool_result",
+        "tool_reference",
+        "mcp_tool_use",
+        "mcp_tool_result",
+        "container_upload",
+        "compaction",
+    ]
 
 
 class ImageBlock(Strict):
@@ -47,14 +72,6 @@ class ImageBlock(Strict):
     @property
     def url(self) -> str:
         return base64_url(self.source["data"])
-
-
-class ResultImage(Strict):
-    type: Literal["image"]
-
-    @model_validator(mode="after")
-    def _refused(self) -> "ResultImage":
-        raise ValueError("images are not supported in the results of tools, only in a user's message")
 
 
 class SearchResultBlock(Strict):
@@ -84,7 +101,9 @@ class DocumentBlock(Strict):
         return "\n".join(part for part in (self.title, self.context, self.source.data) if part)
 
 
-ResultBlock = Annotated[TextBlock | SearchResultBlock | DocumentBlock | ResultImage, Field(discriminator="type")]
+ResultBlock = Annotated[
+    TextBlock | SearchResultBlock | DocumentBlock | ImageBlock | SkippedBlock, Field(discriminator="type")
+]
 
 
 class ToolUseBlock(Strict):
@@ -104,7 +123,7 @@ class ToolResultBlock(Strict):
 Block = Annotated[
     TextBlock
     | ThinkingBlock
-    | RedactedThinkingBlock
+    | SkippedBlock
     | ImageBlock
     | DocumentBlock
     | SearchResultBlock
@@ -121,12 +140,6 @@ class Message(Strict):
     role: Role
     content: Annotated[list[Block], BeforeValidator(_as_blocks)]
 
-    @model_validator(mode="after")
-    def _user_shows_images(self) -> "Message":
-        if self.role in ("assistant", "system") and any(isinstance(block, ImageBlock) for block in self.content):
-            raise ValueError("images are not supported here, only in a user's message")
-        return self
-
 
 class Tool(Strict):
     """A tool of the client's. Anthropic's own (`web_search_...`) have a type and no schema, and are left out."""
@@ -134,7 +147,7 @@ class Tool(Strict):
     type: str | None = None
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
-    input_schema: dict[str, Any] | None = None
+    input_schema: ToolSchema | None = None
 
     @model_validator(mode="after")
     def _schema_given(self) -> "Tool":

@@ -9,7 +9,7 @@ from ggserve.api import status
 from ggserve.api.admission import GeneratingRoute
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.call import Call, call_of
-from ggserve.api.features import require, require_sight
+from ggserve.api.features import require, visible
 from ggserve.api.llama_server.schemas import EmbeddingRequest, WideChatRequest, WideCompletionRequest
 from ggserve.api.openai.chat import respond_to_chat
 from ggserve.api.openai.completions import respond_to_completion
@@ -53,7 +53,7 @@ async def input_tokens(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRe
     """The tokens of the prompt that the same body makes in `/v1/chat/completions`."""
     body, model = call.body, call.model
     messages = [message.template_message() for message in body.messages]
-    require_sight(model, messages, "messages", counted=True)
+    messages = visible(model, messages, "messages", counted=True)
     count = await model.count_chat(messages, tools=body.called_tools, template_arguments=body.template_arguments)
     return {"object": "response.input_tokens", "input_tokens": count}
 

@@ -11,7 +11,7 @@ from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answers import Answers
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
-from ggserve.api.features import require, require_infill, require_sight
+from ggserve.api.features import require, require_infill, visible
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
 from ggserve.api.ollama.writer import OllamaWriter
@@ -53,7 +53,7 @@ async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_un
     if body.is_empty:
         return _loaded(call, chat=True)
     messages = chat_messages(body.messages)
-    require_sight(model, messages, "messages")
+    messages = visible(model, messages, "messages")
     deltas = model.chat(
         messages, body.sampling_params(), tools=body.called_tools, template_arguments=body.template_arguments
     )
@@ -80,7 +80,7 @@ async def generate(
     else:
         system = [{"role": "system", "content": body.system}] if body.system else []
         messages: list[dict[str, Any]] = [*system, {"role": "user", "content": _content(body.prompt, body.images)}]
-        require_sight(model, messages, "images")
+        messages = visible(model, messages, "images")
         deltas = model.chat(messages, body.sampling_params(), template_arguments=body.template_arguments)
     return await _answer(call, deltas, chat=False)
 

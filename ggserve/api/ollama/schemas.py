@@ -11,6 +11,7 @@ from ggserve.api.fields import (
     RepetitionPenalty,
     Strict,
     Temperature,
+    ToolSchema,
     Whole,
     field_error,
     thinking,
@@ -125,17 +126,11 @@ class Message(Strict):
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
 
-    @model_validator(mode="after")
-    def _user_shows_images(self) -> "Message":
-        if self.images and self.role != "user":
-            raise ValueError("images are not supported here, only in a user's message")
-        return self
-
 
 class ToolFunction(Strict):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: ToolSchema | None = None
 
 
 class Tool(Strict):

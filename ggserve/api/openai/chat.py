@@ -11,7 +11,7 @@ from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answer import Answer
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
-from ggserve.api.features import require
+from ggserve.api.features import require, visible
 from ggserve.api.openai.objects import FINGERPRINT, chat_logprobs, prompt_logprobs, stop_reason, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
@@ -40,9 +40,7 @@ async def respond_to_chat(call: Call[Request], *, stream: bool) -> Response:
     """The response to a chat."""
     body, model = call.body, call.model
     require(model, "generation", "model")
-    for field, feature in body.needs():
-        require(model, feature, field)
-    messages = [message.template_message() for message in body.messages]
+    messages = visible(model, [message.template_message() for message in body.messages], "messages")
     params = body.sampling_params()
     deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
     writer = _ChatWriter(

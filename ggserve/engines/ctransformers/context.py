@@ -49,8 +49,23 @@ def _library() -> str | None:
     return "avx2" if platform.machine() == "x86_64" and " avx2 " in flags and " fma " in flags else None
 
 
+def cuda_devices() -> int:
+    """The number of GPUs that NVIDIA's driver has; 0 without a driver.
+
+    Asked before ctransformers' library for GPUs is loaded: without a driver that library ends the process.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
 def cuda_loads() -> bool:
-    """Whether the build for GPUs can be loaded here: it needs CUDA's libraries and a driver."""
+    """Whether the build for GPUs can be loaded here: it needs CUDA's libraries, a driver and a GPU."""
+    if not cuda_devices():
+        return False
     try:
         _import_llm()
         library = importlib.import_module("ctransformers.lib")
@@ -70,7 +85,7 @@ class Context:
         self._path = path
         self._model_type = model_type
         self._context_length = options.context_length
-        self._gpu_layers = options.gpu_layers
+        self._gpu_layers = 0 if options.gpu_layers == "auto" else options.gpu_layers
         self._llm: Any = None
         self.tokens: list[int] = []
 
@@ -80,6 +95,11 @@ class Context:
 
     def open(self) -> None:
         """Maps the weights and allocates the KV cache. Raises EngineError."""
+        if self._gpu_layers > 0 and not cuda_devices():
+            raise EngineError(
+                f"GPU_LAYERS={self._gpu_layers} needs an NVIDIA GPU with its driver for ctransformers, and there is "
+                "none here: install the driver, or set GPU_LAYERS=0"
+            )
         module = _import_llm()
         config = module.Config(context_length=self._context_length, gpu_layers=self._gpu_layers)
         library = None if self._gpu_layers > 0 else _library()

@@ -1,6 +1,7 @@
 """The engine: a pool of contexts, each evaluated by one worker thread at a time, and threads shared between them."""
 
 import asyncio
+import importlib.metadata
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, SamplingParams, Scores
 from ggserve.grammar.matcher import Grammars, Matcher
+from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
 
@@ -43,6 +45,9 @@ class CTransformersEngine:
         options: EngineOptions,
     ) -> None:
         """Raises EngineError where tokenizer and library disagree on the vocabulary."""
+        layers = options.gpu_layers
+        version = importlib.metadata.version("ctransformers")
+        self.hardware = Hardware(f"ctransformers {version}", layers=f"{layers} layers on the GPU" if layers else None)
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(("generation", "scores"))
         if embeds:
@@ -100,6 +105,9 @@ class CTransformersEngine:
                 raise EngineClosed
             embeddings.append(Embedding(vector, len(tokens)))
         return embeddings
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Engine.when_failed. A crash ends this very process."""
 
     async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from ggserve.engines.banned import BannedStrings, Token
 from ggserve.engines.llama_cpp.fields import ruled_out
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.transport import Chunk
 from ggserve.engines.logprobs import ShownTokens
 from ggserve.engines.request import RunningRequest
 from ggserve.engines.stop_strings import StopStrings
@@ -94,18 +93,18 @@ class Answer(RunningRequest):
             "logit_bias": body.get("logit_bias", []) + ruled_out(never),
         }
 
-    def receive(self, chunk: bytes) -> bool:
-        """Takes a chunk of JSON; returns whether the native call shall end."""
+    def receive(self, chunk: Chunk) -> bool:
+        """Takes a chunk; returns whether the call shall end."""
         if self.cancelled:
             return True
         try:
-            self._take(orjson.loads(chunk))
+            self._take(chunk)
         except Exception as error:  # the native caller would swallow it
             log.exception("a chunk of llama.cpp cannot be read")
             self.end = GenerationError(f"{type(error).__name__}: {error}")
         return self._complete or self.end is not None or self._rewound
 
-    def _take(self, chunk: dict[str, Any]) -> None:
+    def _take(self, chunk: Chunk) -> None:
         if progress := chunk.get("prompt_progress"):
             self._start(progress)
             return

@@ -1,30 +1,28 @@
-"""The llama.cpp engine: its server core in this process, with continuous batching in a loop of its own.
+"""The llama.cpp engine: its server core, in this process or in a child, batches continuously in a loop of its own.
 
-Each running request holds one worker thread, which waits inside a native call and gets a callback for each chunk. No
-more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must have been
-checked before.
+Each running request holds one worker thread, which waits inside a call of the transport and gets a callback for each
+chunk. No more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must
+have been checked before.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
-from ggserve.engines.llama_cpp.listener import PrivateListener
-from ggserve.engines.llama_cpp.load import Pooling, load_server
-from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
+from ggserve.engines.llama_cpp.in_process import InProcess
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.stack import WordLimit
+from ggserve.engines.llama_cpp.transport import Call, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
@@ -33,6 +31,7 @@ from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParam
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import with_ends
 from ggserve.grammar.matcher import Grammars
+from ggserve.machine import Hardware
 from ggserve.messages import Tools
 
 log = logging.getLogger("ggserve.model")
@@ -59,7 +58,7 @@ class LlamaCppEngine:
 
     def __init__(
         self,
-        path: Path,
+        transport: Transport,
         *,
         options: EngineOptions,
         vocab_size: int,
@@ -67,11 +66,10 @@ class LlamaCppEngine:
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
-        chat_template: str | None = None,  # instead of the file's, for `chat` and `render`
         control_texts: Sequence[str] = (),  # what control tokens are called
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
+        word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
     ) -> None:
-        """Loads the model. Raises EngineError."""
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
             ("rerank",)
@@ -80,31 +78,21 @@ class LlamaCppEngine:
             if generates
             else ("embeddings",)
         )
+        if generates and not transport.embeds:
+            self.features -= {"embeddings"}
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
         self._grammars = grammars
-        self._tokenizer = NativeTokenizer()
         self._loses_spaces = loses_spaces
+        self._word_limit = word_limit
         self._control_texts = list(control_texts)
         self._end_ids = end_ids
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
-        self._listener = PrivateListener()
-        try:
-            self._server = load_server(
-                path,
-                self._listener,
-                options,
-                pooling=pooling,
-                chat_template=chat_template,
-                whole_inputs=not generates,
-            )
-        except EngineError:
-            self._listener.close()
-            raise
+        self._transport = transport
         self._scorer = NativeScorer(
-            self._server,
+            transport,
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
         )
@@ -112,6 +100,7 @@ class LlamaCppEngine:
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
+        self._closed = False
 
     async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
@@ -129,8 +118,13 @@ class LlamaCppEngine:
             "n_predict": params.max_tokens,
             **self._sampling(params),
         }
-        async for delta in self._stream("handle_completions", body, params, prompt):
+        async for delta in self._stream(self._transport.complete, body, params, prompt):
             yield delta
+
+    @property
+    def chats(self) -> bool:
+        """Whether `chat` and `count_chat` are there: a child process never gets a chat."""
+        return isinstance(self._transport, InProcess)
 
     async def chat(
         self,
@@ -142,6 +136,7 @@ class LlamaCppEngine:
         """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
         reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
         InvalidRequest where the template refuses."""
+        assert isinstance(self._transport, InProcess)
         for field, given in (
             (params.bans, params.bans),
             ("stop_token_ids", params.stop_token_ids),
@@ -150,6 +145,7 @@ class LlamaCppEngine:
         ):
             if given:
                 raise InvalidRequest(f"{field} is not supported in chats that llama.cpp renders itself.", field)
+        await asyncio.to_thread(self._check_words, [messages, tools and tools.functions, template_arguments])
         body = {
             "messages": messages,
             **self._sampling(params),
@@ -158,7 +154,7 @@ class LlamaCppEngine:
         }
         if params.max_tokens is not None:
             body["n_predict"] = params.max_tokens
-        async for delta in self._stream("handle_chat_completions", body, params):
+        async for delta in self._stream(self._transport.chat, body, params):
             yield delta
 
     def count_chat(
@@ -169,12 +165,16 @@ class LlamaCppEngine:
     ) -> int:
         """See NativeChat.count_chat."""
         body = {"messages": messages, **_native_tools(tools), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
+        text: str = self._transport.post("/apply-template", body)["prompt"]
         return len(self.tokenize(text, add_special=True, parse_special=True))
 
     def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
         """A prompt as llama.cpp takes it: of a vision model, as text only."""
-        return self.detokenize(tokens) if "images" in self.features else list(tokens)
+        if "images" not in self.features:
+            return list(tokens)
+        text = self.detokenize(tokens)
+        self._check_words(text)
+        return text
 
     def _sampling(self, params: SamplingParams) -> dict[str, Any]:
         """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
@@ -207,7 +207,7 @@ class LlamaCppEngine:
             raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
         self._check_tokens(prompt)
         body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
-        return await self._scored("handle_completions", body, trie)
+        return await self._scored(self._transport.complete, body, trie)
 
     async def score_chat(
         self,
@@ -216,14 +216,15 @@ class LlamaCppEngine:
         template_arguments: Mapping[str, Any] | None = None,
     ) -> Scores:
         """See NativeChat.score_chat."""
+        assert isinstance(self._transport, InProcess)
         body = {"messages": messages, **_native_arguments(template_arguments)}
-        return await self._scored("handle_chat_completions", body, TokenTrie(continuations))
+        return await self._scored(self._transport.chat, body, TokenTrie(continuations))
 
-    async def _scored(self, call: str, body: dict[str, Any], trie: TokenTrie) -> Scores:
-        await asyncio.to_thread(self._tokenizer.claim)
+    async def _scored(self, call: Call, body: dict[str, Any], trie: TokenTrie) -> Scores:
+        await asyncio.to_thread(self._check_words, body)
         slot = await self.pool.acquire(())
-        whole_paths = not self._speculates
-        walk = TrieWalk(self._server, self._scorer, call, body, self.context_length, whole_paths=whole_paths)
+        whole_paths = not self._speculates and self._transport.grammar_language == "lark"
+        walk = TrieWalk(self._scorer, call, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
         running = self._workers.submit(self._walk, slot, walk, trie)
         try:
@@ -235,14 +236,13 @@ class LlamaCppEngine:
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
         try:
             walk.run(trie)
-        except (RuntimeError, ValueError, IndexError) as error:  # C++ exceptions, from templates mostly
-            raise InvalidRequest(f"llama.cpp refuses the request: {error}") from error
         finally:
             self._walks.discard(walk)
             self.pool.release(slot)
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """See Reranker.rerank."""
+        await asyncio.to_thread(self._check_words, [query, documents])
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
         for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
@@ -255,15 +255,16 @@ class LlamaCppEngine:
         return Ranking(scores, prompt_tokens)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond."""
+        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
+        self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
-        ids: list[int] = self._listener.post("/tokenize", body)["tokens"]
+        ids: list[int] = self._transport.post("/tokenize", body)["tokens"]
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of token ids, control tokens included. Blocks for about a millisecond."""
         self._check_tokens(ids)
-        text: str = self._listener.post("/detokenize", {"tokens": list(ids)})["content"]
+        text: str = self._transport.post("/detokenize", {"tokens": list(ids)})["content"]
         return text
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
@@ -278,13 +279,23 @@ class LlamaCppEngine:
     ) -> str:
         """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
         body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_arguments(template_arguments)}
-        text: str = self._listener.post("/apply-template", body)["prompt"]
+        text: str = self._transport.post("/apply-template", body)["prompt"]
         return text
+
+    @property
+    def hardware(self) -> Hardware:
+        """See Engine.hardware."""
+        return self._transport.hardware
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Engine.when_failed."""
+        self._transport.when_failed(callback)
 
     def close(self) -> None:
         """See Engine.close."""
-        if self._server is None:
+        if self._closed:
             return
+        self._closed = True
         self.pool.close()
         for answer in list(self._running):
             answer.cancelled = True
@@ -292,9 +303,11 @@ class LlamaCppEngine:
             walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
-        del self._scorer  # it holds the server too
-        self._server = None  # its destructor holds the interpreter's lock, so no callback may be left
-        self._listener.close()
+        self._transport.close()
+
+    def _check_words(self, value: Any) -> None:
+        if self._word_limit is not None:
+            self._word_limit.check(value)
 
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
@@ -302,7 +315,7 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size, field)
 
     async def _stream(
-        self, call: str, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
+        self, call: Call, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
     ) -> AsyncGenerator[Delta, None]:
         scored = params.logprobs is not None or params.watches_tokens
         if self._speculates and scored and params.max_tokens not in (0, 1):
@@ -313,15 +326,19 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, text = await self._grammars.matcher(params.grammar)
+            self._check_words(text)  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
-            if not self._loses_spaces:
-                await asyncio.to_thread(self._tokenizer.claim)
+            if not self._loses_spaces and self._transport.grammar_language == "lark":
                 body["grammar"] = with_ends(text, self._end_ids)
             elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
                 matcher = None
             else:
-                body["grammar"] = _native_grammar(text, params.grammar.source)
+                body["grammar"] = (
+                    params.grammar.text
+                    if params.grammar.kind == "gbnf"
+                    else _native_grammar(text, params.grammar.source)
+                )
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -338,7 +355,7 @@ class LlamaCppEngine:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, call: str, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
+    def _run(self, call: Call, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
@@ -351,16 +368,9 @@ class LlamaCppEngine:
                     break
                 answer.begin(index)
                 while (changes := answer.next_call(body)) is not None:
-                    getattr(self._server, call)(orjson.dumps({**body, **changes}), answer.receive)
+                    call({**body, **changes}, answer.receive, lambda: answer.cancelled)
         except EngineError as error:
             answer.end = error
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-            TypeError,
-        ) as error:  # C++ exceptions, from templates and schemas mostly
-            answer.end = InvalidRequest(f"llama.cpp refuses the request: {error}")
         finally:
             if isinstance(answer.end, GenerationError):
                 log.error("generation failed: %s", answer.end)
@@ -370,8 +380,7 @@ class LlamaCppEngine:
 
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
-            body = orjson.dumps({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
-            answer = orjson.loads(self._server.handle_embeddings(body))
+            answer = self._transport.embed({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):
@@ -381,8 +390,7 @@ class LlamaCppEngine:
 
     def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
         try:
-            body = orjson.dumps({"query": query, "documents": list(documents)})
-            answer = orjson.loads(self._server.handle_rerank(body))
+            answer = self._transport.rerank({"query": query, "documents": list(documents)})
         finally:
             self.pool.release(slot)
         if error := answer.get("error"):

@@ -1,53 +1,162 @@
-"""llama.cpp's own HTTP listener, kept to this process: a Unix socket in a private folder, and a random key.
+"""A llama-server's HTTP listener, private to this process: a Unix socket in a private folder, and a random key.
 
-Its server core always opens one. Here it answers what the core's Python interface lacks: the model's own tokenizer.
+Where the system or the build has no Unix sockets, it is a port of the loopback interface.
 """
 
 import http.client
 import json
 import secrets
+import select
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ggserve.errors import EngineError, InvalidRequest
 
+_POLL = 0.25  # seconds between looks at whether a request that waits is still wanted
+_MOST_AT_ONCE = 1 << 16  # bytes
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
+
+class _PrivateConnection(http.client.HTTPConnection):
+    def __init__(self, connect: Callable[[], socket.socket]) -> None:
         super().__init__("localhost")
-        self._path = path
+        self._connect = connect
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self._path))
+        self.sock = self._connect()
 
 
 class PrivateListener:
-    """Where llama.cpp shall listen, and how to ask it there."""
+    """Where a llama-server listens, and how to ask it there."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="ggserve-"))  # mode 0700
-        self.path = self._folder / "s.sock"  # short: a socket's path has room for about 100 characters
+    def __init__(self, *, unix: bool = True) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ggserve-"))  # mode 0700
+        self.path = self.folder / "s.sock"  # short: a socket's path has room for about 100 characters
         self.key = secrets.token_urlsafe(32)
+        self.port = None if unix and hasattr(socket, "AF_UNIX") else _free_port()
+
+    def connect(self) -> socket.socket:
+        """A connection. Raises OSError."""
+        if self.port is not None:
+            return socket.create_connection(("127.0.0.1", self.port))
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self.path))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def ready(self) -> bool:
+        """Return whether the model is loaded."""
+        connection = _PrivateConnection(self.connect)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, parsed. Blocks for about a millisecond. Raises InvalidRequest or EngineError."""
-        connection = _UnixConnection(self.path)
+        answer = self.ask(path, body)
+        if isinstance(answer, dict) and "error" in answer:
+            raise InvalidRequest(answer["error"]["message"])
+        return answer
+
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        """The answer to a request, parsed, whether it is an error or not. Raises EngineError."""
+        connection = _PrivateConnection(self.connect)
         try:
-            headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-            connection.request("POST", path, json.dumps(body), headers)
-            answer = json.load(connection.getresponse())
+            connection.request("POST", path, json.dumps(body), self._headers)
+            return json.load(connection.getresponse())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EngineError(f"llama.cpp does not answer {path}: {error}") from error
         finally:
             connection.close()
-        if "error" in answer:
-            raise InvalidRequest(answer["error"]["message"])
-        return answer
+
+    def stream(self, path: str, body: bytes, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+        """The answer's body, all that has come each time it is asked for; ends early when `cancelled`.
+
+        Raises OSError, or EOFError where the answer breaks off.
+        """
+        head = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
+        with closing(self.connect()) as connection:
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+            answer = _Body()
+            while not answer.complete:
+                while not select.select([connection], [], [], _POLL)[0]:
+                    if cancelled():
+                        return
+                if not (received := connection.recv(_MOST_AT_ONCE)) and not answer.ends_by_closing:
+                    raise EOFError("the connection was closed")
+                yield answer.feed(received)
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", "Connection": "close"}
 
     def close(self) -> None:
         """Removes the folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Body:
+    """The body of an HTTP answer in the making."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._chunked: bool | None = None  # None: the header is not there yet
+        self._length: int | None = None  # bytes that are still to come, of the chunk or of the whole
+        self._buffer = b""
+
+    @property
+    def ends_by_closing(self) -> bool:
+        return self._chunked is False and self._length is None
+
+    def feed(self, received: bytes) -> bytes:
+        """The part of the body in what was received; b"" received: the connection was closed."""
+        self._buffer += received
+        if self._chunked is None:
+            header, end, rest = self._buffer.partition(b"\r\n\r\n")
+            if not end:
+                return b""
+            self._buffer = rest
+            fields = dict(line.lower().split(b":", 1) for line in header.split(b"\r\n")[1:])
+            self._chunked = b"chunked" in fields.get(b"transfer-encoding", b"")
+            length = fields.get(b"content-length")
+            self._length = int(length) if length and not self._chunked else None
+        if self._chunked:
+            return b"".join(self._chunks())
+        whole, self._buffer = self._buffer, b""
+        if self._length is not None:
+            self._length -= len(whole)
+        self.complete = (self._length is not None and self._length <= 0) or not received
+        return whole
+
+    def _chunks(self) -> Iterator[bytes]:
+        while True:
+            size, end, rest = self._buffer.partition(b"\r\n")
+            if not end:
+                return
+            length = int(size.partition(b";")[0], 16)
+            if len(rest) < length + 2:
+                return
+            self._buffer = rest[length + 2 :]
+            if length == 0:
+                self.complete = True
+                return
+            yield rest[:length]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

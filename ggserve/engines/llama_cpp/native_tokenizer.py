@@ -8,15 +8,19 @@ another model, which is there at the same time and so has another address, makes
 
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.listener import PrivateListener
-from ggserve.engines.llama_cpp.load import load_server
+from ggserve.engines.llama_cpp.transport import ServerPlan
 from ggserve.errors import GenerationError
+
+LoadServer = Callable[[ServerPlan, PrivateListener], Any]
 
 _WIDTH = 32
 _TOKENS = ("<end>", "a")
@@ -27,7 +31,8 @@ _U32, _I32, _F32, _STRING, _ARRAY = 4, 5, 6, 8, 9  # types of a GGUF file's valu
 class NativeTokenizer:
     """Of one model: what must have happened between its load and its first grammar."""
 
-    def __init__(self) -> None:
+    def __init__(self, load: LoadServer) -> None:
+        self._load = load
         self._lock = threading.Lock()
         self._own = False
 
@@ -35,18 +40,18 @@ class NativeTokenizer:
         """Blocks for some 20 milliseconds the first time. Raises EngineError."""
         with self._lock:
             if not self._own:
-                _forget()
+                _forget(self._load)
                 self._own = True
 
 
-def _forget() -> None:
+def _forget(load: LoadServer) -> None:
     listener = PrivateListener()
     try:
         with TemporaryDirectory(prefix="ggserve-") as folder:
             path = Path(folder, "blank.gguf")
             path.write_bytes(_blank_model())
-            options = EngineOptions(context_length=_WIDTH, prompt_cache=0)
-            server = load_server(path, listener, options, pooling="last", chat_template=None, whole_inputs=False)
+            options = EngineOptions(context_length=_WIDTH, prompt_cache=0, gpu_layers=0)
+            server = load(ServerPlan(path=path, options=options), listener)
             chunks: list[bytes] = []
             body = {"prompt": [1], "n_predict": 1, "grammar": _GRAMMAR, "stream": True}
             server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))

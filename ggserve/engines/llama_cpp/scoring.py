@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
+from ggserve.engines.llama_cpp.transport import Chunk, Transport
 from ggserve.engines.logprobs import PromptScores
 from ggserve.errors import EngineError, GenerationError
 from ggserve.generation import ScoredToken
@@ -21,10 +20,12 @@ _LEADS = (20.0, 60.0)  # how much more the first of the two gets, so that it is 
 
 
 class NativeScorer:
-    """Scores tokens in a loaded `xllamacpp.Server`; from any thread, a slot's request at a time."""
+    """Scores tokens in a loaded server core; from any thread, one request of a slot at a time."""
 
-    def __init__(self, server: Any, spelling: Callable[[int], bytes], tokenize: Callable[[str], list[int]]) -> None:
-        self._server = server
+    def __init__(
+        self, transport: Transport, spelling: Callable[[int], bytes], tokenize: Callable[[str], list[int]]
+    ) -> None:
+        self._transport = transport
         self._spelling = lru_cache(maxsize=256)(spelling)
         self._tokenize = tokenize
         self._prompts = PromptScores()
@@ -105,15 +106,15 @@ class NativeScorer:
 
     def _told(self, prefix: Sequence[int], fields: dict[str, Any]) -> dict[str, Any] | None:
         """What llama.cpp tells of the one token that it is asked for."""
-        chunks: list[bytes] = []
+        chunks: list[Chunk] = []
 
-        def receive(chunk: bytes) -> bool:
+        def receive(chunk: Chunk) -> bool:
             chunks.append(chunk)
             return False
 
         body = {"prompt": list(prefix), "n_predict": 1, "stream": False, **fields}
-        self._server.handle_completions(orjson.dumps(body), receive)
-        answer = orjson.loads(chunks[-1])
+        self._transport.complete(body, receive)
+        answer = chunks[-1]
         if error := answer.get("error"):
             raise EngineError(f"llama.cpp: {error['message']}")
         logprobs = answer["choices"][0].get("logprobs")

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-import orjson
-
 from ggserve.engines.llama_cpp.answer import native_error
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.transport import Call, Chunk
 from ggserve.engines.token_trie import Node, TokenTrie
 from ggserve.errors import EngineClosed, GenerationError
 
@@ -29,9 +28,8 @@ class TrieWalk:
 
     def __init__(
         self,
-        server: Any,
         scorer: NativeScorer,
-        call: str,
+        call: Call,
         body: dict[str, Any],
         context_length: int,
         *,
@@ -39,7 +37,6 @@ class TrieWalk:
     ) -> None:
         """`whole_paths`: whether a request may force several tokens; not beside speculative decoding, which tells
         nothing of the tokens that it guesses."""
-        self._server = server
         self._scorer = scorer
         self._call = call
         self._body = body
@@ -118,7 +115,7 @@ class TrieWalk:
             "samplers": ["top_k"],
             "top_k": 1,
         }
-        if self._call == "handle_chat_completions":
+        if "messages" in self._body:
             fields |= {"logprobs": True, "top_logprobs": top}
         if len(forced) == 1:
             fields["logit_bias"] = [[forced[0], _FORCED]]
@@ -141,17 +138,17 @@ class TrieWalk:
         }
         if self._ids is not None:
             body["prompt"] = [*self._ids, *path]
-        chunks: list[bytes] = []
+        chunks: list[Chunk] = []
 
-        def receive(chunk: bytes) -> bool:
+        def receive(chunk: Chunk) -> bool:
             chunks.append(chunk)
             return self.cancelled
 
-        getattr(self._server, self._call)(orjson.dumps(body), receive)
+        self._call(body, receive, lambda: self.cancelled)
         if self.cancelled:
             raise EngineClosed
         content: list[dict[str, Any]] = []
-        for chunk in map(orjson.loads, chunks):
+        for chunk in chunks:
             if error := chunk.get("error"):
                 raise native_error(error, self._context_length)
             if not self.prompt_tokens and (progress := chunk.get("prompt_progress")):

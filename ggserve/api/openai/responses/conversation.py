@@ -3,8 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from ggserve.api.openai.images import image_part, text_part
-from ggserve.api.openai.responses.items import CallItem, CallOutputItem, ImagePart, Item, MessageItem, ReasoningItem
+from ggserve.api.openai.responses.items import (
+    CallItem,
+    CallOutputItem,
+    CustomCallItem,
+    HostedItem,
+    ImagePart,
+    Item,
+    MessageItem,
+    ReasoningItem,
+    ShellCallItem,
+    function_name,
+)
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 
@@ -18,36 +31,52 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
     for item in items:
         match item:
             case ReasoningItem():
-                thought = {"reasoning_content": "\n".join(part.text for part in item.content or item.summary)}
+                thought = {"reasoning_content": item.text}
+                continue
+            case HostedItem():
                 continue
             case MessageItem(role="assistant"):
-                messages.append({"role": "assistant", "content": _text(item.content), **thought})
-            case MessageItem() if any(isinstance(part, ImagePart) for part in item.content):
-                messages.append({"role": "user", "content": [_chat_part(part) for part in item.content]})
+                messages.append({"role": "assistant", "content": _content(item.content), **thought})
+            case MessageItem(role="user"):
+                messages.append({"role": "user", "content": _content(item.content)})
             case MessageItem():
-                role = "user" if item.role == "user" else "system"
-                if role == "system" and len(messages) == 1 and messages[0]["role"] == "system":
-                    messages[0]["content"] += f"\n\n{_text(item.content)}"
+                text = _text(item.content)
+                if len(messages) == 1 and messages[0]["role"] == "system":
+                    messages[0]["content"] += f"\n\n{text}"
                 else:
-                    messages.append({"role": role, "content": _text(item.content)})
-            case CallItem():
+                    messages.append({"role": "system", "content": text})
+            case CallItem() | CustomCallItem() | ShellCallItem():
                 if thought or not messages or messages[-1]["role"] != "assistant":
                     messages.append({"role": "assistant", "content": "", **thought})
-                function = {"name": item.name, "arguments": item.arguments}
+                name, arguments = _function_call(item)
+                function = {"name": name, "arguments": arguments}
                 call = {"id": item.call_id, "type": "function", "function": function}
                 messages[-1].setdefault("tool_calls", []).append(call)
             case CallOutputItem():
-                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)})
         thought = {}
     return messages
 
 
+def _function_call(item: CallItem | CustomCallItem | ShellCallItem) -> tuple[str, str]:
+    """The name and the arguments of a call as the model made it."""
+    match item:
+        case CallItem():
+            return function_name(item.name, item.namespace), item.arguments
+        case CustomCallItem():
+            return function_name(item.name, item.namespace), orjson.dumps({"input": item.input}).decode()
+    return "local_shell", orjson.dumps(item.action).decode()
+
+
 def _text(parts: Sequence[Any]) -> str:
-    return "".join(part.text for part in parts)
+    return "".join(part.text for part in parts if not isinstance(part, ImagePart))
 
 
-def _chat_part(part: Any) -> dict[str, Any]:
-    return image_part(part.image_url or "") if isinstance(part, ImagePart) else text_part(part.text)
+def _content(parts: Sequence[Any]) -> str | list[dict[str, Any]]:
+    """A text; with images, parts."""
+    if not any(isinstance(part, ImagePart) for part in parts):
+        return _text(parts)
+    return [image_part(part.image_url or "") if isinstance(part, ImagePart) else text_part(part.text) for part in parts]
 
 
 async def fitting(

@@ -8,7 +8,7 @@ from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answers import Answers
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
-from ggserve.api.features import require, require_sight
+from ggserve.api.features import require, visible
 from ggserve.api.openai.responses.conversation import chat_messages, fitting
 from ggserve.api.openai.responses.items import ITEM, Item, ItemReference, listed
 from ggserve.api.openai.responses.schemas import PromptRequest, ResponsesRequest
@@ -117,7 +117,7 @@ async def _messages(
     if not items:
         raise APIError(400, "input: must hold at least one item", param="input", code="missing_required_parameter")
     messages = chat_messages(body.instructions, items)
-    require_sight(model, messages, "input", counted=counted or body.truncation == "auto")
+    messages = visible(model, messages, "input", counted=counted or body.truncation == "auto")
     if body.truncation == "auto":
         return await fitting(model, messages, body.called_tools, getattr(body, "max_output_tokens", None))
     return messages

@@ -1,7 +1,6 @@
 """What a conversation of the Responses API consists of, validated: messages, thoughts, calls and their results."""
 
 import uuid
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
@@ -12,6 +11,8 @@ from ggserve.api.openai.images import check_image
 
 def _as_parts(content: Any) -> Any:
     """A text is short for one part; one form keeps the places that errors name short too."""
+    if content is None:
+        return []
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]
     if not isinstance(content, list):
@@ -58,22 +59,11 @@ Parts = Annotated[
 ]
 
 
-def _refuse_images(parts: Sequence[Any]) -> None:
-    if any(isinstance(part, ImagePart) for part in parts):
-        raise ValueError("images are not supported here, only in a user's message")
-
-
 class MessageItem(Strict):
     type: Literal["message"]
     id: str | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: Parts
-
-    @model_validator(mode="after")
-    def _user_shows_images(self) -> "MessageItem":
-        if self.role != "user":
-            _refuse_images(self.content)
-        return self
 
 
 class Thought(Strict):
@@ -84,8 +74,13 @@ class Thought(Strict):
 class ReasoningItem(Strict):
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[Thought] = Field(default_factory=list)
+    summary: list[Thought] | None = None
     content: list[Thought] | None = None
+
+    @property
+    def text(self) -> str:
+        """The thought, or else its summary."""
+        return "\n".join(part.text for part in self.content or self.summary or ())
 
 
 class CallItem(Strict):
@@ -93,19 +88,72 @@ class CallItem(Strict):
     id: str | None = None
     call_id: str
     name: str
+    namespace: str | None = None
     arguments: str
 
 
+class CustomCallItem(Strict):
+    """A call of a tool that takes free text."""
+
+    type: Literal["custom_tool_call"]
+    id: str | None = None
+    call_id: str
+    name: str
+    namespace: str | None = None
+    input: str
+
+
+class ShellCallItem(Strict):
+    """A call of the shell that codex runs."""
+
+    type: Literal["local_shell_call"]
+    id: str | None = None
+    call_id: str
+    action: dict[str, Any]
+
+
 class CallOutputItem(Strict):
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output", "custom_tool_call_output", "local_shell_call_output"]
     id: str | None = None
     call_id: str
     output: Parts
 
-    @model_validator(mode="after")
-    def _no_images(self) -> "CallOutputItem":
-        _refuse_images(self.output)
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _shell_output_has_one_id(cls, item: Any) -> Any:
+        if isinstance(item, dict) and item.get("type") == "local_shell_call_output":
+            return {"call_id": item.get("id"), **item}
+        return item
+
+
+class HostedItem(Strict):
+    """What only OpenAI's own tools do, and compacted histories that only OpenAI can read: skipped."""
+
+    type: Literal[
+        "web_search_call",
+        "file_search_call",
+        "computer_call",
+        "computer_call_output",
+        "code_interpreter_call",
+        "image_generation_call",
+        "tool_search_call",
+        "tool_search_output",
+        "additional_tools",
+        "configuration_update",
+        "shell_call",
+        "shell_call_output",
+        "apply_patch_call",
+        "apply_patch_call_output",
+        "mcp_list_tools",
+        "mcp_call",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "program",
+        "program_output",
+        "compaction",
+        "compaction_trigger",
+    ]
+    id: str | None = None
 
 
 class ItemReference(Strict):
@@ -121,18 +169,39 @@ def _typed(item: Any) -> Any:
 
 
 Item = Annotated[
-    MessageItem | ReasoningItem | CallItem | CallOutputItem | ItemReference,
+    MessageItem
+    | ReasoningItem
+    | CallItem
+    | CustomCallItem
+    | ShellCallItem
+    | CallOutputItem
+    | HostedItem
+    | ItemReference,
     Field(discriminator="type"),
     BeforeValidator(_typed),
 ]
 ITEM: TypeAdapter[Item] = TypeAdapter(Item)
 
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
+_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "local_shell_call": "lsc",
+    "local_shell_call_output": "lsco",
+}
 
 
 def new_id(kind: str) -> str:
     """An id for an item of some type."""
-    return f"{_PREFIXES[kind]}_{uuid.uuid4().hex}"
+    return f"{_PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
+
+
+def function_name(name: str, namespace: str | None) -> str:
+    """The name under which the model knows a tool."""
+    return f"{namespace}__{name}" if namespace else name
 
 
 def listed(item: Item) -> dict[str, Any]:

@@ -1,17 +1,30 @@
-"""`POST /v1/responses`: the request body, validated. Tools that are no functions are left out."""
+"""`POST /v1/responses`: the request body, validated. Tools that only OpenAI has are left out."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import ModelRequest, Probability, Strict, Temperature, Whole, field_error, thinking
-from ggserve.api.openai.responses.items import Item
+from ggserve.api.fields import (
+    ModelRequest,
+    Probability,
+    Strict,
+    Temperature,
+    ToolSchema,
+    Whole,
+    field_error,
+    thinking,
+)
+from ggserve.api.openai.responses.items import Item, function_name
 from ggserve.api.openai.schemas.sampling import Seed, Stop
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
 
 _LOGPROBS = "message.output_text.logprobs"
 _FUNCTION = {"name", "description", "parameters", "strict"}
+_CUSTOM_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
 def _as_items(given: Any) -> Any:
@@ -22,28 +35,61 @@ def _as_choice(given: Any) -> Any:
     return {"type": given} if isinstance(given, str) else given
 
 
+class CustomFormat(Strict):
+    type: Literal["text", "grammar"] = "text"
+    syntax: str | None = None
+    definition: str | None = None
+
+
 class Tool(Strict):
-    """A function; or another tool, which only OpenAI has."""
+    """A function, a tool that takes free text, a namespace of such tools, or a tool that only OpenAI has."""
 
     type: str
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: ToolSchema | None = None
     strict: bool | None = None
+    format: CustomFormat | None = None
+    tools: "list[Tool] | None" = None
 
     @model_validator(mode="after")
     def _named(self) -> "Tool":
-        if self.type == "function" and self.name is None:
+        if self.type in ("function", "custom", "namespace") and self.name is None:
             raise ValueError("name is missing")
         return self
 
+
+@dataclass(frozen=True)
+class Callable:
+    """A tool as the model knows it: a function."""
+
+    name: str  # the function's
+    tool: Tool
+    namespace: str | None
+
     @property
     def function(self) -> dict[str, Any]:
-        """As chats' tool object."""
-        return {
-            "type": "function",
-            "function": self.model_dump(include=_FUNCTION, exclude_none=True),
-        }
+        """The function as chats' tool object."""
+        fields = self.tool.model_dump(include=_FUNCTION, exclude_none=True) | {"name": self.name}
+        if self.tool.type == "custom":
+            format = self.tool.format
+            syntax = (
+                f"The input follows this grammar ({format.syntax}):\n{format.definition}"
+                if (format and format.type == "grammar")
+                else None
+            )
+            described = "\n\n".join(filter(None, (self.tool.description, syntax)))
+            fields = {"name": self.name, "description": described, "parameters": _CUSTOM_INPUT}
+        return {"type": "function", "function": fields}
+
+
+def callables(tools: Iterable[Tool], namespace: str | None = None) -> Iterator[Callable]:
+    """The tools that the model can call here."""
+    for tool in tools:
+        if tool.type == "namespace":
+            yield from callables(tool.tools or (), tool.name)
+        elif tool.type in ("function", "custom"):
+            yield Callable(function_name(tool.name or "", namespace), tool, namespace)
 
 
 class AllowedTool(Strict):
@@ -52,7 +98,7 @@ class AllowedTool(Strict):
 
 
 class ToolChoice(Strict):
-    type: Literal["none", "auto", "required", "function", "allowed_tools"]
+    type: Literal["none", "auto", "required", "function", "custom", "allowed_tools"]
     name: str | None = None
     mode: Literal["auto", "required"] = "auto"
     tools: list[AllowedTool] = Field([])
@@ -61,12 +107,14 @@ class ToolChoice(Strict):
     def names(self) -> list[str | None] | None:
         """The functions that it allows; None: all."""
         if self.type == "allowed_tools":
-            return [tool.name for tool in self.tools if tool.type == "function"]
-        return [self.name] if self.type == "function" else None
+            return [tool.name for tool in self.tools if tool.type in ("function", "custom")]
+        return [self.name] if self.type in ("function", "custom") else None
 
     @property
     def required(self) -> bool:
-        return self.type in ("required", "function") or (self.type == "allowed_tools" and self.mode == "required")
+        return self.type in ("required", "function", "custom") or (
+            self.type == "allowed_tools" and self.mode == "required"
+        )
 
 
 class TextFormat(Strict):
@@ -119,13 +167,18 @@ class PromptRequest(ModelRequest):
 
     @model_validator(mode="after")
     def _tools_exist(self) -> "PromptRequest":
-        names = [tool.name for tool in self.tools if tool.type == "function"]
+        names = {name for each in self.callables for name in (each.name, each.tool.name)}
         for name in self.tool_choice.names or ():
             if name not in names:
                 raise field_error("tool_choice", f"tool_choice names {name!r}, which is not among the tools")
         if self.tool_choice.required and not names:
             raise field_error("tool_choice", "tool_choice requires a call, but there are no tools")
         return self
+
+    @cached_property
+    def callables(self) -> list[Callable]:
+        """The tools that the model can call."""
+        return list(callables(self.tools))
 
     @property
     def template_arguments(self) -> dict[str, Any]:
@@ -138,13 +191,13 @@ class PromptRequest(ModelRequest):
         """What the answer may call."""
         choice = self.tool_choice
         functions = tuple(
-            tool.function
-            for tool in self.tools
-            if tool.type == "function" and (choice.names is None or tool.name in choice.names)
+            each.function
+            for each in self.callables
+            if choice.names is None or each.name in choice.names or each.tool.name in choice.names
         )
         if not functions or choice.type == "none":
             return None
-        parallel = self.parallel_tool_calls is not False and choice.type != "function"
+        parallel = self.parallel_tool_calls is not False and choice.type not in ("function", "custom")
         return Tools(functions, required=choice.required, parallel=parallel)
 
 

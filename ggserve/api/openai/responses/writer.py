@@ -14,6 +14,7 @@ from ggserve.api.answers import Answers, Piece
 from ggserve.api.errors import APIError
 from ggserve.api.openai.objects import chat_logprobs
 from ggserve.api.openai.responses.items import new_id
+from ggserve.api.openai.responses.schemas import Callable as Tool
 from ggserve.api.openai.responses.schemas import ResponsesRequest
 from ggserve.api.streaming import Writer, event, json_response
 from ggserve.generation import Delta, SamplingParams
@@ -28,7 +29,18 @@ class _Item:
 
     block: Block
     id: str
+    called: Tool | None = None  # the tool of a call
     logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def type(self) -> str:
+        """The type of the item."""
+        return "custom_tool_call" if self.is_custom else _TYPES[self.block.kind]
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether it calls a tool that takes free text."""
+        return self.called is not None and self.called.tool.type == "custom"
 
     @property
     def part(self) -> dict[str, Any]:
@@ -37,10 +49,18 @@ class _Item:
             return {"type": "reasoning_text", "text": self.block.text}
         return {"type": "output_text", "text": self.block.text, "annotations": [], "logprobs": [*self.logprobs]}
 
+    @property
+    def input(self) -> str:
+        """The free text of a call."""
+        return str(self.block.arguments.get("input", ""))
+
     def as_json(self, status: str) -> dict[str, Any]:
-        head = {"id": self.id, "type": _TYPES[self.block.kind], "status": status}
+        head = {"id": self.id, "type": self.type, "status": status}
         if self.block.kind == "call":
-            return {**head, "call_id": self.block.id, "name": self.block.name, "arguments": self.block.text}
+            said = {"input": self.input} if self.is_custom else {"arguments": self.block.text}
+            name = (self.called and self.called.tool.name) or self.block.name
+            namespace = {"namespace": self.called.namespace} if self.called and self.called.namespace else {}
+            return {**head, "call_id": self.block.id, "name": name, **namespace, **said}
         content = [] if status == "in_progress" else [self.part]
         return {**head, **({"role": "assistant"} if self.block.kind == "text" else {"summary": []}), "content": content}
 
@@ -58,6 +78,7 @@ class ResponseWriter(Writer):
         self.response = _new_response(request, params, model_name)
         self._finished = finished
         self._scored = request.scored
+        self._callables = {each.name: each for each in request.callables}
         self._items: list[_Item] = []
         self._pending: list[dict[str, Any]] = []  # log-probabilities of tokens whose text has not come yet
         self._count = 0  # of events
@@ -117,13 +138,19 @@ class ResponseWriter(Writer):
     def _item_events(self, step: Step, status: str) -> Iterator[dict[str, Any]]:
         block = step.block
         if step.what == "start":
-            item = _Item(block, new_id(_TYPES[block.kind]))
+            called = self._callables.get(block.name)
+            kind = "custom_tool_call" if called and called.tool.type == "custom" else _TYPES[block.kind]
+            item = _Item(block, new_id(kind), called)
             self._items.append(item)
             yield self._event("response.output_item.added", output_index=block.index, item=item.as_json("in_progress"))
         item = self._items[block.index]
         place = {"item_id": item.id, "output_index": block.index}
         streamed = f"response.{_STREAMED[block.kind]}"
-        if block.kind == "call":
+        if item.is_custom:
+            if step.what == "end":
+                yield self._event("response.custom_tool_call_input.delta", **place, delta=item.input)
+                yield self._event("response.custom_tool_call_input.done", **place, input=item.input)
+        elif block.kind == "call":
             if step.what == "piece":
                 yield self._event(f"{streamed}.delta", **place, delta=step.piece)
             elif step.what == "end":

@@ -1,6 +1,5 @@
 """`POST /v1/chat/completions`: the request body."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,7 @@ from ggserve.api.openai.schemas.generation import GenerationRequest
 from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, MaxTokens
 from ggserve.api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
-from ggserve.generation import Feature, Grammar, SamplingParams, schema_grammar
+from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import SET_VARIABLES, Tools
 
 
@@ -108,11 +107,6 @@ class ChatRequest(GenerationRequest):
         effort = self.reasoning_effort
         told = self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
         return thinking(None if effort is None else effort != "none", effort) | told
-
-    def needs(self) -> Iterator[tuple[str, Feature]]:
-        """Fields that not every model supports, with what they need."""
-        if any(message.has_image for message in self.messages):
-            yield "messages", "images"
 
     @property
     def called_tools(self) -> Tools | None:

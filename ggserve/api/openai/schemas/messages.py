@@ -74,7 +74,7 @@ class Message(Strict):
 
     def _extra(self) -> dict[str, Any]:
         """The other fields; a call of the old form, and its result, as tools have them."""
-        extra = dict(self.model_extra or {})
+        extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         if isinstance(call := extra.pop("function_call", None), dict):
             extra["tool_calls"] = [{"id": f"call_{call.get('name')}", "type": "function", "function": call}]
         if self.role == "function":

@@ -1,11 +1,11 @@
 """The functions that a chat may call."""
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from ggserve.api.fields import Strict, one_of
+from ggserve.api.fields import Strict, ToolSchema, one_of
 from ggserve.messages import Tools
 
 
@@ -14,9 +14,9 @@ class Function(Strict):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: ToolSchema | None = None
 
 
 class Tool(Strict):

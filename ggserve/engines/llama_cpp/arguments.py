@@ -1,0 +1,213 @@
+"""The command line of a llama-server: what ggserve sets, spelled as the build spells it, and what LLAMA_ARGS adds."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from ggserve.engines.llama_cpp.build import Build
+from ggserve.engines.llama_cpp.transport import (
+    BATCH,
+    FEWEST_GUESSES,
+    KNOWN_TOKENS,
+    MOST_GUESSES,
+    ServerPlan,
+)
+from ggserve.engines.pool import MIN_SIMILARITY
+from ggserve.errors import EngineError
+
+_ALL = 999  # layers, for a build that cannot fit by itself
+
+# What ggserve sets itself, by flag: the setting, or "" where there is none.
+_OWN = {
+    "--model": "MODEL_PATH",
+    "--ctx-size": "CONTEXT_LENGTH",
+    "--parallel": "PARALLEL",
+    "--threads": "THREADS",
+    "--threads-batch": "THREADS",
+    "--n-gpu-layers": "GPU_LAYERS",
+    "--fit": "GPU_LAYERS",
+    "--chat-template": "CHAT_TEMPLATE",
+    "--chat-template-file": "CHAT_TEMPLATE",
+    "--mmproj": "MMPROJ_PATH",
+    "--lora": "LORA_PATH",
+    "--lora-scaled": "LORA_PATH",
+    "--cache-ram": "PROMPT_CACHE",
+    "--cache-type-k": "KV_CACHE_TYPE",
+    "--cache-type-v": "KV_CACHE_TYPE",
+    "--flash-attn": "FLASH_ATTENTION",
+    "--spec-type": "SPECULATE",
+    "--model-draft": "DRAFT_MODEL",
+    "--host": "HOST",
+    "--port": "PORT",
+    "--api-key": "API_KEY",
+    "--api-key-file": "API_KEY_FILE",
+    "--ssl-key-file": "SSL_KEYFILE",
+    "--ssl-cert-file": "SSL_CERTFILE",
+    "--models-dir": "MODELS_DIR",
+    "--hf-repo": "MODEL_NAME",
+    "--hf-file": "MODEL_FILE",
+    **dict.fromkeys(
+        (
+            "--model-url",
+            "--alias",
+            "--api-prefix",
+            "--batch-size",
+            "--ubatch-size",
+            "--pooling",
+            "--embeddings",
+            "--embedding",
+            "--reranking",
+            "--context-shift",
+            "--grammar",
+            "--grammar-file",
+            "--json-schema",
+            "--json-schema-file",
+            "--log-file",
+            "--log-disable",
+            "--log-verbosity",
+            "--slot-prompt-similarity",
+            "--special",
+            "--help",
+            "--version",
+            "--list-devices",
+            "--models-preset",
+            "--models-max",
+            "--sleep-idle-seconds",
+            "--timeout",
+            "--threads-http",
+            "--ui",
+        ),
+        "",
+    ),
+}
+
+
+def extra_arguments(llama_args: str, build: Build) -> list[str]:
+    """What LLAMA_ARGS passes on. Raises EngineError where the build has no such flag, or ggserve sets it."""
+    try:
+        extra = shlex.split(llama_args)
+    except ValueError as error:
+        raise EngineError(f"LLAMA_ARGS={llama_args}: {str(error).lower()}") from error
+    for argument in extra:
+        flag = argument.partition("=")[0]
+        if not flag.startswith("-") or flag[1:].replace(".", "").isdecimal():
+            continue
+        spellings = build.aliases.get(flag)
+        if spellings is None:
+            raise EngineError(f"LLAMA_ARGS: {build.path} has no {flag}; `{build.path.name} --help` lists what it has")
+        own = next((each for each in _OWN if each in spellings), None)
+        if own is not None:
+            instead = f"set {_OWN[own]} instead" if _OWN[own] else "leave it out"
+            raise EngineError(f"LLAMA_ARGS: {flag} is set by ggserve itself; {instead}")
+    return extra
+
+
+class CommandLine:
+    """The arguments for one plan on one build. Raises EngineError where the build lacks what the plan needs."""
+
+    def __init__(self, build: Build, plan: ServerPlan, folder: Path) -> None:
+        """`folder` is private to the child: files whose names the build would take apart get a link there."""
+        self._build = build
+        self._plan = plan
+        self._folder = folder
+        self._extra = extra_arguments(plan.options.llama_args, build)
+        self.lacks: list[str] = []  # what the build cannot do and the plan can do without
+        self._fixed = [*self._basics(), *self._caches(), *self._companions(), *self._speculation()]
+
+    def leave_out_embeddings(self) -> None:
+        """For builds that complete nothing beside embeddings."""
+        self._fixed = [argument for argument in self._fixed if argument not in ("--embeddings", "--embedding")]
+
+    def of(self, layers: int | None, address: Sequence[str]) -> list[str]:
+        """The arguments. `layers` on the GPU: None leaves it to the build to fit them, 0 leaves the GPU alone."""
+        return [str(self._build.path), *address, *self._fixed, *self._gpu(layers), *self._extra]
+
+    def _basics(self) -> list[str]:
+        plan, options, build = self._plan, self._plan.options, self._build
+        batch = options.context_length if plan.whole_inputs else max(BATCH, options.parallel)
+        threads = str(options.threads)
+        arguments = ["--model", str(plan.path), "--ctx-size", str(options.context_length * options.parallel)]
+        arguments += ["--parallel", str(options.parallel), "--threads", threads, "--threads-batch", threads]
+        if plan.whole_inputs or not (options.gpu_layers and build.devices):  # a GPU wants larger batches
+            arguments += ["--batch-size", str(batch), "--ubatch-size", str(batch)]
+        if plan.pooling == "rank":
+            arguments += self._needed("--reranking", "reranking models")
+        else:
+            arguments += self._optional("--embeddings") or self._optional("--embedding")
+            if plan.pooling != "model":
+                arguments += self._optional("--pooling", plan.pooling)
+        if plan.chat_template is not None and build.has("--chat-template-file"):
+            file = self._folder / "template.jinja"
+            file.write_text(plan.chat_template)
+            arguments += ["--chat-template-file", str(file), *self._optional("--jinja")]
+        arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer holds one
+        arguments += self._optional("--slot-prompt-similarity", str(MIN_SIMILARITY))
+        for flag in ("--no-context-shift", "--offline"):
+            arguments += self._optional(flag)
+        arguments += self._optional("--no-ui") or self._optional("--no-webui")
+        if "trace" in build.flag_help("--log-verbosity"):
+            arguments += ["--log-verbosity", "4"]  # tells the layers that are on the GPU
+        return arguments
+
+    def _caches(self) -> list[str]:
+        options = self._plan.options
+        arguments = self._optional("--cache-ram", str(options.prompt_cache), lacks="PROMPT_CACHE")
+        if options.kv_cache_type != "f16":
+            for flag in ("--cache-type-k", "--cache-type-v"):
+                arguments += self._needed(flag, f"KV_CACHE_TYPE={options.kv_cache_type}", options.kv_cache_type)
+        if "auto" in self._build.flag_help("--flash-attn"):
+            return [*arguments, "--flash-attn", options.flash_attention]
+        return arguments + (self._needed("-fa", "FLASH_ATTENTION=on") if options.flash_attention == "on" else [])
+
+    def _companions(self) -> list[str]:
+        options = self._plan.options
+        arguments: list[str] = []
+        if options.mmproj_path is not None:
+            arguments += self._needed("--mmproj", "vision models", str(options.mmproj_path))
+            arguments += self._optional("--no-mmproj-offload") if options.gpu_layers == 0 else []
+        if options.lora_path is not None:
+            link = self._folder / "lora.gguf"
+            link.symlink_to(options.lora_path.resolve())
+            joined = "FNAME:SCALE" in self._build.flag_help("--lora-scaled")
+            scaled = [f"{link}:{options.lora_scale}"] if joined else [str(link), str(options.lora_scale)]
+            arguments += self._needed("--lora-scaled", "LORA_PATH", *scaled)
+        return arguments
+
+    def _speculation(self) -> list[str]:
+        options = self._plan.options
+        types, arguments = [], []
+        if options.speculate == "ngram-mod":
+            types.append("ngram-mod")
+            for name, value in (("match", KNOWN_TOKENS), ("min", FEWEST_GUESSES), ("max", MOST_GUESSES)):
+                arguments += self._needed(f"--spec-ngram-mod-n-{name}", "SPECULATE=ngram-mod", str(value))
+        if options.draft_model is not None:
+            types.append("draft-simple")
+            arguments += self._needed("--model-draft", "DRAFT_MODEL", str(options.draft_model))
+            arguments += self._optional("--threads-draft", str(options.threads))
+            if options.gpu_layers != "auto":
+                arguments += self._optional("--n-gpu-layers-draft", str(options.gpu_layers))
+        if types and self._build.has("--spec-type"):
+            arguments += ["--spec-type", ",".join(types)]
+        return arguments
+
+    def _gpu(self, layers: int | None) -> list[str]:
+        fits = self._build.has("--fit")
+        if layers is None:
+            return ["--fit", "on"] if fits else ["--n-gpu-layers", str(_ALL)]
+        arguments = ["--n-gpu-layers", str(layers), *(["--fit", "off"] if fits else [])]
+        names_device = any(self._build.aliases.get(each, frozenset()) & {"--device"} for each in self._extra)
+        if layers == 0 and not names_device:  # else its driver is used all the same
+            arguments += self._optional("--device", "none")
+        return arguments
+
+    def _optional(self, flag: str, *values: str, lacks: str | None = None) -> list[str]:
+        if self._build.has(flag):
+            return [flag, *values]
+        if lacks is not None:
+            self.lacks.append(lacks)
+        return []
+
+    def _needed(self, flag: str, what: str, *values: str) -> list[str]:
+        if not self._build.has(flag):
+            raise EngineError(f"LLAMA_SERVER={self._build.path} has no {flag}, which {what} needs: use another build")
+        return [flag, *values]

@@ -1,0 +1,216 @@
+"""llama.cpp's server core in this process, through xllamacpp: its parameters, and why it refuses a file."""
+
+import importlib
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, Literal
+
+import orjson
+
+from ggserve.engines.contract import EngineOptions
+from ggserve.engines.llama_cpp.listener import PrivateListener
+from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
+from ggserve.engines.llama_cpp.stack import widen_stacks
+from ggserve.engines.llama_cpp.transport import (
+    BATCH,
+    FEWEST_GUESSES,
+    KNOWN_TOKENS,
+    MOST_GUESSES,
+    Chunk,
+    ServerPlan,
+)
+from ggserve.engines.native_process import captured_stderr, kept_signal_handlers
+from ggserve.engines.pool import MIN_SIMILARITY
+from ggserve.engines.threads import bound_spinning
+from ggserve.errors import EngineError, InvalidRequest
+from ggserve.machine import Hardware, may_have_gpu
+
+_ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
+_LOG_SECONDS = 0.3  # that its log thread gets to write why a load failed
+_LAST_WORD = b"exiting due to"
+
+
+@lru_cache(1)
+def gpus() -> tuple[str, ...]:
+    """The GPUs that the installed build can use, one line each."""
+    if not may_have_gpu():
+        return ()
+    try:
+        devices = import_xllamacpp().get_device_info()
+    except EngineError:
+        return ()
+    return tuple(
+        f"{device['name']}: {device['description']} ({device['memory_total'] >> 20} MiB)"
+        for device in devices
+        if not device["type"].name.endswith("_CPU")
+    )
+
+
+class InProcess:
+    """An `xllamacpp.Server` that has loaded a model. See Transport."""
+
+    grammar_language: Literal["lark"] = "lark"
+    embeds = True
+
+    def __init__(self, plan: ServerPlan) -> None:
+        """Load the model. Raises EngineError."""
+        self._listener = PrivateListener()
+        widen_stacks()
+        try:
+            self._server = load_server(plan, self._listener)
+        except EngineError:
+            self._listener.close()
+            raise
+        self._tokenizer = NativeTokenizer(load_server)
+        layers = plan.options.gpu_layers
+        self.hardware = Hardware(
+            f"xllamacpp {importlib.metadata.version('xllamacpp')}",
+            gpus() if layers else (),
+            None if layers == 0 else f"{layers} layers on the GPU",
+        )
+
+    def complete(
+        self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """See Transport. Looks at `receive`'s answer only."""
+        if "%llguidance" in body.get("grammar", ""):
+            self._tokenizer.claim()
+        self._call(self._server.handle_completions, body, receive)
+
+    def chat(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
+        """Run a chat, as `complete`."""
+        self._call(self._server.handle_chat_completions, body, receive)
+
+    def embed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """See Transport."""
+        answer: dict[str, Any] = orjson.loads(self._server.handle_embeddings(orjson.dumps(body)))
+        return answer
+
+    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
+        """See Transport."""
+        answer: dict[str, Any] = orjson.loads(self._server.handle_rerank(orjson.dumps(body)))
+        return answer
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """See Transport."""
+        return self._listener.post(path, body)
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """See Transport. A crash ends this very process."""
+
+    def close(self) -> None:
+        """See Transport. No call may run: the destructor holds the interpreter's lock, which callbacks need."""
+        self._server = None
+        self._listener.close()
+
+    @staticmethod
+    def _call(handle: Any, body: dict[str, Any], receive: Callable[[Chunk], bool]) -> None:
+        try:
+            handle(orjson.dumps(body), lambda chunk: receive(orjson.loads(chunk)))
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ) as error:  # of C++, or of JSON
+            raise InvalidRequest(f"llama.cpp refuses the request: {error}") from error
+
+
+def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
+    """An `xllamacpp.Server` that has loaded the file, and listens where `listener` says. Raises EngineError."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else a failed assertion starts a debugger on this process
+    xllamacpp = import_xllamacpp()
+    options, path = plan.options, plan.path
+    if options.gpu_layers and not gpus():
+        raise EngineError(
+            f"GPU_LAYERS={options.gpu_layers} needs an xllamacpp build for this machine's GPU, and the one that is "
+            "installed sees none: install one (see docs/gpu.md), or set GPU_LAYERS=0"
+        )
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.model_alias = {"m"}  # it is repeated in every chunk
+    params.n_ctx = options.context_length * options.parallel
+    params.n_parallel = options.parallel
+    params.n_batch = params.n_ubatch = options.context_length if plan.whole_inputs else max(BATCH, options.parallel)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    params.n_gpu_layers = layers = -1 if options.gpu_layers == "auto" else options.gpu_layers
+    params.fit_params = layers < 0  # it changes only what is not set: never the context length
+    params.embedding = True
+    types = xllamacpp.llama_pooling_type
+    if plan.pooling != "model":
+        params.pooling_type = {
+            "mean": types.LLAMA_POOLING_TYPE_MEAN,
+            "last": types.LLAMA_POOLING_TYPE_LAST,
+            "rank": types.LLAMA_POOLING_TYPE_RANK,
+        }[plan.pooling]
+    if plan.chat_template is not None:
+        params.chat_template = plan.chat_template
+    if options.mmproj_path is not None:
+        params.mmproj.path = str(options.mmproj_path)
+        params.mmproj_use_gpu = layers != 0
+    if options.lora_path is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
+    params.cache_ram_mib = options.prompt_cache
+    params.cache_type_k = params.cache_type_v = getattr(
+        xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"
+    )
+    attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options.flash_attention]
+    params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
+    _speculate(xllamacpp, params, options)
+    params.slot_prompt_similarity = MIN_SIMILARITY
+    params.prefill_assistant = False
+    params.hostnames = [str(listener.path)]
+    params.api_keys = [listener.key]
+    params.n_threads_http = 2
+    params.ui = False
+    params.endpoint_metrics = True
+    params.verbosity = _ERRORS_ONLY
+    with kept_signal_handlers(), captured_stderr(f"llama.cpp ended while loading {path.name}") as output:
+        try:
+            server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            deadline = time.monotonic() + _LOG_SECONDS
+            while _LAST_WORD not in (written := os.pread(output.fileno(), 1 << 16, 0)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            reason = _load_error(written)
+            raise EngineError(f"llama.cpp cannot load {path.name}: {reason or error}") from error
+    server.handle_metrics()  # answered by its loop: to close a server before the loop has begun hangs
+    return server
+
+
+def _speculate(xllamacpp: ModuleType, params: Any, options: EngineOptions) -> None:
+    """What guesses ahead; text that was there before comes first, a draft model only where that knows nothing."""
+    types = xllamacpp.common_speculative_type
+    chosen = []
+    if options.speculate == "ngram-mod":
+        chosen.append(types.COMMON_SPECULATIVE_TYPE_NGRAM_MOD)
+        ngrams = params.speculative.ngram_mod
+        ngrams.n_match, ngrams.n_min, ngrams.n_max = KNOWN_TOKENS, FEWEST_GUESSES, MOST_GUESSES
+    if options.draft_model is not None:
+        chosen.append(types.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE)
+        draft = params.speculative.draft
+        draft.mparams.path = str(options.draft_model)
+        draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = options.threads
+        draft.n_gpu_layers = params.n_gpu_layers
+    if chosen:
+        params.speculative.types = chosen
+
+
+def _load_error(output: bytes) -> str:
+    """The reason in llama.cpp's log lines, as `0.00.224.278 E llama_model_load: error loading model: REASON`."""
+    errors = [line.partition(" E ")[2] for line in output.decode("utf-8", "replace").splitlines()]
+    reasons = [error.partition("error loading model: ")[2] for error in errors]
+    return next(filter(None, reasons), next(filter(None, errors), ""))
+
+
+def import_xllamacpp() -> ModuleType:
+    """The module, loaded with the environment that it needs. Raises EngineError."""
+    bound_spinning(os.environ)
+    try:
+        return importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise EngineError(f"xllamacpp cannot be imported ({error}): pip install -r requirements.txt") from error

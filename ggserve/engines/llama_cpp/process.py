@@ -1,0 +1,271 @@
+"""A llama-server in a child process: started, watched, and started again when it dies."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from ggserve.engines.llama_cpp.arguments import CommandLine
+from ggserve.engines.llama_cpp.build import Build, child_environment
+from ggserve.engines.llama_cpp.listener import PrivateListener
+from ggserve.engines.llama_cpp.transport import ServerPlan
+from ggserve.errors import EngineClosed, EngineError, EngineUnavailable, one_line
+
+log = logging.getLogger("ggserve.model")
+
+_MOST_DEATHS = 5  # in a row, after which the model is unavailable
+_LONG_LIFE = 600.0  # seconds that a process must live for its death to be the first again
+_GPU_DEATHS, _GPU_SECONDS = 3, 60.0  # so many deaths within so many seconds end the use of the GPU
+_POLL = 0.03  # seconds between looks at a process that loads
+_KEPT_LINES = 200  # of what it writes
+_OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+_LEVEL = re.compile(r"^\S+ ([A-Z]) ")
+_REASONS = (  # the most telling first
+    re.compile(r"error loading model: (.+)"),
+    re.compile(r"(?i)^error: (.+)"),
+    re.compile(r"(?i)((?:\S+: )?(?:unable|failed) to allocate .+|.*out of .*memory.*)"),
+    re.compile(r"GGML_ASSERT\(.+"),
+    re.compile(r"^\S+ E (.+)"),
+)
+
+
+class StartFailed(EngineError):
+    """The process ended before it had loaded the model."""
+
+
+class LlamaServer:
+    """Keeps one llama-server running. A thread of its own starts it, for the system ends it together with the thread
+    that did (PR_SET_PDEATHSIG)."""
+
+    def __init__(self, build: Build, plan: ServerPlan) -> None:
+        """Start it and wait until it has loaded the model. Raises EngineError."""
+        self.listener = PrivateListener(unix="UNIX" in build.flag_help("--host"))
+        self.fallback: str | None = None
+        self.offloaded: str | None = None
+        self._build = build
+        self._options = plan.options
+        self._on_failure: Callable[[str], object] = lambda reason: None
+        self._layers: int | None = plan.options.gpu_layers if plan.options.gpu_layers != "auto" else None
+        self._fitted = 0  # layers that the process which started last put on the GPU
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._changed = threading.Condition()
+        self._ready = self._closing = self._restarting = False
+        self._failure: EngineError | None = None
+        try:
+            self.command_line = CommandLine(build, plan, self.listener.folder)
+        except EngineError:
+            self.listener.close()
+            raise
+        self._keeper = threading.Thread(target=self._keep, name="llama-server", daemon=True)
+        self._keeper.start()
+        try:
+            self.wait()
+        except EngineError:
+            self.close()
+            raise
+
+    def wait(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Return once requests are answered, or nobody waits any more. Raises EngineUnavailable, or another EngineError
+        where the first start failed."""
+        with self._changed:
+            while not self._ready and not cancelled():
+                if self._failure is not None:
+                    raise self._failure
+                if self._closing:
+                    raise EngineClosed
+                self._changed.wait(0.25)
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """Call it, from another thread, with the reason should it die too often."""
+        self._on_failure = callback
+
+    def restart(self) -> None:
+        """Start it again with the command line as it is now, and wait for it."""
+        with self._changed:
+            self._ready = False
+            self._restarting = True
+        self._kill()
+        self.wait()
+
+    def close(self) -> None:
+        """End it."""
+        with self._changed:
+            self._closing = True
+            self._ready = False
+            self._changed.notify_all()
+        self._kill()
+        self._keeper.join()
+        self.listener.close()
+
+    def _keep(self) -> None:
+        deaths: list[float] = []  # in a row, when
+        try:
+            self._start()
+        except EngineError as error:
+            return self._fail(error)
+        while True:
+            assert self._process is not None
+            started = time.monotonic()
+            reason = self._why(self._process.wait())
+            with self._changed:
+                self._ready = False
+                restarting, self._restarting = self._restarting, False
+            if time.monotonic() - started > _LONG_LIFE:
+                deaths.clear()
+            while not self._closing:
+                try:
+                    if not restarting:
+                        self._died(reason, deaths)
+                    self._start()
+                    break
+                except EngineClosed:
+                    return None
+                except EngineUnavailable as error:
+                    log.error("%s", error)
+                    self._fail(error)
+                    self._on_failure(str(error))
+                    return None
+                except EngineError as error:
+                    reason, restarting = str(error), False
+            if self._closing:
+                return None
+
+    def _fail(self, error: EngineError) -> None:
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+
+    def _died(self, reason: str, deaths: list[float]) -> None:
+        """Decide how it goes on after one more death. Raises EngineUnavailable where it does not."""
+        deaths.append(time.monotonic())
+        if len(deaths) >= _MOST_DEATHS:
+            raise EngineUnavailable(f"llama-server died {len(deaths)} times in a row: {reason}")
+        recent = [each for each in deaths if deaths[-1] - each < _GPU_SECONDS]
+        if len(recent) >= _GPU_DEATHS and self._options.gpu_layers == "auto" and self._layers != 0:
+            self._fall_back(0, f"llama-server died {len(recent)} times within a minute on the GPU: {reason}")
+            deaths.clear()
+            return
+        log.warning("llama-server died: %s. Starting it again", reason)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, 0.0 if len(deaths) == 1 else 2.0 ** (len(deaths) - 2))
+
+    def _start(self) -> None:
+        """Start it, with less on the GPU where that helps. Raises EngineError."""
+        while True:
+            try:
+                self._launch(self._layers)
+                break
+            except StartFailed as error:
+                if self._options.gpu_layers == "auto" and self._layers != 0:
+                    fewer = self._fitted // 2 if self._layers is None else 0
+                    self._fall_back(fewer, f"llama-server did not start: {error}")
+                elif self._layers:
+                    raise self._too_many(error) from error
+                else:
+                    raise EngineError(f"LLAMA_SERVER={self._build.path} did not start: {error}") from error
+        with self._changed:
+            self._ready = True
+            self._changed.notify_all()
+
+    def _fall_back(self, layers: int, reason: str) -> None:
+        self._layers = layers
+        then = f"trying {layers} layers on the GPU" if layers else "going on without the GPU"
+        log.warning("%s; %s", reason, then)
+        self.fallback = f"{layers} layers on the GPU: {reason}" if layers else f"no GPU: {reason}"
+
+    def _too_many(self, error: EngineError) -> EngineError:
+        """The error for a number of layers that the user chose, with the number that would do."""
+        advice = "set GPU_LAYERS=0, or auto"
+        if self._build.has("--fit"):
+            try:
+                self._launch(None)
+                advice = f"{self._fitted} layers would fit: set GPU_LAYERS={self._fitted}, or auto"
+            except StartFailed:
+                pass
+            self._kill()
+        return EngineError(f"GPU_LAYERS={self._layers}: llama-server did not start: {error}; {advice}")
+
+    def _launch(self, layers: int | None) -> None:
+        """Raises StartFailed."""
+        listener = self.listener
+        key = listener.folder / "key"
+        key.write_text(listener.key)
+        listener.path.unlink(missing_ok=True)
+        where = ["--host", str(listener.path)]
+        if listener.port is not None:
+            where = ["--host", "127.0.0.1", "--port", str(listener.port)]
+        command = self.command_line.of(layers, [*where, "--api-key-file", str(key)])
+        if sys.platform != "win32":
+            wrapper = Path(__file__).with_name("exec_child.py")
+            command = [sys.executable, "-I", "-S", str(wrapper), str(os.getpid()), *command]
+        self._lines.clear()
+        self._fitted = 0
+        self.offloaded = None
+        with self._changed:
+            if self._closing:
+                raise EngineClosed
+            self._process = process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=child_environment(),
+                start_new_session=True,  # a Ctrl-C is for this process, which ends the child when it is done
+            )
+        assert process.stdout is not None
+        reader = threading.Thread(target=self._read, args=(process.stdout,), name="llama-server's log", daemon=True)
+        reader.start()
+        while process.poll() is None:
+            if listener.ready():
+                return
+            time.sleep(_POLL)
+        reader.join(1.0)
+        if self._closing:
+            raise EngineClosed
+        raise StartFailed(self._why(process.returncode))
+
+    def _read(self, output: IO[bytes]) -> None:
+        """Log what the process writes, until it ends."""
+        with output:
+            for raw in output:
+                line = one_line(raw.decode("utf-8", "replace").rstrip())
+                if not line:
+                    continue
+                self._lines.append(line)
+                if found := _OFFLOADED.search(line):
+                    self._fitted = int(found[1])
+                    self.offloaded = f"{found[1]} of {found[2]} layers on the GPU" if self._fitted else None
+                level = _LEVEL.match(line)
+                log.log(logging.WARNING if level and level[1] == "E" else logging.DEBUG, "llama-server: %s", line)
+
+    def _why(self, code: int) -> str:
+        """Why it ended: what it wrote last, and how it ended."""
+        ended = f"exit code {code}"
+        if code < 0:
+            ended = f"ended by {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL:
+                ended += ", memory may have run out"
+        for pattern in _REASONS:
+            for line in reversed(self._lines):
+                if found := pattern.search(line):
+                    return f"{(found[1] if pattern.groups else found[0]).strip()[:300]} ({ended})"
+        return ended
+
+    def _kill(self) -> None:
+        """End the process and whatever it started, without waiting."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)

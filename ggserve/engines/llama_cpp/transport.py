@@ -1,0 +1,72 @@
+"""The contract of llama.cpp's server core, wherever it runs. `in_process` and `child` implement it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ggserve.engines.contract import EngineOptions
+from ggserve.machine import Hardware
+
+Pooling = Literal["model", "mean", "last", "rank"]
+Chunk = dict[str, Any]  # of an answer, as `/v1/completions` streams it
+Call = Callable[[dict[str, Any], Callable[[Chunk], bool], Callable[[], bool]], None]  # Transport.complete
+
+BATCH = 256  # prompt tokens per batch: between batches a request can be cancelled, and others go on
+KNOWN_TOKENS = 8  # tokens in a row that must have occurred before, for a guess of what comes next
+FEWEST_GUESSES, MOST_GUESSES = 0, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerPlan:
+    """What a server core loads, and how."""
+
+    path: Path
+    options: EngineOptions
+    pooling: Pooling = "last"  # how token vectors become the embedding of a text; "model": as the file says
+    chat_template: str | None = None  # in place of the file's
+    whole_inputs: bool = False  # a model that attends in both directions needs the whole input in one batch
+
+
+class Transport(Protocol):
+    """A loaded server core. Every method but `close` blocks, and may be called from any thread."""
+
+    @property
+    def grammar_language(self) -> Literal["lark", "gbnf"]: ...
+
+    @property
+    def hardware(self) -> Hardware: ...
+
+    @property
+    def embeds(self) -> bool:
+        """Whether embeddings can be had of a model that generates."""
+        ...
+
+    def complete(
+        self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Run a completion. `receive` gets its chunks, an error among them, and returns whether to stop.
+
+        Raises EngineError.
+        """
+        ...
+
+    def embed(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer of `/v1/embeddings`, which may be an error. Raises EngineError."""
+        ...
+
+    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer of `/v1/rerank`, which may be an error. Raises EngineError."""
+        ...
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The answer to any other request. Raises InvalidRequest where it is an error, and EngineError."""
+        ...
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """Call `callback`, from any thread, with the reason when the server core is gone for good."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. Calls that run end."""
+        ...

@@ -1,0 +1,144 @@
+"""A llama-server for tests: its command line around xllamacpp's server core, which has the same HTTP API.
+
+`python -m tests.llama_server --model FILE --host PATH.sock ...`. TEST_LLAMA_SERVER names a native build to use instead.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+HELP = """\
+----- common params -----
+
+-h,    --help, --usage                  print usage and exit
+--version                               show version and build info
+-t,    --threads N                      number of CPU threads to use
+-tb,   --threads-batch N                number of threads to use for prompts
+-c,    --ctx-size N                     size of the prompt context
+-b,    --batch-size N                   logical maximum batch size
+-ub,   --ubatch-size N                  physical maximum batch size
+-fa,   --flash-attn [on|off|auto]       set Flash Attention use ('on', 'off', or 'auto', default: 'auto')
+-ctk,  --cache-type-k TYPE              KV cache data type for K
+-ctv,  --cache-type-v TYPE              KV cache data type for V
+-ngl,  --gpu-layers, --n-gpu-layers N   max. number of layers to store in VRAM
+--list-devices                          print list of available devices and exit
+--lora-scaled FNAME:SCALE,...           path to LoRA adapter with user defined scaling (format:
+                                        FNAME:SCALE,...)
+-m,    --model FNAME                    model path to load
+-md,   --model-draft FNAME              draft model
+--threads-draft N                       threads of the draft model
+--spec-type TYPES                       how to speculate
+--spec-ngram-mod-n-match N              ngram-mod lookup length
+--spec-ngram-mod-n-min N                fewest tokens
+--spec-ngram-mod-n-max N                most tokens
+-cram, --cache-ram N                    set the maximum cache size in MiB
+--pooling {none,mean,cls,last,rank}     pooling type for embeddings
+-np,   --parallel N                     number of server slots
+-mm,   --mmproj FILE                    path to a multimodal projector file
+--host HOST                             ip address to listen, or bind to an UNIX socket if the address ends
+                                        with .sock
+--port PORT                             port to listen
+--embedding, --embeddings               restrict to only support embedding use case
+--rerank, --reranking                   enable reranking endpoint on server
+--api-key-file FNAME                    path to file containing API keys
+--chat-template-file FNAME              set custom jinja chat template file
+-sps,  --slot-prompt-similarity S       how much the prompt of a request must match a slot's
+--log-verbosity N                       Set the verbosity threshold
+--check-tensors                         check model tensor data for invalid values
+"""
+
+
+def launcher(folder: Path, *, before: str = "") -> Path:
+    """An executable that is this program, or the build that TEST_LLAMA_SERVER names. `before` is shell code that runs
+    first, and may end it."""
+    path = folder / "llama-server"
+    native = os.environ.get("TEST_LLAMA_SERVER")
+    program = f"'{native}'" if native else f"'{sys.executable}' '{Path(__file__).resolve()}'"
+    path.write_text(f'#!/bin/sh\n{before}\nexec {program} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def main(arguments: list[str]) -> None:
+    if "--help" in arguments:
+        return print(HELP)
+    if "--version" in arguments:
+        return print("version: 0.1.0-test (xllamacpp)")
+    if "--list-devices" in arguments:
+        return print("Available devices:\n  (none)")
+    serve(options(arguments))
+    return None
+
+
+def options(arguments: list[str]) -> dict[str, str]:
+    """Values by flag; "" for those without one. Ends the process at an unknown one."""
+    found: dict[str, str] = {}
+    left = iter(arguments)
+    for flag in left:
+        if flag not in HELP:
+            sys.exit(f"error: invalid argument: {flag}")
+        switch = flag in ("--embeddings", "--embedding", "--reranking", "--check-tensors")
+        found[flag] = "" if switch else next(left)
+    return found
+
+
+def serve(given: dict[str, str]) -> None:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = given["--model"]
+    params.n_ctx, params.n_parallel = int(given["--ctx-size"]), int(given["--parallel"])
+    params.n_batch = params.n_ubatch = int(given["--batch-size"])
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(given["--threads"])
+    params.n_gpu_layers = int(given["--n-gpu-layers"])
+    params.embedding = "--embeddings" in given or "--reranking" in given
+    if pooling := given.get("--pooling", "rank" if "--reranking" in given else ""):
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.upper()}")
+    if template := given.get("--chat-template-file"):
+        params.chat_template = Path(template).read_text()
+    if mmproj := given.get("--mmproj"):
+        params.mmproj.path, params.mmproj_use_gpu = mmproj, False
+    if adapter := given.get("--lora-scaled"):
+        path, _, scale = adapter.rpartition(":")
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale))]
+    params.cache_ram_mib = int(given["--cache-ram"])
+    for side in "kv":
+        kind = given.get(f"--cache-type-{side}", "f16").upper()
+        setattr(params, f"cache_type_{side}", getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kind}"))
+    attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[given["--flash-attn"]]
+    params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
+    speculate(xllamacpp, params, given)
+    params.slot_prompt_similarity = float(given["--slot-prompt-similarity"])
+    params.hostnames = [given["--host"]]
+    params.api_keys = [Path(given["--api-key-file"]).read_text()]
+    params.ui = False
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    while server:
+        signal.pause()
+
+
+def speculate(xllamacpp: object, params: object, given: dict[str, str]) -> None:
+    types = given.get("--spec-type", "").split(",")
+    known = {
+        "ngram-mod": xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_NGRAM_MOD,
+        "draft-simple": xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE,
+    }
+    if chosen := [known[each] for each in types if each]:
+        params.speculative.types = chosen
+    for name in ("match", "min", "max"):
+        if value := given.get(f"--spec-ngram-mod-n-{name}"):
+            setattr(params.speculative.ngram_mod, f"n_{name}", int(value))
+    if draft := given.get("--model-draft"):
+        params.speculative.draft.mparams.path = draft
+        threads = int(given["--threads-draft"])
+        params.speculative.draft.cpuparams.n_threads = threads
+        params.speculative.draft.cpuparams_batch.n_threads = threads
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
