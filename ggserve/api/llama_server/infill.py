@@ -1,6 +1,6 @@
 """`POST /infill`, as llama-server has it and editors' plugins ask it: what belongs between two pieces of a text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -11,11 +11,11 @@ from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require, require_infill
 from ggserve.api.llama_server.limits import limited
-from ggserve.api.llama_server.objects import final_object, settings_object
+from ggserve.api.llama_server.objects import final_object, probabilities, settings_object
 from ggserve.api.llama_server.schemas import InfillRequest
 from ggserve.api.streaming import EventStream, Writer, event, json_response, respond
 from ggserve.api.timings import timings
-from ggserve.generation import SamplingParams
+from ggserve.generation import SamplingParams, ScoredToken
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["infill"])
@@ -42,20 +42,23 @@ class _InfillWriter(Writer):
     def __init__(self, model: GGUFModel, params: SamplingParams, started: float) -> None:
         self._model = model
         self._settings = settings_object(params, model)
+        self._scored = params.logprobs is not None
         self._started = started
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
-        yield event(self._shown(piece.answers, piece.delta.text))
+        yield event(self._shown(piece.answers, piece.delta.text, piece.delta.tokens))
 
     def fail(self, error: APIError) -> Iterator[bytes]:
         yield event(error.body, "error")
 
     def whole(self, answers: Answers) -> Response:
-        return json_response(self._shown(answers, answers.all[0].text))
-
-    def _shown(self, answers: Answers, text: str) -> dict[str, Any]:
         answer = answers.all[0]
+        return json_response(self._shown(answers, answer.text, answer.tokens))
+
+    def _shown(self, answers: Answers, text: str, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
+        answer = answers.all[0]
+        scores = {"completion_probabilities": probabilities(tokens, sampled=False)} if self._scored else {}
         if answer.last.finish_reason is None:
-            return {"index": 0, "content": text, "stop": False}
+            return {"index": 0, "content": text, "stop": False, **scores}
         final = final_object(answer, text, self._model, timings(answers, self._started))
-        return {**final, "generation_settings": self._settings}
+        return {**final, "generation_settings": self._settings, **scores}
