@@ -352,3 +352,21 @@ def test_the_samplers_are_taken_by_every_dialect(server: Server) -> None:
     post(server, "/v1/chat/completions", messages=CHAT, max_tokens=4, mirostat_mode=0, typ_p=0.9, **body)
     banned = post(server, "/v1/completions", prompt=PROMPT, max_tokens=10, temperature=0, banned_strings=["E"])
     assert "e" not in banned["choices"][0]["text"].lower()
+
+
+def test_truncation_drops_turns_however_long_they_are(server: Server) -> None:
+    long = {"role": "user", "content": "a very long text " * 20_000}
+    said = {"role": "assistant", "content": "Yes."}
+    turns = [long, said, {"role": "user", "content": "Hi"}]
+    whole = post(server, "/v1/responses", input=turns, truncation="auto", max_output_tokens=2)
+    short = post(server, "/v1/responses", input=turns[2:], max_output_tokens=2)
+    assert whole["usage"]["input_tokens"] == short["usage"]["input_tokens"]
+    assert post(server, "/v1/responses", 400, input=turns)["error"]["code"] == "context_length_exceeded"
+
+
+def test_an_image_that_cannot_be_read_shows_no_address(server: Server) -> None:
+    url = "data:image/png;base64,aGVsbG8="
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    error = post(server, "/v1/chat/completions", 400, messages=[{"role": "user", "content": content}])["error"]
+    assert "cannot be read" in error["message"]
+    assert "0x" not in error["message"]

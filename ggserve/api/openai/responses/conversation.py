@@ -18,6 +18,7 @@ from ggserve.api.openai.responses.items import (
     ShellCallItem,
     function_name,
 )
+from ggserve.errors import ContextOverflow
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 
@@ -87,9 +88,16 @@ async def fitting(
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = [index for index, message in enumerate(messages) if message["role"] == "user"]
     first, last = 0, len(turns)  # the number of turns that may go
+
+    async def fits(dropped: int) -> bool:
+        try:
+            return await model.count_chat(_without(messages, system, turns, dropped), tools=tools) <= room
+        except ContextOverflow:  # so long that its tokens are not counted
+            return False
+
     while first < last:
         middle = (first + last) // 2
-        if await model.count_chat(_without(messages, system, turns, middle), tools=tools) <= room:
+        if await fits(middle):
             last = middle
         else:
             first = middle + 1
