@@ -53,19 +53,21 @@ class Answer:
     def __init__(self, index: int = 0) -> None:
         self.index = index  # among the answers of the request
         self.blocks: list[Block] = []
-        self.tokens: list[ScoredToken] = []  # where asked for
         self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, where asked for
         self.prompt_ids: tuple[int, ...] = ()  # the prompt's token ids, where the engine knows them
         self.reasoning_tokens = 0  # completion tokens up to the end of the thoughts
         self.last = Delta("", 0, 0, 0)  # which has the counts, and in the end the finish reason
         self.first_at = 0.0  # time.perf_counter() when the first delta came; 0: it has not
+        self._logprob, self._scored = 0.0, 0  # the sum of its tokens' log-probabilities, and how many have one
         self._open: Block | None = None
 
     def add(self, delta: Delta) -> list[Step]:
         """Take the next delta and return the steps that it makes."""
         self.first_at = self.first_at or time.perf_counter()
         self.last = delta
-        self.tokens += delta.tokens
+        for token in delta.tokens:
+            self._logprob += token.logprob or 0.0
+            self._scored += token.logprob is not None
         if delta.reasoning:
             self.reasoning_tokens = delta.completion_tokens
         return list(self._steps(delta))
@@ -88,8 +90,7 @@ class Answer:
     @property
     def likelihood(self) -> float:
         """The mean log-probability of its tokens, by which the best of several answers is found."""
-        logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
-        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+        return self._logprob / self._scored if self._scored else 0.0
 
     def _joined(self, kind: Kind) -> str:
         return "".join(piece for block in self.blocks if block.kind == kind for piece in block.pieces)

@@ -18,8 +18,8 @@ from pydantic import (
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from pydantic_core import PydanticCustomError
 
-from ggserve.api.durations import seconds
 from ggserve.api.field_table import REFUSED
+from ggserve.durations import seconds
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
 

@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 if TYPE_CHECKING:
     from ggserve.api.admission import Admission
+    from ggserve.api.body_limits import BodyBudget
     from ggserve.api.dialect import Envelopes
     from ggserve.api.keys import Keys
     from ggserve.api.limits import Limits
@@ -23,8 +24,10 @@ class AppState:
     models: "ModelRegistry"
     envelopes: "Envelopes"
     keys: "Keys"
+    admin_keys: "Keys"
     origins: "Origins"
     limits: "Limits"
+    bodies: "BodyBudget"
     admission: "Admission"
     responses: "ResponseStore"
     metrics: "Metrics"

@@ -100,4 +100,4 @@ class Chats:
 
 
 def _text_length(chat: Chat) -> int:
-    return text_length([chat.messages, chat.tools and chat.tools.functions, chat.template_arguments])
+    return text_length([chat.messages, chat.tools and chat.tools.functions, chat.begun, chat.template_arguments])

@@ -3,6 +3,7 @@
 Usable without HTTP; the API talks to nothing else.
 """
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -11,18 +12,20 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
 from ggserve.messages import Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats
 from ggserve.model.load import LoadOptions, Report, load
-from ggserve.modelfile.facts import ModelFacts
+from ggserve.modelfile.facts import ModelFacts, file_sampling
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
 log = logging.getLogger("ggserve.model")
 
+_DECODED_AT_ONCE = 2  # requests whose images are decoded at the same time
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 
 
@@ -37,6 +40,8 @@ class GGUFModel:
         max_tokens: int | None = None,  # that an answer may have, whatever is asked for
         report: Report | None = None,
         name: str | None = None,  # None: after the file
+        sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
+        fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
         **options: Any,
     ) -> None:
         """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
@@ -53,7 +58,9 @@ class GGUFModel:
         self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec
+        self.sampling = {**(fallback_sampling or {}), **file_sampling(loaded.facts), **(sampling or {})}
         self._chats = Chats(loaded)
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
     @property
     def engine_name(self) -> str:
@@ -166,7 +173,8 @@ class GGUFModel:
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
         `template_arguments` are variables of its chat template, as `enable_thinking`. Raises TemplateError too."""
-        running = self._chats.answer(Chat(messages, tools, begun, template_arguments or {}), self._capped(params))
+        shown = await self._clean_images(messages)
+        running = self._chats.answer(Chat(shown, tools, begun, template_arguments or {}), self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -182,9 +190,15 @@ class GGUFModel:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
         return await self._chats.count(Chat(messages, tools, begun, template_arguments or {}))
 
+    async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not any(isinstance(message.get("content"), list) for message in messages):
+            return messages
+        async with self._decoding:
+            return await asyncio.to_thread(with_clean_images, messages)
+
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         """The parameters within the model's limits; the bias of texts is one of their tokens."""
-        params = params or SamplingParams()
+        params = (params or SamplingParams()).over(self.sampling)
         if params.text_bias:
             texts = {
                 token: bias

@@ -28,7 +28,7 @@ from ggserve.engines.llama_cpp.engine import LlamaCppEngine
 from ggserve.engines.llama_cpp.in_process import InProcess
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
-from ggserve.errors import ContextOverflow, ModelFileError, TemplateError
+from ggserve.errors import ContextOverflow, EngineError, ModelFileError, TemplateError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
@@ -60,6 +60,7 @@ Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
 _LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
+_NO_PROJECTOR = Path("none")  # as MMPROJ_PATH
 _PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
 _REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
 
@@ -184,7 +185,15 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     read_ahead(plan.file, report)
     check_norms(plan.file)
     loader = _load_ctransformers if plan.engine_name == CTransformersEngine.name else _load_llama_cpp
-    loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, plan.options.for_engine(plan.memory))
+    engine_options = plan.options.for_engine(plan.memory)
+    try:
+        loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, engine_options)
+    except EngineError as error:
+        if options.mmproj_path or not engine_options.mmproj_path:
+            raise
+        log.warning("the projector %s is not used: %s", engine_options.mmproj_path, error)
+        without = replace(engine_options, mmproj_path=None)
+        loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, without)
     hardware = loaded.engine.hardware
     log.info(
         "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %d slots of up to %.0f MB each, %d threads, %s",
@@ -214,7 +223,10 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
 
 
 def _with_projector(file: ModelFile, options: LoadOptions) -> LoadOptions:
-    """The options with the projector that lies beside the model, where it can be used and none is named."""
+    """The options with the projector that lies beside the model, where it can be used and none is named. The name
+    "none" means no projector."""
+    if options.mmproj_path == _NO_PROJECTOR:
+        return replace(options, mmproj_path=None)
     if options.mmproj_path or options.engine == CTransformersEngine.name or not isinstance(file, GGUFFile):
         return options
     beside = projector_beside(file)

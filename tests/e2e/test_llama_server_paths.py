@@ -149,8 +149,8 @@ def test_prompt_logprobs_are_vllms(server: Server) -> None:
 
 def test_the_other_paths_of_llama_server_and_vllm(server: Server) -> None:
     assert get(server, "/v1/health")["status"] == "ok"
-    assert get(server, "/models") == get(server, "/v1/models")
-    model = get(server, "/models")["data"][0]
+    assert [each["id"] for each in get(server, "/models")["data"]] == [get(server, "/v1/models")["data"][0]["id"]]
+    model = get(server, "/v1/models")["data"][0]
     assert model["max_model_len"] == 256
     assert {"n_vocab", "n_ctx_train", "n_params", "size", "ftype"} <= set(model["meta"])
     assert model["meta"]["size"] > 0 < model["meta"]["n_params"]
@@ -222,7 +222,7 @@ def test_props_and_metrics_have_llama_servers_names(server: Server) -> None:
 
 
 def test_slots_tell_of_a_running_answer(server: Server) -> None:
-    if get(server, "/models")["data"][0]["meta"]["n_params"] < 1_000_000:
+    if get(server, "/v1/models")["data"][0]["meta"]["n_params"] < 1_000_000:
         pytest.skip("an answer of this model ends at once")
     body = {"prompt": PROMPT, "n_predict": 200, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{server.url}/completion", json=body, timeout=60) as answer:

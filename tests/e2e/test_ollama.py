@@ -81,11 +81,12 @@ def test_errors_are_texts(client: ollama.Client, server: Server):
     assert error.value.status_code == 400
     for path, body, status, said in (
         ("chat", {"messages": 5}, 400, "messages"),
-        ("chat", {"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "the image cannot be read"),
+        ("chat", {"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "sees no images"),
         ("generate", {"prompt": "a", "options": {"temperature": "hot"}}, 400, "options.temperature"),
         ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, 400, "template"),
         ("embed", {"input": 5}, 400, "input"),
-        ("pull", {"model": "llama3"}, 404, "/api/pull"),
+        ("pull", {"model": "llama3", "stream": False}, 400, "MODELS_DIR"),
+        ("create", {"model": "llama3"}, 404, "/api/create"),
     ):
         answer = httpx.post(f"{server.url}/api/{path}", json=body)
         assert answer.status_code == status

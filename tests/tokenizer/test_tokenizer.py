@@ -198,7 +198,7 @@ def test_every_pretokenizer_is_linear_in_a_long_run(name: str) -> None:
     """The regular expressions' engine gives up, with a panic, after ten million steps."""
     tokenizer = Tokenizer.from_metadata(tiny(pre=name))
     for text in ("A", "a", "1", " ", "\n", "=", "é", "一", "́", "a ", "A'", "\n "):
-        long = text * 100_000 + "x"
+        long = text * 10_000 + "x"
         assert tokenizer.decode(tokenizer.encode(long)) == unicodedata.normalize("NFC", long)
 
 

@@ -270,12 +270,11 @@ class MessagesRequest(PromptRequest):
         new = self.output_config and self.output_config.format
         form, field = (new, "output_config.format") if new else (self.output_format, "output_format")
         given: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "stop": tuple(self.stop_sequences or ()),
             "grammar": schema_grammar(form.definition, field) if form else None,
         }
-        return SamplingParams(
-            max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}
-        )
+        return SamplingParams.of(given)

@@ -13,7 +13,6 @@ from ggserve.api.features import require, visible
 from ggserve.api.llama_server.schemas import EmbeddingRequest, WideChatRequest, WideCompletionRequest
 from ggserve.api.openai.chat import respond_to_chat
 from ggserve.api.openai.completions import respond_to_completion
-from ggserve.api.openai.models import model_list
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import EventStream, json_response, while_connected
 
@@ -56,12 +55,6 @@ async def input_tokens(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRe
     messages = visible(model, messages, "messages", counted=True)
     count = await model.count_chat(messages, tools=body.called_tools, template_arguments=body.template_arguments)
     return {"object": "response.input_tokens", "input_tokens": count}
-
-
-@router.get("/models")
-async def models(request: Request) -> dict[str, Any]:
-    """As `/v1/models`."""
-    return await model_list(request)
 
 
 @router.get("/v1/health", openapi_extra={"security": [{}]})

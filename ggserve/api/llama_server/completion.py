@@ -1,5 +1,6 @@
 """`POST /completion`, llama-server's own: prompts as texts or token ids, and everything about their answers."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -11,12 +12,13 @@ from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require
+from ggserve.api.fragments import Fragments
 from ggserve.api.llama_server.limits import limited
 from ggserve.api.llama_server.objects import final_object, probabilities, settings_object
 from ggserve.api.llama_server.schemas import NativeRequest
 from ggserve.api.streaming import EventStream, Writer, event, json_response, respond
 from ggserve.api.timings import timings
-from ggserve.generation import SamplingParams, ScoredToken
+from ggserve.generation import Delta, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["completions"])
@@ -66,16 +68,18 @@ class _NativeWriter(Writer):
         self._started = started
         self._prompts = prompts
         self._settings = settings_object(params, model)
+        self._ids: defaultdict[Answer, list[int]] = defaultdict(list)
+        self._scores: defaultdict[Answer, Fragments] = defaultdict(Fragments)
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         answer, delta, body = piece.answer, piece.delta, self._body
         if delta.finish_reason is not None:
-            yield event(self._final(piece.answers, answer, delta.text, delta.tokens, streamed=True))
+            yield event({**self._final(piece.answers, answer, delta.text, _ids(delta)), **self._probabilities(delta)})
             return
         shown: dict[str, Any] = {
             "index": answer.index,
             "content": delta.text,
-            "tokens": [token.id for token in delta.tokens],
+            "tokens": _ids(delta),
             "stop": False,
             "id_slot": -1,
             "tokens_predicted": delta.completion_tokens,
@@ -83,34 +87,49 @@ class _NativeWriter(Writer):
         }
         if body.timings_per_token:
             shown["timings"] = timings(piece.answers, self._started)
-        if body.n_probs:
-            shown["completion_probabilities"] = probabilities(delta.tokens, sampled=body.post_sampling_probs)
-        yield event(shown)
+        yield event({**shown, **self._probabilities(delta)})
+
+    def collect(self, piece: Piece) -> None:
+        self._ids[piece.answer] += _ids(piece.delta)
+        for entries in self._probabilities(piece.delta).values():
+            self._scores[piece.answer].add(entries)
+
+    def _probabilities(self, delta: Delta) -> dict[str, Any]:
+        body = self._body
+        if not body.n_probs:
+            return {}
+        return {"completion_probabilities": probabilities(delta.tokens, sampled=body.post_sampling_probs)}
 
     def fail(self, error: APIError) -> Iterator[bytes]:
         yield event(error.body, "error")
 
     def whole(self, answers: Answers) -> Response:
-        found = [self._final(answers, answer, answer.text, answer.tokens) for answer in answers.all]
+        found = [
+            {
+                **self._final(answers, answer, answer.text, self._ids[answer] if self._body.return_tokens else []),
+                **({"completion_probabilities": self._scores[answer].json} if self._body.n_probs else {}),
+            }
+            for answer in answers.all
+        ]
         return json_response(found if self._body.is_list else found[0])
 
-    def _final(
-        self, answers: Answers, answer: Answer, text: str, tokens: Sequence[ScoredToken], *, streamed: bool = False
-    ) -> dict[str, Any]:
+    def _final(self, answers: Answers, answer: Answer, text: str, ids: Sequence[int]) -> dict[str, Any]:
         body = self._body
         final = final_object(answer, text, self._model, timings(answers, self._started))
         final |= {
-            "tokens": [token.id for token in tokens] if streamed or body.return_tokens else [],
+            "tokens": ids,
             "generation_settings": self._settings,
             "prompt": self._text(answer.index // body.n_cmpl),
         }
-        if body.n_probs:
-            final["completion_probabilities"] = probabilities(tokens, sampled=body.post_sampling_probs)
         return _fields(final, body.response_fields) if body.response_fields else final
 
     def _text(self, index: int) -> str:
         prompt = self._prompts[index]
         return prompt if isinstance(prompt, str) else self._model.detokenize(prompt, skip_special=False)
+
+
+def _ids(delta: Delta) -> list[int]:
+    return [token.id for token in delta.tokens]
 
 
 def _fields(final: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require, require_infill
+from ggserve.api.fragments import Fragments
 from ggserve.api.llama_server.limits import limited
 from ggserve.api.llama_server.objects import final_object, probabilities, settings_object
 from ggserve.api.llama_server.schemas import InfillRequest
@@ -43,6 +44,7 @@ class _InfillWriter(Writer):
         self._model = model
         self._settings = settings_object(params, model)
         self._scored = params.logprobs is not None
+        self._scores = Fragments()
         self._started = started
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
@@ -53,7 +55,12 @@ class _InfillWriter(Writer):
 
     def whole(self, answers: Answers) -> Response:
         answer = answers.all[0]
-        return json_response(self._shown(answers, answer.text, answer.tokens))
+        scores = {"completion_probabilities": self._scores.json} if self._scored else {}
+        return json_response({**self._shown(answers, answer.text, ()), **scores})
+
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            self._scores.add(probabilities(piece.delta.tokens, sampled=False))
 
     def _shown(self, answers: Answers, text: str, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
         answer = answers.all[0]

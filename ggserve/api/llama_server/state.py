@@ -21,7 +21,7 @@ async def props(request: Request, model: LoadedModel) -> dict[str, Any]:
     """The model's chat template, its context, and how `/completion` chooses tokens where nothing is said."""
     facts = model.tokenizer_facts
     template = facts["chat_template"] or ""
-    defaults = replace(SamplingParams(), samplers=LLAMA_CPP_SAMPLERS)
+    defaults = replace(SamplingParams(samplers=LLAMA_CPP_SAMPLERS), **model.sampling)
     return {
         "default_generation_settings": {"n_ctx": model.context_length, "params": settings_object(defaults, model)},
         "total_slots": model.parallel,

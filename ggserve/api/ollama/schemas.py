@@ -98,7 +98,7 @@ class GenerationRequest(ModelRequest):
             "grammar": self.grammar,
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)
 
 
 def _readable(image: str) -> str:
@@ -211,5 +211,27 @@ class EmbeddingsRequest(ModelRequest):
     prompt: str
 
 
-class ShowRequest(ModelRequest):
-    """`POST /api/show`."""
+class NamedRequest(Strict):
+    """A request about one model: `POST /api/show`, `DELETE /api/delete`."""
+
+    model: str | None = None
+    name: str | None = None  # the older field
+
+    @property
+    def named(self) -> str:
+        """The model's name; empty: the one that the server has."""
+        return self.model or self.name or ""
+
+
+class PullRequest(NamedRequest):
+    """`POST /api/pull`."""
+
+    stream: bool | None = None
+    insecure: bool | None = None  # the hub decides
+
+
+class CopyRequest(Strict):
+    """`POST /api/copy`."""
+
+    source: str
+    destination: str

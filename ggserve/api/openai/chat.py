@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Response
@@ -12,11 +13,12 @@ from ggserve.api.answer import Answer
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.features import require, visible
+from ggserve.api.fragments import Fragments
 from ggserve.api.openai.objects import FINGERPRINT, chat_logprobs, prompt_logprobs, stop_reason, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
 from ggserve.api.timings import timings
-from ggserve.generation import Delta, ScoredToken
+from ggserve.generation import Delta
 from ggserve.messages import ToolCallDelta
 
 router = APIRouter(route_class=GeneratingRoute, tags=["chat"])
@@ -56,6 +58,8 @@ class _ChatWriter(Writer):
         self._body = body
         self._started = started
         self._scored = body.scored is not None
+        self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice
+        self._ids: defaultdict[int, list[int]] = defaultdict(list)
         self._legacy = body.is_legacy
         self._usage = body.include_usage
         self._head = {
@@ -73,7 +77,7 @@ class _ChatWriter(Writer):
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         answer, delta, body = piece.answer, piece.delta, self._body
-        logprobs = self._logprobs(delta.tokens)
+        logprobs = {"content": self._entries(delta), "refusal": None} if self._scored else None
         ids = {"token_ids": [token.id for token in delta.tokens]} if body.return_token_ids else {}
         times = {"timings": timings(piece.answers, self._started)} if body.timings_per_token else {}
         for part in _parts(delta, self._legacy):
@@ -83,6 +87,12 @@ class _ChatWriter(Writer):
             if not self._usage:
                 times = {"timings": timings(piece.answers, self._started)}
             yield self._chunk(answer, {}, ids={**ids, **stop_reason(delta)}, ended=self._reason(answer), more=times)
+
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            self._logprobs[piece.answer.index].add(self._entries(piece.delta))
+        if self._body.return_token_ids:
+            self._ids[piece.answer.index] += [token.id for token in piece.delta.tokens]
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
@@ -113,8 +123,8 @@ class _ChatWriter(Writer):
         usage = {"usage": None} if self._usage else {}
         return event({**self._head, "choices": [choice], **usage, **(more or {})})
 
-    def _logprobs(self, tokens: Sequence[ScoredToken]) -> dict[str, Any] | None:
-        return chat_logprobs(tokens, by_id=bool(self._body.return_tokens_as_token_ids)) if self._scored else None
+    def _entries(self, delta: Delta) -> list[dict[str, Any]]:
+        return chat_logprobs(delta.tokens, by_id=bool(self._body.return_tokens_as_token_ids))
 
     def _choice(self, answer: Answer) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
@@ -130,10 +140,10 @@ class _ChatWriter(Writer):
         return {
             "index": answer.index,
             "message": message,
-            "logprobs": self._logprobs(answer.tokens),
+            "logprobs": {"content": self._logprobs[answer.index].json, "refusal": None} if self._scored else None,
             "finish_reason": self._reason(answer),
             **stop_reason(answer.last),
-            **({"token_ids": [token.id for token in answer.tokens]} if self._body.return_token_ids else {}),
+            **({"token_ids": self._ids[answer.index]} if self._body.return_token_ids else {}),
         }
 
     def _reason(self, answer: Answer) -> str | None:

@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Response
@@ -18,7 +19,7 @@ from ggserve.api.openai.objects import FINGERPRINT, CompletionLogprobs, prompt_l
 from ggserve.api.openai.schemas.completions import CompletionRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
 from ggserve.api.timings import timings
-from ggserve.generation import Delta, ScoredToken
+from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["completions"])
@@ -64,7 +65,8 @@ class _CompletionWriter(Writer):
         self._best = body.best
         self._scored = body.scored is not None
         self._usage = body.include_usage
-        self._logprobs: dict[int, CompletionLogprobs] = {}  # by choice, once its first piece was made
+        self._logprobs: dict[Answer, CompletionLogprobs] = {}  # of answers that have begun
+        self._ids: defaultdict[Answer, list[int]] = defaultdict(list)
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -74,10 +76,24 @@ class _CompletionWriter(Writer):
         }
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
-        choice = self._choice(piece.answer, piece.delta.text, piece.delta.tokens)
-        told = self._body.timings_per_token or (piece.delta.finish_reason and not self._usage)
+        answer, delta, body = piece.answer, piece.delta, self._body
+        first = answer not in self._logprobs
+        scores = self._scores(piece)
+        more = self._first_fields(answer) if first else {}
+        if body.return_token_ids:
+            more["token_ids"] = [token.id for token in delta.tokens]
+        text = (self._prompt_of(answer) if first else "") + delta.text
+        choice = {**self._choice(answer, text, scores if self._scored else None), **more}
+        told = body.timings_per_token or (delta.finish_reason and not self._usage)
         times = {"timings": timings(piece.answers, self._started)} if told else {}
         yield event({**self._head, "choices": [choice], **({"usage": None} if self._usage else {}), **times})
+
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            scores = self._scores(piece)
+            self._logprobs[piece.answer].keep(scores)
+        if self._body.return_token_ids:
+            self._ids[piece.answer] += [token.id for token in piece.delta.tokens]
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
@@ -87,31 +103,38 @@ class _CompletionWriter(Writer):
 
     def whole(self, answers: Answers) -> Response:
         kept = answers.all if self._best is None else answers.best(self._best)
-        choices = [self._choice(answer, answer.text, answer.tokens) for answer in kept]
+        choices = []
+        for answer in kept:
+            logprobs = self._logprobs[answer].json if self._scored else None
+            choice = self._choice(answer, self._prompt_of(answer) + answer.text, logprobs)
+            ids = {"token_ids": self._ids[answer]} if self._body.return_token_ids else {}
+            choices.append({**choice, **self._first_fields(answer), **ids})
         usage, times = usage_object(answers.usage), timings(answers, self._started)
         return json_response({**self._head, "choices": choices, "usage": usage, "timings": times})
 
-    def _choice(self, answer: Answer, text: str, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
-        first = answer.index not in self._logprobs
+    def _choice(self, answer: Answer, text: str, logprobs: Any) -> dict[str, Any]:
+        reason = answer.last.finish_reason
+        choice = {"index": answer.index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {**choice, **stop_reason(answer.last)}
+
+    def _first_fields(self, answer: Answer) -> dict[str, Any]:
+        """What a choice says of its prompt."""
         body = self._body
-        by_id = bool(body.return_tokens_as_token_ids)
-        logprobs = self._logprobs.setdefault(answer.index, CompletionLogprobs(by_id=by_id))
-        more: dict[str, Any] = {"token_ids": [token.id for token in tokens]} if body.return_token_ids else {}
-        if first:
-            text = self._prompts[answer.index // self._n] + text
-            tokens = [*answer.prompt, *tokens] if body.echo else tokens
-            if body.return_token_ids:
-                more["prompt_token_ids"] = answer.prompt_ids
-            if body.prompt_logprobs is not None:
-                more["prompt_logprobs"] = prompt_logprobs(answer.prompt, body.prompt_logprobs)
-        return {
-            "index": answer.index,
-            "text": text,
-            "logprobs": logprobs.of(tokens) if self._scored else None,
-            "finish_reason": answer.last.finish_reason,
-            **stop_reason(answer.last),
-            **more,
-        }
+        fields: dict[str, Any] = {"prompt_token_ids": answer.prompt_ids} if body.return_token_ids else {}
+        if body.prompt_logprobs is not None:
+            fields["prompt_logprobs"] = prompt_logprobs(answer.prompt, body.prompt_logprobs)
+        return fields
+
+    def _scores(self, piece: Piece) -> dict[str, Any]:
+        """The log-probabilities of a piece; the first has the echoed prompt's too."""
+        answer, delta = piece.answer, piece.delta
+        if answer in self._logprobs:
+            return self._logprobs[answer].of(delta.tokens)
+        self._logprobs[answer] = first = CompletionLogprobs(by_id=bool(self._body.return_tokens_as_token_ids))
+        return first.of([*answer.prompt, *delta.tokens] if self._body.echo else delta.tokens)
+
+    def _prompt_of(self, answer: Answer) -> str:
+        return self._prompts[answer.index // self._n]
 
 
 class _PlainWriter(_CompletionWriter):

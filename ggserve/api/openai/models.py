@@ -15,11 +15,6 @@ router = APIRouter(tags=["models"])
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
     """The configured model, and those of MODELS_DIR."""
-    return await model_list(request)
-
-
-async def model_list(request: Request) -> dict[str, Any]:
-    """The list of models."""
     return {"object": "list", "data": await _model_objects(request)}
 
 

@@ -1,11 +1,13 @@
 """What OpenAI's response objects have in common: usage, and how tokens with log-probabilities look."""
 
 import codecs
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from ggserve import __version__
 from ggserve.api.answers import Usage
+from ggserve.api.fragments import Fragments
 from ggserve.generation import Delta, ScoredToken
 
 FINGERPRINT = f"ggserve-{__version__}"  # `system_fingerprint`: what made the answer
@@ -26,11 +28,10 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def chat_logprobs(tokens: Sequence[ScoredToken], *, by_id: bool = False) -> dict[str, Any]:
-    """The `logprobs` of a chat's choice: of the tokens that make its text, which are called `token_id:N` where wanted
+def chat_logprobs(tokens: Sequence[ScoredToken], *, by_id: bool = False) -> list[dict[str, Any]]:
+    """The log-probabilities of the tokens that make a chat's text, which are called `token_id:N` where wanted
     `by_id`."""
-    content = [token_entry(token, by_id=by_id) for token in tokens if not token.control]
-    return {"content": content, "refusal": None}
+    return [token_entry(token, by_id=by_id) for token in tokens if not token.control]
 
 
 def token_entry(token: ScoredToken, *, by_id: bool = False) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class CompletionLogprobs:
     def __init__(self, *, by_id: bool = False) -> None:
         self._by_id = by_id
         self._offset = 0
+        self._kept: defaultdict[str, Fragments] = defaultdict(Fragments)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def of(self, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
@@ -94,6 +96,16 @@ class CompletionLogprobs:
             "text_offset": offsets,
             "content": [token_entry(token, by_id=self._by_id) for token in tokens],  # llama-server's form, with ids
         }
+
+    def keep(self, scores: dict[str, Any]) -> None:
+        """Append the object of some tokens to `json`."""
+        for name, values in scores.items():
+            self._kept[name].add(values)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The object for all tokens that were kept."""
+        return {name: values.json for name, values in self._kept.items()}
 
     def _name(self, token: ScoredToken) -> str:
         return token_text(token, "bytes:", by_id=self._by_id)

@@ -164,6 +164,7 @@ class CommandLine:
         arguments: list[str] = []
         if options.mmproj_path is not None:
             arguments += self._needed("--mmproj", "vision models", str(options.mmproj_path))
+            arguments += self._optional("--video-ffmpeg-dir", str(self._folder))  # which has no program
             arguments += self._optional("--no-mmproj-offload") if options.gpu_layers == 0 else []
         if options.lora_path is not None:
             link = self._folder / "lora.gguf"

@@ -157,7 +157,7 @@ class SamplingRequest(StructuredRequest):
             given[name] = None if given[name] is None else tuple(given[name])
         given["allowed_token_ids"] = frozenset(self.allowed_token_ids) if self.allowed_token_ids else None
         given["stop_token_ids"] = frozenset(self.stop_token_ids or ())
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)
 
     def _biases(self) -> tuple[dict[int, float], dict[str, float]]:
         bias = self.logit_bias or {}
