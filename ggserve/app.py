@@ -126,6 +126,8 @@ async def _running(
         loop.call_soon_threadsafe(ready, model)
 
     def ready(model: GGUFModel | None) -> None:
+        if model and not settings.models_dir:
+            model.when_failed(lambda reason: fail(reason, 1))
         give_back_memory()
         gc.freeze()  # the model's tables live as long as the process
         models.start(model)

@@ -19,6 +19,7 @@ commands:
   pull       download a model from the hub: ORG/NAME[:QUANTIZATION], into MODELS_DIR if that is set
   list       list the models in MODELS_DIR, or in the hub's cache
   convert    convert a model file so that the other engine can run it
+  devices    list the GPUs that each engine can use
   version    print the version
 
 Settings are also read from the environment and from `.env`: --context-length 8192 is CONTEXT_LENGTH=8192.
@@ -42,6 +43,10 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
             from ggserve.modelfile.convert import main as convert
 
             return convert(rest)
+        case "devices":
+            from ggserve.engines.devices import main as devices
+
+            return devices(rest)
         case "pull":
             from ggserve.model.commands import main_pull
 

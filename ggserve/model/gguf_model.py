@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
+from ggserve.machine import Hardware
 from ggserve.messages import Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats
@@ -71,6 +72,15 @@ class GGUFModel:
     def engine_reason(self) -> str:
         """One line: why that engine."""
         return self._loaded.engine_reason
+
+    @property
+    def hardware(self) -> Hardware:
+        """The engine's build and the GPUs that it uses, as things are now."""
+        return self.engine.hardware
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """Call `callback`, from any thread, with the reason when the engine fails for good."""
+        self.engine.when_failed(callback)
 
     @property
     def context_length(self) -> int:

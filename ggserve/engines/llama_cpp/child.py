@@ -18,6 +18,10 @@ from ggserve.engines.request import BEAT
 from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware
 
+# Some builds end an answer whose text is no UTF-8 with this error, in place of its last piece.
+_BROKEN_TEXT = "does not match the expected Content-only format"
+_LONGEST_CHARACTER = 4  # bytes, and tokens at most
+
 log = logging.getLogger("ggserve.model")
 
 
@@ -58,16 +62,13 @@ class Child:
         """See Transport."""
         if "n_probs" in body and not self._tells_logprobs:
             raise InvalidRequest(f"This llama-server ({self._build.version}) does not report logprobs.", "logprobs")
-        self._server.wait(cancelled)
-        if cancelled():
-            return
         try:
             request = orjson.dumps(body)
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         reader = _Reader(body)
         try:
-            for part in self._server.listener.stream("/completion", request, cancelled):
+            for part in self._server.stream("/completion", request, cancelled):
                 if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
                     return
                 if reader.begun:
@@ -144,7 +145,8 @@ class _Reader:
         prompt = body["prompt"]
         self._prompt_tokens = len(prompt) if isinstance(prompt, list) else 0
         self._told_progress = False
-        self._pieces = 0
+        self._pieces = self._predicted = 0
+        self._most = body.get("n_predict", 0)
         self._buffer = b""
 
     def feed(self, part: bytes) -> Iterator[Chunk]:
@@ -165,7 +167,10 @@ class _Reader:
             yield from self._chunks(orjson.loads(self._buffer))
 
     def _chunks(self, piece: dict[str, Any]) -> Iterator[Chunk]:
-        if "error" in piece:
+        if "error" in piece and _BROKEN_TEXT in str(piece["error"]):
+            cut = self._predicted + _LONGEST_CHARACTER > self._most  # the last tokens came in no piece
+            piece = {"stop": True, "stopped_limit": cut, "timings": {"predicted_n": self._predicted}}
+        elif "error" in piece:
             yield {"error": piece["error"]}
             return
         if "prompt_progress" in piece:
@@ -181,7 +186,7 @@ class _Reader:
         self.begun = True
         self.complete = last
         self._pieces += not last
-        timings.setdefault("predicted_n", piece.get("tokens_predicted", self._pieces))
+        self._predicted = timings.setdefault("predicted_n", piece.get("tokens_predicted", self._pieces))
         limited = piece.get("stop_type") == "limit" or piece.get("stopped_limit")
         scores = piece.get("completion_probabilities")
         chunk: Chunk = {
