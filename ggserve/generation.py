@@ -12,7 +12,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.messages import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "calls"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules"]
 SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
@@ -20,12 +20,13 @@ Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """What an answer is held to: JSON of a schema (`text` is the schema), a regular expression that it fits as a whole,
-    one of several texts (`text` is a JSON list of them), or a grammar: llguidance's dialect of Lark, or GBNF. `calls`
-    is Lark of our own making, with nothing of a user's that was not checked."""
+    one of several texts (`text` is a JSON list of them), a grammar (llguidance's dialect of Lark, or GBNF), or
+    `rules` of our own making."""
 
     kind: GrammarKind
     text: str
     source: str | None = field(default=None, compare=False)  # the field of the request that it comes from
+    rules: Any = None  # of `ggserve.grammar.rules`, in place of a text
 
 
 def schema_grammar(schema: Mapping[str, Any], source: str | None = None) -> Grammar:
@@ -122,6 +123,7 @@ class SamplingParams:
     skip_special: bool = True  # whether control tokens are left out of the text
     ignore_eos: bool = False
     grammar: Grammar | None = None  # what the answer is held to
+    thinking_budget: int | None = None  # tokens of a chat's thought, which is closed then; None: as many as it takes
     cache_prompt: bool = True  # what is evaluated of the prompt already is not again: quick, but it rounds otherwise
     truncate_prompt: int | None = None  # the prompt's last tokens are kept, this many
     n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i

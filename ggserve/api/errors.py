@@ -146,7 +146,9 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
         case EngineError():
             return APIError(500, message, type="server_error", code="generation_failed")
         case _:
-            return APIError(500, f"{type(error).__name__}: {error}", type="server_error", code="internal_error")
+            # An OSError's own text would tell a path.
+            reason = error.strerror or "failed" if isinstance(error, OSError) else error
+            return APIError(500, f"{type(error).__name__}: {reason}", type="server_error", code="internal_error")
 
 
 def model_loading() -> APIError:

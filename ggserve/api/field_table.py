@@ -38,7 +38,6 @@ _ANY_GENERATION: dict[str, Sequence[Any]] = {
     "repetition_detection": (),
     "response_fields": ([],),
     "structural_tag": (),
-    "thinking_budget_tokens": (-1,),
     "thinking_token_budget": (),
     "token_healing": (False,),
     "top_a": (0,),
@@ -58,7 +57,11 @@ _CHAT_ONLY: dict[str, Sequence[Any]] = {
 }
 _COMPLETION_ONLY: dict[str, Sequence[Any]] = {"best_of": (1,), "echo": (False,), "suffix": ("",)}
 _NATIVE_ONLY = ("n_cmpl", "response_fields", "t_max_predict_ms")
-_LLAMA_SERVER = {name: ok for name, ok in _ANY_GENERATION.items() if name not in _NATIVE_ONLY} | _CHAT_ONLY
+_LLAMA_SERVER: dict[str, Sequence[Any]] = {
+    **{name: harmless for name, harmless in _ANY_GENERATION.items() if name not in _NATIVE_ONLY},
+    **_CHAT_ONLY,
+    "thinking_budget_tokens": (-1,),
+}
 _OLLAMA_OPTIONS: dict[str, Sequence[Any]] = {
     "options.tfs_z": (1,),
     "options.penalize_newline": (True, False),  # it is a token as others are
@@ -169,8 +172,8 @@ USED: dict[str, str] = {
     "prompt": "The prompt, as text or token ids.",
     "prompt_logprobs": "Log-probabilities of the prompt's tokens, evaluated one by one; cannot be streamed.",
     "raw": "The prompt is continued without a chat template.",
-    "reasoning": "`effort` goes to the chat template.",
-    "reasoning_effort": "Goes to the chat template.",
+    "reasoning": "`effort` goes to the chat template, and limits the tokens of a thought.",
+    "reasoning_effort": "Goes to the chat template, and limits the tokens of a thought.",
     "regex": "The answer matches this regular expression (SGLang's name).",
     "repeat_last_n": "Tokens of prompt and answer that the penalties look at; -1 means all, 0 none.",
     "repetition_penalty": "Divides the logits of tokens that came; also `repeat_penalty`.",
@@ -195,8 +198,9 @@ USED: dict[str, str] = {
     "temperature": "Divides the logits; 0 takes the likeliest token.",
     "template": "Refused: use `raw`.",
     "text": "`format` is a JSON schema that the answer follows.",
-    "think": "Goes to the chat template.",
-    "thinking": "Goes to the chat template.",
+    "think": "Goes to the chat template, and limits the tokens of a thought.",
+    "thinking": "Goes to the chat template; `budget_tokens` is the most tokens of a thought.",
+    "thinking_budget_tokens": "The most tokens of a thought; -1 means no limit.",
     "timings_per_token": "Every event has timings, and not the last one alone.",
     "tool_choice": "Which tools the answer may or must call.",
     "tools": "Functions that the answer may call.",

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -100,6 +100,18 @@ def thinking(thinks: bool | None, effort: str | bool | None = None) -> dict[str,
     """What a chat template is told of whether to think first (Qwen's reads it), and how much (gpt-oss's does)."""
     told: dict[str, Any] = {} if thinks is None else {"enable_thinking": thinks}
     return {**told, "reasoning_effort": effort} if thinks and isinstance(effort, str) else told
+
+
+# Tokens of a thought. A higher effort ("xhigh", "max") has no bound.
+_BUDGETS = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": 8192}
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def thinking_budget(tokens: int | None, effort: str | bool | None = None) -> int | None:
+    """The most tokens of a thought: the client's own number (-1: no bound), or else what its effort stands for."""
+    if tokens is not None:
+        return tokens if tokens >= 0 else None
+    return _BUDGETS.get(effort) if isinstance(effort, str) else None
 
 
 def _without_nulls(schema: Any) -> Any:

@@ -8,39 +8,17 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
-import orjson
-
+from ggserve.chat.answer_grammar import answer_grammar
+from ggserve.chat.format import ChatFormat
 from ggserve.chat.tool_calls import CallFormat
 from ggserve.chat.tool_calls.reader import CallPiece, CallReader
-from ggserve.errors import InvalidRequest
-from ggserve.generation import Delta, Grammar, SamplingParams
-from ggserve.grammar.lark import json_rule
+from ggserve.generation import Delta, SamplingParams
 from ggserve.messages import ToolCallDelta, Tools
-
-_NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 
 def held_to_calls(params: SamplingParams, tools: Tools, form: CallFormat) -> SamplingParams:
-    """The parameters with a grammar that lets the answer call the functions with arguments of their schemas. An answer
-    that need not call and has a JSON schema of its own calls or follows that; one with another grammar keeps it.
-    Raises InvalidRequest."""
-    own = None if tools.required else params.grammar
-    if own is not None and own.kind != "json_schema":
-        return params
-    rules = {}
-    for tool in tools.functions:
-        function = tool["function"]
-        try:
-            rules[function["name"]] = json_rule(
-                {"type": "object", **(function.get("parameters") or _NO_ARGUMENTS)}, lenient=not function.get("strict")
-            )
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(
-                f"The parameters of {function['name']} cannot be followed: {error}", "tools"
-            ) from error
-    instead = json_rule(orjson.loads(own.text)) if own else None
-    text = form.grammar(rules, required=tools.required, parallel=tools.parallel, instead=instead)
-    return replace(params, grammar=Grammar("calls", text, None if own else "tools"))
+    """The parameters with a grammar of answers that call the functions: see `answer_grammar`. Raises InvalidRequest."""
+    return replace(params, grammar=answer_grammar(ChatFormat(calls=form.calls), tools, params.grammar))
 
 
 async def with_calls(

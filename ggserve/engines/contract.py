@@ -24,6 +24,8 @@ class Tuning:
     speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
     draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
     prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
+    prompt_cache_dir: Path | None = None  # where llama.cpp's slots are saved, in place of memory; None: nowhere
+    prompt_cache_disk: int = 4096  # MiB that all saved slots may take
     kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
     mmproj_path: Path | None = None  # a GGUF file of what turns images into embeddings, for llama.cpp
@@ -112,6 +114,16 @@ class NativeChat(Protocol):
         template_arguments: Mapping[str, Any] | None = None,
     ) -> Scores:
         """As `Engine.score`, after the prompt that `chat` makes of the same messages."""
+        ...
+
+
+class SlotFiles(Protocol):
+    """What an engine may offer besides: slots that are saved to files."""
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
         ...
 
 

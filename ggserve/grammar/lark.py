@@ -1,4 +1,5 @@
-"""What an answer is held to, in llguidance's dialect of Lark: one form for all kinds of grammars and both engines."""
+"""Writes rules in llguidance's dialect of Lark, which holds answers on ctransformers and, where it is built in, on
+llama.cpp."""
 
 import json
 import re
@@ -7,67 +8,166 @@ from typing import Any
 
 import orjson
 
-from ggserve.generation import Grammar
-from ggserve.grammar.references import endless_reference
+from ggserve.grammar.json_rules import json_rules
+from ggserve.grammar.rules import (
+    GBNF,
+    Characters,
+    Choice,
+    Lark,
+    Lexeme,
+    Literal,
+    Marker,
+    Reference,
+    Regex,
+    Repeat,
+    Rule,
+    Rules,
+    Schema,
+    Sequence,
+    Text,
+    TextBefore,
+)
 
 HEAD = "%llguidance {}\n"
 # What must come next is not worked out ahead: a user's regular expressions may force a million characters.
 UNFORCED_HEAD = '%llguidance {"no_forcing": true}\n'
 
+USER_START = "user_s_start"  # the first rule of a user's own grammar
+
 # JSON as most models write it. `oneOf` is taken as `anyOf`: an answer fits one of the schemas, and may fit others too.
 _STYLE = {"coerce_one_of": True, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_ANNOTATIONS = frozenset(["title", "description", "examples", "example", "default", "$comment"])
-_MAPS_OF_SCHEMAS = frozenset(["properties", "patternProperties", "$defs", "definitions"])
-_SCHEMAS = frozenset(["items", "prefixItems", "additionalProperties", "allOf", "anyOf", "oneOf"])
-_JOINED = frozenset(["properties", "allOf", "anyOf", "oneOf", "$ref", "if"])
-_OTHER_PROPERTIES = frozenset(["additionalProperties", "patternProperties", "unevaluatedProperties"])
-_LOOKS_AROUND = re.compile(r"\(\?<?[=!]|\\[1-9]")
-_REGEX_PARTS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<least>\d+)(?:,\d*)?\}|.", re.DOTALL)
-_LITERALS = re.compile(r'"(?:\\.|[^"\\])*"|//.*|#.*|/(?:\\.|[^/\\\n])+/')  # of Lark, and its comments
-_MAX_REGEX = 10_000  # characters, repetitions counted; a million of them take a second to follow
-_MAX_GBNF = 32_768  # characters; and rules: the time to convert it grows with their square
-_MAX_GBNF_RULES = 128
+_ANY_TEXT = r"/(.|\n)*/"
+_WORDS = re.compile(
+    r'"(?:\\.|[^"\\])*"|//.*|#.*|/(?:\\.|[^/\\\n])+/|(?P<head>^\s*%llguidance\b.*)|(?P<start>\bstart\b)'
+)
+# The older llguidance of some builds of llama.cpp forgets the end of a long text in JSON that follows an escape.
+_LONG_AFTER_ESCAPE = re.compile(r'(?:\\|["\n\t\r\b\f]).{16,}', re.DOTALL)
 
 
-def lark(grammar: Grammar) -> str:
-    """The grammar in Lark, which may still be wrong. Raises ValueError or TypeError where it cannot be written so."""
-    from llguidance import regex_to_lark  # here, since most servers never get a grammar, and it takes time to start
-    from llguidance.gbnf_to_lark import gbnf_to_lark
-
-    text = grammar.text
-    match grammar.kind:
-        case "json_schema":
-            return f"{HEAD}start: {json_rule(orjson.loads(text))}"
-        case "choice":
-            choices = orjson.loads(text)
-            if not (isinstance(choices, list) and choices and all(isinstance(choice, str) for choice in choices)):
-                raise ValueError("it is not a list of texts")
-            return f"{HEAD}start: {' | '.join(map(literal, choices))}"
-        case "regex":
-            _check_length(text)
-            return f"{HEAD}start: /{regex_to_lark(_unanchored(text))}/"
-        case "gbnf":
-            if len(text) > _MAX_GBNF or text.count("::=") > _MAX_GBNF_RULES:
-                raise ValueError(f"it may have {_MAX_GBNF} characters and {_MAX_GBNF_RULES} rules")
-            try:
-                return UNFORCED_HEAD + _without_head(gbnf_to_lark(text))
-            except Exception as error:  # it raises this very class
-                raise ValueError(str(error)) from error
-        case "lark":
-            if "<[" in _LITERALS.sub("", text):
-                raise ValueError("<[...]> names tokens by their ids, which mean nothing here: name texts")
-            return UNFORCED_HEAD + _without_head(text)
-        case "calls":
-            return HEAD + text
+def lark(
+    rules: Rules, *, controls: Mapping[str, int] | None = None, ends: Iterable[int] = (), forced: bool = True
+) -> str:
+    """The grammar in Lark. `controls` are tokens that are not made of text, by what markers call them; one of `ends`,
+    tokens too, may end the answer; what must come next is `forced` where the rules allow it. Raises ValueError."""
+    return _Writer(rules, controls or {}, forced).text(sorted(ends))
 
 
-def with_ends(text: str, end_ids: Iterable[int]) -> str:
-    """Lark of the same answers, which one of these tokens may end. Where rules refer to `start` it stays as it is."""
-    ids = ",".join(map(str, sorted(end_ids)))
-    if not ids or len(re.findall(r"\bstart\b", text)) != 1:
-        return text
-    wrapped = re.sub(r"(?m)^start(?=\s*:)", "whole_answer", text)
-    return f"{wrapped}\nstart: whole_answer (<[{ids}]>)?\n" if wrapped != text else text
+class _Writer:
+    def __init__(self, rules: Rules, controls: Mapping[str, int], forced: bool) -> None:
+        self._rules = rules
+        self._controls = controls
+        self._control = re.compile(f"({'|'.join(map(re.escape, sorted(controls, key=len, reverse=True))) or '(?!)'})")
+        self._head = HEAD if forced else UNFORCED_HEAD
+        self._lines: list[str] = []
+        self._known: dict[Rule, str] = {}  # by rule, the name of what stands for it
+        self._foreign: list[str] = []
+
+    def text(self, ends: list[int]) -> str:
+        end = f" (<[{','.join(map(str, ends))}]>)?" if ends else ""
+        start = self._either(self._rules.start)
+        self._lines.insert(0, f"start: ({start}){end}" if end else f"start: {start}")
+        self._lines += [f"{name}: {self._either(rule)}" for name, rule in self._rules.named]
+        return "\n".join([self._head + self._lines[0], *self._lines[1:], *self._foreign])
+
+    def _either(self, rule: Rule) -> str:
+        if isinstance(rule, Choice):
+            return " | ".join(self._sequence(option) for option in rule.options)
+        return self._sequence(rule)
+
+    def _sequence(self, rule: Rule) -> str:
+        if isinstance(rule, Sequence):
+            return " ".join(map(self._one, rule.items)) if rule.items else '""'
+        return self._one(rule)
+
+    def _one(self, rule: Rule) -> str:
+        match rule:
+            case Literal(text):
+                return literal(text)
+            case Marker(text):
+                return self._marker(text)
+            case Sequence() | Choice():
+                return f"({self._either(rule)})"
+            case Repeat(inner, least, most):
+                return self._one(inner) + _times(least, most)
+            case Reference(name):
+                return name
+            case Characters():
+                return f"/{_regex(rule)}/"
+        return self._defined(rule)
+
+    def _marker(self, text: str) -> str:
+        parts = self._control.split(text)
+        return " ".join(
+            f"<[{self._controls[part]}]>" if number % 2 else literal(part) for number, part in enumerate(parts) if part
+        )
+
+    def _defined(self, rule: Rule) -> str:
+        """A rule that takes a line of its own, or several."""
+        if rule not in self._known:
+            number = len(self._known)
+            self._known[rule] = f"x_{number}"  # so that no other takes the name
+            self._known[rule] = self._define(rule, number)
+        return self._known[rule]
+
+    def _define(self, rule: Rule, number: int) -> str:
+        name, terminal = f"x_{number}", f"X_{number}"
+        match rule:
+            case Lexeme(inner):
+                self._lines.append(f"{terminal}: /{_regex(inner)}/")
+                return terminal
+            case Regex(pattern):
+                from llguidance import regex_to_lark  # here, since it takes time to start, and few servers need it
+
+                return f"/{regex_to_lark(pattern)}/"
+            case Schema():
+                return self._schema(rule, name)
+            case TextBefore(marker, starts):
+                before = self._control.split(marker.text)[0]
+                text = self._any_text(terminal, starts)
+                if not before:
+                    return f"{text} {self._marker(marker.text)}"
+                if text == _ANY_TEXT:
+                    self._lines.append(f"{terminal}: {text}")
+                self._lines.append(f"{name}[lazy]: {terminal} {literal(before)}")
+                return f"{name} {after}" if (after := self._marker(marker.text[len(before) :])) else name
+            case Text(_, starts):
+                return self._any_text(terminal, starts)
+            case Lark(text):
+                return self._user_s(text)
+            case GBNF(text):
+                return self._user_s(_from_gbnf(text))
+        raise AssertionError(rule)
+
+    def _any_text(self, terminal: str, starts: Iterable[Marker]) -> str:
+        """Text that begins with none of these; control tokens are no text."""
+        excluded = [text for start in starts if (text := self._control.split(start.text)[0])]
+        if not excluded:
+            return _ANY_TEXT
+        begins = "|".join("".join(map(_in_regex, text)) for text in excluded)
+        self._lines.append(f"{terminal}: {_ANY_TEXT} & ~/({begins})(.|\\n)*/")
+        return terminal
+
+    def _schema(self, rule: Schema, name: str) -> str:
+        schema = orjson.loads(rule.text)
+        if _has_long_text_after_escape(schema):
+            start, named = json_rules(
+                schema, name, lambda part: not _has_long_text_after_escape(part) and not _refers(part)
+            )
+            self._lines += [f"{each}: {self._either(inner)}" for each, inner in named.items()]
+            self._lines.append(f"{name}: {self._either(start)}")
+            return name
+        style = {**_STYLE, "lenient": True} if rule.lenient else _STYLE
+        return f"%json {orjson.dumps({'x-guidance': style, **schema}).decode()}"
+
+    def _user_s(self, text: str) -> str:
+        """A user's grammar, whose rules have names of their own."""
+        if self._foreign:
+            raise ValueError("two grammars in one are not followed")
+        self._head = UNFORCED_HEAD
+        self._foreign.append(
+            _WORDS.sub(lambda word: "" if word["head"] else USER_START if word["start"] else word[0], text)
+        )
+        return USER_START
 
 
 def literal(text: str) -> str:
@@ -75,83 +175,66 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def json_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
-    """JSON of a schema, as a part of a rule.
-
-    Where the schema has `properties` and says nothing of others there are none: a small model would add some without
-    end. Not so in a schema that joins others, whose properties are not all in one place. `lenient`: what an answer
-    cannot be held to is left out. Raises ValueError or TypeError.
-    """
-    if (reference := endless_reference(schema)) is not None:
-        raise ValueError(f"{reference} requires itself without end")
-    stripped = _stripped(schema, closes=not _joins(schema), lenient=lenient)
-    style = {**_STYLE, "lenient": True} if lenient else _STYLE
-    return f"%json {orjson.dumps({'x-guidance': style, **stripped}).decode()}"
+def names_tokens(text: str) -> bool:
+    """Whether a grammar in Lark names tokens by their ids."""
+    return "<[" in _WORDS.sub(lambda word: word["start"] or "", text)
 
 
-def _unanchored(regex: str) -> str:
-    """A regular expression that the whole answer fits, without the anchors that say so."""
-    return re.sub(r"(?<!\\)((?:\\\\)*)\$\Z", r"\1", regex.removeprefix("^"))
+def _from_gbnf(text: str) -> str:
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return str(gbnf_to_lark(text))
+    except Exception as error:  # it raises this very class
+        raise ValueError(str(error)) from error
 
 
-def _without_head(text: str) -> str:
-    return re.sub(r"^\s*%llguidance\b.*", "", text)
+def _times(least: int, most: int | None) -> str:
+    known = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+    return known.get((least, most)) or f"{{{least},{'' if most is None else most}}}"
 
 
-def _check_length(regex: str) -> None:
-    """Raises ValueError where a regular expression, repetitions counted, is too long."""
-    groups = [[0, 0]]  # that are open: the longest alternative so far, and the one that is being read
-    last = 0  # length of the last part
-    for part in _REGEX_PARTS.finditer(regex):
-        if part["least"]:
-            more = last * (min(int(part["least"][:9]), _MAX_REGEX + 1) - 1)
-            groups[-1][1] += more
-            last += more
-        elif part[0] == "(":
-            groups.append([0, 0])
-        elif part[0] == "|":
-            groups[-1] = [max(groups[-1]), 0]
-        elif part[0] == ")" and len(groups) > 1:
-            last = max(groups.pop())
-            groups[-1][1] += last
-        else:
-            last = 1
-            groups[-1][1] += 1
-        if groups[-1][1] > _MAX_REGEX:
-            raise ValueError(f"it is longer than {_MAX_REGEX} characters, repetitions counted")
+def _regex(rule: Rule) -> str:
+    """A rule without references as a regular expression, in Rust's syntax."""
+    match rule:
+        case Literal(text):
+            return "".join(map(_in_regex, text))
+        case Characters(ranges):
+            parts = (_in_regex(chr(low)) + (f"-{_in_regex(chr(high))}" if high > low else "") for low, high in ranges)
+            return f"[{''.join(parts)}]"
+        case Sequence(items):
+            return "".join(map(_regex, items))
+        case Choice(options):
+            return f"(?:{'|'.join(map(_regex, options))})"
+        case Repeat(inner, least, most):
+            return f"(?:{_regex(inner)}){_times(least, most)}"
+    raise ValueError(f"{type(rule).__name__} is no part of a regular expression")
 
 
-def _stripped(schema: Any, *, closes: bool, lenient: bool) -> Any:
-    """The schema without annotations; with `closes` it says that there are no other properties than those it has."""
-    if isinstance(schema, list):
-        return [_stripped(inner, closes=closes, lenient=lenient) for inner in schema]
-    if not isinstance(schema, dict):
-        return schema
-    stripped: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _MAPS_OF_SCHEMAS and isinstance(value, dict):
-            stripped[key] = {name: _stripped(inner, closes=closes, lenient=lenient) for name, inner in value.items()}
-        elif key in _SCHEMAS:
-            stripped[key] = _stripped(value, closes=closes, lenient=lenient)
-        elif key == "pattern" and isinstance(value, str):
-            _check_length(value)
-            if not (lenient and _LOOKS_AROUND.search(value)):
-                stripped[key] = value
-        elif key not in _ANNOTATIONS:
-            stripped[key] = value
-    if closes and isinstance(names := schema.get("properties"), dict) and not _OTHER_PROPERTIES & schema.keys():
-        required, least = schema.get("required", []), schema.get("minProperties", 0)
-        if all(name in names for name in required) and least <= len(names):
-            stripped["additionalProperties"] = False
-    return stripped
+def _in_regex(character: str) -> str:
+    return character if character.isalnum() and character.isascii() else f"\\x{{{ord(character):X}}}"
 
 
-def _joins(value: Any) -> bool:
-    """Whether somewhere several schemas hold together."""
+def _has_long_text_after_escape(value: Any) -> bool:
     if isinstance(value, list):
-        return any(map(_joins, value))
-    if not isinstance(value, dict):
-        return False
-    together = value.get("allOf")
-    several = isinstance(together, list) and len(together) > 1
-    return several or len(_JOINED & value.keys()) > 1 or any(map(_joins, value.values()))
+        return any(map(_has_long_text_after_escape, value))
+    if isinstance(value, dict):
+        return any(
+            _holds(inner) if key in ("const", "enum", "pattern") else _has_long_text_after_escape(inner)
+            for key, inner in value.items()
+        )
+    return False
+
+
+def _holds(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(_LONG_AFTER_ESCAPE.search(value))
+    if isinstance(value, list | dict):
+        return any(map(_holds, value.values() if isinstance(value, dict) else value))
+    return False
+
+
+def _refers(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_refers, value))
+    return isinstance(value, dict) and ("$ref" in value or any(map(_refers, value.values())))

@@ -1,15 +1,17 @@
 """Holds an answer to a grammar, token by token, with llguidance: what may come next, and what must.
 
-Compiling is the work of one thread of its own, so that a grammar that takes long costs others little. What is compiled,
-and how a grammar that comes as something else is written, is in `lark`.
+Compiling is the work of threads of its own; a large grammar is tried in a process before, where its time and memory
+are limited, and waits for no small one, nor they for it. How rules are written is in `lark` and `gbnf`.
 """
 
 import asyncio
 import re
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,21 @@ from numpy.typing import NDArray
 
 from ggserve.errors import GenerationError, InvalidRequest
 from ggserve.generation import Grammar
-from ggserve.grammar.lark import HEAD, UNFORCED_HEAD, lark
+from ggserve.grammar.lark import HEAD, UNFORCED_HEAD, USER_START, lark
+from ggserve.grammar.requested import rules as requested_rules
+from ggserve.grammar.rules import Rule, Rules, Schema, schemas, with_schemas
+from ggserve.grammar.trial import Trials
 
 MAX_BYTES = 128 << 10  # of a grammar in Lark, where a schema has no descriptions any more
-_MAX_TEXT = 1 << 20  # characters of a grammar as it comes
-_MAX_SYMBOLS = 8_000  # of a compiled grammar: about 0.1 s, for the time grows with their square
-_MAX_LEXER_STATES = 20_000  # 1 to 2 kB each
-_LEXER_FUEL = 250_000  # of the work on regular expressions before the first token: about 0.1 s
+_LARGE = 16 << 10  # bytes of a grammar that is tried in a process first, which takes 0.1 s
+_LIMITS: dict[str, Any] = {
+    "max_grammar_size": 8_000,  # symbols: about 0.1 s, for the time grows with their square
+    "max_lexer_states": 20_000,  # 1 to 2 kB each
+    "initial_lexer_fuel": 250_000,  # of the work on regular expressions before the first token: about 0.1 s
+    "verbose_errors": False,
+}
+_STEP = re.compile(r'"multipleOf"\s*:\s*([\d.]{1,12})')
+_MOST_STEPS = 2_000  # of all `multipleOf` together: the automata of their multiples have as many states
 _ENCODED_AT_ONCE = 2048  # characters; others get a turn in between
 _KEPT = 16  # compiled grammars
 _ESCAPE = re.compile(r"\\[xuU]")
@@ -37,21 +47,11 @@ class GrammarVocabulary:
     pieces: Sequence[bytes]  # by token id, the bytes that the token adds to a text; b"" for those without a text
     end_ids: frozenset[int]  # tokens that end an answer
     encode: Callable[[str], list[int]]  # ids of a text in the middle of an answer
-    control: Mapping[int, str] = field(default_factory=dict)  # control tokens that a grammar may name, and their names
 
 
-def byte_vocabulary(control: Sequence[str] = ()) -> GrammarVocabulary:
-    """For an answer that comes as text: a token for each byte, and one for each of these control tokens."""
-    names = dict(enumerate(control, 256))
-    pieces = [*(bytes([byte]) for byte in range(256)), *(b"" for _ in control)]
-    by_name = {name: token for token, name in names.items()}
-    splitter = re.compile(f"({'|'.join(map(re.escape, names.values())) or '(?!)'})")
-
-    def encode(text: str) -> list[int]:
-        parts = ([by_name[part]] if part in by_name else part.encode() for part in splitter.split(text))
-        return [token for part in parts for token in part]
-
-    return GrammarVocabulary(pieces, frozenset(), encode, names)
+def byte_vocabulary() -> GrammarVocabulary:
+    """For an answer that comes as text: a token for each byte."""
+    return GrammarVocabulary([bytes([byte]) for byte in range(256)], frozenset(), lambda text: list(text.encode()))
 
 
 class Matcher:
@@ -107,65 +107,134 @@ class Matcher:
 
 
 class Grammars:
-    """Compiles grammars for one vocabulary, and keeps some."""
+    """Compiles grammars for one vocabulary, and keeps some. `write` makes of the rules what an engine gets besides."""
 
-    def __init__(self, vocabulary: GrammarVocabulary) -> None:
+    def __init__(self, vocabulary: GrammarVocabulary, write: Callable[[Rules], str] = lambda rules: "") -> None:
         self._vocabulary = vocabulary
+        self._write = write
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="grammar")
-        self._compiled: OrderedDict[Grammar, tuple[str, Any | str]] = OrderedDict()
+        self._careful_compiler = ThreadPoolExecutor(2, thread_name_prefix="large grammar")  # each waits for a process
+        self._trials = Trials()
+        self._compiled: OrderedDict[Grammar, _Compiled] = OrderedDict()
+        self._lock = threading.Lock()  # of what is kept
         self._lacking = frozenset(range(256)) - {piece[0] for piece in vocabulary.pieces if len(piece) == 1}  # bytes
-        self._tokenizer: Any = None
 
     async def matcher(self, grammar: Grammar) -> tuple[Matcher, str]:
-        """Where an answer begins, and the grammar in Lark. Raises InvalidRequest where no answer can be held to it."""
-        lark_text, compiled = await asyncio.get_running_loop().run_in_executor(self._compiler, self._compile, grammar)
-        if isinstance(compiled, str):
+        """Where an answer begins, and what the engine gets. Raises InvalidRequest where no answer can be held to it."""
+        compiled = self._known(grammar)
+        if compiled is None:
+            compiler = self._careful_compiler if _takes_long(grammar) else self._compiler
+            compiled = await asyncio.get_running_loop().run_in_executor(compiler, self._compile, grammar)
+        if compiled.matcher is None:
             name = _NAMES.get(grammar.kind, "grammar")
-            raise InvalidRequest(f"No answer can be held to the {name}: {compiled}", grammar.source)
-        return Matcher(compiled.deep_copy(), self._vocabulary), lark_text
+            raise InvalidRequest(f"No answer can be held to the {name}: {compiled.problem}", grammar.source)
+        return Matcher(compiled.matcher.deep_copy(), self._vocabulary), compiled.written
 
     def close(self) -> None:
-        """Ends the thread."""
-        self._compiler.shutdown(cancel_futures=True)
+        """Ends the threads and processes."""
+        self._trials.close()
+        for compiler in (self._compiler, self._careful_compiler):
+            compiler.shutdown(cancel_futures=True)
 
-    def _compile(self, grammar: Grammar) -> tuple[str, Any | str]:
-        """The grammar in Lark, and a matcher at its beginning or what is wrong with it."""
-        if grammar not in self._compiled:
-            try:
-                text, compiled = self._compile_anew(grammar)
-            except (TypeError, ValueError, RecursionError, GenerationError) as error:
-                text, compiled = "", _reason(str(error))
-            self._compiled[grammar] = text, compiled
+    def _known(self, grammar: Grammar) -> "_Compiled | None":
+        with self._lock:
+            if grammar in self._compiled:
+                self._compiled.move_to_end(grammar)
+            return self._compiled.get(grammar)
+
+    def _compile(self, grammar: Grammar) -> "_Compiled":
+        """The grammar compiled, or what is wrong with it."""
+        if known := self._known(grammar):  # another request waited for it too
+            return known
+        try:
+            compiled = self._compile_anew(grammar)
+        except (TypeError, ValueError, RecursionError, GenerationError) as error:
+            compiled = _Compiled(problem=_reason(str(error)))
+        with self._lock:
+            self._compiled[grammar] = compiled
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        self._compiled.move_to_end(grammar)
-        return self._compiled[grammar]
+        return compiled
 
-    def _compile_anew(self, grammar: Grammar) -> tuple[str, Any]:
-        from llguidance import LLMatcher, LLParserLimits
+    def _compile_anew(self, grammar: Grammar) -> "_Compiled":
+        rules = requested_rules(grammar)
+        try:
+            return self._compile_rules(rules)
+        except ValueError:
+            if not any(schema.tool for schema in schemas(rules)):
+                raise
+        return self._compile_loosely(rules)
 
-        if len(grammar.text) > _MAX_TEXT:
-            raise ValueError(f"it has {len(grammar.text)} characters, and {_MAX_TEXT} may be")
-        text = lark(grammar)
+    def _compile_loosely(self, rules: Rules) -> "_Compiled":
+        """A grammar of calls, in which any arguments will do where a function's schema cannot be followed, and where
+        all schemas together are too large: then the smallest are followed."""
+        followed = []
+        for schema in (each for each in schemas(rules) if each.tool):
+            try:
+                self._compile_rules(Rules(schema))
+                followed.append(schema)
+            except ValueError as error:
+                if not schema.loose:
+                    raise ValueError(f"the parameters of {schema.tool}: {_reason(str(error))}") from error
+        strict = [schema for schema in followed if not schema.lenient]
+        others = sorted((schema for schema in followed if schema.lenient), key=lambda schema: len(schema.text))
+        while True:
+            kept = {*strict, *others}
+            changed: dict[Schema, Rule] = {
+                each: each.loosened() for each in schemas(rules) if each.tool and each not in kept
+            }
+            try:
+                return self._compile_rules(with_schemas(rules, changed))
+            except ValueError:
+                if not others:
+                    raise
+            others = others[: len(others) // 2]
+
+    def _compile_rules(self, rules: Rules) -> "_Compiled":
+        from llguidance import LLMatcher, LLParserLimits  # here, since it takes time, and most servers never need it
+
+        text = lark(rules)
         if self._lacking and (_ESCAPE.search(text) or not self._lacking.isdisjoint(text.encode())):
             text = text.replace(HEAD, UNFORCED_HEAD, 1)  # what must come next may have no tokens
         if (size := len(text.encode())) > MAX_BYTES:
             raise ValueError(f"it has {size} bytes, and {MAX_BYTES} may be")
-        if self._tokenizer is None:
-            self._tokenizer = _tokenizer(self._vocabulary)
-        limits = LLParserLimits(
-            max_grammar_size=_MAX_SYMBOLS,
-            max_lexer_states=_MAX_LEXER_STATES,
-            initial_lexer_fuel=_LEXER_FUEL,
-            verbose_errors=False,
-        )
-        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
+        written = self._write(rules)
+        if _is_costly(text):
+            self._trials.check(text, _LIMITS)
+        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(**_LIMITS))
         if matcher.is_error():
             raise ValueError(matcher.get_error())
         beginning = Matcher(matcher.deep_copy(), self._vocabulary)  # some errors show at the first token
         if not beginning.take(beginning.forced()):
             raise ValueError("what must come first has no end")
-        return text, matcher
+        return _Compiled(matcher, written)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return _tokenizer(self._vocabulary)
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A grammar at its beginning and what the engine gets, or what is wrong with it."""
+
+    matcher: Any = None
+    written: str = ""
+    problem: str = ""
+
+
+def _takes_long(grammar: Grammar) -> bool:
+    """Whether a grammar shall not keep others waiting."""
+    rules = grammar.rules
+    texts = [grammar.text] if rules is None else [schema.text for schema in schemas(rules)]
+    return grammar.kind == "lark" or sum(map(len, texts)) > _LARGE or any(map(_is_costly, texts))
+
+
+def _is_costly(text: str) -> bool:
+    """Whether a grammar or schema may take long to compile."""
+    steps = sum(int(digits.replace(".", "").strip("0") or 0) for digits in _STEP.findall(text))
+    users_json = USER_START in text and "%json" in text  # which may spell anything in other ways
+    return len(text) > _LARGE or steps > _MOST_STEPS or users_json
 
 
 def _tokenizer(vocabulary: GrammarVocabulary) -> Any:
@@ -183,7 +252,7 @@ class _Tokens:
     bos_token_id = None
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
-        hidden = {token: f"<end {token}>" for token in vocabulary.end_ids} | dict(vocabulary.control)
+        hidden = {token: f"<end {token}>" for token in vocabulary.end_ids}
         self.tokens = [*vocabulary.pieces, b"\xff<no end>"]  # an end, where the vocabulary has none
         for token, name in hidden.items():
             self.tokens[token] = b"\xff" + name.encode()

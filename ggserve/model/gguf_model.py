@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
@@ -235,6 +235,15 @@ class GGUFModel:
         if self._loaded.reranker is None:
             raise InvalidRequest(f"{self.name} does not rank documents")
         return await self._loaded.reranker.rerank(query, documents)
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
+        if self._loaded.slot_files is None:
+            why = "ctransformers cannot save slots" if self.engine_name == "ctransformers" else "set PROMPT_CACHE_DIR"
+            raise InvalidRequest(f"Slots of {self.name} are not saved: {why}.")
+        return await self._loaded.slot_files.act_on_slot(number, action, filename)
 
     @property
     def tokenizer_facts(self) -> dict[str, str | None]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
 from ggserve.chat.tool_calls.history import wants_short_ids
 from ggserve.chat.tool_template import with_tools
 from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
-from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, Tuning
+from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, SlotFiles, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
@@ -26,10 +27,11 @@ from ggserve.engines.llama_cpp.build import chosen_build
 from ggserve.engines.llama_cpp.child import Child
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
 from ggserve.engines.llama_cpp.in_process import InProcess
+from ggserve.engines.llama_cpp.saved_states import SavedStates, fingerprint
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
 from ggserve.errors import ContextOverflow, EngineError, ModelFileError, TemplateError
-from ggserve.grammar.matcher import Grammars, GrammarVocabulary, byte_vocabulary
+from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
 from ggserve.machine import usable_cores, usable_memory
@@ -49,7 +51,7 @@ from ggserve.modelfile.memory import MemoryPlan, plan_memory
 from ggserve.modelfile.norms import check_norms
 from ggserve.modelfile.read_ahead import read_ahead
 from ggserve.tokenizer.tokenizer import Tokenizer
-from ggserve.tokenizer.vocabulary import control_texts
+from ggserve.tokenizer.vocabulary import control_tokens
 
 log = logging.getLogger("ggserve.model")
 
@@ -104,6 +106,7 @@ class LoadedModel:
     calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
     short_call_ids: bool = False  # the template takes no other ids of calls
     nbytes: int = 0  # of memory, as planned
+    slot_files: SlotFiles | None = None  # where slots can be saved
     chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
     def check_length(self, length: int) -> None:
@@ -250,6 +253,8 @@ def _half(report: Report, number: int) -> Report:
 def _load_ctransformers(
     file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
 ) -> LoadedModel:
+    if options.prompt_cache_dir:
+        log.warning("PROMPT_CACHE_DIR has no effect: ctransformers cannot save what it has evaluated")
     contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
     with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
         opening = loader.submit(contexts[0].open)
@@ -293,25 +298,29 @@ def _load_llama_cpp(
     template = chosen[0] if chosen else chat_template(file)
     form = call_format(template or "", controls=False)
     vocab_size = len(file.get("tokenizer.ggml.tokens"))
+    build = chosen_build(options.llama_server)
+    label = f"llama-server {build.version} {build.path}" if build else f"xllamacpp {version('xllamacpp')}"
+    states = _saved_states(file, options, label) if generates else None
     server = ServerPlan(
         path=file.path,
         options=options,
         pooling=_pooling(file),
         chat_template=_vetted(template),
+        states=states.folder if states else None,
         whole_inputs=not generates,
     )
-    build = chosen_build(options.llama_server)
     engine = LlamaCppEngine(
         Child(build, server) if build else InProcess(server),
         options=options,
         vocab_size=vocab_size,
-        grammars=Grammars(byte_vocabulary()),
         end_ids=_named_ends(file, vocab_size),
+        controls=control_tokens(file),
         pooling=server.pooling,
         generates=generates,
-        control_texts=control_texts(file),
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
         word_limit=WordLimit.of(file),
+        states=states,
+        bytes_per_token=plan.slot_bytes / plan.context_length,
     )
     codec: Codec | EngineCodec
     try:
@@ -327,14 +336,27 @@ def _load_llama_cpp(
         model_facts(file),
         vocab_size,
         Infill(file, codec),
-        control_texts=control_texts(file),
+        control_texts=list(control_tokens(file)),
         native_chat=engine if engine.chats else None,
         reranker=engine if is_reranker(file) else None,
+        slot_files=engine if states else None,
         call_format=form or HERMES,
         calls_natively=form is None,
         short_call_ids=wants_short_ids(template or ""),
         chats_natively=codec.blocks or options.mmproj_path is not None or bool(_REASONS.search(template or "")),
     )
+
+
+def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedStates | None:
+    """The saved prompts of a model with these options; None where none are wanted, or llama.cpp cannot save them."""
+    if options.prompt_cache_dir is None:
+        return None
+    if options.mmproj_path or options.draft_model:
+        log.warning("PROMPT_CACHE_DIR: llama.cpp saves no prompts of vision models, or beside a DRAFT_MODEL")
+        return None
+    facts = (build, options.kv_cache_type, options.flash_attention, options.lora_scale, options.speculate)
+    paths = [*file.paths, *([options.lora_path] if options.lora_path else [])]
+    return SavedStates(options.prompt_cache_dir, fingerprint(paths, facts), options.prompt_cache_disk << 20)
 
 
 def _pooling(file: ModelFile) -> Pooling:

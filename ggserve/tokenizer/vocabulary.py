@@ -143,8 +143,8 @@ def token_array(metadata: Metadata, name: str, n_tokens: int) -> np.ndarray[Any,
     return array[:n_tokens]
 
 
-def control_texts(metadata: Metadata) -> list[str]:
-    """The texts of all tokens that no user's text may become."""
+def control_tokens(metadata: Metadata) -> dict[str, int]:
+    """Text to id of all tokens that no user's text may become."""
     tokens: list[bytes] = metadata.get("tokenizer.ggml.tokens")
     control = np.isin(metadata.get("tokenizer.ggml.token_type", []), (TokenType.CONTROL, TokenType.UNKNOWN))
-    return [tokens[i].decode("utf-8", "replace") for i in control.nonzero()[0] if tokens[i]]
+    return {tokens[i].decode("utf-8", "replace"): int(i) for i in control.nonzero()[0] if tokens[i]}

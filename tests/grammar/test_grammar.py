@@ -8,8 +8,6 @@ import pytest
 
 from ggserve.errors import GenerationError, InvalidRequest
 from ggserve.generation import Delta, Grammar, SamplingParams, schema_grammar
-from ggserve.grammar.gbnf import gbnf
-from ggserve.grammar.lark import lark
 from ggserve.grammar.matcher import MAX_BYTES, Grammars, Matcher, byte_vocabulary
 from ggserve.model.gguf_model import GGUFModel
 
@@ -217,18 +215,3 @@ def test_the_default_model_s_vocabulary_forces_keys(ctransformers_model: GGUFMod
 
 async def deltas(model: GGUFModel, params: SamplingParams) -> list[Delta]:
     return [delta async for delta in model.complete("A number:", params)]
-
-
-def test_control_tokens_that_a_grammar_may_name():
-    grammars = Grammars(byte_vocabulary(["<|call|>"]))
-    grammar = Grammar("lark", 'start: "a" <|call|> "b"')
-    assert accepts(grammars, grammar, "a<|call|>b")
-    assert not accepts(grammars, Grammar("regex", ".*"), "<|call|>")
-    grammars.close()
-
-
-@pytest.mark.parametrize("limit", [{"minimum": 0}, {"exclusiveMaximum": 1}, {"multipleOf": 0.5}])
-def test_bounds_that_llama_cpp_does_not_follow_are_refused(limit: dict[str, float]):
-    assert gbnf(lark(schema_grammar({"type": "number"})))
-    with pytest.raises(ValueError, match=f"{next(iter(limit))} is not followed"):
-        gbnf(lark(schema_grammar({"type": "number", **limit})))

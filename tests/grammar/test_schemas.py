@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -46,9 +47,7 @@ def load(folder: Path, engine: str, *, space_prefix: bool, **options: str) -> GG
 async def check(model: GGUFModel, number: int, params: SamplingParams) -> Delta:
     """One answer to a schema: JSON of it, or its beginning where it was cut."""
     wanted = schema(number)
-    held = SamplingParams(
-        max_tokens=params.max_tokens, temperature=1.0, top_k=0, top_p=1.0, seed=number, grammar=schema_grammar(wanted)
-    )
+    held = replace(params, temperature=1.0, top_k=0, top_p=1.0, seed=number, grammar=schema_grammar(wanted))
     text, last = await collect(model.complete("JSON:", held))
     if last.finish_reason == "stop":
         # Not "time", of which it knows no leap seconds.
@@ -92,18 +91,20 @@ def test_the_empty_answer_may_end_whatever_is_ignored(tiny: GGUFModel):
     assert asyncio.run(collect(tiny.complete("x", params)))[0] == ""
 
 
-def test_llama_cpp_follows_simple_schemas_where_it_takes_the_spaces_from_tokens(tmp_path: Path):
+def test_llama_cpp_follows_schemas_in_gbnf_where_it_takes_the_spaces_from_tokens(tmp_path: Path):
     model = load(tmp_path, "llama.cpp", space_prefix=True)
     reasons = []
+    # llama.cpp's grammars take characters that are spelled with more bytes than they need, which are no UTF-8.
+    overlong = {3 + byte: -1000.0 for byte in (0xC0, 0xC1, 0xE0, 0xF0)}  # the tokens of these bytes
     try:
         for number in range(COUNT):
             with contextlib.suppress(InvalidRequest):
-                last = asyncio.run(check(model, number, SamplingParams(max_tokens=400)))
+                last = asyncio.run(check(model, number, SamplingParams(max_tokens=400, logit_bias=overlong)))
                 reasons.append(last.finish_reason)
         empty = SamplingParams(grammar=Grammar("choice", '[""]', None), ignore_eos=True)
         assert asyncio.run(collect(model.complete("x", empty)))[0] == ""
-        with pytest.raises(InvalidRequest, match=r"pattern .*ENGINE=ctransformers") as caught:
-            hard = schema_grammar({"type": "string", "pattern": "a+"}, "format")
+        with pytest.raises(InvalidRequest, match=r"multipleOf .*ENGINE=ctransformers") as caught:
+            hard = schema_grammar({"type": "integer", "multipleOf": 7}, "format")
             asyncio.run(collect(model.complete("x", SamplingParams(grammar=hard))))
         assert caught.value.field == "format"
         tools = Tools(
@@ -115,7 +116,7 @@ def test_llama_cpp_follows_simple_schemas_where_it_takes_the_spaces_from_tokens(
         assert text.startswith('<tool_call>\n{"name": "f", "arguments": {"name": "')
     finally:
         model.close()
-    assert len(reasons) > COUNT * 0.1
+    assert len(reasons) > COUNT * 0.8
     assert reasons.count("stop") > len(reasons) * 0.8
 
 

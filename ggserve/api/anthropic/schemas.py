@@ -13,6 +13,7 @@ from ggserve.api.fields import (
     Whole,
     field_error,
     thinking,
+    thinking_budget,
 )
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
@@ -174,7 +175,7 @@ class ToolChoice(Strict):
 
 class Thinking(Strict):
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    budget_tokens: Whole | None = None
+    budget_tokens: Whole | None = Field(None, ge=0)
 
 
 class OutputFormat(Strict):
@@ -276,5 +277,9 @@ class MessagesRequest(PromptRequest):
             "top_k": self.top_k,
             "stop": tuple(self.stop_sequences or ()),
             "grammar": schema_grammar(form.definition, field) if form else None,
+            "thinking_budget": thinking_budget(
+                self.thinking.budget_tokens if self.thinking else None,
+                self.output_config.effort if self.output_config else None,
+            ),
         }
         return SamplingParams.of(given)

@@ -101,6 +101,12 @@ class NativeRequest(WideRequest):
         return replace(params, n=self.n_cmpl, logprobs=scored, sampled_probabilities=self.post_sampling_probs)
 
 
+class SlotRequest(ModelRequest):
+    """`POST /slots/ID?action=save|restore|erase`."""
+
+    filename: str = ""
+
+
 class TokenizeRequest(ModelRequest):
     """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
     special token becomes that token. vLLM says `prompt` and `add_special_tokens`, which is true where it is not given,

@@ -1,19 +1,21 @@
 """`GET /props`, `/slots` and `/lora-adapters`, for clients and monitors of llama-server."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
-from ggserve.api.call import LoadedModel
+from ggserve.api.bodies import JSONRoute
+from ggserve.api.call import Call, LoadedModel, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.llama_server.objects import settings_object
+from ggserve.api.llama_server.schemas import SlotRequest
 from ggserve.api.metrics import LiveAnswer
 from ggserve.api.state import state_of
 from ggserve.generation import LLAMA_CPP_SAMPLERS, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 
-router = APIRouter(tags=["server"])
+router = APIRouter(route_class=JSONRoute, tags=["server"])
 
 
 @router.get("/props")
@@ -42,6 +44,16 @@ async def props(request: Request, model: LoadedModel) -> dict[str, Any]:
         "is_sleeping": False,
         "build_info": f"ggserve {request.app.version}",
     }
+
+
+@router.post("/slots/{number}")
+async def act_on_slot(
+    number: int,
+    action: Literal["save", "restore", "erase"],
+    call: Annotated[Call[SlotRequest], Depends(call_of(SlotRequest))],
+) -> dict[str, Any]:
+    """Save a slot's prompt to a file in PROMPT_CACHE_DIR, restore it, or erase the slot."""
+    return await call.model.act_on_slot(number, action, call.body.filename)
 
 
 @router.get("/slots")

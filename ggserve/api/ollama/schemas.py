@@ -15,6 +15,7 @@ from ggserve.api.fields import (
     Whole,
     field_error,
     thinking,
+    thinking_budget,
 )
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.api.openai.schemas.sampling import LastTokens, Positive, Seed
@@ -54,7 +55,7 @@ class GenerationRequest(ModelRequest):
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    think: bool | str | None = None
+    think: bool | str | None = None  # or an effort: "low", "medium", "high" or "max"
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
 
@@ -66,7 +67,7 @@ class GenerationRequest(ModelRequest):
     @property
     def template_arguments(self) -> dict[str, Any]:
         """What the chat template is told."""
-        return thinking(None if self.think is None else bool(self.think), self.think or None)
+        return thinking(None if self.think is None else self.think not in (False, "none"), self.think or None)
 
     @property
     def grammar(self) -> Grammar | None:
@@ -97,6 +98,7 @@ class GenerationRequest(ModelRequest):
             "stop": tuple(options.stop or ()),
             "grammar": self.grammar,
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+            "thinking_budget": thinking_budget(None, self.think),
         }
         return SamplingParams.of(given)
 

@@ -32,6 +32,7 @@ _OWN = {
     "--lora": "LORA_PATH",
     "--lora-scaled": "LORA_PATH",
     "--cache-ram": "PROMPT_CACHE",
+    "--slot-save-path": "PROMPT_CACHE_DIR",
     "--cache-type-k": "KV_CACHE_TYPE",
     "--cache-type-v": "KV_CACHE_TYPE",
     "--flash-attn": "FLASH_ATTENTION",
@@ -151,7 +152,11 @@ class CommandLine:
 
     def _caches(self) -> list[str]:
         options = self._plan.options
-        arguments = self._optional("--cache-ram", str(options.prompt_cache), lacks="PROMPT_CACHE")
+        if self._plan.states:
+            arguments = self._needed("--slot-save-path", "PROMPT_CACHE_DIR", str(self._plan.states))
+            arguments += [*self._optional("--cache-ram", "0"), *self._optional("--swa-full")]
+        else:
+            arguments = self._optional("--cache-ram", str(options.prompt_cache), lacks="PROMPT_CACHE")
         if options.kv_cache_type != "f16":
             for flag in ("--cache-type-k", "--cache-type-v"):
                 arguments += self._needed(flag, f"KV_CACHE_TYPE={options.kv_cache_type}", options.kv_cache_type)

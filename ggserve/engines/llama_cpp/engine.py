@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
 from ggserve.engines.llama_cpp.in_process import InProcess
+from ggserve.engines.llama_cpp.saved_states import SavedStates
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.slot_keeper import Slot, SlotKeeper
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Call, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
@@ -29,21 +31,15 @@ from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
 from ggserve.grammar.gbnf import gbnf
-from ggserve.grammar.lark import with_ends
-from ggserve.grammar.matcher import Grammars
+from ggserve.grammar.lark import lark
+from ggserve.grammar.matcher import Grammars, byte_vocabulary
+from ggserve.grammar.rules import Rules
 from ggserve.machine import Hardware
 from ggserve.messages import Tools
 
 log = logging.getLogger("ggserve.model")
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
-
-
-class Slot:
-    """Room for one request. Which tokens a native slot holds is llama.cpp's business."""
-
-    opened = True
-    tokens: Sequence[int] = ()
 
 
 class LlamaCppEngine:
@@ -62,13 +58,14 @@ class LlamaCppEngine:
         *,
         options: EngineOptions,
         vocab_size: int,
-        grammars: Grammars,  # of bytes
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
+        controls: Mapping[str, int],  # tokens that are no text, by what they are called
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
-        control_texts: Sequence[str] = (),  # what control tokens are called
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
         word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
+        states: SavedStates | None = None,  # where long prompts are kept
+        bytes_per_token: float = 0,  # of the KV cache
     ) -> None:
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
@@ -83,11 +80,11 @@ class LlamaCppEngine:
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
-        self._grammars = grammars
-        self._loses_spaces = loses_spaces
+        self._controls = controls
         self._word_limit = word_limit
-        self._control_texts = list(control_texts)
         self._end_ids = end_ids
+        self._writes_gbnf = loses_spaces or transport.grammar_language != "lark"
+        self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._transport = transport
@@ -96,7 +93,9 @@ class LlamaCppEngine:
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
         )
-        self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
+        self._slots = [Slot(number) for number in range(options.parallel)]
+        self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        self.pool = Pool(self._slots, options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
@@ -182,7 +181,7 @@ class LlamaCppEngine:
             self._check_tokens(tokens, field)
         params.check()
         fields = sampling_fields(params, self.context_length, self._vocab_size)
-        return fields if params.skip_special else {**fields, "preserved_tokens": self._control_texts}
+        return fields if params.skip_special else {**fields, "preserved_tokens": list(self._controls)}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -207,7 +206,7 @@ class LlamaCppEngine:
             raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
         self._check_tokens(prompt)
         body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
-        return await self._scored(self._transport.complete, body, trie)
+        return await self._scored(self._transport.complete, body, trie, prompt)
 
     async def score_chat(
         self,
@@ -220,21 +219,24 @@ class LlamaCppEngine:
         body = {"messages": messages, **_native_arguments(template_arguments)}
         return await self._scored(self._transport.chat, body, TokenTrie(continuations))
 
-    async def _scored(self, call: Call, body: dict[str, Any], trie: TokenTrie) -> Scores:
+    async def _scored(self, call: Call, body: dict[str, Any], trie: TokenTrie, prompt: Sequence[int] = ()) -> Scores:
         await asyncio.to_thread(self._check_words, body)
-        slot = await self.pool.acquire(())
+        slot = await self.pool.acquire(prompt)
+        if self._keeper:
+            body["id_slot"] = slot.id
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
         walk = TrieWalk(self._scorer, call, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie)
+        running = self._workers.submit(self._walk, slot, walk, trie, prompt)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
 
-    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
+    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
+            self._prepare(slot, prompt)
             walk.run(trie)
         finally:
             self._walks.discard(walk)
@@ -303,11 +305,24 @@ class LlamaCppEngine:
             walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
+        for slot in self._slots if self._keeper else ():
+            assert self._keeper is not None
+            self._keeper.save(slot)
         self._transport.close()
 
     def _check_words(self, value: Any) -> None:
         if self._word_limit is not None:
             self._word_limit.check(value)
+
+    def _native_grammar(self, rules: Rules) -> str:
+        """The grammar as llama.cpp reads it. Raises ValueError where it cannot be written so."""
+        if not self._writes_gbnf:
+            # llama.cpp would make control tokens of a text that must come next.
+            return lark(rules, controls=self._controls, ends=self._end_ids, forced=False)
+        try:
+            return gbnf(rules)
+        except ValueError as error:
+            raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
 
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         for token in tokens:
@@ -325,27 +340,19 @@ class LlamaCppEngine:
             )
         matcher = None
         if params.grammar is not None:
-            matcher, text = await self._grammars.matcher(params.grammar)
-            self._check_words(text)  # llama.cpp tokenizes what a grammar leaves no choice about
+            matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
+            self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
-            if not self._loses_spaces and self._transport.grammar_language == "lark":
-                body["grammar"] = with_ends(text, self._end_ids)
-            elif params.grammar.kind == "calls" and matcher.complete:  # it need not call: what it writes is read
-                matcher = None
-            else:
-                body["grammar"] = (
-                    params.grammar.text
-                    if params.grammar.kind == "gbnf"
-                    else _native_grammar(text, params.grammar.source)
-                )
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        slot = await self.pool.acquire(())
+        slot = await self.pool.acquire(prompt or ())
+        if self._keeper:
+            body["id_slot"] = slot.id
         answer = Answer(
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
@@ -361,6 +368,7 @@ class LlamaCppEngine:
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
         """
         try:
+            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt)
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
             for index in range(answer.params.n):
@@ -377,6 +385,21 @@ class LlamaCppEngine:
             self._running.discard(answer)
             self.pool.release(slot)
             answer.put_end()
+
+    def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
+        """Fills the slot with what is saved of a prompt, where prompts are saved."""
+        if self._keeper:
+            self._keeper.prepare(slot, prompt if cached else ())
+            slot.tokens = prompt
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot as llama-server does. Raises InvalidRequest."""
+        assert self._keeper is not None
+        if not 0 <= number < len(self._slots):
+            raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
+        return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
 
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
@@ -399,17 +422,6 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
-
-
-def _native_grammar(lark: str, field: str | None) -> str:
-    try:
-        return gbnf(lark)
-    except (ValueError, KeyError, RecursionError) as error:
-        raise InvalidRequest(
-            "llama.cpp holds no answer to this grammar with this model's vocabulary, from whose tokens it takes the "
-            f"spaces: {error}. ENGINE=ctransformers does, where it runs the file.",
-            field,
-        ) from error
 
 
 def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -159,7 +159,10 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         params.video_ffmpeg_bin_dir = str(listener.path.parent)  # which has none: no program gets what clients send
     if options.lora_path is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
-    params.cache_ram_mib = options.prompt_cache
+    params.cache_ram_mib = 0 if plan.states else options.prompt_cache
+    if plan.states:
+        params.slot_save_path = f"{plan.states}/"
+        params.swa_full = True  # else a chat that branches off a sliding window is evaluated anew
     params.cache_type_k = params.cache_type_v = getattr(
         xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"
     )

@@ -1,9 +1,5 @@
 """Calls in an answer, however it is cut into pieces; what is no call stays text."""
 
-import asyncio
-import json
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,9 +9,6 @@ from ggserve.chat.tool_calls.functionary import FUNCTIONARY
 from ggserve.chat.tool_calls.llama3 import LLAMA3
 from ggserve.chat.tool_calls.mistral import MISTRAL_LIST, MISTRAL_NAMES
 from ggserve.chat.tool_calls.reader import CallPiece, CallReader
-from ggserve.generation import Grammar
-from ggserve.grammar.lark import json_rule
-from ggserve.grammar.matcher import Grammars, byte_vocabulary
 
 FORMATS = {
     "hermes": HERMES,
@@ -25,10 +18,6 @@ FORMATS = {
     "mistral, names": MISTRAL_NAMES,
 }
 NAMES = ["get_weather", "get_time"]
-RULES = {
-    "get_weather": json_rule({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}),
-    "get_time": json_rule({"type": "object", "properties": {}}),
-}
 
 
 def read(form: CallFormat, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
@@ -186,33 +175,3 @@ def test_no_answer_breaks_it(form: CallFormat, pieces: list[str]):
     if not calls:
         assert text == "".join(pieces)
     assert read(form, list("".join(pieces))) == (text, calls)
-
-
-@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_the_grammar_of_a_format_is_that_of_its_calls(form: CallFormat):
-    grammars = Grammars(byte_vocabulary())
-
-    def accepts(answer: str, **options: Any) -> bool:
-        grammar = Grammar("calls", form.grammar(RULES, **options))
-        matcher, _ = asyncio.run(grammars.matcher(grammar))
-        return matcher.take_text(answer) and matcher.complete
-
-    good, bad = (spelled(form, json.dumps(arguments)) for arguments in ({"city": "x"}, {"town": "x"}))
-    two = spelled(form, '{"city": "x"}', '{"city": "y"}')
-    for parallel in (False, True):
-        assert accepts(good, required=True, parallel=parallel)
-        assert accepts(good, required=False, parallel=parallel)
-        assert accepts("Hello {", required=False, parallel=parallel)
-        assert accepts("", required=False, parallel=parallel)
-        assert accepts(two, required=True, parallel=parallel) == parallel
-        assert accepts(two, required=False, parallel=parallel) == parallel
-        for required in (False, True):
-            assert not accepts(bad, required=required, parallel=parallel)
-            assert not accepts(good.replace("get_weather", "get_x"), required=required, parallel=parallel)
-        assert not accepts("Hello", required=True, parallel=parallel)
-        instead = json_rule({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
-        assert accepts('{"n": 5}', required=False, parallel=parallel, instead=instead)
-        assert accepts(good, required=False, parallel=parallel, instead=instead)
-        for other in ("Hello", bad, good + '{"n": 5}', '{"n": 5}' + good):
-            assert not accepts(other, required=False, parallel=parallel, instead=instead)
-    grammars.close()

@@ -16,6 +16,7 @@ from ggserve.api.fields import (
     Whole,
     field_error,
     thinking,
+    thinking_budget,
 )
 from ggserve.api.openai.responses.items import Item, function_name
 from ggserve.api.openai.schemas.sampling import Seed, Stop
@@ -244,5 +245,6 @@ class ResponsesRequest(PromptRequest):
             "seed": self.seed,
             "logprobs": (self.top_logprobs or 0) if self.scored else None,
             "grammar": self.grammar,
+            "thinking_budget": thinking_budget(None, self.reasoning.effort if self.reasoning else None),
         }
         return SamplingParams.of(given)

@@ -1,12 +1,12 @@
 """What the bodies of completions and chats have in common."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ggserve.api.fields import Strict, Whole, field_error
-from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, SamplingRequest
+from ggserve.api.fields import Effort, Strict, Whole, field_error, thinking_budget
+from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, SamplingRequest, called
 from ggserve.generation import SamplingParams
 
 MAX_CHOICES = 16  # answers to one prompt
@@ -30,7 +30,9 @@ class GenerationRequest(SamplingRequest):
     metadata: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     service_tier: str | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
+    # llama.cpp's name for the tokens of a thought in a request, and in its settings; -1: no bound
+    thinking_budget_tokens: Annotated[Whole, Field(ge=-1)] | None = called("thinking_budget_tokens", "reasoning_budget")
 
     @model_validator(mode="after")
     def _prompt_is_scored_whole(self) -> "GenerationRequest":
@@ -44,4 +46,7 @@ class GenerationRequest(SamplingRequest):
 
     def sampling_params(self) -> SamplingParams:
         params = super().sampling_params()
+        budget = thinking_budget(self.thinking_budget_tokens, self.reasoning_effort)
+        if budget is not None:
+            params = replace(params, thinking_budget=budget)
         return replace(params, logprobs=0) if self.return_token_ids and params.logprobs is None else params

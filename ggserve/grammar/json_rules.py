@@ -1,0 +1,405 @@
+"""JSON schemas as rules, for grammars that know no JSON, and for what llguidance reads wrongly in some versions.
+
+JSON is written as `schemas` asks llguidance to write it: `{"a": 1, "b": [2, 3]}`, properties in their order. An answer
+that follows the rules follows the schema; where that takes more than rules can say, a ValueError names it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from ggserve.grammar.numbers import INTEGER, NUMBER, Bound, decimals, integers
+from ggserve.grammar.regexes import regex_rule
+from ggserve.grammar.rules import (
+    ANY,
+    NOTHING,
+    Characters,
+    Lexeme,
+    Literal,
+    Ranges,
+    Reference,
+    Repeat,
+    Rule,
+    Schema,
+    choice,
+    optional,
+    sequence,
+    without,
+)
+
+MOST_REPETITIONS = 2000  # of llama.cpp's own grammars
+_MOST_NUMBERS = 256  # that are written one by one
+_IGNORED = frozenset(["x-guidance", "$schema", "$id", "$defs", "definitions", "type"])
+_KEYS = {  # that are followed, by type
+    "object": frozenset(
+        ["properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"]
+    ),
+    "array": frozenset(["items", "prefixItems", "minItems", "maxItems"]),
+    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
+    "integer": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"]),
+}
+_KEYS["number"] = _KEYS["integer"]
+_OF_TYPES = {key: kind for kind, keys in _KEYS.items() for key in keys if kind != "integer"}
+_ALL_TYPES = ("object", "array", "string", "number", "boolean", "null")
+
+_ESCAPES = {ord(each): json.dumps(each)[1:-1] for each in '"\\\b\f\n\r\t'}
+_PLAIN = without(ANY, ((0, 31), (34, 34), (92, 92), (127, 127)))
+_DATE = r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])"
+_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?"
+_FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+    "ipv4": rf"(?:{_BYTE}\.){{3}}{_BYTE}",
+    "ipv6": r"(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}",
+    "hostname": rf"{_LABEL}(?:\.{_LABEL}){{0,5}}",
+    "email": rf"[a-zA-Z0-9_+-]{{1,32}}(?:\.[a-zA-Z0-9_+-]{{1,16}}){{0,2}}@{_LABEL}(?:\.{_LABEL}){{1,3}}",
+    "duration": r"P(?:\d{1,4}D(?:T\d{1,4}H)?|T\d{1,4}[HMS]|\d{1,4}W)",
+    "uri": rf"https?://{_LABEL}(?:\.{_LABEL}){{0,5}}(?:/[a-zA-Z0-9._~-]{{0,40}}){{0,8}}",
+}
+
+JsonSchema = Mapping[str, Any]
+
+
+def json_rules(
+    schema: JsonSchema, prefix: str, keep: Callable[[JsonSchema], bool] = lambda schema: False
+) -> tuple[Rule, dict[str, Rule]]:
+    """JSON of the schema, and the rules with `prefix` in their names that it refers to. Parts of the schema that `keep`
+    accepts stay `Schema`. Raises ValueError."""
+    translator = _Translator(schema, prefix, keep)
+    try:
+        return translator.value(schema), translator.named
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"the schema is none: {error}") from error
+
+
+class _Translator:
+    def __init__(self, schema: JsonSchema, prefix: str, keep: Callable[[JsonSchema], bool]) -> None:
+        self.named: dict[str, Rule] = {}
+        self._root = schema
+        self._prefix = prefix
+        self._keep = keep
+        self._referred: dict[str, Reference] = {}
+
+    def value(self, schema: Any) -> Rule:
+        """JSON that fits."""
+        if schema is True or schema == {}:
+            return self._any("value")
+        if not isinstance(schema, Mapping):
+            raise ValueError(f"{json.dumps(schema)[:60]} is not followed here")
+        if self._keep(schema):
+            return Schema(orjson.dumps(schema).decode())
+        keys = schema.keys() - _IGNORED
+        if "$ref" in keys:
+            return self._reference(_only(schema, keys, "$ref"))
+        if "const" in keys:
+            return self._constants([_only(schema, keys, "const")], schema)
+        if "enum" in keys:
+            return self._constants(_only(schema, keys, "enum"), schema)
+        for key in ("anyOf", "oneOf"):
+            if key in keys:
+                return choice(self.value(inner) for inner in _only(schema, keys, key))
+        if "allOf" in keys:
+            parts = _only(schema, keys, "allOf")
+            if len(parts) != 1:
+                raise ValueError("allOf of several is not followed here")
+            return self.value(parts[0])
+        types = schema.get("type")
+        if types is None:  # what is said of one type says nothing of others
+            types = [_OF_TYPES[key] for key in keys if key in _OF_TYPES] or _ALL_TYPES
+        listed = [types] if isinstance(types, str) else list(types)
+        return choice(self._typed(kind, schema, keys) for kind in dict.fromkeys(listed))
+
+    def _typed(self, kind: str, schema: JsonSchema, keys: Set[str]) -> Rule:
+        followed = _KEYS.get(kind, frozenset())
+        counts_for = "number" if kind == "integer" else kind
+        if unknown := sorted(key for key in keys - followed if _OF_TYPES.get(key, counts_for) == counts_for):
+            raise ValueError(f"{unknown[0]} is not followed here")
+        match kind:
+            case "object":
+                return self._object(schema)
+            case "array":
+                return self._array(schema)
+            case "string":
+                return _string(schema)
+            case "integer" | "number":
+                return _number(kind, schema)
+            case "boolean" | "null":
+                return self._any(kind)
+        raise ValueError(f"the type {kind!r} is none")
+
+    def _any(self, kind: str) -> Reference | Rule:
+        """Any JSON, or any of a type."""
+        match kind:
+            case "boolean":
+                return choice([Literal("true"), Literal("false")])
+            case "null":
+                return Literal("null")
+        name = f"{self._prefix}_any"
+        if name not in self.named:
+            self.named[name] = NOTHING
+            value = Reference(name)
+            pair = sequence(_string({}), Literal(": "), value)
+            options = [_braces(_listed(pair, 0, None)), _brackets(_listed(value, 0, None)), _string({}), Lexeme(NUMBER)]
+            self.named[name] = choice([*options, self._any("boolean"), self._any("null")])
+        return Reference(name)
+
+    def _constants(self, values: Iterable[Any], schema: JsonSchema) -> Rule:
+        types = schema.get("type")
+        allowed = None if types is None else [types] if isinstance(types, str) else types
+        fitting = [value for value in values if allowed is None or any(_has_type(value, each) for each in allowed)]
+        if not fitting:
+            raise ValueError("no value of enum has the type")
+        return choice(map(_constant, fitting))
+
+    def _array(self, schema: JsonSchema) -> Rule:
+        first = schema.get("prefixItems", [])
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        others = schema.get("items", True)
+        if not first:
+            return _brackets(_listed(self.value(others), least, most) if others is not False else NOTHING)
+        after: Rule = NOTHING
+        if others is not False and (most is None or most > len(first)):
+            further = None if most is None else most - len(first)
+            after = _times(sequence(Literal(", "), self.value(others)), max(least - len(first), 0), further)
+        for number in range(min(len(first), most if most is not None else len(first)) - 1, -1, -1):
+            item = sequence(Literal(", ") if number else NOTHING, self.value(first[number]), after)
+            after = item if number < least else optional(item)
+        return _brackets(after)
+
+    def _object(self, schema: JsonSchema) -> Rule:
+        """Its properties in their order, then others."""
+        others = schema.get("additionalProperties", True)
+        properties = dict(schema.get("properties", {}))
+        required = schema.get("required", [])
+        for name in required:
+            if name not in properties:
+                if others is False or schema.get("patternProperties"):
+                    raise ValueError(f"the required property {name!r} is not among properties")
+                properties[name] = others
+        pairs = [self._pair(name, inner) for name, inner in properties.items()]
+        least, most = schema.get("minProperties", 0), schema.get("maxProperties")
+        other = self._other_pair(schema, others, properties)
+        if not pairs:
+            return _braces(_listed(other, least, most) if other is not None else NOTHING)
+        if least > len(required) or (most is not None and (other is not None or most < len(properties))):
+            raise ValueError("minProperties and maxProperties beside properties are not followed here")
+        more = NOTHING if other is None else Repeat(sequence(Literal(", "), other))
+        begun, empty = more, NOTHING if other is None else _listed(other, 0, None)  # where a property has come, or none
+        for (name, _), pair in zip(reversed(properties.items()), reversed(pairs), strict=True):
+            after = self._named(begun)
+            if name in required:
+                begun, empty = sequence(Literal(", "), pair, after), sequence(pair, after)
+            else:
+                begun = sequence(optional(sequence(Literal(", "), pair)), after)
+                empty = choice([sequence(pair, after), self._named(empty)])
+        return _braces(empty)
+
+    def _pair(self, name: str, inner: Any) -> Rule:
+        return sequence(_constant(name), Literal(": "), self.value(inner))
+
+    def _other_pair(self, schema: JsonSchema, others: Any, properties: Mapping[str, Any]) -> Rule | None:
+        """A property that is not named; None where there is none."""
+        patterns = schema.get("patternProperties", {})
+        if not patterns:
+            if others is False:
+                return None
+            return sequence(_other_name(properties), Literal(": "), self.value(others))
+        if others is not False:
+            raise ValueError("patternProperties beside additionalProperties are not followed here")
+        if len(patterns) > 1:
+            raise ValueError("several patternProperties are not followed here")
+        for pattern in patterns:
+            if any(re.search(pattern, name) for name in properties):
+                raise ValueError(f"patternProperties {pattern[:60]!r}, which fits properties too, is not followed here")
+        return choice(
+            sequence(_quoted(regex_rule(pattern, _written, anywhere=True)), Literal(": "), self.value(inner))
+            for pattern, inner in patterns.items()
+        )
+
+    def _named(self, rule: Rule) -> Rule:
+        """A rule that is referred to from several places."""
+        if isinstance(rule, Literal | Reference) or rule == NOTHING:
+            return rule
+        name = f"{self._prefix}_{len(self.named)}"
+        self.named[name] = rule
+        return Reference(name)
+
+    def _reference(self, pointer: str) -> Rule:
+        """A rule that may refer to itself."""
+        if pointer not in self._referred:
+            if pointer != "#" and not pointer.startswith("#/"):
+                raise ValueError(f"$ref {pointer[:60]!r} is not followed here")
+            found: Any = self._root
+            for part in unquote(pointer[2:]).split("/") if pointer != "#" else []:
+                found = found[part.replace("~1", "/").replace("~0", "~")]
+            name = f"{self._prefix}_{len(self.named)}"
+            self.named[name] = NOTHING
+            self._referred[pointer] = Reference(name)
+            self.named[name] = self.value(found)
+        return self._referred[pointer]
+
+
+def _only(schema: JsonSchema, keys: Collection[str], key: str) -> Any:
+    if others := sorted(set(keys) - {key}):
+        raise ValueError(f"{others[0]} beside {key} is not followed here")
+    return schema[key]
+
+
+def _has_type(value: Any, kind: str) -> bool:
+    match kind:
+        case "string":
+            return isinstance(value, str)
+        case "boolean":
+            return isinstance(value, bool)
+        case "null":
+            return value is None
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "integer":
+            return not isinstance(value, bool) and isinstance(value, int | float) and value == math.floor(value)
+        case "array":
+            return isinstance(value, list)
+    return isinstance(value, dict)
+
+
+def _constant(value: Any) -> Rule:
+    return Literal(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
+
+
+def _quoted(rule: Rule) -> Rule:
+    return Lexeme(sequence(Literal('"'), rule, Literal('"')))
+
+
+def _braces(rule: Rule) -> Rule:
+    return sequence(Literal("{"), rule, Literal("}"))
+
+
+def _brackets(rule: Rule) -> Rule:
+    return sequence(Literal("["), rule, Literal("]"))
+
+
+def _times(rule: Rule, least: int, most: int | None) -> Rule:
+    if least > MOST_REPETITIONS:
+        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
+    if most is not None and most < least:
+        raise ValueError(f"from {least} to {most} there is none")
+    return Repeat(rule, least, None if most is None else min(most, MOST_REPETITIONS))
+
+
+def _listed(item: Rule, least: int, most: int | None) -> Rule:
+    """Items with commas between them."""
+    if most == 0:
+        return NOTHING
+    further = _times(sequence(Literal(", "), item), max(least - 1, 0), None if most is None else most - 1)
+    return sequence(item, further) if least else optional(sequence(item, further))
+
+
+def _written(ranges: Ranges) -> Rule:
+    """One character of these, as JSON writes it in a string."""
+    plain = without(ranges, without(ANY, _PLAIN))
+    escaped = [_ESCAPES[code] for low, high in ranges for code in _ESCAPES if low <= code <= high]
+    options: list[Rule] = [Characters(plain)] if plain else []
+    options += [Literal(escape) for escape in escaped]
+    if not options:
+        raise ValueError("control characters are not followed here")
+    return choice(options)
+
+
+def _string(schema: JsonSchema) -> Rule:
+    least, most = schema.get("minLength", 0), schema.get("maxLength")
+    pattern, form = schema.get("pattern"), schema.get("format")
+    if pattern is None and form is None:
+        return _quoted(_times(_written(ANY), least, most))
+    limits = [key for key in ("format", "minLength", "maxLength") if key in schema and (pattern or key != "format")]
+    if limits:
+        raise ValueError(f"{limits[0]} beside {'pattern' if pattern is not None else 'format'} is not followed here")
+    if pattern is not None:
+        return _quoted(regex_rule(pattern, _written, anywhere=True))
+    if form not in _FORMATS:
+        raise ValueError(f"the format {str(form)[:60]!r} is not followed here")
+    return _quoted(regex_rule(_FORMATS[form], _written))
+
+
+def _number(kind: str, schema: JsonSchema) -> Rule:
+    least = _bound(schema, "minimum", "exclusiveMinimum", max)
+    most = _bound(schema, "maximum", "exclusiveMaximum", min)
+    if "multipleOf" in schema:
+        return _multiples(kind, Decimal(repr(schema["multipleOf"])), least, most)
+    if kind == "integer":
+        return Lexeme(integers(_first_integer(least), _last_integer(most)) if least or most else INTEGER)
+    return Lexeme(decimals(least, most) if least or most else NUMBER)
+
+
+def _bound(schema: JsonSchema, closed: str, opened: str, tighter: Callable[..., tuple[Decimal, bool]]) -> Bound:
+    bounds = [(Decimal(repr(schema[key])), key == opened) for key in (closed, opened) if key in schema]
+    if len(bounds) == 2 and bounds[0][0] == bounds[1][0]:
+        return bounds[1]
+    return tighter(bounds) if bounds else None
+
+
+def _first_integer(least: Bound) -> int | None:
+    if least is None:
+        return None
+    number = math.ceil(least[0])
+    return number + 1 if least[1] and number == least[0] else number
+
+
+def _last_integer(most: Bound) -> int | None:
+    if most is None:
+        return None
+    number = math.floor(most[0])
+    return number - 1 if most[1] and number == most[0] else number
+
+
+def _multiples(kind: str, step: Decimal, least: Bound, most: Bound) -> Rule:
+    """The multiples between two bounds, one by one."""
+    if least is None or most is None or step <= 0 or (most[0] - least[0]) / step >= _MOST_NUMBERS:
+        raise ValueError("multipleOf without near bounds is not followed here")
+    numbers = [step * number for number in range(math.floor(least[0] / step), math.ceil(most[0] / step) + 1)]
+    fitting = [
+        number
+        for number in numbers
+        if (least[0] < number or (least[0] == number and not least[1]))
+        and (number < most[0] or (number == most[0] and not most[1]))
+        and (kind == "number" or number == math.floor(number))
+    ]
+    if not fitting:
+        raise ValueError("there is no multiple between its bounds")
+    return choice(Literal(f"{number.normalize():f}" if number else "0") for number in fitting)
+
+
+def _other_name(names: Collection[str]) -> Rule:
+    """A string that is none of these names, as JSON writes both."""
+    return _quoted(_other_rest([_constant_text(name) for name in names]))
+
+
+def _constant_text(name: str) -> tuple[str, ...]:
+    """A name as characters of a JSON string: escapes are one."""
+    return tuple(_ESCAPES.get(ord(character), character) for character in name)
+
+
+def _other_rest(names: Collection[tuple[str, ...]]) -> Rule:
+    """The rest of a string that shall not be one of these."""
+    if not names:
+        return Repeat(_written(ANY))
+    following: dict[str, list[tuple[str, ...]]] = {}
+    for name in names:
+        if name:
+            following.setdefault(name[0], []).append(name[1:])
+    known = tuple(sorted((ord(each), ord(each)) for each in following if len(each) == 1))
+    options: list[Rule] = [sequence(Characters(without(_PLAIN, known)), Repeat(_written(ANY)))]
+    options += [
+        sequence(Literal(escape), Repeat(_written(ANY))) for escape in _ESCAPES.values() if escape not in following
+    ]
+    options += [sequence(Literal(first), _other_rest(rest)) for first, rest in following.items()]
+    return choice(options if () in names else [NOTHING, *options])

@@ -1,0 +1,53 @@
+"""A grammar that a request asks for as rules."""
+
+import re
+from functools import lru_cache
+
+import orjson
+
+from ggserve.generation import Grammar
+from ggserve.grammar.lark import names_tokens
+from ggserve.grammar.rules import GBNF, Lark, Literal, Regex, Rule, Rules, choice
+from ggserve.grammar.schemas import check_regex_length, schema_rule
+
+_MAX_TEXT = 1 << 20  # characters of a grammar as it comes
+_MAX_GBNF = 32_768  # characters; and rules: the time to convert it grows with their square
+_MAX_GBNF_RULES = 128
+
+
+@lru_cache(maxsize=16)
+def rules(grammar: Grammar) -> Rules:
+    """The whole grammar. Raises ValueError or TypeError."""
+    return grammar.rules if grammar.rules is not None else Rules(answer_rule(grammar))
+
+
+def answer_rule(grammar: Grammar) -> Rule:
+    """What an answer of a grammar that a user wrote is. Raises ValueError or TypeError."""
+    text = grammar.text
+    if len(text) > _MAX_TEXT:
+        raise ValueError(f"it has {len(text)} characters, and {_MAX_TEXT} may be")
+    match grammar.kind:
+        case "json_schema":
+            return schema_rule(orjson.loads(text))
+        case "choice":
+            choices = orjson.loads(text)
+            if not (isinstance(choices, list) and choices and all(isinstance(each, str) for each in choices)):
+                raise ValueError("it is not a list of texts")
+            return choice(map(Literal, choices))
+        case "regex":
+            check_regex_length(text)
+            return Regex(_unanchored(text))
+        case "gbnf":
+            if len(text) > _MAX_GBNF or text.count("::=") > _MAX_GBNF_RULES:
+                raise ValueError(f"it may have {_MAX_GBNF} characters and {_MAX_GBNF_RULES} rules")
+            return GBNF(text)
+        case "lark":
+            if names_tokens(text):
+                raise ValueError("<[...]> names tokens by their ids, which mean nothing here: name texts")
+            return Lark(text)
+    raise ValueError(f"{grammar.kind} has no text")
+
+
+def _unanchored(regex: str) -> str:
+    """A regular expression that the whole answer fits, without the anchors that say so."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\$\Z", r"\1", regex.removeprefix("^"))

@@ -1,0 +1,88 @@
+"""Compiles a grammar in a process of its own first, where time and memory are limited, as a whole program: it needs
+llguidance and nothing of this package."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+_PROCESSOR_SECONDS = 2
+_SECONDS = 30  # on a machine that does other work too
+_BYTES = 1 << 30  # of address space
+
+
+class Trials:
+    """Processes that compile grammars. A grammar that ends its process ends nothing else."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def check(self, grammar: str, limits: dict[str, Any]) -> None:
+        """Blocks until the grammar in Lark is compiled. Raises ValueError where it cannot be, or takes too much."""
+        with self._lock:
+            if self._closed:
+                raise ValueError("the model is closed")
+            process = subprocess.Popen(
+                [sys.executable, "-I", __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            self._running.add(process)
+        try:
+            problem, _ = process.communicate(json.dumps([grammar, limits]).encode(), timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            problem, _ = process.communicate()
+        finally:
+            self._running.discard(process)
+        if process.returncode:
+            raise ValueError("it takes more time or memory to compile than a grammar may")
+        if problem:
+            raise ValueError(problem.decode())
+
+    def close(self) -> None:
+        """Ends all of them."""
+        with self._lock:
+            self._closed = True
+            for process in list(self._running):
+                process.kill()
+
+
+class _Bytes:
+    """A vocabulary of bytes, as llguidance wants it."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    special_token_ids = (256,)
+    tokens = (*(bytes([byte]) for byte in range(256)), b"\xff<end>")
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def main() -> None:
+    """Reads a grammar and limits, and writes what is wrong with the grammar."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.setitimer(signal.ITIMER_PROF, _PROCESSOR_SECONDS)  # its signal ends the process
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+    grammar, limits = json.load(sys.stdin)
+    tokenizer = LLTokenizer(TokenizerWrapper(_Bytes()), eos_token=256)
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(**limits))
+    if not matcher.is_error():
+        matcher.compute_ff_tokens()
+        matcher.compute_bitmask()
+    sys.stdout.write(matcher.get_error() if matcher.is_error() else "")
+
+
+if __name__ == "__main__":
+    main()
