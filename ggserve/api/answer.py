@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic_core import from_json
 
-from ggserve.generation import Delta, ScoredToken
+from ggserve.generation import Citation, Delta, ScoredToken
 from ggserve.messages import ToolCallDelta
 
 Kind = Literal["reasoning", "text", "call"]
@@ -19,8 +19,9 @@ class Block:
 
     kind: Kind
     index: int  # in the answer
-    call: int | None = None  # a tool call's index among the calls, its id and its function
-    id: str = ""
+    number: int | None = None  # a tool call's index among the calls, a quotation's among the quotations
+    citation: Citation | None = None  # a quotation's
+    id: str = ""  # a tool call's, and its function
     name: str = ""
     pieces: list[str] = field(default_factory=list)
 
@@ -42,7 +43,7 @@ class Block:
 class Step(NamedTuple):
     """One change that a delta makes to a block."""
 
-    what: Literal["start", "piece", "end"]
+    what: Literal["start", "piece", "cite", "end"]
     block: Block
     piece: str = ""
 
@@ -88,6 +89,16 @@ class Answer:
         return [block for block in self.blocks if block.kind == "call"]
 
     @property
+    def citations(self) -> list[tuple[int, Citation]]:
+        """The citations, each with the place of its quotation in the text."""
+        found, place = [], 0
+        for block in self.blocks:
+            if block.citation:
+                found.append((place, block.citation))
+            place += len(block.text) * (block.kind == "text")
+        return found
+
+    @property
     def likelihood(self) -> float:
         """The mean log-probability of its tokens, by which the best of several answers is found."""
         return self._logprob / self._scored if self._scored else 0.0
@@ -99,18 +110,22 @@ class Answer:
         if delta.reasoning:
             yield from self._piece("reasoning", delta.reasoning)
         if delta.text:
-            yield from self._piece("text", delta.text)
+            yield from self._piece("text", delta.text, number=delta.quotation)
+        if delta.citation and self._open and self._open.number == delta.quotation:
+            self._open.citation = delta.citation
+            yield Step("cite", self._open)
         for call in delta.tool_calls:
-            yield from self._piece("call", call.arguments, call)
+            yield from self._piece("call", call.arguments, call, number=call.index)
         if delta.finish_reason and self._open:
             yield Step("end", self._open)
 
-    def _piece(self, kind: Kind, text: str, call: ToolCallDelta | None = None) -> Iterator[Step]:
-        index = call.index if call else None
-        if self._open is None or (self._open.kind, self._open.call) != (kind, index):
+    def _piece(
+        self, kind: Kind, text: str, call: ToolCallDelta | None = None, *, number: int | None = None
+    ) -> Iterator[Step]:
+        if self._open is None or (self._open.kind, self._open.number) != (kind, number):
             if self._open:
                 yield Step("end", self._open)
-            self._open = Block(kind, len(self.blocks), index)
+            self._open = Block(kind, len(self.blocks), number)
             if call:
                 self._open.id, self._open.name = call.id or "", call.name or ""
             self.blocks.append(self._open)

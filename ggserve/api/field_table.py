@@ -12,11 +12,8 @@ Harmless = Mapping[str, Sequence[Any]]
 
 _ANY_GENERATION: dict[str, Sequence[Any]] = {
     "adaptive_target": (-1,),
-    "add_generation_prompt": (True,),
     "audio": (),
     "chat_template": ("",),
-    "continue_final_message": (False,),
-    "documents": ([],),
     "enable_thinking": (),
     "grammar_lazy": (False,),
     "grammar_triggers": ([],),
@@ -48,6 +45,10 @@ _ANY_GENERATION: dict[str, Sequence[Any]] = {
     "web_search_options": (),
 }
 _CHAT_ONLY: dict[str, Sequence[Any]] = {
+    "add_generation_prompt": (True,),
+    "citations": (False, {"enabled": False}),
+    "continue_final_message": (False,),
+    "documents": ([],),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "top_logprobs": (0,),
@@ -92,6 +93,10 @@ REFUSED: dict[str, Harmless] = {
 
 # What the fields of the schemas do, in all endpoints that have them; `endpoint field` where one differs.
 USED: dict[str, str] = {
+    "add_generation_prompt": "With `false`, the answer goes on from the last message, if it is the assistant's.",
+    "citations": "The answer quotes the documents; each quotation comes as a citation.",
+    "continue_final_message": "The answer goes on from the last message.",
+    "documents": "Texts for the chat template, and for citations.",
     "allowed_token_ids": "No other token may come.",
     "bad_words": "The answer goes back where one of these texts came. Not with structured output or tools.",
     "banned_strings": "As `bad_words`, in small or capital letters.",

@@ -1,18 +1,15 @@
-"""Texts and chats to token ids and back, for one model: with our tokenizer and template, or with the engine's own.
+"""Texts and rendered chats to token ids and back, for one model: with our tokenizer, or with the engine's own.
 
-The engine's is for files whose vocabulary we cannot read exactly. It answers in about a millisecond and blocks
-for that long, and it cannot tell a template's special tokens from a user's look-alikes.
+The engine's is for files whose vocabulary we cannot read exactly. It answers in about a millisecond and blocks for that
+long.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import Any, Protocol
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from ggserve.chat.encoding import encode_chat, with_beginning
-from ggserve.chat.template import ChatTemplate
-from ggserve.chat.tool_calls.history import with_parsed_arguments
 from ggserve.tokenizer.tokenizer import Tokenizer
-from ggserve.tokenizer.vocabulary import Metadata
+from ggserve.tokenizer.vocabulary import Metadata, control_tokens
 
 _NORMALIZED = 4  # characters that normalization may make one of
 _LONGEST_WORD = 10_000  # characters
@@ -24,29 +21,18 @@ class EngineTokenizer(Protocol):
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
     def detokenize(self, ids: Sequence[int]) -> str: ...
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]: ...
-    def render(
-        self,
-        messages: Sequence[dict[str, Any]],
-        tools: Sequence[dict[str, Any]] | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> str: ...
 
 
 class Codec:
-    """Our tokenizer and template."""
+    """Our tokenizer."""
 
     blocks = False
 
-    def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate, make_tool_template: Callable[[], ChatTemplate]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._template = template
-        self._make_tool_template = make_tool_template
-        self.template_source = template.source
-        self.stop = tuple(template.stop)  # texts that end an answer
+        self.control_texts = tuple(tokenizer.control_tokens)  # that no message may become
+        self.end_texts = tuple(tokenizer.token_text(token) for token in tokenizer.end_ids)
         self.end_ids = tokenizer.end_ids  # tokens that do
-        self.token_pieces = tokenizer.pieces  # by token id, the bytes that the token adds to a text
         self.longest_token = tokenizer.longest_token  # characters that one can stand for
         self.special_tokens = {
             "bos_token": tokenizer.token_text(tokenizer.bos_id) or None,
@@ -72,29 +58,10 @@ class Codec:
         """Ids of a text in the middle of an answer, of which nothing can become a control token."""
         return self._tokenizer.encode_middle(text)
 
-    def encode_chat(
-        self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
-        begun: str = "",
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """Ids of a chat, up to where the assistant's answer begins, or has `begun`. `template_arguments` are variables
-        of the template, as `enable_thinking`. Raises TemplateError."""
-        template = self._tool_template if tools or any(m.get("tool_calls") for m in messages) else self._template
-        messages = with_parsed_arguments(messages)
-        return encode_chat(
-            template, self._tokenizer, messages, tools=tools, begun=begun, variables=template_arguments or {}
-        )
-
-    @cached_property
-    def _tool_template(self) -> ChatTemplate:
-        """The template for chats with tools; compiled when the first comes."""
-        return self._make_tool_template()
-
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        """The same as text, in which look-alikes cannot be told from special tokens. Raises TemplateError."""
-        return self._template.render(messages)
+    def encode_rendered(self, text: str, stand_ins: Mapping[int, str]) -> list[int]:
+        """Ids of a chat's prompt: its control tokens are tokens, what `stand_ins` turn back is text. BOS is added where
+        the model wants it and the template did not write it."""
+        return self._tokenizer.encode_prompt(text, stand_ins=stand_ins)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
         return self._tokenizer.decode(ids, skip_special=skip_special)
@@ -105,14 +72,16 @@ class Codec:
 
 
 class EngineCodec:
-    """The engine's tokenizer and template. Chats go to the engine as messages."""
+    """The engine's tokenizer."""
 
     blocks = True
-    stop: tuple[str, ...] = ()
-    template_source: str | None = None  # the engine's business
 
-    def __init__(self, engine: EngineTokenizer, metadata: Metadata) -> None:
-        self._engine = engine
+    engine: EngineTokenizer  # set once it is loaded
+
+    def __init__(self, metadata: Metadata) -> None:
+        self.control_texts = tuple(control_tokens(metadata))
+        longest_first = sorted(self.control_texts, key=len, reverse=True)
+        self._controls = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._start_id = int(metadata.get("tokenizer.ggml.bos_token_id", 0))
         tokens = metadata.get("tokenizer.ggml.tokens")
         ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
@@ -122,38 +91,42 @@ class EngineCodec:
             else None
             for role, token in ids.items()
         }
+        named = (metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
+        self.end_texts = tuple(
+            tokens[token].decode("utf-8", "replace")
+            for token in named
+            if token is not None and 0 <= token < len(tokens)
+        )
         self.longest_token = _NORMALIZED * max(map(len, tokens))
         if metadata.get("tokenizer.ggml.model") == "bert":  # gives up on a long word: one token, whatever its length
             self.longest_token = max(self.longest_token, _LONGEST_WORD)
 
     @property
     def beginning(self) -> list[int]:
-        return self._engine.tokenize("", add_special=True, parse_special=False)[:1]
+        return self.engine.tokenize("", add_special=True, parse_special=False)[:1]
 
     def encode_prompt(self, text: str) -> list[int]:
-        return self._engine.tokenize(text, add_special=True, parse_special=True) or [self._start_id]
+        return self.engine.tokenize(text, add_special=True, parse_special=True) or [self._start_id]
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        return self._engine.tokenize(text, add_special=add_special, parse_special=parse_special)
+        return self.engine.tokenize(text, add_special=add_special, parse_special=parse_special)
 
     def encode_middle(self, text: str) -> list[int]:
-        return self._engine.tokenize(text, add_special=False, parse_special=False)
+        return self.engine.tokenize(text, add_special=False, parse_special=False)
 
-    def encode_chat(
-        self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
-        begun: str = "",
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        text = with_beginning(self._engine.render(messages, tools, template_arguments), begun)
-        return self._engine.tokenize(text, add_special=True, parse_special=True)
-
-    def render(self, messages: list[dict[str, Any]]) -> str:
-        return self._engine.render(messages)
+    def encode_rendered(self, text: str, stand_ins: Mapping[int, str]) -> list[int]:
+        if not any(chr(code) in text for code in stand_ins):
+            return self.engine.tokenize(text, add_special=True, parse_special=True)
+        ids = list(self.beginning)
+        for number, part in enumerate(self._controls.split(text)):
+            if part:
+                plain = part.translate(dict(stand_ins))
+                found = self.engine.tokenize(plain, add_special=False, parse_special=bool(number % 2))
+                ids += found[1:] if ids == found[:1] == self.beginning else found
+        return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
-        return self._engine.detokenize(ids)
+        return self.engine.detokenize(ids)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
-        return self._engine.token_bytes(ids)
+        return self.engine.token_bytes(ids)

@@ -8,7 +8,7 @@ An answer is, in this order,
 
 Literals are exactly what the chat template writes. A parser takes white space at their edges, and around JSON's
 punctuation, as optional.
-A literal may have holes: ID (an id of a call) and INDEX (the number of a call, from 0).
+A literal may have holes: ID (an id of a call), INDEX (the number of a call, from 0) and NAME (the function's, again).
 
 `reading` makes a ChatFormat from a chat template; `parser` reads answers with it; a grammar of answers follows from it.
 """
@@ -20,12 +20,16 @@ from typing import Any, Literal
 # Unicode noncharacters stand for what varies.
 ID = "\ufdd0"
 INDEX = "\ufdd1"
-_HOLES = {ID: "⟨id⟩", INDEX: "⟨index⟩"}
+NAME = "\ufdd2"
+_HOLES = {ID: "⟨id⟩", INDEX: "⟨index⟩", NAME: "⟨name⟩"}
 
-# Where a template takes the thought of a message from; "content": out of the text, with its own tags around it.
-ThoughtField = Literal["reasoning_content", "reasoning", "thinking", "parts", "content"]
+# Where a template takes the thought of a message from. "parts": a content part of type "thinking"; "content": the text,
+# with its own tags around it; "none": nowhere, it drops thoughts.
+ThoughtField = Literal["reasoning_content", "reasoning", "thinking", "parts", "content", "none"]
 ThoughtState = Literal["open", "closed", "free"]
-Refusal = Literal["system", "parallel_calls", "null_content", "object_arguments", "parts", "text"]
+# What a template refuses or drops: system messages, those that are not the first message, messages in a row of one
+# role, several calls in one message, a text beside calls, null as the text beside calls.
+Refusal = Literal["system", "late_system", "repeated_roles", "parallel_calls", "text_with_calls", "null_content"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class ThoughtFormat:
     on: Mapping[str, Any] | None = None  # template variables that let the model think; None: none needed
     off: Mapping[str, Any] | None = None  # those that keep it from thinking; None: the template has no such switch
     calls_close: bool = False  # a call inside a thought ends it; else it is a part of the thought
+    reopens: bool = False  # a thought may begin anywhere in the answer
 
     def state(self, prompt: str) -> ThoughtState:
         """Where a rendered prompt leaves the model: inside a thought, after one, or free to begin one."""
@@ -47,7 +52,7 @@ class ThoughtFormat:
         if self.open.strip() and end.endswith(self.open.strip()):
             return "open"
         closed = tuple(text for text in (self.none.strip(), self.close.strip()) if text)
-        return "closed" if end.endswith(closed) else "free"
+        return "closed" if closed and end.endswith(closed) else "free"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,7 @@ class ArgumentsFormat:
     close: str = ""
     empty: str = ""
     quote: str = ""
+    cdata: bool = False  # raw strings may stand in <![CDATA[...]]>
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,15 +100,17 @@ class ChatFormat:
     ends: tuple[str, ...] = ()  # what a template writes after an answer; end tokens of the vocabulary end it in fact
     text_open: str = ""  # before the text of an answer without a thought
     text_close: str = ""
+    dropped: tuple[str, ...] = ()  # what a model writes besides, which means nothing
     thought: ThoughtFormat | None = None
     calls: CallsFormat | None = None  # None: the template writes no calls that could be read off
+    calls_as_text: bool = False  # the template writes no earlier calls: they are a part of the content
     content: Literal["string", "parts"] = "string"  # the form of a message's content that the template reads
     refused: frozenset[Refusal] = frozenset()
     proven: frozenset[Literal["thought", "calls"]] = frozenset()  # what predicted other renderings rightly
 
     def literals(self) -> Iterator[str]:
         """All that a model writes between its thought, text, names and values."""
-        yield from (self.text_open, self.text_close)
+        yield from (self.text_open, self.text_close, *self.dropped)
         if thought := self.thought:
             yield from (thought.open, thought.close, thought.close_to_call or "", thought.none)
         if calls := self.calls:

@@ -1,10 +1,9 @@
 """Jinja2 for templates that nobody has vetted: a chat template comes with a downloaded file.
 
-Jinja2's own sandbox keeps a template from reaching Python. This one also keeps it from taking all memory or
-time: what it builds and how often it loops is charged against a budget, and what would exceed it in one go is
-refused beforehand. A deadline stops what is slow without building anything. Lists may hold the same list many times, so
-that little memory looks like a huge text when it is written out or compared: no value whose written size passes a
-bound is ever made.
+Only the filters, tests, methods and functions listed here can be used: those of public templates. What a template
+builds and how often it loops is charged against a budget, and what would exceed it in one go is refused beforehand. A
+deadline stops what is slow without building anything. Lists may hold the same list many times, so that little memory
+looks like a huge text when it is written out or compared: no value whose written size passes a bound is ever made.
 """
 
 import json
@@ -15,10 +14,13 @@ from functools import wraps
 from time import monotonic
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import ChainableUndefined, Environment, StrictUndefined, Undefined, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Context, LoopContext
+from jinja2.sandbox import SandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
@@ -28,48 +30,83 @@ _BUDGET = 64_000_000  # characters built by one rendering
 _LONGEST = 500_000  # items of a list or dict
 _LARGEST = 16_000_000  # characters that a list or dict may have when all in it is written out
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
-_MAX_SECONDS = 5.0
-_MAX_WIDTH = 1_000  # of anything padded or indented, in characters
+MAX_SECONDS = 5.0
+_CHARACTERS_PER_STEP = 16  # of a text that a method looks through
+_MAX_WIDTH = 1_000  # of an indentation, in characters
 _MAX_INDENT = 16
 _MAX_INT_BITS = 10_000
-_LONG_NUMBER = re.compile(r"\d{4}|\*")
+_PLAIN_FORMAT = re.compile(r"(?:[^%]|%[sd%]|%\.\d{1,2}f)*")
 _CONTAINERS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
-_SPENDTHRIFT_FILTERS = ("batch", "center", "pprint", "slice", "urlize", "wordwrap", "xmlattr")
 
 
-class ChatSandbox(ImmutableSandboxedEnvironment):
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FILTERS = _names(
+    "abs capitalize count d default dictsort first float indent int items join last length list lower map max min "
+    "reject rejectattr replace reverse round safe select selectattr sort string sum title trim unique upper"
+)
+_TESTS = _names(
+    "!= < <= == > >= boolean defined eq equalto even false float ge greaterthan gt in integer iterable le lessthan lt "
+    "mapping ne none number odd sequence string true undefined"
+)
+_METHODS: tuple[tuple[type, frozenset[str]], ...] = (
+    (
+        str,
+        _names(
+            "capitalize count endswith find index isalpha isdigit islower isnumeric isspace isupper join lower lstrip "
+            "partition removeprefix removesuffix replace rfind rpartition rsplit rstrip split splitlines startswith "
+            "strip title upper"
+        ),
+    ),
+    (dict, _names("get items keys values")),
+    (list, _names("append count index pop")),
+    (tuple, _names("count index")),
+    (
+        LoopContext,
+        _names("changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0"),
+    ),
+)
+
+
+class ChatSandbox(SandboxedEnvironment):
     """Renders as `transformers` does: blocks trimmed, loop controls, `raise_exception`, `strftime_now`,
     `tojson` without HTML escapes. Not for use from two threads at once: the budget is its own."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
+            undefined=_Missing,
             optimized=False,  # folding constants would run them outside any budget
             cache_size=0,
         )
         self.refill()
-        for name in _SPENDTHRIFT_FILTERS:
-            del self.filters[name]
-        del self.globals["lipsum"]
-        self.filters["tojson"] = _to_json
-        self.filters = {name: self._charged(name, filter_) for name, filter_ in self.filters.items()}
+        filters = {name: self.filters[name] for name in _FILTERS} | {"tojson": _to_json, "from_json": json.loads}
+        self.filters = {name: self._charged(name, filter_) for name, filter_ in filters.items()}
+        self.tests = {name: self.tests[name] for name in _TESTS}
         self.filters["_concat"] = self.concat
         self.filters["_steps"] = self._steps
         self.filters["_charge"] = self._charge
         self.filters["_bounded"] = self._bounded
-        self.globals["namespace"] = _Namespace
-        self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = _strftime_now
+        self.globals = {
+            "dict": dict,
+            "namespace": _Namespace,
+            "raise_exception": _raise_exception,
+            "range": safe_range,
+            "strftime_now": _strftime_now,
+        }
 
-    def refill(self) -> None:
-        """Starts a rendering with the whole budget and time."""
+    def refill(self, seconds: float = MAX_SECONDS) -> None:
+        """Starts a rendering with the whole budget and so much time."""
         self._left = _BUDGET
-        self._deadline = monotonic() + _MAX_SECONDS
+        self._deadline = monotonic() + seconds
         self._sizes: dict[int, tuple[int, Any]] = {}  # of lists and dicts by id, with themselves: ids stay theirs
+        self._inner: set[int] = set()  # ids of those that are in others, whose sizes count theirs
 
     def spend(self, amount: int) -> None:
         self._left -= amount
@@ -84,7 +121,23 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         self.spend(sum(map(len, texts)))
         return "".join(texts)
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, (Namespace, Undefined)):
+            return not attr.startswith("_")
+        return any(isinstance(obj, kind) and attr in methods for kind, methods in _METHODS)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Nothing: `str.format` is not for templates."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+        """A member of a dict may be called as a method that is not for templates."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return StrictUndefined(f"{attribute} of a {type(obj).__name__} is not available", exc=SecurityError)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if isinstance(left, (bytes, bytearray)):
+            raise TemplateError("the chat template computes with bytes")
         if operator == "*":
             for sized, times in ((left, right), (right, left)):
                 if hasattr(sized, "__len__") and isinstance(times, int):
@@ -94,60 +147,64 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _check_bits(left.bit_length() * abs(right))
         elif operator == "%" and isinstance(left, str):
-            self._check_format(left, right)
+            self.spend(len(left))
+            if not _PLAIN_FORMAT.fullmatch(left):
+                raise TemplateError("the chat template formats in a way that is not allowed")
         return self._charge(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         __self.spend(_STEP_COST)
         for value in (*args, *kwargs.values()):
             __self._bounded(value)
-        owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)  # the sandbox wraps str.format
+        owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             __self._check_method(owner, __obj.__name__, args, kwargs)
+        elif isinstance(owner, list) and __obj.__name__ == "append":
+            __self._check_append(owner, args)
         return __self._charge(super().call(__context, __obj, *args, **kwargs))
 
     def _charged(self, name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(filter_)  # keeps the mark that tells Jinja2 what to pass first
         def charged(*args: Any, **kwargs: Any) -> Any:
             self.spend(_STEP_COST)
-            # To some filters Jinja2 passes the context or the environment first; those are no plain values.
-            values = [arg for arg in args if isinstance(arg, (str, int, list, tuple, dict))]
-            if name == "join" and values:
+            args = tuple(self._bounded(list(self.steps_of(arg))) if isinstance(arg, Iterator) else arg for arg in args)
+            # To some filters Jinja2 passes one of these first.
+            values = args[isinstance(args[0], (Context, EvalContext, Environment)) :]
+            if name == "join":
                 self._check_join(kwargs.get("d", values[1] if len(values) > 1 else ""), values[0])
             elif values and isinstance(values[0], str):
-                self._check_method(values[0], name, tuple(values[1:]), kwargs)
+                self._check_method(values[0], name, values[1:], kwargs)
             return self._charge(filter_(*args, **kwargs))
 
         return charged
 
     def _check_method(self, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuses what would make a large text of a small one, before it is made."""
-        if name in ("center", "ljust", "rjust", "zfill", "expandtabs", "indent"):
+        self.spend(len(text) // _CHARACTERS_PER_STEP)
+        if name == "indent":
             widths = [len(value) if isinstance(value, str) else value for value in (*args, *kwargs.values())]
-            if any(isinstance(width, int) and width > _MAX_WIDTH for width in widths):
+            width = max((width for width in widths if isinstance(width, int)), default=4)
+            if width > _MAX_WIDTH:
                 raise TemplateTooCostly("the chat template asks for too wide a text")
-            lines = text.count("\n") + text.count("\t") + 1
-            self.spend(lines * max((width for width in widths if isinstance(width, int)), default=8))
+            self.spend(len(text.splitlines()) * width)
         elif name == "replace":
-            old = args[0] if args else kwargs.get("old", "")
+            old = args[0] if args else kwargs.get("old", kwargs.get("s", ""))
             new = args[1] if len(args) > 1 else kwargs.get("new", "")
             self.spend(len(text) + text.count(str(old)) * len(str(new)))
         elif name == "join" and args:
             self._check_join(text, args[0])
-        elif name in ("format", "format_map"):
-            self._check_format(text, (args, kwargs))
-        elif name == "translate":
-            raise TemplateError("the chat template calls str.translate, which is not available")
 
     def _check_join(self, separator: Any, parts: Any) -> None:
         if not hasattr(parts, "__len__"):
             raise TemplateError("the chat template joins something other than a list")
         self.spend(len(str(separator)) * len(parts))
 
-    def _check_format(self, text: str, values: Any) -> None:
-        self.spend(len(text) * _MAX_WIDTH // 8)
-        if _LONG_NUMBER.search(text) or "{" in re.sub(r"\{[^{}]*\}", "", text):
-            raise TemplateError("the chat template formats with a width that is not allowed")
+    def _check_append(self, items: list[Any], args: tuple[Any, ...]) -> None:
+        """Only what no other value contains may grow, or sizes would no longer be true."""
+        if id(items) in self._inner or any(arg is items for arg in args):
+            raise TemplateError("the chat template changes a list that is within another")
+        self._sizes.pop(id(items), None)
+        self._bounded([*items, *args])
 
     def _charge(self, value: Any) -> Any:
         if isinstance(value, (str, bytes)):
@@ -155,6 +212,8 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         elif isinstance(value, _CONTAINERS):
             self.spend(8 * len(value))
             self._bounded(value)
+        elif isinstance(value, int):
+            _check_bits(value.bit_length())
         return value
 
     def _bounded(self, value: Any) -> Any:
@@ -166,14 +225,15 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
     def _written(self, value: Any) -> int:
         """Characters that a value has when all in it is written out, at least; lists that occur twice count twice.
 
-        Nothing in the sandbox changes a list or dict, so each is measured once.
+        Nothing in the sandbox changes a list or dict that is in another, so each is measured once.
         """
         if isinstance(value, str):
             return len(value) + 1
         if not isinstance(value, _CONTAINERS):
             return 1
         if (known := self._sizes.get(id(value))) is None:
-            items = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+            items = (*value.keys(), *value.values()) if isinstance(value, dict) else (*value,)
+            self._inner.update(id(item) for item in items if isinstance(item, _CONTAINERS))
             known = self._sizes[id(value)] = 1 + sum(map(self._written, items)), value
         return known[0]
 
@@ -190,6 +250,16 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
         """The template of a source; joins and loops in it are charged like calls."""
         tree = _Charges().visit(self.parse(source))
         return self.template_class.from_code(self, self.compile(tree), self.make_globals(None))
+
+
+class _Missing(ChainableUndefined):
+    """What a template asks for and nobody gave: an empty text, and a member of itself."""
+
+    def __add__(self, other: Any) -> Any:
+        return other
+
+    def __radd__(self, other: Any) -> Any:
+        return other
 
 
 class _Namespace(Namespace):
@@ -264,7 +334,13 @@ def _to_json(
 ) -> str:
     if indent is not None and not (isinstance(indent, int) and indent <= _MAX_INDENT):
         raise TemplateError("the chat template indents JSON too far")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        None if isinstance(value, Undefined) else value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:

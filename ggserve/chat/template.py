@@ -4,14 +4,16 @@ The template comes from the model file, in Jinja2; a file without one gets a pla
 of the text become special tokens is decided in `chat`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
 from jinja2 import UndefinedError
 
-from ggserve.chat.sandbox import ChatSandbox
+from ggserve.chat.sandbox import MAX_SECONDS, ChatSandbox
 from ggserve.errors import TemplateError, TemplateTooCostly
 
 # Turns as lines with a label, for models that were not trained on chats or whose file does not say how.
@@ -66,14 +68,23 @@ class ChatTemplate:
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] = MappingProxyType({}),
+        seconds: float = MAX_SECONDS,
     ) -> str:
         """The prompt's text. `variables` (as `enable_thinking`) are for the template, beside SET_VARIABLES.
 
         Raises TemplateError where the template refuses the messages, fails, or builds too much."""
-        known: dict[str, Any] = {"documents": None, **variables, **self._special}
-        known |= {"messages": messages, "add_generation_prompt": add_generation_prompt}
+        now = datetime.now()
+        known: dict[str, Any] = {
+            "documents": None,
+            "functions": json.dumps([tool["function"] for tool in tools], ensure_ascii=False) if tools else "",
+            "datetime": f"{now:%b %d %Y}",
+            "date_string": f"{now:%d %b %Y}",
+            **variables,
+            **self._special,
+        }
+        known |= {"messages": copied(messages), "add_generation_prompt": add_generation_prompt}
         with self._lock:
-            self._sandbox.refill()
+            self._sandbox.refill(seconds)
             try:
                 try:
                     return self._rendered({**known, "tools": tools})
@@ -108,6 +119,15 @@ class ChatTemplate:
                 raise TemplateError("the chat template builds too much text")
             parts.append(part)
         return "".join(parts)
+
+
+def copied(value: Any) -> Any:
+    """A copy of JSON values: templates may change lists."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [copied(item) for item in value]
+    return value
 
 
 def _as_template_error(error: Exception) -> TemplateError:

@@ -1,13 +1,12 @@
 """What every engine promises: options at the start, parameters in, deltas out. Engines differ in how, not in what."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ggserve.generation import Delta, Embedding, Feature, Occupancy, Ranking, SamplingParams, Scores
+from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Occupancy, Ranking, SamplingParams, Scores
 from ggserve.machine import Hardware
-from ggserve.messages import Tools
 
 Speculation = Literal["off", "ngram-mod"]
 CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -52,14 +51,16 @@ class Engine(Protocol):
 
     context_length: int  # tokens, prompt and answer together
     features: frozenset[Feature]
+    media_marker: str  # stands for an image in a MediaPrompt's text; "" where it sees none
 
     @property
     def pool(self) -> Occupancy:
         """Its slots, and the queue before them."""
         ...
 
-    def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """Continues `prompt`. Closing the generator frees what it holds at the next step.
+    def generate(self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Continues `prompt`, which may have images where there is a `media_marker`. Closing the generator frees what
+        it holds at the next step.
 
         Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, GenerationError
         at any time.
@@ -74,46 +75,13 @@ class Engine(Protocol):
         """The embedding of each input, which needs Feature "embeddings". Raises as `generate`."""
         ...
 
-    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+    async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """The log-probabilities of each continuation's tokens after the prompt, which is evaluated once, as is each
         beginning that continuations share. Needs Feature "scores". Raises as `generate`."""
         ...
 
     def close(self) -> None:
         """Ends every generation and frees the model; a second call does nothing."""
-        ...
-
-
-class NativeChat(Protocol):
-    """What an engine may offer besides: chats by its own template engine and parsers."""
-
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        params: SamplingParams,
-        tools: Tools | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> AsyncGenerator[Delta, None]:
-        """The assistant's answer, tool calls and thoughts told apart. `template_arguments` are variables of the chat
-        template, as `enable_thinking`. Raises as `Engine.generate`."""
-        ...
-
-    def count_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Tools | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> int:
-        """Tokens of the prompt that `chat` makes of the same messages. Blocks for a few milliseconds."""
-        ...
-
-    async def score_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        continuations: Sequence[Sequence[int]],
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> Scores:
-        """As `Engine.score`, after the prompt that `chat` makes of the same messages."""
         ...
 
 

@@ -1,103 +1,163 @@
-"""Chats of a loaded model: who renders them, ggserve or the engine, and who reads the calls in their answers."""
+"""Chats of a loaded model: template, text, token ids, engine, and the parser of the answer; one way for all models."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from ggserve.chat.answer_grammar import answer_grammar
+from ggserve.chat.citations import with_citations, with_documents
 from ggserve.chat.encoding import defused, text_length
-from ggserve.chat.tool_calling import held_to_calls, with_calls
-from ggserve.chat.tool_calls.history import with_short_ids
-from ggserve.engines.contract import NativeChat
+from ggserve.chat.format import ChatFormat, ThoughtState
+from ggserve.chat.parser import AnswerParser, CallPiece, Part, Text, Thought
+from ggserve.chat.rendering import Chat, ChatRenderer, RenderedChat
 from ggserve.errors import InvalidRequest
-from ggserve.generation import Delta, SamplingParams
-from ggserve.messages import Tools
+from ggserve.generation import Delta, MediaPrompt, SamplingParams, Scores
+from ggserve.grammar.citations import citation_grammar, marks_for
+from ggserve.messages import ToolCallDelta, Tools
 from ggserve.model.load import LoadedModel
 
-
-@dataclass(frozen=True)
-class Chat:
-    """What an answer is made from."""
-
-    messages: list[dict[str, Any]]  # with role and content
-    tools: Tools | None = None
-    begun: str = ""  # of the answer
-    template_arguments: Mapping[str, Any] = field(default_factory=dict)  # variables of its template
+__all__ = ["Chat", "Chats"]
 
 
 class Chats:
-    """Chats are rendered and calls read here, because only here text from a user cannot become a special token.
-    Thoughts, and calls of formats that are not known here, are for the engine to tell apart."""
+    """Renders chats, and reads thoughts and calls in their answers."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """Raises InvalidRequest; its deltas raise TemplateError too."""
-        chat = self._as_wanted(chat)
-        if native := self._native(chat, held=params.grammar is not None):
-            if chat.tools and params.grammar:
-                message = (
-                    "llama.cpp looks at images, and holds no answer to a format beside calls: leave one of them out"
-                )
-                raise InvalidRequest(message, params.grammar.source)
-            return self._natively(native, chat, params)
-        if chat.tools:
-            form = self._loaded.call_format
-            params = held_to_calls(params, chat.tools, form)
-            return with_calls(self._rendered(chat, params), chat.tools, form)
-        return self._rendered(chat, params)
+        """The answer's deltas. Raises InvalidRequest and TemplateError too."""
+        return self._citing(chat, params) if chat.documents else self._answer(chat, params)
+
+    async def _answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        renderer = self._loaded.renderers.of(chat)
+        form, tools = renderer.form, chat.tools
+        if tools and "parallel_calls" in form.refused:
+            tools = replace(tools, parallel=False)
+        rendered = await self._rendered(chat, renderer)
+        thinks = chat.template_arguments.get("enable_thinking") is not False
+        grammar = answer_grammar(form, tools, params.grammar, rendered.state or "closed", thinks=thinks)
+        params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
+        deltas = self._loaded.engine.generate(await self._prompt(rendered), params)
+        async with aclosing(_parsed(deltas, form, tools, rendered.state)) as parsed:
+            async for delta in parsed:
+                yield delta
+
+    async def _citing(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        texts = [document.text for document in chat.documents]
+        marks = marks_for(texts)
+        grammar = citation_grammar(texts, marks, "documents")
+        if self._loaded.token_grammars:  # llama.cpp goes on without a grammar that it cannot compile
+            await self._loaded.token_grammars.matcher(grammar)
+        messages = with_documents([*map(dict, chat.messages)], chat.documents, marks, shown=chat.shows_documents)
+        renderer = self._loaded.renderers.of(chat)
+        rendered = await self._rendered(replace(chat, messages=messages).quiet, renderer)
+        params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
+        deltas = self._loaded.engine.generate(await self._prompt(rendered), params)
+        async with aclosing(with_citations(deltas, chat.documents, marks)) as cited:
+            async for delta in cited:
+                yield delta
+
+    async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
+        """The log-probabilities of how the answer to a chat may begin, once the model has thought or need not.
+        Raises TemplateError too."""
+        rendered = await self._rendered(chat.quiet, self._loaded.renderers.of(chat))
+        return await self._loaded.engine.score(await self._prompt(rendered), continuations)
 
     async def count(self, chat: Chat) -> int:
-        """Tokens of the chat's prompt. Raises TemplateError."""
-        chat = self._as_wanted(chat)
-        if native := self._native(chat):
-            self._loaded.check_length(_text_length(chat))
-            return await asyncio.to_thread(lambda: native.count_chat(*self._all_defused(chat)))
-        return len(await self._prompt(chat))
+        """Tokens of the chat's prompt, images left out. Raises TemplateError."""
+        rendered = await self._rendered(chat, self._loaded.renderers.of(chat))
+        return len(await self._ids(rendered))
 
-    def _as_wanted(self, chat: Chat) -> Chat:
-        """The chat with ids of calls as the template wants them."""
-        return replace(chat, messages=with_short_ids(chat.messages)) if self._loaded.short_call_ids else chat
+    async def _rendered(self, chat: Chat, renderer: ChatRenderer) -> RenderedChat:
+        """In a thread, for a template may take seconds."""
+        texts = [chat.messages, chat.tools and chat.tools.functions, chat.begun, chat.begun_thought]
+        self._loaded.check_length(text_length([*texts, dict(chat.template_arguments)]))
+        return await asyncio.to_thread(renderer.render, chat, self._loaded.engine.media_marker)
 
-    async def _natively(self, native: NativeChat, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        self._loaded.check_length(_text_length(chat))
-        messages, tools, arguments = await asyncio.to_thread(self._all_defused, chat)
-        async with aclosing(native.chat(messages, params, tools, arguments)) as deltas:
-            async for delta in deltas:
-                yield delta
+    async def _prompt(self, rendered: RenderedChat) -> list[int] | MediaPrompt:
+        if not rendered.images:
+            return await self._ids(rendered)
+        if not self._loaded.engine.media_marker:
+            raise InvalidRequest("The model sees no images.", "messages")
+        images = tuple(url.partition(",")[2] for url in rendered.images)
+        return MediaPrompt(defused(rendered.text, rendered.stand_ins), images)
 
-    async def _rendered(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        params = replace(params, stop=(*params.stop, *self._loaded.codec.stop))
-        prompt = await self._prompt(chat)
-        async with aclosing(self._loaded.engine.generate(prompt, params)) as deltas:
-            async for delta in deltas:
-                yield delta
-
-    async def _prompt(self, chat: Chat) -> list[int]:
-        functions = [dict(function) for function in chat.tools.functions] if chat.tools else None
+    async def _ids(self, rendered: RenderedChat) -> list[int]:
+        codec = self._loaded.codec
         return await self._loaded.off_loop(
-            _text_length(chat),
-            lambda messages: self._loaded.codec.encode_chat(messages, functions, chat.begun, chat.template_arguments),
-            chat.messages,
+            len(rendered.text), lambda text: codec.encode_rendered(text, rendered.stand_ins), rendered.text
         )
 
-    def _native(self, chat: Chat, *, held: bool = False) -> NativeChat | None:
-        """What renders and parses this chat natively, if anything does: it knows no calls that must be made or beside
-        which an answer is `held` to a grammar, and no answers that have begun, and alone can look at images."""
-        loaded, tools = self._loaded, chat.tools
-        if any(isinstance(message.get("content"), list) for message in chat.messages):
-            return loaded.native_chat
-        native = loaded.chats_natively or (tools and loaded.calls_natively)
-        return loaded.native_chat if native and not (chat.begun or (tools and (tools.required or held))) else None
 
-    def _all_defused(self, chat: Chat) -> tuple[list[dict[str, Any]], Tools | None, dict[str, Any]]:
-        """Its messages, tools and template's arguments, for an engine that would find special tokens in them."""
-        controls = self._loaded.control_texts
-        tools = chat.tools and replace(chat.tools, functions=tuple(defused(chat.tools.functions, controls)))
-        return defused(chat.messages, controls), tools, defused(dict(chat.template_arguments), controls)
+def render_text(loaded: LoadedModel, chat: Chat) -> str:
+    """The prompt's text. Blocks. Raises TemplateError and InvalidRequest."""
+    return loaded.renderers.of(chat).render(chat, loaded.engine.media_marker).shown
 
 
-def _text_length(chat: Chat) -> int:
-    return text_length([chat.messages, chat.tools and chat.tools.functions, chat.begun, chat.template_arguments])
+async def _parsed(
+    deltas: AsyncGenerator[Delta, None], form: ChatFormat, tools: Tools | None, state: ThoughtState | None
+) -> AsyncGenerator[Delta, None]:
+    """The deltas with thoughts and calls told apart, as they come."""
+    answers: dict[int, _Answer] = {}
+    functions = [tool["function"] for tool in tools.functions] if tools else []
+    schemas: dict[str, Mapping[str, Any]] = {
+        function["name"]: function.get("parameters") or {} for function in functions
+    }
+    required = tools is not None and tools.required
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if delta.index not in answers:
+                answers[delta.index] = _Answer(AnswerParser(form, schemas, state), required)
+            for piece in answers[delta.index].read(delta):
+                yield piece
+
+
+class _Answer:
+    """One answer in the making."""
+
+    def __init__(self, parser: AnswerParser, required: bool) -> None:
+        self._parser = parser
+        self._required = required
+        self._calls = False
+
+    def read(self, delta: Delta) -> list[Delta]:
+        """A delta as one or more: in each, thought comes before text, and text before calls."""
+        parts = self._parser.push(delta.text)
+        if delta.finish_reason:
+            parts += self._parser.finish()
+        groups = [replace(delta, text="", finish_reason=None, stop_sequence=None)]
+        for part in parts:
+            if isinstance(part, Text) and self._required:
+                continue  # the beginning of a call that was cut
+            group = groups[-1]
+            if _follows(part, group):
+                group = replace(group, text="", reasoning="", tool_calls=(), tokens=(), prompt=())
+                groups.append(group)
+            groups[-1] = self._with(group, part)
+        reason = delta.finish_reason
+        if reason == "stop" and self._calls:
+            reason = "tool_calls"
+        groups[-1] = replace(groups[-1], finish_reason=reason, stop_sequence=delta.stop_sequence)
+        return groups
+
+    def _with(self, delta: Delta, part: Part) -> Delta:
+        if isinstance(part, Thought):
+            return replace(delta, reasoning=delta.reasoning + part.text)
+        if isinstance(part, Text):
+            return replace(delta, text=delta.text + part.text)
+        self._calls = True
+        call_id = None if part.name is None else f"call_{uuid.uuid4().hex[:24]}"
+        return replace(
+            delta, tool_calls=(*delta.tool_calls, ToolCallDelta(part.index, part.arguments, call_id, part.name))
+        )
+
+
+def _follows(part: Part, delta: Delta) -> bool:
+    """Whether a part cannot be said in the same delta without changing the order."""
+    if isinstance(part, CallPiece):
+        return False
+    return bool(delta.tool_calls or (delta.text and isinstance(part, Thought)))

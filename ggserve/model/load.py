@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,10 @@ from typing import TypeVar
 from ggserve.chat.codec import Codec, EngineCodec
 from ggserve.chat.infill import Infill
 from ggserve.chat.named_templates import family_template, read_chat_template
+from ggserve.chat.renderers import TOOL_USE, ChatRenderers
 from ggserve.chat.template import ChatTemplate
-from ggserve.chat.tool_calls import HERMES, CallFormat, call_format
-from ggserve.chat.tool_calls.history import wants_short_ids
-from ggserve.chat.tool_template import with_tools
 from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
-from ggserve.engines.contract import Engine, EngineOptions, NativeChat, Reranker, SlotFiles, Tuning
+from ggserve.engines.contract import Engine, EngineOptions, Reranker, SlotFiles, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
@@ -30,7 +27,7 @@ from ggserve.engines.llama_cpp.in_process import InProcess
 from ggserve.engines.llama_cpp.saved_states import SavedStates, fingerprint
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
-from ggserve.errors import ContextOverflow, EngineError, ModelFileError, TemplateError
+from ggserve.errors import ContextOverflow, EngineError, ModelFileError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
@@ -64,7 +61,6 @@ Template = tuple[str, Sequence[str]]  # a chat template and the texts that end i
 _LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
 _NO_PROJECTOR = Path("none")  # as MMPROJ_PATH
 _PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
-_REASONS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)  # in the template of a model that thinks aloud
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +95,11 @@ class LoadedModel:
     facts: ModelFacts
     vocab_size: int
     infill: Infill  # prompts of texts with a gap
-    control_texts: Sequence[str] = ()  # that no message may contain when the engine's own tokenizer reads it
+    renderers: ChatRenderers
+    token_grammars: Grammars | None = None  # of the model's own tokens, where the engine's are of bytes
     reranker: Reranker | None = None  # for models that rank documents
-    native_chat: NativeChat | None = None  # for chats with tools
-    call_format: CallFormat = HERMES  # how answers that are read here write calls
-    calls_natively: bool = False  # chats with tools go to `native_chat`: their calls are of a format not read here
-    short_call_ids: bool = False  # the template takes no other ids of calls
     nbytes: int = 0  # of memory, as planned
     slot_files: SlotFiles | None = None  # where slots can be saved
-    chats_natively: bool = False  # all chats go to `native_chat`: the codec or the template leaves no other way
 
     def check_length(self, length: int) -> None:
         """Raises ContextOverflow if a text of `length` characters cannot fit, whatever its tokens are."""
@@ -197,6 +189,8 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         log.warning("the projector %s is not used: %s", engine_options.mmproj_path, error)
         without = replace(engine_options, mmproj_path=None)
         loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, without)
+    if notes := loaded.renderers.notes:
+        log.info("%s", notes)
     hardware = loaded.engine.hardware
     log.info(
         "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %d slots of up to %.0f MB each, %d threads, %s",
@@ -258,28 +252,23 @@ def _load_ctransformers(
     contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
     with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
         opening = loader.submit(contexts[0].open)
-        codec = _codec(file, chosen)
+        tokenizer = Tokenizer.from_metadata(file)
+        codec = Codec(tokenizer)
+        renderers = _renderers(file, chosen, codec)
+        tokenizer.show(renderers.shown_controls)
         opening.result()
     engine = CTransformersEngine(
         contexts,
         embeds=not isinstance(file, GGMLFile),
-        pieces=codec.token_pieces,
+        pieces=tokenizer.pieces,
         spelling=lambda token: codec.pieces([token])[0],
         encode=codec.encode_middle,
         end_ids=codec.end_ids,
-        grammars=Grammars(GrammarVocabulary(codec.token_pieces, codec.end_ids, codec.encode_middle)),
+        grammars=Grammars(GrammarVocabulary(tokenizer.pieces, codec.end_ids, codec.encode_middle)),
         options=options,
     )
     return LoadedModel(
-        engine,
-        reason,
-        options,
-        codec,
-        model_facts(file),
-        len(codec.token_pieces),
-        Infill(file, codec),
-        call_format=call_format(codec.template_source) or HERMES,
-        short_call_ids=wants_short_ids(codec.template_source),
+        engine, reason, options, codec, model_facts(file), tokenizer.vocab_size, Infill(file, codec), renderers
     )
 
 
@@ -295,9 +284,16 @@ def _load_llama_cpp(
     file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
 ) -> LoadedModel:
     generates = not is_embedding_model(file)
-    template = chosen[0] if chosen else chat_template(file)
-    form = call_format(template or "", controls=False)
     vocab_size = len(file.get("tokenizer.ggml.tokens"))
+    codec: Codec | EngineCodec
+    tokenizer = None
+    try:
+        tokenizer = Tokenizer.from_metadata(file)
+        codec = Codec(tokenizer)
+    except ModelFileError as error:
+        log.info("llama.cpp's own tokenizer: %s", error)
+        codec = EngineCodec(file)
+    renderers = _renderers(file, chosen, codec)
     build = chosen_build(options.llama_server)
     label = f"llama-server {build.version} {build.path}" if build else f"xllamacpp {version('xllamacpp')}"
     states = _saved_states(file, options, label) if generates else None
@@ -305,7 +301,6 @@ def _load_llama_cpp(
         path=file.path,
         options=options,
         pooling=_pooling(file),
-        chat_template=_vetted(template),
         states=states.folder if states else None,
         whole_inputs=not generates,
     )
@@ -317,17 +312,14 @@ def _load_llama_cpp(
         controls=control_tokens(file),
         pooling=server.pooling,
         generates=generates,
+        shown_controls=renderers.shown_controls,
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
         word_limit=WordLimit.of(file),
         states=states,
         bytes_per_token=plan.slot_bytes / plan.context_length,
     )
-    codec: Codec | EngineCodec
-    try:
-        codec = _codec(file, chosen, controls=False)
-    except (ModelFileError, TemplateError) as error:
-        log.info("llama.cpp's own tokenizer and template: %s", error)
-        codec = EngineCodec(engine, file)
+    if isinstance(codec, EngineCodec):
+        codec.engine = engine
     return LoadedModel(
         engine,
         reason,
@@ -336,14 +328,12 @@ def _load_llama_cpp(
         model_facts(file),
         vocab_size,
         Infill(file, codec),
-        control_texts=list(control_tokens(file)),
-        native_chat=engine if engine.chats else None,
+        renderers,
+        token_grammars=Grammars(GrammarVocabulary(tokenizer.pieces, tokenizer.end_ids, codec.encode_middle))
+        if tokenizer
+        else None,
         reranker=engine if is_reranker(file) else None,
         slot_files=engine if states else None,
-        call_format=form or HERMES,
-        calls_natively=form is None,
-        short_call_ids=wants_short_ids(template or ""),
-        chats_natively=codec.blocks or options.mmproj_path is not None or bool(_REASONS.search(template or "")),
     )
 
 
@@ -374,31 +364,11 @@ def _named_ends(file: ModelFile, vocab_size: int) -> list[int]:
     return sorted({int(token) for token in named if token is not None and 0 <= int(token) < vocab_size})
 
 
-def _vetted(template: str | None) -> str | None:
-    """What llama.cpp's template engine, which has no bounds, gets: the template, unless it breaks those of ours."""
-    if template is None:
-        return None
-    try:
-        if ChatTemplate(template).is_harmless():
-            return with_tools(template)
-        problem = "it builds or loops without end"
-    except TemplateError as error:
-        problem = str(error)
-    log.warning("the chat template is not given to llama.cpp: %s", problem)
-    return with_tools(ChatTemplate(None).source)
-
-
-def _codec(file: ModelFile, chosen: Template | None, *, controls: bool = True) -> Codec:
-    """`chosen`: a chat template and its stop texts, in place of the file's own; `controls`: whether control tokens can
-    show in answers."""
-    tokenizer = Tokenizer.from_metadata(file)
-    bos, eos = tokenizer.token_text(tokenizer.bos_id), tokenizer.token_text(tokenizer.eos_id)
+def _renderers(file: ModelFile, chosen: Template | None, codec: Codec | EngineCodec) -> ChatRenderers:
+    """`chosen`: a chat template and its stop texts, in place of the file's own."""
+    bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
     source, stop = chosen or (chat_template(file), ())
+    tool_use = None if chosen else chat_template(file, TOOL_USE)
     template = ChatTemplate(source, bos, eos, stop)
-    form = call_format(template.source, controls=controls)
-    tokenizer.show(form.controls if form else ())
-
-    def make_tool_template() -> ChatTemplate:
-        return ChatTemplate(with_tools(template.source, replaces=form is None), bos, eos, template.stop)
-
-    return Codec(tokenizer, template, make_tool_template)
+    with_tools = ChatTemplate(tool_use, bos, eos) if tool_use else None
+    return ChatRenderers(template, with_tools, codec.control_texts, codec.end_texts)

@@ -73,11 +73,13 @@ def read_model_file(path: str | Path, model_type: str | None = None) -> ModelFil
     return read_ggml(path, model_type) if is_ggml(path) else read_gguf(path)
 
 
-def chat_template(file: ModelFile) -> str | None:
-    """The file's own chat template, None without one. Raises ModelFileError where it is no text."""
-    template = file.get("tokenizer.chat_template")
+def chat_template(file: ModelFile, name: str | None = None) -> str | None:
+    """The file's own chat template, or a further one by its name; None without one. Raises ModelFileError where it is
+    no text."""
+    key = "tokenizer.chat_template" + (f".{name}" if name else "")
+    template = file.get(key)
     if template is not None and not isinstance(template, str):
-        raise ModelFileError(f"{file.path.name}: tokenizer.chat_template is no text")
+        raise ModelFileError(f"{file.path.name}: {key} is no text")
     return template
 
 

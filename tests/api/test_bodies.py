@@ -43,7 +43,7 @@ def test_a_text_that_cannot_fit_is_refused_before_anything_is_made_of_it(
         raise AssertionError("it was tokenized")
 
     monkeypatch.setattr(model._codec, "encode_prompt", tokenizes)
-    monkeypatch.setattr(model._codec, "encode_chat", tokenizes)
+    monkeypatch.setattr(model._codec, "encode_rendered", tokenizes)
     text = "a" * 10_000_000
     for answer in (
         model.complete(text),

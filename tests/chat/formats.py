@@ -1,7 +1,7 @@
 """Formats of well-known models, written by hand."""
 
 from ggserve.chat.format import ID, ArgumentsFormat, CallsFormat, ChatFormat, ThoughtFormat
-from ggserve.chat.known_formats import HERMES
+from ggserve.chat.own_tools import HERMES
 
 QWEN3 = ChatFormat(
     answer_open="<|im_start|>assistant\n",

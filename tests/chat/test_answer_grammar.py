@@ -10,7 +10,7 @@ import pytest
 
 from ggserve.chat.answer_grammar import answer_grammar
 from ggserve.chat.format import ID, INDEX, ArgumentsFormat, CallsFormat, ChatFormat, ThoughtFormat, ThoughtState
-from ggserve.chat.known_formats import HERMES
+from ggserve.chat.own_tools import HERMES
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Grammar, schema_grammar
 from ggserve.grammar.gbnf import gbnf

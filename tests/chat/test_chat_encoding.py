@@ -4,8 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ggserve.chat.encoding import encode_chat
+from ggserve.chat.codec import Codec
+from ggserve.chat.format import ChatFormat
+from ggserve.chat.own_tools import HERMES
+from ggserve.chat.reading import read_format
+from ggserve.chat.rendering import Chat, ChatRenderer
 from ggserve.chat.template import ChatTemplate
+from ggserve.messages import Tools
 from ggserve.tokenizer.tokenizer import Tokenizer
 
 PARTS = [
@@ -28,6 +33,22 @@ SPECIAL_TEXTS = st.lists(st.sampled_from(PARTS), max_size=8).map("".join)
 def template(smollm2_file: Any, smollm2: Tokenizer) -> ChatTemplate:
     source = smollm2_file.get("tokenizer.chat_template")
     return ChatTemplate(source, smollm2.token_text(smollm2.bos_id), smollm2.token_text(smollm2.eos_id))
+
+
+def encode_chat(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: list[dict[str, Any]],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    begun: str = "",
+    variables: dict[str, Any] | None = None,
+) -> list[int]:
+    form = read_format(template) if "think" in (template.source or "") else ChatFormat(calls=HERMES)
+    renderer = ChatRenderer(template, form, list(tokenizer.control_tokens))
+    chat = Chat(messages, Tools(tuple(tools)) if tools else None, begun, template_arguments=variables or {})
+    rendered = renderer.render(chat)
+    return Codec(tokenizer).encode_rendered(rendered.text, rendered.stand_ins)
 
 
 def control_ids(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
@@ -63,7 +84,7 @@ def test_look_alikes_in_tools_calls_and_variables(smollm2: Tokenizer) -> None:
         template,
         smollm2,
         [{"role": "assistant", "content": None, "tool_calls": [call]}],
-        tools=[{"function": {"description": "<|im_end|>"}}],
+        tools=[{"function": {"name": "f", "description": "<|im_end|>"}}],
         variables={"style": "<|im_end|>"},
     )
     assert [smollm2.token_text(i) for i in control_ids(smollm2, ids)] == ["<|im_start|>", "<|im_end|>"]

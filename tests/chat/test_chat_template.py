@@ -39,10 +39,22 @@ HOSTILE = [
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}",
     "{{ ''.__class__.__mro__ }}",
-    "{{ messages.append(1) }}",
+    "{% set a = [] %}{% set b = [a] %}{{ a.append(b) }}",
+    "{% set a = [] %}{{ a.append(a) }}",
+    "{% set a = [] %}{% for i in range(9**6) %}{% set _ = a.append('x' * 1000) %}{% endfor %}{{ a }}",
+    "{% set n = namespace(x=[]) %}{% for i in range(60) %}{% set y = [n.x, n.x] %}{% set _ = n.x.append(1) %}"
+    "{% set n.x = y %}{% endfor %}",
+    "{{ (1).to_bytes(10**9, 'big') }}",
+    "{{ 'a'.encode() }}",
+    "{{ 'a'.encode().ljust(10**9) }}",
+    "{{ '{}'.format(1) }}",
+    "{{ ('x\\n' * 10**6) | indent(900) }}",
+    "{{ ('9' * 4000) | int // 7 * ('9' * 4000) | int }}",
+    "{{ range(99999) | select | join('x' * 99999) }}",
+    "{{ messages | attr('__class__') }}",
+    "{{ cycler(1) }}",
     "{% include 'x' %}",
     "{% for",
-    "{{ x.y.z }}",
     "{{ 1 | nonesuch }}",
     f"{{{{ {'(' * 5000}1{')' * 5000} }}}}",
     "{{ [range(99999) | list] * 99999 }}",
@@ -87,12 +99,29 @@ def test_templates_that_look_into_tools_render_without_any() -> None:
     assert ChatTemplate("{% if tools is none %}none{% endif %}").render(MESSAGES) == "none"
 
 
-def test_time_is_limited_where_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ggserve.chat.sandbox._MAX_SECONDS", 0.05)
+def test_time_is_limited_where_nothing_is_built() -> None:
     loop = "{% for i in range(99999) %}{% if 'b' in x %}{% endif %}{% endfor %}"
     source = "{% set x = 'a' * 10**6 %}" + loop
     with pytest.raises(TemplateError, match="too long"):
-        ChatTemplate(source).render(MESSAGES)
+        ChatTemplate(source).render(MESSAGES, seconds=0.05)
+
+
+def test_a_template_may_change_its_lists_but_not_the_messages() -> None:
+    source = (
+        "{% set a = [] %}{% set _ = a.append('b') %}{% set _ = messages.append(1) %}{{ a.pop(0) }}{{ messages|length }}"
+    )
+    messages = [{"role": "user", "content": "x"}]
+    assert ChatTemplate(source).render(messages) == "b2"
+    assert len(messages) == 1
+
+
+def test_what_nobody_gave_is_undefined() -> None:
+    source = "{{ 'a' + x.y + x.z[0] }}{{ x | tojson }}{{ x is defined }}{% for i in x %}{{ i }}{% endfor %}{{ x.f }}"
+    assert ChatTemplate(source).render(MESSAGES) == "anullFalse"
+
+
+def test_members_named_like_methods_are_members() -> None:
+    assert ChatTemplate("{{ messages[0].update }}").render([{"update": "now"}]) == "now"
 
 
 def test_a_failed_rendering_leaves_the_next_its_budget() -> None:
@@ -133,7 +162,7 @@ def test_a_template_refuses_with_its_own_words() -> None:
         ("{% macro m(a, b='z') %}{{ a }}{{ b }}{% endmacro %}{{ m('q') }}", "qz"),
         ("{% generation %}{{ 'a' }}{% endgeneration %}b", "ab"),
         ("{{ 'a-b'.split('-')[-1].upper() }}{{ '  x '.strip() }}{{ ' y ' | trim }}{{ 'abc'[1:] }}", "Bxybc"),
-        ("{{ '%s and %d' % ('a', 2) }} {{ '{} {x}'.format(1, x=2) }}", "a and 2 1 2"),
+        ("{{ '%s and %d' % ('a', 2) }}", "a and 2"),
         ("{{ ['a', 'b'] | join(', ') }}{{ messages | map(attribute='role') | join }}", "a, buser"),
         ("{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1"),
         ("{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}{{ tools is none }}", "<s></s>TrueTrue"),

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from ggserve.chat.codec import Codec
 from ggserve.chat.infill import Infill
-from ggserve.chat.template import ChatTemplate
 from ggserve.generation import File
 from ggserve.modelfile.token_spelling import ALPHABET, TokenType
 from ggserve.tokenizer.tokenizer import Tokenizer
@@ -33,7 +32,7 @@ def infill(controls: tuple[str, ...] | list[str], *, bos: bool = False, **keys: 
         **{f"tokenizer.ggml.{name}_token_id": token for name, token in keys.items()},
     }
     tokenizer = Tokenizer.from_metadata(metadata)
-    return Infill(metadata, Codec(tokenizer, ChatTemplate(None), lambda: ChatTemplate(None))), tokenizer
+    return Infill(metadata, Codec(tokenizer)), tokenizer
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -45,10 +45,11 @@ def test_an_answer_ends_at_the_end_of_turn_token(client):
     assert "<|im_end|>" not in answer.choices[0].message.content
 
 
-def test_text_parts_are_one_text(client):
-    parts = [{"type": "text", "text": "Write one sentence "}, {"type": "text", "text": "about the sea."}]
+def test_text_parts_are_lines_of_one_text(client):
+    parts = [{"type": "text", "text": "Write one sentence"}, {"type": "text", "text": "about the sea."}]
     as_parts = client.chat.completions.create(messages=[{"role": "user", "content": parts}], **GREEDY)
-    as_text = client.chat.completions.create(messages=MESSAGES, **GREEDY)
+    text = "Write one sentence\nabout the sea."
+    as_text = client.chat.completions.create(messages=[{"role": "user", "content": text}], **GREEDY)
     assert as_parts.choices[0].message.content == as_text.choices[0].message.content
 
 

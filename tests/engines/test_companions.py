@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
-from ggserve.generation import SamplingParams
+from ggserve.generation import MediaPrompt, SamplingParams
 from ggserve.hub.companions import projector_beside
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import read_gguf
@@ -78,15 +78,10 @@ def said(line: str) -> str:
 
 def together(url: str) -> list[tuple[dict[str, Any], str, str]]:
     """What does not go with images: body, path, and what the refusal says."""
-    (_, message), *_, (_, prompt) = other_dialects(url)
-    begun = [*message["messages"], {"role": "assistant", "content": "A"}]
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-    held = {"messages": asking(url), "tools": [tool], "response_format": {"type": "json_object"}}
+    *_, (_, prompt) = other_dialects(url)
     return [
-        ({**message, "messages": begun}, "/v1/messages", "an answer to images cannot be begun"),
         ({**prompt, "raw": True}, "/api/generate", "images are not supported with raw"),
         ({**prompt, "suffix": "x"}, "/api/generate", "images are not supported with raw or a suffix"),
-        (held, "/v1/chat/completions", "leave one of them out"),
     ]
 
 
@@ -139,6 +134,15 @@ def test_a_model_that_sees_is_asked_over_http(folder: Path, tmp_path: Path) -> N
         for body, path, reason in together(data_url("red")):
             refused = httpx.post(f"{server.url}{path}", json=body, timeout=60)
             assert (refused.status_code, reason in refused.text) == (400, True), refused.text
+        (_, message), *_ = other_dialects(data_url("red"))
+        begun = [*message["messages"], {"role": "assistant", "content": "A"}]
+        answered = httpx.post(f"{server.url}/v1/messages", json={**message, "messages": begun}, timeout=60)
+        assert answered.status_code == 200, answered.text
+        schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
+        held = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        chat = {"messages": asking(data_url("red")), "max_tokens": 40, "response_format": held}
+        answered = httpx.post(f"{server.url}/v1/chat/completions", json=chat, timeout=60)
+        assert json.loads(answered.json()["choices"][0]["message"]["content"]) == {"a": 1}, answered.text
         for path, body in other_dialects("data:image/png;base64,AAAA"):
             refused = httpx.post(f"{server.url}{path}", json=body, timeout=60)
             assert refused.status_code == 400
@@ -259,7 +263,8 @@ def test_no_program_is_run_on_what_a_client_sends(folder: Path, tmp_path: Path, 
         with pytest.raises(InvalidRequest, match="cannot be read"):
             answer(model.chat(asking(junk), GREEDY))
         with pytest.raises(EngineError):  # past our own check
-            answer(model.engine.chat(asking(junk), GREEDY))
+            prompt = MediaPrompt(f"{model.engine.media_marker} a", (junk.partition(",")[2],))
+            answer(model.engine.generate(prompt, GREEDY))
         assert answer(model.chat(asking(data_url("red")), GREEDY))[1].completion_tokens == 6
     finally:
         model.close()

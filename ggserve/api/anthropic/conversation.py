@@ -23,15 +23,16 @@ from ggserve.api.openai.images import image_part, text_part
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each request, and is not for the model
 
 
-def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str]:
-    """The messages of a chat, and the text that its answer begins with: that of a last message which is the
-    assistant's."""
+def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str, str]:
+    """The messages of a chat, and the text and the thought that its answer begins with: those of a last message which
+    is the assistant's."""
     system = [block.text for block in request.system if not block.text.startswith(_BILLING)]
     turns = list(dropwhile(_is_system, request.messages))
     system += [_text(turn.content) for turn in takewhile(_is_system, request.messages)]
     messages: list[dict[str, Any]] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
-    begun = ""
+    begun = thought = ""
     if turns and turns[-1].role == "assistant" and not any(isinstance(b, ToolUseBlock) for b in turns[-1].content):
+        thought = _joined(block.thinking for block in turns[-1].content if isinstance(block, ThinkingBlock))
         begun = _text(turns.pop().content)
     converted = (message for turn in turns for message in (_assistant if turn.role == "assistant" else _user)(turn))
     for role, same in groupby(converted, key=itemgetter("role")):
@@ -39,7 +40,7 @@ def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str]:
             messages.append({"role": role, "content": _merged([message["content"] for message in same])})
         else:
             messages += same
-    return messages, begun
+    return messages, begun, thought
 
 
 def _is_system(turn: Message) -> bool:

@@ -11,9 +11,7 @@ from ggserve.api.anthropic.errors import ANTHROPIC_ERRORS
 from ggserve.api.anthropic.schemas import MessagesRequest, PromptRequest
 from ggserve.api.anthropic.writer import MessageWriter
 from ggserve.api.call import Call, call_of
-from ggserve.api.errors import APIError
 from ggserve.api.features import require, visible
-from ggserve.api.openai.images import have_images
 from ggserve.api.streaming import EventStream, respond
 
 router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANTHROPIC_ERRORS)
@@ -24,16 +22,17 @@ async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(Messag
     """The assistant's next message, whole or streamed."""
     body, model = call.body, call.model
     require(model, "generation", "model")
-    chat, begun = conversation(body)
+    chat, begun, begun_thought = conversation(body)
     chat = visible(model, chat, "messages")
-    if begun and have_images(chat):
-        raise APIError(400, "an answer to images cannot be begun", param="messages")
     deltas = model.chat(
         chat,
         body.sampling_params(),
         tools=body.called_tools,
         begun=begun,
+        begun_thought=begun_thought,
         template_arguments=body.template_arguments,
+        documents=body.quoted,
+        shows_documents=True,
     )
     writer = MessageWriter(body, model.name, model.context_length)
     return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=bool(body.stream))
@@ -44,10 +43,14 @@ async def count_tokens(call: Annotated[Call[PromptRequest], Depends(call_of(Prom
     """The tokens of the prompt that the same fields make in `/v1/messages`."""
     body, model = call.body, call.model
     require(model, "generation", "model")
-    chat, begun = conversation(body)
+    chat, begun, begun_thought = conversation(body)
     chat = visible(model, chat, "messages", counted=True)
     return {
         "input_tokens": await model.count_chat(
-            chat, tools=body.called_tools, begun=begun, template_arguments=body.template_arguments
+            chat,
+            tools=body.called_tools,
+            begun=begun,
+            begun_thought=begun_thought,
+            template_arguments=body.template_arguments,
         )
     }

@@ -51,9 +51,9 @@ async def embedding(call: Annotated[Call[EmbeddingRequest], Depends(call_of(Embe
 async def input_tokens(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]) -> dict[str, Any]:
     """The tokens of the prompt that the same body makes in `/v1/chat/completions`."""
     body, model = call.body, call.model
-    messages = [message.template_message() for message in body.messages]
-    messages = visible(model, messages, "messages", counted=True)
-    count = await model.count_chat(messages, tools=body.called_tools, template_arguments=body.template_arguments)
+    chat = body.chat()
+    chat["messages"] = visible(model, chat["messages"], "messages", counted=True)
+    count = await model.count_chat(**chat)
     return {"object": "response.input_tokens", "input_tokens": count}
 
 

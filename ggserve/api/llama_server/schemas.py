@@ -135,12 +135,6 @@ class DetokenizeRequest(ModelRequest):
     tokens: list[TokenId]
 
 
-class ApplyTemplateRequest(ModelRequest):
-    prompt_field = "messages"
-
-    messages: Annotated[list[Message], Field(min_length=1)]
-
-
 class ExtraFile(Strict):
     text: str
     filename: str = "tmp"

@@ -10,7 +10,8 @@ from fastapi import APIRouter, Depends
 
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.call import Call, LoadedModel, call_of
-from ggserve.api.llama_server.schemas import ApplyTemplateRequest, DetokenizeRequest, TokenizeRequest
+from ggserve.api.llama_server.schemas import DetokenizeRequest, TokenizeRequest
+from ggserve.api.openai.schemas.chat import ChatRequest
 
 router = APIRouter(route_class=JSONRoute, tags=["tokens"])
 
@@ -52,10 +53,10 @@ def tokenizer_info(model: LoadedModel) -> dict[str, str | None]:
 
 @router.post("/apply-template")
 def apply_template(
-    call: Annotated[Call[ApplyTemplateRequest], Depends(call_of(ApplyTemplateRequest))],
+    call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))],
 ) -> dict[str, str]:
-    """The prompt that the model's chat template makes of messages."""
-    return {"prompt": call.model.render_chat([message.template_message() for message in call.body.messages])}
+    """The prompt that the same fields make in `/v1/chat/completions`."""
+    return {"prompt": call.model.render_chat(**call.body.chat())}
 
 
 def _piece(raw: bytes) -> str | list[int]:

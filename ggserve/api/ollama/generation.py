@@ -110,9 +110,9 @@ def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:
 
 
 def chat_messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates expect them. Ollama's calls have no ids: results belong to them in their order."""
+    """Messages as chats have them. A result belongs to the call of its id, or to the first of its name, or else to
+    the first without one."""
     converted = []
-    made = answered = 0
     for message in messages:
         fields: dict[str, Any] = {"role": message.role, "content": _content(message.content or "", message.images)}
         if message.thinking:
@@ -120,18 +120,16 @@ def chat_messages(messages: list[Message]) -> list[dict[str, Any]]:
         if message.tool_calls:
             fields["tool_calls"] = [
                 {
-                    "id": f"call_{made + index}",
+                    "id": call.id,
                     "type": "function",
                     "function": {
                         "name": call.function.name,
                         "arguments": orjson.dumps(call.function.arguments).decode(),
                     },
                 }
-                for index, call in enumerate(message.tool_calls)
+                for call in message.tool_calls
             ]
-            made += len(message.tool_calls)
         if message.role == "tool":
-            fields |= {"tool_call_id": f"call_{answered}", **({"name": message.tool_name} if message.tool_name else {})}
-            answered += 1
+            fields |= {"tool_call_id": message.tool_call_id, "name": message.tool_name}
         converted.append(fields)
     return converted

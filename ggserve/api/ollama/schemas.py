@@ -117,6 +117,7 @@ class Function(Strict):
 
 
 class ToolCall(Strict):
+    id: str | None = None
     function: Function
 
 
@@ -127,6 +128,7 @@ class Message(Strict):
     images: Images | None = None
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
+    tool_call_id: str | None = None
 
 
 class ToolFunction(Strict):

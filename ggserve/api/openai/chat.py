@@ -18,7 +18,7 @@ from ggserve.api.openai.objects import FINGERPRINT, chat_logprobs, prompt_logpro
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
 from ggserve.api.timings import timings
-from ggserve.generation import Delta
+from ggserve.generation import Citation, Delta
 from ggserve.messages import ToolCallDelta
 
 router = APIRouter(route_class=GeneratingRoute, tags=["chat"])
@@ -42,9 +42,10 @@ async def respond_to_chat(call: Call[Request], *, stream: bool) -> Response:
     """The response to a chat."""
     body, model = call.body, call.model
     require(model, "generation", "model")
-    messages = visible(model, [message.template_message() for message in body.messages], "messages")
+    chat = body.chat()
+    chat["messages"] = visible(model, chat["messages"], "messages")
     params = body.sampling_params()
-    deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
+    deltas = model.chat(params=params, documents=body.quoted, **chat)
     writer = _ChatWriter(
         body, model.name, call.record.started, "chat.completion.chunk" if stream else "chat.completion"
     )
@@ -62,6 +63,7 @@ class _ChatWriter(Writer):
         self._ids: defaultdict[int, list[int]] = defaultdict(list)
         self._legacy = body.is_legacy
         self._usage = body.include_usage
+        self._cites = bool(body.quoted)
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": kind,
@@ -83,6 +85,8 @@ class _ChatWriter(Writer):
         for part in _parts(delta, self._legacy):
             yield self._chunk(answer, part, logprobs, ids=ids, more=times)
             logprobs, ids = None, {}
+        if delta.citation:
+            yield self._chunk(answer, {"citations": [_citation(*answer.citations[-1])]})
         if delta.finish_reason:
             if not self._usage:
                 times = {"timings": timings(piece.answers, self._started)}
@@ -137,6 +141,8 @@ class _ChatWriter(Writer):
             ]
             made = {"function_call": calls[0]["function"]} if self._legacy else {"tool_calls": calls}
             message |= {"content": answer.text or None, **made}
+        if self._cites:
+            message["citations"] = [_citation(*found) for found in answer.citations]
         return {
             "index": answer.index,
             "message": message,
@@ -161,6 +167,19 @@ def _parts(delta: Delta, legacy: bool) -> Iterator[dict[str, Any]]:
             yield {"function_call": _call_chunk(call)["function"]}
     elif delta.tool_calls:
         yield {"tool_calls": [_call_chunk(call) for call in delta.tool_calls]}
+
+
+def _citation(place: int, citation: Citation) -> dict[str, Any]:
+    """Where the quotation is in the message's content, and where in its document."""
+    return {
+        "start_index": place,
+        "end_index": place + len(citation.text),
+        "document_index": citation.document,
+        "document_title": citation.title,
+        "start_char_index": citation.start,
+        "end_char_index": citation.end,
+        "cited_text": citation.text,
+    }
 
 
 def _call_chunk(call: ToolCallDelta) -> dict[str, Any]:

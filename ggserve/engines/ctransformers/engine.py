@@ -20,7 +20,7 @@ from ggserve.engines.pool import Pool
 from ggserve.engines.threads import ThreadBudget
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, SamplingParams, Scores
+from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, SamplingParams, Scores
 from ggserve.grammar.matcher import Grammars, Matcher
 from ggserve.machine import Hardware
 
@@ -31,6 +31,7 @@ class CTransformersEngine:
     """Runs one checked model file, each request in one of its contexts; the rest wait in the queue."""
 
     name = "ctransformers"
+    media_marker = ""
 
     def __init__(
         self,
@@ -69,8 +70,11 @@ class CTransformersEngine:
         self._workers = ThreadPoolExecutor(len(contexts), thread_name_prefix="eval")
         self._running: set[Generation] = set()
 
-    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams
+    ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
+        assert not isinstance(prompt, MediaPrompt)  # there is no marker for any
         prompt = params.kept(prompt)
         self._check(prompt, params)
         params.check()
@@ -109,8 +113,9 @@ class CTransformersEngine:
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """See Engine.when_failed. A crash ends this very process."""
 
-    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+    async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
+        assert not isinstance(prompt, MediaPrompt)
         nothing_more = SamplingParams(max_tokens=0)
         trie = TokenTrie(continuations)
         self._check(prompt, nothing_more)

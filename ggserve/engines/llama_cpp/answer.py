@@ -16,7 +16,6 @@ from ggserve.engines.stop_strings import StopStrings
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest
 from ggserve.generation import Delta, FinishReason, SamplingParams, ScoredToken
 from ggserve.grammar.matcher import Matcher
-from ggserve.messages import ToolCallDelta
 
 log = logging.getLogger("ggserve.model")
 
@@ -118,11 +117,10 @@ class Answer(RunningRequest):
         if choices := chunk["choices"]:
             choice = choices[0]
             self._finish_reason = choice["finish_reason"]
-            delta = choice.get("delta")
-            text = choice["text"] if delta is None else delta.get("content") or ""
+            text = choice["text"]
             if self._wants_tokens:
                 text = self._read(text, choice.get("logprobs"))
-            self._say(text, delta or {})
+            self._say(text)
         if not self._complete and self.end is None and (usage := chunk.get("usage")):
             if self._goes_on and self._finish_reason == "length":
                 return
@@ -136,7 +134,7 @@ class Answer(RunningRequest):
         if self._prompt_tokens >= self._context_length:  # llama.cpp rounds the context up
             self.end = ContextOverflow(self._prompt_tokens, self._context_length)
 
-    def _say(self, text: str, delta: dict[str, Any]) -> None:
+    def _say(self, text: str) -> None:
         if not self._wants_tokens:  # llama.cpp makes one all the same
             if text or self._finish_reason:
                 self._completion_tokens = 0
@@ -146,16 +144,14 @@ class Answer(RunningRequest):
         if self.end is not None:
             return
         text, stopped = self._stops.push(text) if self._completion_tokens > self.params.min_tokens else (text, False)
-        reasoning = delta.get("reasoning_content") or ""
-        calls = tuple(map(_tool_call, delta.get("tool_calls") or ()))
         if stopped:
             self._finish(text, "stop", shows_all=False)
         elif self._stop_token is not None or complete:
             self._finish(text + self._stops.finish(), "stop")
         elif self._finish_reason is None and self._prompt_tokens + self._completion_tokens >= self._context_length:
-            self._finish(text + self._stops.finish(), "length", reasoning, calls)
-        elif text or reasoning or calls:
-            self.put(self._delta(text, None, reasoning, calls))
+            self._finish(text + self._stops.finish(), "length")
+        elif text:
+            self.put(self._delta(text, None))
 
     def _follow(self, text: str) -> bool:
         """Takes a piece of the answer into the grammar; returns whether nothing can follow it there."""
@@ -213,17 +209,9 @@ class Answer(RunningRequest):
         """The text of tokens that are held back, when no more come."""
         return "".join(map(self._shown, self._banned.finish())) + self._decoder.decode(b"", final=True)
 
-    def _finish(
-        self,
-        text: str,
-        reason: FinishReason,
-        reasoning: str = "",
-        calls: tuple[ToolCallDelta, ...] = (),
-        *,
-        shows_all: bool = True,
-    ) -> None:
+    def _finish(self, text: str, reason: FinishReason, *, shows_all: bool = True) -> None:
         """Ends this answer; with the last one the request."""
-        delta = self._delta(text, reason, reasoning, calls)
+        delta = self._delta(text, reason)
         if self._scores is not None and shows_all:
             delta = replace(delta, tokens=delta.tokens + self._scores.take_all())
         self._complete = True
@@ -232,13 +220,7 @@ class Answer(RunningRequest):
         else:
             self.end = delta
 
-    def _delta(
-        self,
-        text: str,
-        reason: FinishReason | None,
-        reasoning: str = "",
-        calls: tuple[ToolCallDelta, ...] = (),
-    ) -> Delta:
+    def _delta(self, text: str, reason: FinishReason | None) -> Delta:
         prompt_scores, self.prompt_scores = self.prompt_scores, ()
         prompt_ids, self._prompt_ids = self._prompt_ids, ()
         return Delta(
@@ -247,8 +229,6 @@ class Answer(RunningRequest):
             self._cached_tokens,
             self._completion_tokens,
             reason,
-            reasoning,
-            calls,
             stop_sequence=self._stops.met,
             stop_token=self._stop_token,
             index=self._index,
@@ -265,8 +245,3 @@ def native_error(error: dict[str, Any], context_length: int) -> EngineError:
     if error.get("type") == "exceed_context_size_error":
         return ContextOverflow(error["n_prompt_tokens"], context_length)
     return (InvalidRequest if error.get("code") == 400 else GenerationError)(f"llama.cpp: {error['message']}")
-
-
-def _tool_call(call: dict[str, Any]) -> ToolCallDelta:
-    function = call.get("function", {})
-    return ToolCallDelta(call["index"], function.get("arguments") or "", call.get("id"), function.get("name"))

@@ -10,6 +10,7 @@ from ggserve.engines.llama_cpp.transport import (
     FEWEST_GUESSES,
     KNOWN_TOKENS,
     MOST_GUESSES,
+    NO_TEMPLATE,
     ServerPlan,
 )
 from ggserve.engines.pool import MIN_SIMILARITY
@@ -137,9 +138,9 @@ class CommandLine:
             arguments += self._optional("--embeddings") or self._optional("--embedding")
             if plan.pooling != "model":
                 arguments += self._optional("--pooling", plan.pooling)
-        if plan.chat_template is not None and build.has("--chat-template-file"):
+        if build.has("--chat-template-file"):
             file = self._folder / "template.jinja"
-            file.write_text(plan.chat_template)
+            file.write_text(NO_TEMPLATE)
             arguments += ["--chat-template-file", str(file), *self._optional("--jinja")]
         arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer holds one
         arguments += self._optional("--slot-prompt-similarity", str(MIN_SIMILARITY))

@@ -6,12 +6,13 @@ does not depend on its version.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
 
 from ggserve.engines.llama_cpp.build import Build
+from ggserve.engines.llama_cpp.completion_reader import CompletionReader
 from ggserve.engines.llama_cpp.process import LlamaServer
 from ggserve.engines.llama_cpp.transport import Chunk, ServerPlan
 from ggserve.engines.request import BEAT
@@ -19,8 +20,6 @@ from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware
 
 # Some builds end an answer whose text is no UTF-8 with this error, in place of its last piece.
-_BROKEN_TEXT = "does not match the expected Content-only format"
-_LONGEST_CHARACTER = 4  # bytes, and tokens at most
 
 log = logging.getLogger("ggserve.model")
 
@@ -46,6 +45,11 @@ class Child:
             log.warning("LLAMA_SERVER=%s lacks %s", build.path, ", ".join(lacks))
 
     @property
+    def media_marker(self) -> str:
+        """See Transport."""
+        return self._server.listener.media_marker
+
+    @property
     def hardware(self) -> Hardware:
         """See Transport."""
         server = self._server
@@ -66,7 +70,7 @@ class Child:
             request = orjson.dumps(body)
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
-        reader = _Reader(body)
+        reader = CompletionReader(body)
         try:
             for part in self._server.stream("/completion", request, cancelled):
                 if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
@@ -133,72 +137,3 @@ class Child:
 
         self.complete(body, receive)
         return chunks
-
-
-class _Reader:
-    """Reads what `/completion` answers as the chunks of `/v1/completions`."""
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        self.begun = False  # whether text has come
-        self.complete = False
-        self._streamed = bool(body.get("stream"))
-        prompt = body["prompt"]
-        self._prompt_tokens = len(prompt) if isinstance(prompt, list) else 0
-        self._told_progress = False
-        self._pieces = self._predicted = 0
-        self._most = body.get("n_predict", 0)
-        self._buffer = b""
-
-    def feed(self, part: bytes) -> Iterator[Chunk]:
-        """The chunks that are complete with this part of the answer's body."""
-        self._buffer += part
-        if not self._streamed or self._buffer[:1] == b"{":  # an error is not streamed
-            return
-        *lines, self._buffer = self._buffer.split(b"\n")
-        for line in lines:
-            if line.startswith(b"data: {"):
-                yield from self._chunks(orjson.loads(line[6:]))
-            elif line.startswith(b"error: {"):  # as older builds write it
-                yield {"error": orjson.loads(line[7:])}
-
-    def rest(self) -> Iterator[Chunk]:
-        """The chunks of an answer that was not streamed."""
-        if self._buffer.strip():
-            yield from self._chunks(orjson.loads(self._buffer))
-
-    def _chunks(self, piece: dict[str, Any]) -> Iterator[Chunk]:
-        if "error" in piece and _BROKEN_TEXT in str(piece["error"]):
-            cut = self._predicted + _LONGEST_CHARACTER > self._most  # the last tokens came in no piece
-            piece = {"stop": True, "stopped_limit": cut, "timings": {"predicted_n": self._predicted}}
-        elif "error" in piece:
-            yield {"error": piece["error"]}
-            return
-        if "prompt_progress" in piece:
-            self._told_progress = True
-            yield {"prompt_progress": piece["prompt_progress"]}
-            return
-        last = bool(piece.get("stop"))
-        timings = dict(piece.get("timings", {}))
-        if not self._told_progress and (last or not self.begun):
-            total = piece.get("tokens_evaluated", self._prompt_tokens)
-            cached = timings.get("cache_n", total - timings["prompt_n"] if "prompt_n" in timings else 0)
-            yield {"prompt_progress": {"total": total, "cache": max(0, cached)}}
-        self.begun = True
-        self.complete = last
-        self._pieces += not last
-        self._predicted = timings.setdefault("predicted_n", piece.get("tokens_predicted", self._pieces))
-        limited = piece.get("stop_type") == "limit" or piece.get("stopped_limit")
-        scores = piece.get("completion_probabilities")
-        chunk: Chunk = {
-            "choices": [
-                {
-                    "text": piece.get("content", ""),
-                    "finish_reason": ("length" if limited else "stop") if last else None,
-                    "logprobs": {"content": scores} if scores else None,
-                }
-            ],
-            "timings": timings,
-        }
-        if last:
-            chunk["usage"] = {"completion_tokens": piece.get("tokens_predicted", timings["predicted_n"])}
-        yield chunk

@@ -19,23 +19,22 @@ import numpy as np
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
-from ggserve.engines.llama_cpp.in_process import InProcess
 from ggserve.engines.llama_cpp.saved_states import SavedStates
 from ggserve.engines.llama_cpp.scoring import NativeScorer
 from ggserve.engines.llama_cpp.slot_keeper import Slot, SlotKeeper
 from ggserve.engines.llama_cpp.stack import WordLimit
-from ggserve.engines.llama_cpp.transport import Call, Pooling, Transport
+from ggserve.engines.llama_cpp.transport import Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, Ranking, SamplingParams, Scores
+from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores
+from ggserve.grammar import citations
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import lark
 from ggserve.grammar.matcher import Grammars, byte_vocabulary
 from ggserve.grammar.rules import Rules
 from ggserve.machine import Hardware
-from ggserve.messages import Tools
 
 log = logging.getLogger("ggserve.model")
 
@@ -59,9 +58,10 @@ class LlamaCppEngine:
         options: EngineOptions,
         vocab_size: int,
         end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
-        controls: Mapping[str, int],  # tokens that are no text, by what they are called
         pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
         generates: bool = True,  # False: a model that makes embeddings only
+        controls: Mapping[str, int],  # tokens that are no text, by what they are called
+        shown_controls: Sequence[str] = (),  # control tokens that answers show as text
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
         word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
         states: SavedStates | None = None,  # where long prompts are kept
@@ -81,6 +81,7 @@ class LlamaCppEngine:
             self.features |= {"images"}
         self._vocab_size = vocab_size
         self._controls = controls
+        self._shown_controls = list(shown_controls)
         self._word_limit = word_limit
         self._end_ids = end_ids
         self._writes_gbnf = loses_spaces or transport.grammar_language != "lark"
@@ -88,6 +89,7 @@ class LlamaCppEngine:
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._transport = transport
+        self.media_marker = transport.media_marker if "images" in self.features else ""
         self._scorer = NativeScorer(
             transport,
             spelling=lambda token: self.token_bytes([token])[0],
@@ -101,87 +103,50 @@ class LlamaCppEngine:
         self._walks: set[TrieWalk] = set()
         self._closed = False
 
-    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams
+    ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
-        prompt = params.kept(prompt)
-        if len(prompt) >= self.context_length:
-            raise ContextOverflow(len(prompt), self.context_length)
-        self._check_tokens(prompt)
+        tokens = None
+        if isinstance(prompt, MediaPrompt):
+            fields = (params.bans, params.bans), ("stop_token_ids", params.stop_token_ids)
+            others = ("min_tokens", params.min_tokens), ("truncate_prompt_tokens", params.truncate_prompt)
+            for field, given in (*fields, *others):
+                if given:
+                    raise InvalidRequest(f"{field} is not supported beside images.", field)
+        else:
+            tokens = params.kept(prompt)
+            if len(tokens) >= self.context_length:
+                raise ContextOverflow(len(tokens), self.context_length)
+            self._check_tokens(tokens)
+            room = self.context_length - len(tokens)
+            params = replace(params, max_tokens=room if params.max_tokens is None else min(params.max_tokens, room))
         if params.min_tokens and params.grammar is not None:
             message = "min_tokens needs ENGINE=ctransformers beside structured output or tools: leave one of them out."
             raise InvalidRequest(message, "min_tokens")
-        room = self.context_length - len(prompt)
-        params = replace(params, max_tokens=room if params.max_tokens is None else min(params.max_tokens, room))
         body = {
-            "prompt": await asyncio.to_thread(self._prompt, prompt),
-            "n_predict": params.max_tokens,
+            "prompt": await asyncio.to_thread(self._prompt, prompt if tokens is None else tokens),
+            **({} if params.max_tokens is None else {"n_predict": params.max_tokens}),
             **self._sampling(params),
         }
-        async for delta in self._stream(self._transport.complete, body, params, prompt):
+        async for delta in self._stream(body, params, tokens):
             yield delta
 
-    @property
-    def chats(self) -> bool:
-        """Whether `chat` and `count_chat` are there: a child process never gets a chat."""
-        return isinstance(self._transport, InProcess)
-
-    async def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        params: SamplingParams,
-        tools: Tools | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> AsyncGenerator[Delta, None]:
-        """The assistant's answer, with llama.cpp's own rendering of the template and its parsers for tool calls and
-        reasoning. Where calls are required, the answer may still say something first. Raises as `generate`, and
-        InvalidRequest where the template refuses."""
-        assert isinstance(self._transport, InProcess)
-        for field, given in (
-            (params.bans, params.bans),
-            ("stop_token_ids", params.stop_token_ids),
-            ("min_tokens", params.min_tokens),
-            ("truncate_prompt_tokens", params.truncate_prompt),
-        ):
-            if given:
-                raise InvalidRequest(f"{field} is not supported in chats that llama.cpp renders itself.", field)
-        await asyncio.to_thread(self._check_words, [messages, tools and tools.functions, template_arguments])
-        body = {
-            "messages": messages,
-            **self._sampling(params),
-            **_native_tools(tools),
-            **_native_arguments(template_arguments),
-        }
-        if params.max_tokens is not None:
-            body["n_predict"] = params.max_tokens
-        async for delta in self._stream(self._transport.chat, body, params):
-            yield delta
-
-    def count_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Tools | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> int:
-        """See NativeChat.count_chat."""
-        body = {"messages": messages, **_native_tools(tools), **_native_arguments(template_arguments)}
-        text: str = self._transport.post("/apply-template", body)["prompt"]
-        return len(self.tokenize(text, add_special=True, parse_special=True))
-
-    def _prompt(self, tokens: Sequence[int]) -> list[int] | str:
-        """A prompt as llama.cpp takes it: of a vision model, as text only."""
-        if "images" not in self.features:
-            return list(tokens)
-        text = self.detokenize(tokens)
-        self._check_words(text)
-        return text
+    def _prompt(self, prompt: Sequence[int] | MediaPrompt) -> Any:
+        """A prompt as llama.cpp takes it."""
+        if not isinstance(prompt, MediaPrompt):
+            return list(prompt)
+        self._check_words(prompt.text)
+        end = " " if prompt.text.endswith(self.media_marker) else ""  # llama.cpp aborts where no token follows an image
+        return {"prompt_string": prompt.text + end, "multimodal_data": list(prompt.images)}
 
     def _sampling(self, params: SamplingParams) -> dict[str, Any]:
         """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
         for field, tokens in params.named_tokens:
             self._check_tokens(tokens, field)
         params.check()
-        fields = sampling_fields(params, self.context_length, self._vocab_size)
-        return fields if params.skip_special else {**fields, "preserved_tokens": list(self._controls)}
+        shown = self._shown_controls if params.skip_special else list(self._controls)
+        return {**sampling_fields(params, self.context_length, self._vocab_size), "preserved_tokens": shown}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -199,35 +164,26 @@ class LlamaCppEngine:
             embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
         return embeddings
 
-    async def score(self, prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> Scores:
+    async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
         trie = TokenTrie(continuations)
-        if len(prompt) + trie.depth > self.context_length:
-            raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
-        self._check_tokens(prompt)
+        if not isinstance(prompt, MediaPrompt):
+            if len(prompt) + trie.depth > self.context_length:
+                raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
+            self._check_tokens(prompt)
         body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
-        return await self._scored(self._transport.complete, body, trie, prompt)
-
-    async def score_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        continuations: Sequence[Sequence[int]],
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> Scores:
-        """See NativeChat.score_chat."""
-        assert isinstance(self._transport, InProcess)
-        body = {"messages": messages, **_native_arguments(template_arguments)}
-        return await self._scored(self._transport.chat, body, TokenTrie(continuations))
-
-    async def _scored(self, call: Call, body: dict[str, Any], trie: TokenTrie, prompt: Sequence[int] = ()) -> Scores:
-        await asyncio.to_thread(self._check_words, body)
-        slot = await self.pool.acquire(prompt)
+        tokens = () if isinstance(prompt, MediaPrompt) else prompt
+        slot = await self.pool.acquire(tokens)
         if self._keeper:
             body["id_slot"] = slot.id
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
-        walk = TrieWalk(self._scorer, call, body, self.context_length, whole_paths=whole_paths)
+        if not whole_paths and isinstance(prompt, MediaPrompt):
+            raise InvalidRequest(
+                "Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and the llama.cpp of this process."
+            )
+        walk = TrieWalk(self._scorer, self._transport.complete, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie, prompt)
+        running = self._workers.submit(self._walk, slot, walk, trie, tokens)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
@@ -272,17 +228,6 @@ class LlamaCppEngine:
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each token. Blocks for about a millisecond a token."""
         return [self.detokenize([token]).encode() for token in ids]
-
-    def render(
-        self,
-        messages: Sequence[dict[str, Any]],
-        tools: Sequence[dict[str, Any]] | None = None,
-        template_arguments: Mapping[str, Any] | None = None,
-    ) -> str:
-        """The prompt's text of a chat, by llama.cpp's template engine. Blocks for about a millisecond."""
-        body = {"messages": messages, **({"tools": tools} if tools else {}), **_native_arguments(template_arguments)}
-        text: str = self._transport.post("/apply-template", body)["prompt"]
-        return text
 
     @property
     def hardware(self) -> Hardware:
@@ -330,7 +275,7 @@ class LlamaCppEngine:
                 raise InvalidToken(token, self._vocab_size, field)
 
     async def _stream(
-        self, call: Call, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None = None
+        self, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None
     ) -> AsyncGenerator[Delta, None]:
         scored = params.logprobs is not None or params.watches_tokens
         if self._speculates and scored and params.max_tokens not in (0, 1):
@@ -344,6 +289,14 @@ class LlamaCppEngine:
             self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
+            if params.grammar.kind == "citations":
+                if self._writes_gbnf:
+                    message = (
+                        "This build of llama.cpp, or this model's tokenizer, cannot hold quotations to documents. "
+                        "ENGINE=ctransformers does, where it runs the file."
+                    )
+                    raise InvalidRequest(message, params.grammar.source)
+                body["grammar"] = citations.with_ends(body["grammar"], self._end_ids)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -357,12 +310,12 @@ class LlamaCppEngine:
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
         self._running.add(answer)
-        self._workers.submit(self._run, call, slot, body, answer)
+        self._workers.submit(self._run, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, call: Call, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
+    def _run(self, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
@@ -376,7 +329,7 @@ class LlamaCppEngine:
                     break
                 answer.begin(index)
                 while (changes := answer.next_call(body)) is not None:
-                    call({**body, **changes}, answer.receive, lambda: answer.cancelled)
+                    self._transport.complete({**body, **changes}, answer.receive, lambda: answer.cancelled)
         except EngineError as error:
             answer.end = error
         finally:
@@ -422,17 +375,3 @@ class LlamaCppEngine:
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
-
-
-def _native_arguments(template_arguments: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"chat_template_kwargs": template_arguments} if template_arguments else {}
-
-
-def _native_tools(tools: Tools | None) -> dict[str, Any]:
-    if tools is None:
-        return {}
-    return {
-        "tools": tools.functions,
-        "tool_choice": "required" if tools.required else "auto",
-        "parallel_tool_calls": tools.parallel,
-    }

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import orjson
 
 from ggserve.engines.contract import EngineOptions
+from ggserve.engines.llama_cpp.completion_reader import CompletionReader
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.stack import widen_stacks
@@ -23,13 +24,14 @@ from ggserve.engines.llama_cpp.transport import (
     FEWEST_GUESSES,
     KNOWN_TOKENS,
     MOST_GUESSES,
+    NO_TEMPLATE,
     Chunk,
     ServerPlan,
 )
 from ggserve.engines.native_process import captured_stderr, kept_signal_handlers
 from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.engines.threads import bound_spinning
-from ggserve.errors import EngineError, InvalidRequest
+from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware, may_have_gpu
 
 _ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
@@ -70,6 +72,7 @@ class InProcess:
             self._listener.close()
             raise
         self._tokenizer = NativeTokenizer(load_server)
+        self._sees = plan.options.mmproj_path is not None
         layers = plan.options.gpu_layers
         self.hardware = Hardware(
             f"xllamacpp {importlib.metadata.version('xllamacpp')}",
@@ -80,14 +83,13 @@ class InProcess:
     def complete(
         self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool] = lambda: False
     ) -> None:
-        """See Transport. Looks at `receive`'s answer only."""
+        """See Transport. Without a projector it looks at `receive`'s answer only."""
         if "%llguidance" in body.get("grammar", ""):
             self._tokenizer.claim()
-        self._call(self._server.handle_completions, body, receive)
-
-    def chat(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
-        """Run a chat, as `complete`."""
-        self._call(self._server.handle_chat_completions, body, receive)
+        if self._sees:  # beside a projector, the Python interface takes neither images nor token ids
+            self._stream(body, receive, cancelled)
+        else:
+            self._call(self._server.handle_completions, body, receive)
 
     def embed(self, body: dict[str, Any]) -> dict[str, Any]:
         """See Transport."""
@@ -110,6 +112,24 @@ class InProcess:
         """See Transport. No call may run: the destructor holds the interpreter's lock, which callbacks need."""
         self._server = None
         self._listener.close()
+
+    @property
+    def media_marker(self) -> str:
+        """See Transport."""
+        return self._listener.media_marker
+
+    def _stream(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
+        reader = CompletionReader(body)
+        try:
+            for part in self._listener.stream("/completion", orjson.dumps(body), cancelled):
+                if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
+                    return
+        except (OSError, EOFError) as error:
+            raise GenerationError(f"llama.cpp broke off its answer: {error}") from error
+        except TypeError as error:
+            raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
+        for chunk in reader.rest():
+            receive(chunk)
 
     @staticmethod
     def _call(handle: Any, body: dict[str, Any], receive: Callable[[Chunk], bool]) -> None:
@@ -151,8 +171,7 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
             "last": types.LLAMA_POOLING_TYPE_LAST,
             "rank": types.LLAMA_POOLING_TYPE_RANK,
         }[plan.pooling]
-    if plan.chat_template is not None:
-        params.chat_template = plan.chat_template
+    params.chat_template = NO_TEMPLATE
     if options.mmproj_path is not None:
         params.mmproj.path = str(options.mmproj_path)
         params.mmproj_use_gpu = layers != 0
@@ -173,7 +192,7 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     params.prefill_assistant = False
     params.hostnames = [str(listener.path)]
     params.api_keys = [listener.key]
-    params.n_threads_http = 2
+    params.n_threads_http = options.parallel + 2
     params.ui = False
     params.endpoint_metrics = True
     params.verbosity = _ERRORS_ONLY
@@ -188,16 +207,16 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
             raise EngineError(f"llama.cpp cannot load {path.name}: {reason or error}") from error
         server.handle_metrics()  # answered by its loop: to close a server before the loop has begun hangs
         if options.mmproj_path is not None:
-            _show_image(server)
+            _show_image(listener)
     return server
 
 
-def _show_image(server: Any) -> None:
+def _show_image(listener: PrivateListener) -> None:
     """Asks about an image: with a projector that is broken the process ends now, and not at a user's first image."""
-    url = f"data:image/bmp;base64,{base64.b64encode(_grey_bmp()).decode()}"
-    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
-    with suppress(RuntimeError):  # a template may refuse it
-        server.handle_chat_completions(orjson.dumps({"messages": messages, "max_tokens": 1}), lambda chunk: False)
+    image = base64.b64encode(_grey_bmp()).decode()
+    prompt = {"prompt_string": f"{listener.media_marker} a", "multimodal_data": [image]}
+    with suppress(InvalidRequest):
+        listener.post("/completion", {"prompt": prompt, "n_predict": 1})
 
 
 def _grey_bmp() -> bytes:

@@ -62,6 +62,11 @@ class PrivateListener:
         finally:
             connection.close()
 
+    @property
+    def media_marker(self) -> str:
+        """What stands for an image in a prompt's text. Raises EngineError."""
+        return str(self._request("GET", "/props", None).get("media_marker", "<__media__>"))
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, parsed. Blocks for about a millisecond. Raises InvalidRequest or EngineError."""
         answer = self.ask(path, body)
@@ -71,9 +76,12 @@ class PrivateListener:
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
         """The answer to a request, parsed, whether it is an error or not. Raises EngineError."""
+        return self._request("POST", path, json.dumps(body))
+
+    def _request(self, method: str, path: str, body: str | None) -> Any:
         connection = _PrivateConnection(self.connect)
         try:
-            connection.request("POST", path, json.dumps(body), self._headers)
+            connection.request(method, path, body, self._headers)
             return json.load(connection.getresponse())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EngineError(f"llama.cpp does not answer {path}: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from ggserve.engines.contract import EngineOptions
 from ggserve.machine import Hardware
 
+NO_TEMPLATE = "{{ messages[0].content }}"  # chats are rendered here; a file's own template could loop without end
 Pooling = Literal["model", "mean", "last", "rank"]
 Chunk = dict[str, Any]  # of an answer, as `/v1/completions` streams it
 Call = Callable[[dict[str, Any], Callable[[Chunk], bool], Callable[[], bool]], None]  # Transport.complete
@@ -24,7 +25,6 @@ class ServerPlan:
     path: Path
     options: EngineOptions
     pooling: Pooling = "last"  # how token vectors become the embedding of a text; "model": as the file says
-    chat_template: str | None = None  # in place of the file's
     states: Path | None = None  # where `/slots/ID?action=save` writes; None: it is not there
     whole_inputs: bool = False  # a model that attends in both directions needs the whole input in one batch
 
@@ -41,6 +41,11 @@ class Transport(Protocol):
     @property
     def embeds(self) -> bool:
         """Whether embeddings can be had of a model that generates."""
+        ...
+
+    @property
+    def media_marker(self) -> str:
+        """What stands for an image in a prompt's text, with a projector. Raises EngineError."""
         ...
 
     def complete(

@@ -21,9 +21,9 @@ _SIBLINGS = 1000  # likeliest tokens told in each place: as many cost no time th
 
 
 class TrieWalk:
-    """The walk of one trie after one prompt: token ids, a text, or the messages of a chat.
+    """The walk of one trie after one prompt: token ids, or a text with images.
 
-    A prompt of ids is extended by the path to a branch. Other prompts stay as they are, and the whole path is forced.
+    A prompt of ids is extended by the path to a branch. Another stays as it is, and the whole path is forced.
     """
 
     def __init__(
@@ -115,8 +115,6 @@ class TrieWalk:
             "samplers": ["top_k"],
             "top_k": 1,
         }
-        if "messages" in self._body:
-            fields |= {"logprobs": True, "top_logprobs": top}
         if len(forced) == 1:
             fields["logit_bias"] = [[forced[0], _FORCED]]
         else:  # with what must come next worked out ahead, a grammar of token ids holds nothing

@@ -11,7 +11,8 @@ from ggserve.api.anthropic.schemas import PromptRequest
 
 
 def converted(*messages: dict[str, Any], **fields: Any) -> tuple[list[dict[str, Any]], str]:
-    return conversation(PromptRequest.model_validate({"messages": list(messages), **fields}))
+    messages, begun, _ = conversation(PromptRequest.model_validate({"messages": list(messages), **fields}))
+    return messages, begun
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -119,6 +120,6 @@ def test_the_texts_of_many_messages_are_joined_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(conversation_module, "_joined", counting)
     messages = [{"role": "user", "content": "x" * 100}] * 1000
-    (message,), _ = conversation(PromptRequest.model_validate({"messages": messages}))
+    (message,), _, _ = conversation(PromptRequest.model_validate({"messages": messages}))
     assert len(message["content"]) == 1000 * 101 - 1
     assert joined <= 3 * 100 * 1000

@@ -69,7 +69,7 @@ class Message(Strict):
         if self.has_image:
             content = [part.model_dump() for part in content]
         elif isinstance(content, list):
-            content = "".join(part.text for part in content)
+            content = "\n".join(part.text for part in content)
         return {**self._extra(), "role": _ROLES.get(self.role, self.role), "content": content}
 
     def _extra(self) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""MiniMax M3, whose arguments are XML elements, nested values too, each tag behind a token of the namespace:
+
+]<]minimax[>[<tool_call>
+]<]minimax[>[<invoke name="search">]<]minimax[>[<tags>]<]minimax[>[<item>a]<]minimax[>[</item>]<]minimax[>[</tags>]<]minimax[>[</invoke>
+]<]minimax[>[</tool_call>
+"""  # noqa: E501
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat
+
+NAMESPACE = "]<]minimax[>["
+END = "</invoke>"
+_TAG = re.compile(rf"{re.escape(NAMESPACE)}<(/?)([^<>]{{1,256}})>")
+_DEEPEST = 64
+
+
+def applies(source: str) -> bool:
+    """Whether a template is one of them."""
+    return NAMESPACE in source
+
+
+def corrected(form: ChatFormat) -> ChatFormat:
+    """The format with calls."""
+    invoke, end = f'{NAMESPACE}<invoke name="', f"{NAMESPACE}</invoke>\n"
+    calls = CallsFormat(
+        first=f"{NAMESPACE}<tool_call>\n{invoke}",
+        after_name='">',
+        next=end + invoke,
+        last=f"{end}{NAMESPACE}</tool_call>",
+        after_text="\n",
+        arguments=ArgumentsFormat(syntax="minimax"),
+    )
+    return replace(form, calls=calls, proven=form.proven | {"calls"})
+
+
+def arguments(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
+    """The arguments at the beginning of a text and where they end; None where they are not complete."""
+    stack: list[tuple[str, list[tuple[str, Any]], int]] = [("", [], 0)]
+    for tag in _TAG.finditer(text):
+        closes, name = tag[1], tag[2]
+        if not closes:
+            if len(stack) < _DEEPEST:
+                stack.append((name, [], tag.end()))
+        elif name == "invoke":
+            return {key: _typed(value, _inner(schema, key)) for key, value in stack[0][1]}, tag.start()
+        elif stack[-1][0] == name:
+            _, members, start = stack.pop()
+            stack[-1][1].append((name, members or text[start : tag.start()]))
+    return None
+
+
+def _typed(value: Any, schema: Any) -> Any:
+    """Members as an object or a list, a text as a value of the schema's type."""
+    schema = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, list):
+        if all(name == "item" for name, _ in value) and schema.get("type") != "object":
+            return [_typed(item, schema.get("items")) for _, item in value]
+        return {name: _typed(item, _inner(schema, name)) for name, item in value}
+    if schema.get("type") == "string":
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _inner(schema: Mapping[str, Any], key: str) -> Any:
+    properties = schema.get("properties")
+    return properties.get(key) if isinstance(properties, Mapping) else None

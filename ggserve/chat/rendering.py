@@ -1,0 +1,130 @@
+"""A chat becomes the text of a prompt: by the model's template, or by ours where that knows no tools.
+
+Text of users, tools and documents never becomes a control token: before rendering, the first character of each
+look-alike is replaced by a stand-in, which turns back only after the control tokens of the template are found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ggserve.chat.encoding import Guard
+from ggserve.chat.format import ChatFormat, ThoughtState
+from ggserve.chat.history import History, checked
+from ggserve.chat.own_tools import HERMES
+from ggserve.chat.template import ChatTemplate
+from ggserve.messages import Document, Tools
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What an answer is made from."""
+
+    messages: Sequence[Mapping[str, Any]]  # with role and content
+    tools: Tools | None = None
+    begun: str = ""  # of the answer
+    begun_thought: str = ""
+    documents: tuple[Document, ...] = ()  # that it quotes, with citations
+    shows_documents: bool = False  # whether the messages have them already
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)  # variables of its template
+
+    @property
+    def quiet(self) -> "Chat":
+        """The same, for an answer without a thought."""
+        return replace(self, template_arguments={**self.template_arguments, "enable_thinking": False})
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """The text of a prompt. `stand_ins` (as for `str.translate`) turn back what only looked like control tokens."""
+
+    text: str
+    stand_ins: Mapping[int, str]
+    state: ThoughtState | None  # where it leaves the model; None: in the middle of an answer's text
+    images: Sequence[str] = ()  # data URLs, in the order of their markers
+
+    @property
+    def shown(self) -> str:
+        """The text as people read it."""
+        return self.text.translate(dict(self.stand_ins))
+
+
+class ChatRenderer:
+    """Renders chats with one template, whose answers have the format `form`. `own_tools`: it tells of tools itself, as
+    the template does not."""
+
+    def __init__(self, template: ChatTemplate, form: ChatFormat, control_texts: Sequence[str]) -> None:
+        self.template = template
+        self.form = form if form.calls else replace(form, calls=HERMES)
+        self.own_tools = form.calls is None
+        self._guard = Guard(control_texts)
+
+    def render(self, chat: Chat, marker: str = "") -> RenderedChat:
+        """The prompt, up to where the answer begins, or has `begun`. `marker` is for images. Raises TemplateError, or
+        InvalidRequest for messages that make no sense."""
+        form = self.form
+        tools = [_described(tool) for tool in chat.tools.functions] if chat.tools else None
+        messages = checked(chat.messages)
+        variables = self._switched(chat.template_arguments)
+        used = [messages, tools, chat.begun, chat.begun_thought, variables]
+        stand_ins, guarded = self._guard.stand_ins(used)
+        history = History(form, marker)
+        tools = guarded(tools)
+        if self.own_tools:
+            told, tools = history.arranged(guarded(messages), tools or []), None
+        else:
+            told = history.arranged(guarded(messages))
+        text = self.template.render(told, tools=tools, variables=guarded(variables))
+        state = form.thought.state(text) if form.thought else "free"
+        if variables.get("enable_thinking") is False and state != "closed" and not chat.begun_thought:
+            text, state = self._without_thought(text, state, calls=bool(chat.tools))
+        if chat.begun or chat.begun_thought:
+            return self._begun(text, state, guarded(chat.begun_thought), guarded(chat.begun), stand_ins, history.images)
+        return RenderedChat(text, stand_ins, state, history.images)
+
+    def _switched(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The template's variables, with those that its own switch for thinking has."""
+        thought, thinks = self.form.thought, given.get("enable_thinking")
+        switch = {} if thought is None or thinks is None else (thought.on if thinks else thought.off) or {}
+        effort = given.get("reasoning_effort")
+        return {**({"reasoning_strength": effort} if effort else {}), **given, **switch}
+
+    def _without_thought(self, text: str, state: ThoughtState, *, calls: bool) -> tuple[str, ThoughtState]:
+        """The prompt of an answer that does not think, although its template has no such switch."""
+        thought = self.form.thought
+        if thought is None:
+            return text, state
+        if state == "open":
+            return text + thought.close, "closed"
+        if self.form.text_open and not calls:
+            return text + self.form.text_open, "closed"
+        return text + (thought.none or thought.open + thought.close), "closed"
+
+    def _begun(
+        self,
+        text: str,
+        state: ThoughtState,
+        begun_thought: str,
+        begun: str,
+        stand_ins: Mapping[int, str],
+        images: Sequence[str],
+    ) -> RenderedChat:
+        """The prompt with what the answer has begun with: a thought, which a text closes."""
+        thought = self.form.thought
+        if thought is not None and begun_thought:
+            text += ("" if state == "open" else thought.open) + begun_thought
+            state = "open"
+        if not begun:
+            return RenderedChat(text, stand_ins, state, images)
+        if thought is not None and state == "open":
+            text += thought.close
+        text_open = "" if text.endswith(self.form.text_open) else self.form.text_open
+        return RenderedChat(text + text_open + begun, stand_ins, None, images)
+
+
+def _described(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool with all that templates look for."""
+    function = tool["function"]
+    parameters = {"type": "object", "properties": {}, **(function.get("parameters") or {})}
+    described = {**function, "description": function.get("description") or "", "parameters": parameters}
+    return {**tool, "type": "function", "function": described}
