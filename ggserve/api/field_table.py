@@ -94,6 +94,7 @@ REFUSED: dict[str, Harmless] = {
 # What the fields of the schemas do, in all endpoints that have them; `endpoint field` where one differs.
 USED: dict[str, str] = {
     "add_generation_prompt": "With `false`, the answer goes on from the last message, if it is the assistant's.",
+    "choice_probabilities": "The probabilities of the texts of `guided_choice` come with the answer.",
     "citations": "The answer quotes the documents; each quotation comes as a citation.",
     "continue_final_message": "The answer goes on from the last message.",
     "documents": "Texts for the chat template, and for citations.",
@@ -114,6 +115,7 @@ USED: dict[str, str] = {
     "dynatemp_range": "How far the temperature may vary; 0 turns it off.",
     "ebnf": "The answer follows this GBNF grammar (SGLang's name).",
     "echo": "The answer begins with the prompt.",
+    "field_confidence": "How likely each value of a JSON schema's answer was comes with it.",
     "format": "`json`, or a JSON schema that the answer follows.",
     "frequency_penalty": "Subtracted from a token's logit for each time it came.",
     "function_call": "The old form of `tool_choice`.",

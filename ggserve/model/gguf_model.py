@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
@@ -20,7 +20,7 @@ from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.decisions import Decider, Decision, Question
-from ggserve.model.load import LoadOptions, Report, load
+from ggserve.model.load import LoadArguments, LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts, file_sampling
 
 __all__ = ["GGUFModel", "SamplingParams"]
@@ -44,9 +44,9 @@ class GGUFModel:
         name: str | None = None,  # None: after the file
         sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
         fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
-        **options: Any,
+        **options: Unpack[LoadArguments],
     ) -> None:
-        """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
+        """Checks and loads the file. `options` are explained at `load.LoadOptions`; with `log_prompts` the log holds
         what people write; `report` gets what part of the file is read, 0 to 1.
 
         Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
@@ -139,8 +139,8 @@ class GGUFModel:
             ids = await self._loaded.off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
-        running = self._logged(prompt, self.engine.generate(ids, self._capped(params)))
-        async with aclosing(running) as deltas:
+        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), self._capped(params), ids)
+        async with aclosing(self._logged(prompt, watched)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -308,6 +308,7 @@ class GGUFModel:
 
     def close(self) -> None:
         """Ends every answer and frees the model."""
+        self._chats.confidence.close()
         self.engine.close()
 
 

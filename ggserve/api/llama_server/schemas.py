@@ -10,7 +10,7 @@ from ggserve.api.fields import ModelRequest, Strict, Whole, field_error, one_of
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.openai.schemas.completions import CompletionRequest
 from ggserve.api.openai.schemas.messages import Message
-from ggserve.api.openai.schemas.sampling import Number, Positive, SamplingRequest, TokenId, called
+from ggserve.api.openai.schemas.sampling import Number, Positive, SamplingRequest, TokenId, TokenIds, called
 from ggserve.generation import LLAMA_CPP_SAMPLERS, File, SamplingParams
 
 _LONGEST = 1_000_000  # characters of a text to tokenize
@@ -132,7 +132,7 @@ class TokenizeRequest(ModelRequest):
 class DetokenizeRequest(ModelRequest):
     prompt_field = "tokens"
 
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 class ExtraFile(Strict):

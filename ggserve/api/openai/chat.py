@@ -124,6 +124,8 @@ class _ChatWriter(Writer):
         more: dict[str, Any] | None = None,  # more fields beside the choices
     ) -> bytes:
         choice = {"index": answer.index, "delta": delta, "logprobs": logprobs, "finish_reason": ended, **(ids or {})}
+        if ended and answer.last.confidence:
+            choice |= answer.last.confidence
         usage = {"usage": None} if self._usage else {}
         return event({**self._head, "choices": [choice], **usage, **(more or {})})
 
@@ -150,6 +152,7 @@ class _ChatWriter(Writer):
             "finish_reason": self._reason(answer),
             **stop_reason(answer.last),
             **({"token_ids": self._ids[answer.index]} if self._body.return_token_ids else {}),
+            **(answer.last.confidence or {}),
         }
 
     def _reason(self, answer: Answer) -> str | None:

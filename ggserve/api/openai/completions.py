@@ -115,7 +115,7 @@ class _CompletionWriter(Writer):
     def _choice(self, answer: Answer, text: str, logprobs: Any) -> dict[str, Any]:
         reason = answer.last.finish_reason
         choice = {"index": answer.index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        return {**choice, **stop_reason(answer.last)}
+        return {**choice, **stop_reason(answer.last), **(answer.last.confidence or {})}
 
     def _first_fields(self, answer: Answer) -> dict[str, Any]:
         """What a choice says of its prompt."""

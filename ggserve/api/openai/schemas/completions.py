@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ggserve.api.fields import Whole, field_error, one_of
 from ggserve.api.openai.schemas.generation import MAX_CHOICES, GenerationRequest
-from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, TokenId
+from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, TokenIds
 from ggserve.generation import SamplingParams
 
 
@@ -19,7 +19,7 @@ class CompletionRequest(GenerationRequest):
     endpoint = "/v1/completions"
 
     prompt: Annotated[
-        str | list[str] | list[TokenId] | list[list[TokenId]],
+        str | Annotated[list[str], Field(fail_fast=True)] | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
         one_of("a text, a list of token ids, or a list of either"),
     ]
     best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)

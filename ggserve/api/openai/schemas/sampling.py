@@ -28,6 +28,8 @@ _NAMES: dict[str, SamplerName] = {name: name for name in _LETTERS.values()} | {
 
 Stop = Annotated[list[str], Field(max_length=16)]
 TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
+# Only the first error is told: to collect all of a long list takes a second.
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 _LONGEST_ID = 10  # digits
 
 
@@ -152,6 +154,7 @@ class SamplingRequest(StructuredRequest):
             "truncate_prompt": self.truncate_prompt_tokens,
             "logprobs": self.n_probs or None,
             "grammar": self.held_to,
+            "confidence": self.confidence,
         }
         for name in ("dry_sequence_breakers", "bad_words", "banned_strings"):
             given[name] = None if given[name] is None else tuple(given[name])
