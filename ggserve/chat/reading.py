@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -73,6 +74,16 @@ def read_format(template: ChatTemplate, seconds: float = _SECONDS) -> ChatFormat
     except _OutOfTime:
         return ChatFormat()
     return corrected(reading.form, template.source)
+
+
+@lru_cache(16)
+def format_of(source: str) -> ChatFormat:
+    """The format of a template's source, without a model's texts for BOS and EOS; an empty one where it does not
+    compile."""
+    try:
+        return read_format(ChatTemplate(source))
+    except TemplateError:
+        return ChatFormat()
 
 
 def _user(text: str = _USER) -> dict[str, Any]:

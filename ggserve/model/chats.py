@@ -17,6 +17,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, MediaPrompt, SamplingParams, Scores
 from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import ToolCallDelta, Tools
+from ggserve.model.confidence import Confidence
 from ggserve.model.load import LoadedModel
 
 __all__ = ["Chat", "Chats"]
@@ -27,6 +28,7 @@ class Chats:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
+        self.confidence = Confidence(loaded)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """The answer's deltas. Raises InvalidRequest and TemplateError too."""
@@ -40,10 +42,17 @@ class Chats:
         rendered = await self._rendered(chat, renderer)
         thinks = chat.template_arguments.get("enable_thinking") is not False
         grammar = answer_grammar(form, tools, params.grammar, rendered.state or "closed", thinks=thinks)
-        params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
-        deltas = self._loaded.engine.generate(await self._prompt(rendered), params)
-        async with aclosing(_parsed(deltas, form, tools, rendered.state)) as parsed:
-            async for delta in parsed:
+        if tools and params.confidence:
+            raise InvalidRequest(f"{params.confidence} is not told of answers that may call tools.", "tools")
+        prompt = await self._prompt(rendered)
+
+        def generate(wanted: SamplingParams) -> AsyncGenerator[Delta, None]:
+            held = replace(wanted, grammar=grammar, stop=(*wanted.stop, *renderer.template.stop))
+            return _parsed(self._loaded.engine.generate(prompt, held), form, tools, rendered.state)
+
+        ids = prompt if isinstance(prompt, list) else None
+        async with aclosing(self.confidence.watched(generate, params, ids)) as deltas:
+            async for delta in deltas:
                 yield delta
 
     async def _citing(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:

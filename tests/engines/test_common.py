@@ -48,6 +48,14 @@ def test_an_answer_of_some_length_ends_with_length(either: GGUFModel):
     assert last.prompt_tokens == len(either.tokenize(PROMPT))
 
 
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_an_answer_that_ends_within_a_character_shows_it(either: GGUFModel, logprobs: int | None):
+    begins = either.tokenize("🚀")[0]
+    params = SamplingParams(max_tokens=1, temperature=0, logit_bias={begins: 200.0}, logprobs=logprobs)
+    text, last = answer(either.complete("Hi", params))
+    assert (text, last.finish_reason, last.completion_tokens) == ("\ufffd", "length", 1)
+
+
 def test_no_tokens_wanted_none_made(either: GGUFModel):
     text, last = answer(either.complete(PROMPT, replace(max_tokens=0)))
     assert (text, last.finish_reason, last.completion_tokens) == ("", "length", 0)
@@ -347,3 +355,17 @@ def test_a_chat_is_counted_as_it_is_evaluated(either: GGUFModel, tools: Tools | 
     assert asyncio.run(either.count_chat(chat, tools=tools)) == refusal.value.prompt_tokens
     if tools is None:
         assert asyncio.run(either.count_chat(chat, begun=" Yes")) == refusal.value.prompt_tokens + 1
+
+
+def test_many_inputs_hold_as_many_slots_as_they_are_computed_in(llama_cpp_model: GGUFModel, monkeypatch):
+    engine, batches = llama_cpp_model.engine, []
+    embed = engine._transport.embed
+
+    def watched(body):
+        batches.append((len(body["input"]), engine.pool.idle))
+        return embed(body)
+
+    monkeypatch.setattr(engine._transport, "embed", watched)
+    assert len(asyncio.run(llama_cpp_model.embed(["a", "b", "c"]))) == 3
+    assert batches == [(2, 0), (1, 1)]  # of two slots
+    assert engine.pool.idle == 2

@@ -105,3 +105,17 @@ def test_too_many_waiters_are_refused_and_closing_turns_the_rest_away():
             await pool.acquire([1])
 
     asyncio.run(main())
+
+
+def test_several_slots_are_the_idle_ones_and_never_more_than_are_wanted():
+    async def main() -> None:
+        pool = Pool([FakeSlot(1), FakeSlot(2), FakeSlot(3)], 10)
+        assert len(await pool.acquire_some(2)) == 2
+        (last,) = await pool.acquire_some(5)
+        assert pool.idle == 0
+        waiting = asyncio.ensure_future(pool.acquire_some(5))
+        await asyncio.sleep(0)
+        pool.release(last)
+        assert await waiting == [last]
+
+    asyncio.run(main())

@@ -8,9 +8,9 @@ import pytest
 
 from ggserve.errors import InvalidRequest
 from ggserve.generation import SamplingParams
-from ggserve.model.chats import Chat
 from ggserve.model.decisions import Option, Question, with_question
 from ggserve.model.gguf_model import GGUFModel
+from ggserve.model.labels import choose
 from tests.conftest import FAMILY_FILES
 
 STATE = [{"role": "user", "content": "I was charged twice for my order."}]
@@ -38,7 +38,7 @@ def mass(model: GGUFModel, prompt: list[int], tokens: list[int]) -> float:
 
 def test_probabilities_are_those_of_brute_force(either: GGUFModel):
     question = choice(*LABELS)
-    prompt = asyncio.run(either._chats._prompt(Chat(with_question(STATE, question.text))))
+    prompt = either.tokenize_chat(with_question(STATE, question.text))
     spelled = [[either._codec.encode_middle(space + label) for space in ("", " ")] for label in LABELS]
     sums = [sum(mass(either, prompt, tokens) for tokens in spellings) for spellings in spelled]
     sums[1] -= sum(mass(either, prompt, tokens) for tokens in spelled[2] if tokens[:1] in spelled[1])
@@ -81,7 +81,7 @@ def test_decisions_of_legacy_families(name: str):
     try:
         prompt = list(record["files"][path.name][0]["ids"])
         labels = ["a", "e", "an", "the"]
-        decision = asyncio.run(model._decider.choose(prompt, labels, "x"))
+        decision = asyncio.run(choose(model._loaded, prompt, labels, "x"))
         assert sum(decision.probabilities) == pytest.approx(1)
         first = mass(model, prompt, model._codec.encode_middle("e")) + mass(
             model, prompt, model._codec.encode_middle(" e")

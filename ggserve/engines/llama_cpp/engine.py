@@ -9,10 +9,10 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
+from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores
@@ -37,6 +38,8 @@ from ggserve.grammar.rules import Rules
 from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
+
+Result = TypeVar("Result")
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
 
@@ -86,7 +89,6 @@ class LlamaCppEngine:
         self._end_ids = end_ids
         self._writes_gbnf = loses_spaces or transport.grammar_language != "lark"
         self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
-        self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._transport = transport
         self.media_marker = transport.media_marker if "images" in self.features else ""
@@ -94,6 +96,7 @@ class LlamaCppEngine:
             transport,
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
+            native_prompt=lambda tokens: self._prompt(tokens),
         )
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
@@ -157,11 +160,10 @@ class LlamaCppEngine:
                 raise ContextOverflow(len(tokens), self.context_length)
             self._check_tokens(tokens)
         embeddings: list[Embedding] = []
-        for start in range(0, len(inputs), self._parallel):  # native code takes as many at once as it has slots
-            slot = await self.pool.acquire(())
-            some = inputs[start : start + self._parallel]
-            call = asyncio.wrap_future(self._workers.submit(self._embed, slot, some))
-            embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
+        while rest := inputs[len(embeddings) :]:
+            slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
+            call = asyncio.wrap_future(self._submit(self._embed, slots, rest[: len(slots)]))
+            embeddings += await asyncio.shield(call)  # it gives the slots back, come what may
         return embeddings
 
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
@@ -183,12 +185,21 @@ class LlamaCppEngine:
             )
         walk = TrieWalk(self._scorer, self._transport.complete, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie, tokens)
+        running = self._submit(self._walk, slot, walk, trie, tokens)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
+
+    def _submit(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+        """Runs a call in a worker thread; engines that evaluate with threads of our own leave it its share of cores."""
+
+        def run() -> Result:
+            with PROCESS.request():
+                return work(*arguments)
+
+        return self._workers.submit(run)
 
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
@@ -203,11 +214,10 @@ class LlamaCppEngine:
         await asyncio.to_thread(self._check_words, [query, documents])
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
-        for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
-            slot = await self.pool.acquire(())
-            some = documents[start : start + self._parallel]
-            call = asyncio.wrap_future(self._workers.submit(self._rerank, slot, query, some))
-            ranking = await asyncio.shield(call)  # it gives the slot back, come what may
+        while rest := documents[len(scores) :]:
+            slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
+            call = asyncio.wrap_future(self._submit(self._rerank, slots, query, rest[: len(slots)]))
+            ranking = await asyncio.shield(call)  # it gives the slots back, come what may
             scores += ranking.scores
             prompt_tokens += ranking.prompt_tokens
         return Ranking(scores, prompt_tokens)
@@ -310,7 +320,7 @@ class LlamaCppEngine:
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
         self._running.add(answer)
-        self._workers.submit(self._run, slot, body, answer)
+        self._submit(self._run, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
@@ -354,21 +364,23 @@ class LlamaCppEngine:
             raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
         return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
 
-    def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+    def _embed(self, slots: list[Slot], inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
             answer = self._transport.embed({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
         finally:
-            self.pool.release(slot)
+            for slot in slots:
+                self.pool.release(slot)
         if error := answer.get("error"):
             raise native_error(error, self.context_length)
         vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
         return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]
 
-    def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
+    def _rerank(self, slots: list[Slot], query: str, documents: Sequence[str]) -> Ranking:
         try:
             answer = self._transport.rerank({"query": query, "documents": list(documents)})
         finally:
-            self.pool.release(slot)
+            for slot in slots:
+                self.pool.release(slot)
         if error := answer.get("error"):
             if too_long := _TOO_LONG.search(error["message"]):
                 raise ContextOverflow(int(too_long[1]), self.context_length)
