@@ -28,7 +28,7 @@ from ggserve.api.body_limits import BodyLimitsMiddleware
 from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import ERROR_RESPONSES, install_error_handlers
 from ggserve.api.head import HeadMiddleware
-from ggserve.api.keys import KeysMiddleware, read_keys
+from ggserve.api.keys import Keys, KeysMiddleware, read_keys
 from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.openai.responses.store import ResponseStore
@@ -38,6 +38,7 @@ from ggserve.api.state import AppState
 from ggserve.engines.choice import engine_for_default_model
 from ggserve.engines.native_process import send_c_stderr
 from ggserve.errors import EngineError, ModelFileError, TemplateError
+from ggserve.generation import SAMPLING_DEFAULTS
 from ggserve.hub.default import default_model, packaged_model
 from ggserve.hub.find import find_model_file
 from ggserve.machine import give_back_memory, memory_for_models
@@ -109,7 +110,7 @@ async def _running(
         settings = given or load_settings()
         configure_logs(settings.log_dir, settings.log_level, settings.log_format)
         app.state.ggserve = state = state_for(settings)
-    except (SettingsError, OSError, ValueError) as error:
+    except (SettingsError, ModelFileError, OSError, ValueError) as error:
         fail(error, 2)
     models, loop = state.models, asyncio.get_running_loop()
 
@@ -162,6 +163,7 @@ def state_for(settings: Settings) -> AppState:
     """The state of an app with these settings; warns where anybody may use it. Raises SettingsError, and OSError or
     ValueError where keys cannot be read."""
     keys = read_keys(settings.api_key, settings.api_key_file)
+    admin_keys = Keys(key.strip() for key in (settings.admin_api_key or "").split(",") if key.strip())
     host = server.config.host if (server := running_server()) else "127.0.0.1"
     if not keys and not is_loopback(host):
         log.warning("anyone who can reach %s may use the model: set API_KEY, or HOST=127.0.0.1", host or "this machine")
@@ -172,15 +174,27 @@ def state_for(settings: Settings) -> AppState:
         raise SettingsError(f"MODELS_DIR={settings.models_dir}: there is no such folder")
     options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
 
+    server_wide = {name: getattr(settings, name) for name in SAMPLING_DEFAULTS}
+    sampling = {name: value for name, value in server_wide.items() if value is not None}
+
     def load(listed: Listed, report: Report) -> GGUFModel:
         prompts, most = settings.log_prompts, settings.max_tokens
-        model = GGUFModel(listed.path, name=listed.name, log_prompts=prompts, max_tokens=most, report=report, **options)
+        model = GGUFModel(
+            listed.path,
+            name=listed.name,
+            log_prompts=prompts,
+            max_tokens=most,
+            report=report,
+            sampling=listed.settings.sampling,
+            fallback_sampling=sampling,
+            **{**options, **listed.settings.options},
+        )
         send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
         return model
 
     models = ModelRegistry(
         load,
-        need=lambda listed: plan_load(listed.path, LoadOptions(**options)).nbytes,
+        need=lambda listed: plan_load(listed.path, LoadOptions(**{**options, **listed.settings.options})).nbytes,
         catalog=Catalog(settings.models_dir),
         memory=settings.models_memory << 20 if settings.models_memory else memory_for_models(),
         most=settings.models_max,
@@ -191,6 +205,7 @@ def state_for(settings: Settings) -> AppState:
         models=models,
         envelopes=Envelopes(DIALECTS),
         keys=keys,
+        admin_keys=admin_keys,
         origins=Origins(hosts=settings.allowed_hosts, origins=settings.cors_origins, keyed=bool(keys)),
         limits=Limits(
             body_bytes=settings.max_body_mb << 20,

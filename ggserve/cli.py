@@ -16,6 +16,8 @@ commands:
   serve      start the server (the default); `ggserve serve --help` lists all settings
   cluster    start the same server as replicas on Ray Serve
   inspect    describe a model file
+  pull       download a model from the hub: ORG/NAME[:QUANTIZATION], into MODELS_DIR if that is set
+  list       list the models in MODELS_DIR, or in the hub's cache
   convert    convert a model file so that the other engine can run it
   version    print the version
 
@@ -40,6 +42,14 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
             from ggserve.modelfile.convert import main as convert
 
             return convert(rest)
+        case "pull":
+            from ggserve.model.commands import main_pull
+
+            return main_pull(rest)
+        case "list":
+            from ggserve.model.commands import main_list
+
+            return main_list(rest)
         case "cluster":
             from ggserve.cluster.application import main as cluster
 

@@ -1,7 +1,7 @@
 """The vocabulary of generation that all layers share: parameters in, deltas out. Computes nothing."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -37,6 +37,16 @@ def schema_grammar(schema: Mapping[str, Any], source: str | None = None) -> Gram
         raise InvalidRequest(f"No answer can be held to the JSON schema: {error}", source) from error
 
 
+# The parameters for which a model's file, `models.toml` and the server's settings may have other defaults.
+SAMPLING_DEFAULTS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 # The order of samplers: vLLM's, in which top_p and min_p see the distribution at the temperature. llama.cpp's own order
 # puts the temperature last.
 SAMPLERS: tuple[SamplerName, ...] = (
@@ -112,11 +122,25 @@ class SamplingParams:
     skip_special: bool = True  # whether control tokens are left out of the text
     ignore_eos: bool = False
     grammar: Grammar | None = None  # what the answer is held to
+    thinking_budget: int | None = None  # tokens of a chat's thought, which is closed then; None: as many as it takes
     cache_prompt: bool = True  # what is evaluated of the prompt already is not again: quick, but it rounds otherwise
     truncate_prompt: int | None = None  # the prompt's last tokens are kept, this many
     n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i
     logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
+    given: frozenset[str] | None = None  # the fields that a request sets; None: all mean what they say
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "SamplingParams":
+        """The parameters of a request, which sets those that are not None; a model has defaults for others."""
+        some = {name: value for name, value in given.items() if value is not None}
+        return cls(**some, given=frozenset(some))
+
+    def over(self, defaults: Mapping[str, Any]) -> "SamplingParams":
+        """The same with a model's defaults for what the request leaves out."""
+        if self.given is None:
+            return self
+        return replace(self, **{name: value for name, value in defaults.items() if name not in self.given})
 
     def kept(self, prompt: Sequence[int]) -> Sequence[int]:
         """The prompt without what `truncate_prompt` cuts off."""

@@ -84,6 +84,19 @@ class Settings(BaseSettings):
         le=256,
         description="number of requests that generate at the same time (default: 4; on a GPU or for a GGML file 1)",
     )
+    temperature: float | None = Field(None, ge=0, le=2, description="default temperature of requests (default: 0.8)")
+    top_k: int | None = Field(None, ge=0, description="default `top_k` of requests; 0: off (default: 40)")
+    top_p: float | None = Field(None, ge=0, le=1, description="default `top_p` of requests; 1: off (default: 0.95)")
+    min_p: float | None = Field(None, ge=0, le=1, description="default `min_p` of requests; 0: off (default: 0)")
+    repetition_penalty: float | None = Field(
+        None, ge=0.01, le=10, description="default repetition penalty of requests; 1: off (default: 1)"
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="default presence penalty of requests; 0: off (default: 0)"
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="default frequency penalty of requests; 0: off (default: 0)"
+    )
     queue_size: int = Field(64, ge=0, description="number of requests that may wait for a slot; more get a 429")
     speculate: Literal["off", "ngram-mod"] = Field(
         "off", description="speculative decoding from text that occurred before; llama.cpp only"
@@ -103,6 +116,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
     api_key: str | None = Field(None, description="API keys that clients must send, separated by commas")
     api_key_file: Path | None = Field(None, description="file with API keys, one per line")
+    admin_api_key: str | None = Field(
+        None, description="comma-separated API keys for loading, unloading, pulling, copying and deleting models"
+    )
     allowed_hosts: CommaSeparated = Field(
         (),
         description="host names that the server answers to besides its own, separated by commas; *.NAME, or * for any",

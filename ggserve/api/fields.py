@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from pydantic_core import PydanticCustomError
 
-from ggserve.api.durations import seconds
+from ggserve.durations import seconds
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
 
@@ -74,6 +74,18 @@ def thinking(thinks: bool | None, effort: str | bool | None = None) -> dict[str,
     """What a chat template is told of whether to think first (Qwen's reads it), and how much (gpt-oss's does)."""
     told: dict[str, Any] = {} if thinks is None else {"enable_thinking": thinks}
     return {**told, "reasoning_effort": effort} if thinks and isinstance(effort, str) else told
+
+
+# Tokens of a thought. A higher effort ("xhigh", "max") has no bound.
+_BUDGETS = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": 8192}
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def thinking_budget(tokens: int | None, effort: str | bool | None = None) -> int | None:
+    """The most tokens of a thought: the client's own number (-1: no bound), or else what its effort stands for."""
+    if tokens is not None:
+        return tokens if tokens >= 0 else None
+    return _BUDGETS.get(effort) if isinstance(effort, str) else None
 
 
 def refuse(body: Any, unsupported: Mapping[str, Sequence[Any]]) -> Any:

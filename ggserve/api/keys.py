@@ -60,9 +60,10 @@ class KeysMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        keys = state_of(scope).keys
+        state = state_of(scope)
         headers = Headers(scope=scope)
-        known = scope.setdefault("state", {})["known"] = keys.accept(headers)
+        accepted = state.keys.accept(headers) or (bool(state.admin_keys) and state.admin_keys.accept(headers))
+        known = scope.setdefault("state", {})["known"] = accepted
         path = route_path(scope)
         if known or path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
             await self._app(scope, receive, send)

@@ -23,6 +23,7 @@ class AppState:
     models: "ModelRegistry"
     envelopes: "Envelopes"
     keys: "Keys"
+    admin_keys: "Keys"
     origins: "Origins"
     limits: "Limits"
     admission: "Admission"

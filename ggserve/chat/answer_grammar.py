@@ -104,7 +104,7 @@ class _Answer:
         said = self._said_or_called(())
         if self._calls is None or close == to_call:
             ended = sequence(_before(close), _SPACES, said)
-        elif common := _common(close, to_call):
+        elif common := common_beginning(close, to_call):
             after = sequence(_marker(close[len(common) :].strip()), _SPACES, said)
             called = sequence(_marker(to_call[len(common) :].strip()), _SPACES, self._calls)
             ended = sequence(_before(common), choice([after, called]))
@@ -137,7 +137,7 @@ class _Answer:
     def _call_rules(self, form: CallsFormat, tools: Tools) -> Rule:
         """Calls from their beginning; `called` is what follows the trigger."""
         first = form.first.strip()
-        end = _common(form.next, form.last) if form.next else form.last
+        end = common_beginning(form.next, form.last) if form.next else form.last
         following = form.next[len(end) :] if form.next else None
         # JSON in the pieces that a schema's JSON has, so that llguidance can tell apart later what begins alike.
         in_pieces = self._own is not None and first.startswith("{")
@@ -214,7 +214,7 @@ class _Arguments:
     def _with_names(self, properties: Mapping[str, Any]) -> Rule:
         """Parameters in the order of the schema; those that are not required may be left out."""
         form = self._form
-        common = _common(form.between, form.close)
+        common = common_beginning(form.between, form.close)
         common = common[: common.rfind(">") + 1] if ">" in common and not form.quote else ""
         between, close = Marker(form.between[len(common) :]), _marker(form.close[len(common) :])
         required = self._parameters.get("required", ())
@@ -287,7 +287,7 @@ def _before(marker: str) -> Rule:
     return TextBefore(Marker(marker))
 
 
-def _common(first: str, second: str) -> str:
+def common_beginning(first: str, second: str) -> str:
     """The characters that both begin with."""
     return first[
         : next(

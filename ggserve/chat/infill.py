@@ -53,10 +53,7 @@ class Infill:
         self._tokens = _role_tokens(metadata)
         texts = metadata.get("tokenizer.ggml.tokens")
         self._suffix_first = "prefix" in self._tokens and texts[self._tokens["prefix"]] == b"[PREFIX]"
-        missing = [role for role in _NEEDED if role not in self._tokens]
-        self.objection = (
-            f"its vocabulary has no token for the {', the '.join(missing)} of a text with a gap" if missing else None
-        )
+        self.objection = infill_objection(metadata)
 
     def prompt(self, prefix: str | Sequence[int], suffix: str, files: Sequence[File] = (), *, room: int) -> list[int]:
         """Ids of a prompt; of the `files`, the end of what fits into `room` tokens with the rest. Not where there is an
@@ -82,6 +79,13 @@ class Infill:
 
     def _encoded(self, text: str) -> list[int]:
         return self._encoder.encode(text, add_special=False, parse_special=False)
+
+
+def infill_objection(metadata: Metadata) -> str | None:
+    """Why a model cannot fill in the middle; None where it can."""
+    tokens = _role_tokens(metadata)
+    missing = [role for role in _NEEDED if role not in tokens]
+    return f"its vocabulary has no token for the {', the '.join(missing)} of a text with a gap" if missing else None
 
 
 def _role_tokens(metadata: Metadata) -> dict[str, int]:

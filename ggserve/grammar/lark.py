@@ -32,6 +32,8 @@ HEAD = "%llguidance {}\n"
 # What must come next is not worked out ahead: a user's regular expressions may force a million characters.
 UNFORCED_HEAD = '%llguidance {"no_forcing": true}\n'
 
+USER_START = "user_s_start"  # the first rule of a user's own grammar
+
 # JSON as most models write it. `oneOf` is taken as `anyOf`: an answer fits one of the schemas, and may fit others too.
 _STYLE = {"coerce_one_of": True, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_TEXT = r"/(.|\n)*/"
@@ -163,9 +165,9 @@ class _Writer:
             raise ValueError("two grammars in one are not followed")
         self._head = UNFORCED_HEAD
         self._foreign.append(
-            _WORDS.sub(lambda word: "" if word["head"] else "user_s_start" if word["start"] else word[0], text)
+            _WORDS.sub(lambda word: "" if word["head"] else USER_START if word["start"] else word[0], text)
         )
-        return "user_s_start"
+        return USER_START
 
 
 def literal(text: str) -> str:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from ggserve.errors import GenerationError, InvalidRequest
 from ggserve.generation import Grammar
-from ggserve.grammar.lark import HEAD, UNFORCED_HEAD, lark
+from ggserve.grammar.lark import HEAD, UNFORCED_HEAD, USER_START, lark
 from ggserve.grammar.requested import rules as requested_rules
-from ggserve.grammar.rules import Rule, Rules, Schema, schemas, size, with_schemas
+from ggserve.grammar.rules import Rule, Rules, Schema, schemas, with_schemas
 from ggserve.grammar.trial import Trials
 
 MAX_BYTES = 128 << 10  # of a grammar in Lark, where a schema has no descriptions any more
@@ -32,6 +32,8 @@ _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 250_000,  # of the work on regular expressions before the first token: about 0.1 s
     "verbose_errors": False,
 }
+_STEP = re.compile(r'"multipleOf"\s*:\s*([\d.]{1,12})')
+_MOST_STEPS = 2_000  # of all `multipleOf` together: the automata of their multiples have as many states
 _ENCODED_AT_ONCE = 2048  # characters; others get a turn in between
 _KEPT = 16  # compiled grammars
 _ESCAPE = re.compile(r"\\[xuU]")
@@ -121,7 +123,7 @@ class Grammars:
         """Where an answer begins, and what the engine gets. Raises InvalidRequest where no answer can be held to it."""
         compiled = self._known(grammar)
         if compiled is None:
-            compiler = self._careful_compiler if _is_large(grammar) else self._compiler
+            compiler = self._careful_compiler if _takes_long(grammar) else self._compiler
             compiled = await asyncio.get_running_loop().run_in_executor(compiler, self._compile, grammar)
         if compiled.matcher is None:
             name = _NAMES.get(grammar.kind, "grammar")
@@ -197,7 +199,7 @@ class Grammars:
         if (size := len(text.encode())) > MAX_BYTES:
             raise ValueError(f"it has {size} bytes, and {MAX_BYTES} may be")
         written = self._write(rules)
-        if size > _LARGE:
+        if _is_costly(text):
             self._trials.check(text, _LIMITS)
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(**_LIMITS))
         if matcher.is_error():
@@ -221,8 +223,18 @@ class _Compiled:
     problem: str = ""
 
 
-def _is_large(grammar: Grammar) -> bool:
-    return len(grammar.text) > _LARGE or (grammar.rules is not None and size(grammar.rules) > _LARGE)
+def _takes_long(grammar: Grammar) -> bool:
+    """Whether a grammar shall not keep others waiting."""
+    rules = grammar.rules
+    texts = [grammar.text] if rules is None else [schema.text for schema in schemas(rules)]
+    return grammar.kind == "lark" or sum(map(len, texts)) > _LARGE or any(map(_is_costly, texts))
+
+
+def _is_costly(text: str) -> bool:
+    """Whether a grammar or schema may take long to compile."""
+    steps = sum(int(digits.replace(".", "").strip("0") or 0) for digits in _STEP.findall(text))
+    users_json = USER_START in text and "%json" in text  # which may spell anything in other ways
+    return len(text) > _LARGE or steps > _MOST_STEPS or users_json
 
 
 def _tokenizer(vocabulary: GrammarVocabulary) -> Any:

@@ -1,14 +1,16 @@
 """Whether a JSON schema that refers to itself has answers of finite length. What else is wrong with it others say."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+_MOST_LOOKS = 100_000  # about a second
 _NESTED = ("object", "array")  # types whose values hold others
 
 
 def endless_reference(schema: Mapping[str, Any]) -> str | None:
-    """A `$ref` of the schema that no finite JSON fits, None if there is none."""
+    """A `$ref` of the schema that no finite JSON fits, None if there is none. Raises ValueError where there are so many
+    that it would take long to tell."""
     targets: dict[str, Any] = {}
     unseen: list[Any] = [schema]
     while unseen:
@@ -16,10 +18,11 @@ def endless_reference(schema: Mapping[str, Any]) -> str | None:
             if reference not in targets:
                 targets[reference] = _target(schema, reference)
                 unseen.append(targets[reference])
-    ends: set[str] = set()
-    while more := {each for each, target in targets.items() if each not in ends and _ends(target, ends, targets)}:
-        ends |= more
-    return next((each for each in targets if each not in ends), None)
+    search = _Search(targets)
+    order = list(targets)
+    while any([search.finds(each) for each in order]):  # noqa: C419  # all of them, in either direction by turns
+        order.reverse()
+    return next((each for each in targets if each not in search.ends), None)
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -46,69 +49,86 @@ def _target(schema: Any, reference: str) -> Any:
     return True if found is None else found
 
 
-def _ends(schema: Any, known: set[str], targets: Mapping[str, Any]) -> bool:
-    """Whether finite JSON fits, where it does for these references and for no other."""
-    parts = _parts(schema, targets)
-    if any(isinstance(part.get("$ref"), str) and part["$ref"] not in known for part in parts):
-        return False
-    several = [options for part in parts for key in ("anyOf", "oneOf") if (options := _list(part, key))]
-    return _join_ends(parts, known, targets) and all(
-        any(
-            _ends(option, known, targets) and _join_ends([*parts, *_parts(option, targets)], known, targets)
-            for option in options
-        )
-        for options in several
-    )
+class _Search:
+    """Which references finite JSON fits. What holds together is looked at once, and again only when more is known."""
 
+    def __init__(self, targets: Mapping[str, Any]) -> None:
+        self.ends: set[str] = set()
+        self._targets = targets
+        self._looked = 0
+        self._known: dict[
+            frozenset[int], int | None
+        ] = {}  # by ids of schemas: None, they end; else with how many known
 
-def _parts(schema: Any, targets: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The schemas that hold together in one: itself, those of `allOf`, and what they refer to."""
-    parts: list[dict[str, Any]] = []
-    followed: set[str] = set()
-    unseen = [schema]
-    while unseen:
-        if isinstance(part := unseen.pop(), dict):
-            parts.append(part)
-            unseen += _list(part, "allOf")
-            if isinstance(reference := part.get("$ref"), str) and reference not in followed:
-                followed.add(reference)
-                unseen.append(targets[reference])
-    return parts
-
-
-def _join_ends(parts: list[dict[str, Any]], known: set[str], targets: Mapping[str, Any]) -> bool:
-    """Whether finite JSON fits all of them, their alternatives left out."""
-    allowed = [set(_types(part)) for part in parts if "type" in part]
-    types = set.intersection(*allowed) if allowed else {None}
-    if any("enum" in part or "const" in part for part in parts) or not types or types - {*_NESTED}:
+    def finds(self, reference: str) -> bool:
+        """Whether finite JSON fits a reference of which that was not known."""
+        if reference in self.ends or not self._end([self._targets[reference]]):
+            return False
+        self.ends.add(reference)
         return True
-    return ("object" in types and _object_ends(parts, known, targets)) or (
-        "array" in types and _array_ends(parts, known, targets)
-    )
+
+    def _end(self, schemas: Sequence[Any]) -> bool:
+        """Whether finite JSON fits all of these, where it does for the references that are known and for no other."""
+        parts = self._parts(schemas)
+        key = frozenset(map(id, parts))
+        known = self._known.get(key, -1)
+        if known is None or known == len(self.ends):
+            return known is None
+        self._known[key] = len(self.ends)
+        self._looked += 1
+        if self._looked > _MOST_LOOKS:
+            raise ValueError("its references are too many")
+        if any(isinstance(part.get("$ref"), str) and part["$ref"] not in self.ends for part in parts):
+            return False
+        several = [options for part in parts for key in ("anyOf", "oneOf") if (options := _list(part, key))]
+        if not self._join(parts) or not all(
+            any(self._end([option]) and self._join([*parts, *self._parts([option])]) for option in options)
+            for options in several
+        ):
+            return False
+        self._known[key] = None
+        return True
+
+    def _parts(self, schemas: Sequence[Any]) -> list[dict[str, Any]]:
+        """The schemas that hold together: these, those of `allOf`, and what they refer to."""
+        parts: list[dict[str, Any]] = []
+        followed: set[str] = set()
+        unseen = list(schemas)
+        while unseen:
+            if isinstance(part := unseen.pop(), dict):
+                parts.append(part)
+                unseen += _list(part, "allOf")
+                if isinstance(reference := part.get("$ref"), str) and reference not in followed:
+                    followed.add(reference)
+                    unseen.append(self._targets[reference])
+        return parts
+
+    def _join(self, parts: list[dict[str, Any]]) -> bool:
+        """Whether finite JSON fits all of them, their alternatives left out."""
+        allowed = [set(_types(part)) for part in parts if "type" in part]
+        types = set.intersection(*allowed) if allowed else {None}
+        if any("enum" in part or "const" in part for part in parts) or not types or types - {*_NESTED}:
+            return True
+        return ("object" in types and self._object(parts)) or ("array" in types and self._array(parts))
+
+    def _object(self, parts: list[dict[str, Any]]) -> bool:
+        required = {name for part in parts for name in _list(part, "required") if isinstance(name, str)}
+        named = [part["properties"] for part in parts if isinstance(part.get("properties"), dict)]
+        return all(self._end([properties[name] for properties in named if name in properties]) for name in required)
+
+    def _array(self, parts: list[dict[str, Any]]) -> bool:
+        least = max(number if isinstance(number := part.get("minItems"), int) else 0 for part in parts)
+        for part in parts:
+            first = _list(part, "prefixItems")
+            needed = [*first[:least], *([part.get("items", True)] if least > len(first) else [])]
+            if not all(self._end([inner]) for inner in needed):
+                return False
+        return True
 
 
 def _types(schema: dict[str, Any]) -> list[str]:
     types = schema["type"]
     return [str(each) for each in (types if isinstance(types, list) else [types])]
-
-
-def _object_ends(parts: list[dict[str, Any]], known: set[str], targets: Mapping[str, Any]) -> bool:
-    required = {name for part in parts for name in _list(part, "required") if isinstance(name, str)}
-    named = [part["properties"] for part in parts if isinstance(part.get("properties"), dict)]
-    return all(
-        _ends({"allOf": [properties[name] for properties in named if name in properties]}, known, targets)
-        for name in required
-    )
-
-
-def _array_ends(parts: list[dict[str, Any]], known: set[str], targets: Mapping[str, Any]) -> bool:
-    least = max(number if isinstance(number := part.get("minItems"), int) else 0 for part in parts)
-    for part in parts:
-        first = _list(part, "prefixItems")
-        needed = [*first[:least], *([part.get("items", True)] if least > len(first) else [])]
-        if not all(_ends(inner, known, targets) for inner in needed):
-            return False
-    return True
 
 
 def _list(schema: dict[str, Any], key: str) -> list[Any]:

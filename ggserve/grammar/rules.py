@@ -145,11 +145,6 @@ class Rules:
     named: tuple[tuple[str, Rule], ...] = ()
 
 
-def size(rules: Rules) -> int:
-    """The characters of all schemas in a grammar."""
-    return sum(len(schema.text) for schema in schemas(rules))
-
-
 def schemas(rules: Rules) -> list[Schema]:
     """The schemas in a grammar, each once."""
     found: dict[Schema, None] = {}

@@ -9,10 +9,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
@@ -43,16 +44,17 @@ class Repository:
 
     id: str
     revision: str
+    cache: Path
 
     @classmethod
-    def parse(cls, name: str) -> "Repository":
+    def parse(cls, name: str, cache: Path | None = None) -> "Repository":
         """From `org/name` or `org/name@revision`. Raises ModelFileError."""
         repo_id, _, revision = name.partition("@")
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
             raise ModelFileError(f"there is no file or folder {name}, and it names no repository: {error}") from None
-        return cls(repo_id, revision or constants.DEFAULT_REVISION)
+        return cls(repo_id, revision or constants.DEFAULT_REVISION, cache or Path(constants.HF_HUB_CACHE))
 
     def __str__(self) -> str:
         return self.id if self.revision == constants.DEFAULT_REVISION else f"{self.id}@{self.revision}"
@@ -60,7 +62,7 @@ class Repository:
     @property
     def folder(self) -> Path:
         """Where the cache keeps this repository."""
-        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.id, repo_type="model")
+        return self.cache / repo_folder_name(repo_id=self.id, repo_type="model")
 
     @property
     def snapshot(self) -> Path:
@@ -73,13 +75,28 @@ class Repository:
         return hf_hub_url(self.id, name, revision=self.revision)
 
 
-def download(name: str, file: str | None = None) -> Path:
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the download of a file is."""
+
+    file: str
+    digest: str  # SHA-256, or what the hub tells instead
+    total: int  # bytes
+    completed: int
+
+
+Watch = Callable[[Progress], object]  # ends a download by raising
+
+
+def download(
+    name: str, file: str | None = None, *, cache: Path | None = None, watch: Watch = lambda progress: None
+) -> Path:
     """The path in the cache of a repository's model file: `file` (or its quantization), the only one there is, or else
-    the only one in Q4_K_M. A model that sees comes with its projector.
+    the only one in Q4_K_M. A model that sees comes with its projector. `cache`: the library's own where None.
 
     Raises ModelFileError. Whatever ends a download early, the next call goes on where it stopped.
     """
-    repository = Repository.parse(name)
+    repository = Repository.parse(name, cache)
     snapshot = repository.snapshot
     cached = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in _files(snapshot)}
     whole = {name: size for name, size in cached.items() if cached.keys() >= set(part_names(name))}
@@ -89,7 +106,7 @@ def download(name: str, file: str | None = None) -> Path:
         has = f"has of it only {', '.join(models(whole))}" if models(whole) else "has no file of it"
         raise ModelFileError(
             f"HF_HUB_OFFLINE is set, and {file or 'the model file'} of {repository} is not in the cache "
-            f"{constants.HF_HUB_CACHE}, which {has}"
+            f"{repository.cache}, which {has}"
         )
     with _explained(repository):
         info = HfApi().model_info(
@@ -100,8 +117,8 @@ def download(name: str, file: str | None = None) -> Path:
         companion = projector(chosen, sizes)
         # The model comes last, so that once it is cached all that it needs is.
         for name in ([companion] if companion else []) + part_names(chosen):
-            _download_blob(repository, name, sizes[name])
-            hf_hub_download(repository.id, name, revision=repository.revision)
+            _download_blob(repository, name, sizes[name], watch)
+            hf_hub_download(repository.id, name, revision=repository.revision, cache_dir=repository.cache)
         return repository.snapshot / chosen
 
 
@@ -109,7 +126,7 @@ def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file())
 
 
-def _download_blob(repository: Repository, name: str, size: int) -> None:
+def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -> None:
     """Puts the file's content into the cache, where `hf_hub_download` then finds it.
 
     That function would download too, but since huggingface_hub 2 it starts from zero after a restart.
@@ -120,7 +137,7 @@ def _download_blob(repository: Repository, name: str, size: int) -> None:
         raise ModelFileError(f"{constants.ENDPOINT} does not answer as a hub does: no ETag for {name}")
     blob = repository.folder / "blobs" / metadata.etag
     partial = blob.with_name(f"{blob.name}.incomplete")
-    lock = Path(constants.HF_HUB_CACHE) / ".locks" / repository.folder.name / f"{metadata.etag}.lock"
+    lock = repository.cache / ".locks" / repository.folder.name / f"{metadata.etag}.lock"
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):  # the library's own: of many servers that start at once, one downloads
@@ -130,7 +147,9 @@ def _download_blob(repository: Repository, name: str, size: int) -> None:
         _check_room(blob.parent, size - have, name)
         if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
             return  # more than a hub gives over HTTP; hf_hub_download has another protocol
-        _download_rest(repository, name, partial, size)
+        _download_rest(
+            repository, name, partial, size, lambda have: watch(Progress(name, metadata.etag or "", size, have))
+        )
         if _SHA256.fullmatch(metadata.etag) and _sha256(partial) != metadata.etag:
             partial.unlink()
             raise ModelFileError(f"{name} from {repository} came damaged (its SHA-256 is wrong): start again")
@@ -141,12 +160,27 @@ def _check_room(folder: Path, nbytes: int, name: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < nbytes:
         raise ModelFileError(
-            f"{name} needs {human_size(nbytes)} of disk in {constants.HF_HUB_CACHE}, {human_size(free)} are free: "
+            f"{name} needs {human_size(nbytes)} of disk in {folder.parents[1]}, {human_size(free)} are free: "
             "make room, or set HF_HOME to a folder on another disk"
         )
 
 
-def _download_rest(repository: Repository, name: str, partial: Path, size: int) -> None:
+class _Watched:
+    """A file that tells after each write how long it is."""
+
+    def __init__(self, file: BinaryIO, watch: Callable[[int], object]) -> None:
+        self._file, self._watch = file, watch
+
+    def write(self, data: bytes) -> int:
+        written = self._file.write(data)
+        self._watch(self._file.tell())
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _download_rest(repository: Repository, name: str, partial: Path, size: int, watch: Callable[[int], object]) -> None:
     """Adds to `partial` what it lacks of `size` bytes; it stays when the connection breaks or the user stops."""
     with partial.open("ab") as file:
         have = file.tell()
@@ -154,10 +188,11 @@ def _download_rest(repository: Repository, name: str, partial: Path, size: int) 
             have = file.truncate(0)
         there = f", of which {human_size(have)} are here" if have else ""
         log.info("downloading %s (%s%s) from %s", name, human_size(size), there, repository)
+        watch(have)
         try:
             http_get(
                 repository.url(name),
-                file,
+                cast(BinaryIO, _Watched(file, watch)),
                 resume_size=have,
                 headers={**build_hf_headers(), "Accept-Encoding": "identity"},
                 expected_size=size,

@@ -4,12 +4,15 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ggserve.engines.choice import choose_engine
 from ggserve.errors import EngineError, ModelFileError, TemplateError, UnknownModel
+from ggserve.generation import Feature
 from ggserve.hub import pick
+from ggserve.model.models_file import NAME, ModelSettings, read_models_file
+from ggserve.modelfile.facts import ModelFacts, model_facts
 from ggserve.modelfile.file import is_embedding_model, is_reranker, read_model_file
 from ggserve.modelfile.split_files import part_names, without_part
 
@@ -30,13 +33,15 @@ class Listed:
     created: int  # seconds since 1970
     size: int  # bytes, all its files together
     stamp: tuple[int, int] = (0, 0)  # differs once the file has been replaced
-    kind: str = "generation"  # or "embeddings", "rerank"
+    kind: Feature = "generation"  # or "embeddings", "rerank"
+    settings: ModelSettings = field(default_factory=ModelSettings, compare=False)
+    facts: ModelFacts | None = field(default=None, compare=False)  # without metadata and template
 
     @classmethod
-    def of(cls, path: Path, name: str | None = None, kind: str = "generation") -> "Listed":
+    def of(cls, path: Path, name: str | None = None) -> "Listed":
         """The entry of a file. Raises OSError where it is gone."""
         stat = path.stat()
-        return cls(name or model_name(path), path, int(stat.st_mtime), model_bytes(path), _stamp(stat), kind)
+        return cls(name or model_name(path), path, int(stat.st_mtime), model_bytes(path), _stamp(stat))
 
     @property
     def unchanged(self) -> bool:
@@ -48,7 +53,7 @@ class Listed:
 
     @property
     def spellings(self) -> frozenset[str]:
-        """The names that clients use for it, in lower case: with and without folder, tag and `:latest`."""
+        """The names that clients use for it, in lower case: with and without folder, tag and `:latest`, and aliases."""
         name = self.name.lower()
         names = {name, name.rpartition("/")[2], self.path.name.lower()}
         if ":" in name:
@@ -58,6 +63,7 @@ class Listed:
             names.add(folder)
             if found := quantization(self.path.name):
                 names.add(f"{folder}:{found.lower()}")
+        names |= set(self.settings.aliases)
         return frozenset(names | {f"{each}:latest" for each in names if ":" not in each})
 
 
@@ -65,18 +71,22 @@ class Catalog:
     """The models of a folder, and the configured one. Its methods block for as long as the file system takes."""
 
     def __init__(self, folder: Path | None = None) -> None:
+        """Reads `models.toml` too. Raises ModelFileError."""
         self.folder = folder  # None: the configured model only
+        self._settings = read_models_file(folder / NAME) if folder else {}
         self.configured: Listed | None = None
-        self._kinds: dict[tuple[Path, tuple[int, int]], str | None] = {}  # None: no engine can run the file
+        self._files_known: dict[tuple[Path, tuple[int, int]], tuple[Feature, ModelFacts] | None] = {}
 
     def models(self) -> list[Listed]:
         """All models, by name. Reads the headers of files that are new."""
         found: dict[str, Listed] = {}
         for name, path in self._files() if self.folder else ():
             try:
-                kind = self._kind(path)
-                if kind and (name not in found or _is_current(path)):
-                    found[name] = Listed.of(path, name, kind)
+                known = self._known(path)
+                if known and (name not in found or _is_current(path)):
+                    kind, facts = known
+                    listed = replace(Listed.of(path, name), kind=kind, facts=facts)
+                    found[name] = replace(listed, settings=self._settings_of(listed))
             except OSError as error:  # removed meanwhile, or not readable
                 log.warning("not listed: %s: %s", path, error.strerror or error)
         models = [found[name] for name in sorted(found)]
@@ -99,6 +109,16 @@ class Catalog:
         names = ", ".join(model.name for model in fitting or models) or "none"
         problem = "fits several models" if fitting else "is not here"
         raise UnknownModel(f"The model {name!r} {problem}. There are: {names}.")
+
+    def unknown_settings(self) -> list[str]:
+        """The names in `models.toml` that no model has."""
+        models = self.models() if self._settings else []
+        return [name for name in self._settings if not any(name in model.spellings for model in models)]
+
+    def _settings_of(self, listed: Listed) -> ModelSettings:
+        exact = self._settings.get(listed.name.lower())
+        names = sorted(listed.spellings & self._settings.keys())
+        return exact or (self._settings[names[0]] if names else listed.settings)
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         """The name and the first file of each model in the folder and the folders within, links followed."""
@@ -124,19 +144,25 @@ class Catalog:
                 yield name if name not in taken else f"{name}{path.suffix}", path
                 taken.add(name)
 
-    def _kind(self, path: Path) -> str | None:
+    def _known(self, path: Path) -> tuple[Feature, ModelFacts] | None:
+        """What a model is for, and its facts; None where no engine can run the file."""
         key = path, _stamp(path.stat())
-        if key not in self._kinds:
+        if key not in self._files_known:
             try:
-                file = read_model_file(path)
-                choose_engine(file)
-                self._kinds[key] = (
-                    "rerank" if is_reranker(file) else "embeddings" if is_embedding_model(file) else "generation"
-                )
+                self._files_known[key] = read_facts(path)
             except (ModelFileError, EngineError, TemplateError) as error:
                 log.warning("not listed: %s", error)
-                self._kinds[key] = None
-        return self._kinds[key]
+                self._files_known[key] = None
+        return self._files_known[key]
+
+
+def read_facts(path: Path) -> tuple[Feature, ModelFacts]:
+    """What a model is for, and its facts without metadata and template. Raises ModelFileError, EngineError or
+    TemplateError where no engine can run the file."""
+    file = read_model_file(path)
+    choose_engine(file)
+    kind: Feature = "rerank" if is_reranker(file) else "embeddings" if is_embedding_model(file) else "generation"
+    return kind, replace(model_facts(file), metadata={}, chat_template=None)
 
 
 def model_name(path: Path) -> str:

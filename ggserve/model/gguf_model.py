@@ -17,7 +17,7 @@ from ggserve.messages import Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.load import LoadOptions, Report, load
-from ggserve.modelfile.facts import ModelFacts
+from ggserve.modelfile.facts import ModelFacts, file_sampling
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
@@ -37,6 +37,8 @@ class GGUFModel:
         max_tokens: int | None = None,  # that an answer may have, whatever is asked for
         report: Report | None = None,
         name: str | None = None,  # None: after the file
+        sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
+        fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
         **options: Any,
     ) -> None:
         """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
@@ -53,6 +55,7 @@ class GGUFModel:
         self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec
+        self.sampling = {**(fallback_sampling or {}), **file_sampling(loaded.facts), **(sampling or {})}
         self._chats = Chats(loaded)
 
     @property
@@ -174,7 +177,7 @@ class GGUFModel:
         return self._loaded.renderers.main.form.thought is not None
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
-        params = params or SamplingParams()
+        params = (params or SamplingParams()).over(self.sampling)
         limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
         return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
 

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from ggserve.errors import EngineClosed, ModelFileError, QueueFull, UnknownModel
+from ggserve.generation import Feature
 from ggserve.machine import give_back_memory
 from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
@@ -96,6 +97,7 @@ class ModelRegistry:
         self.started = self.catalog.folder is not None  # whether requests find, or can load, a model
         self.progress = 0.0  # part of the configured model's file that the start has read
         self.memory = memory
+        self.failures: dict[Path, str] = {}  # why the last load of a file failed
         self._load = load
         self._need = need
         self._most = most
@@ -129,6 +131,11 @@ class ModelRegistry:
         return self.current if self.catalog.folder is None else None
 
     @property
+    def used(self) -> int:
+        """Bytes of memory that the loaded models take, as planned."""
+        return sum(resident.need for resident in self._residents.values())
+
+    @property
     def changing(self) -> bool:
         """Whether native code loads or frees a model just now."""
         return any(each.changing for each in (*self._arriving.values(), *self._residents.values()))
@@ -142,10 +149,14 @@ class ModelRegistry:
         return self._load(Listed.of(path), report)
 
     def start(self, model: GGUFModel | None) -> None:
-        """Begins to serve: with the configured model, or with a folder only."""
+        """Begins to serve: with the configured model, or with a folder only. Pinned models begin to load."""
         self.started = True
+        if self.catalog.folder:
+            self._spawn(self._load_pinned())
         if model is not None:
-            self.add(Listed.of(model.path, model.name), model, model.nbytes)
+            kind: Feature = next((each for each in ("generation", "rerank") if each in model.features), "embeddings")
+            listed = replace(Listed.of(model.path, model.name), kind=kind, facts=model.facts)
+            self.add(listed, model, model.nbytes)
 
     def add(self, listed: Listed, model: GGUFModel, need: int = 0) -> None:
         """Takes a loaded model in as the configured one."""
@@ -235,7 +246,7 @@ class ModelRegistry:
 
     def _take(self, resident: Resident, keep_alive: float | None) -> None:
         resident.take()
-        if keep_alive is not None:
+        if keep_alive is not None and not resident.listed.settings.pinned:
             resident.keep_alive = None if keep_alive == math.inf else keep_alive
 
     def _loaded(self, name: str | None) -> Resident | None:
@@ -256,7 +267,7 @@ class ModelRegistry:
             try:
                 return await asyncio.to_thread(self.catalog.find, name or "")
             except UnknownModel:
-                self._forget_removed()
+                self.forget_removed()
                 raise
         if residents := [resident for resident in self.residents if not resident.leaving]:
             return residents[0].listed
@@ -265,15 +276,27 @@ class ModelRegistry:
             return listed
         raise UnknownModel("There is no model: put a GGUF file into MODELS_DIR.")
 
-    def _forget_removed(self) -> None:
+    def forget_removed(self) -> None:
         """Unloads the models whose files are gone."""
         for resident in self._residents.values():
             if resident.listed is not self.catalog.configured and not resident.listed.unchanged:
                 self._spawn(self._unload(resident))
 
+    async def _load_pinned(self) -> None:
+        for name in await asyncio.to_thread(self.catalog.unknown_settings):
+            log.warning("models.toml: there is no model %r", name)
+        for listed in await asyncio.to_thread(self.catalog.models):
+            if listed.settings.pinned and listed.path not in self._residents:
+                with suppress(Exception):  # logged where it failed
+                    async with self.lease(listed.name):
+                        pass
+
     def _begin(self, listed: Listed) -> Resident:
         """Starts to load a model, behind those that came before."""
-        resident = Resident(listed, keep_alive=self._keep_alive)
+        own = listed.settings.keep_alive
+        resident = Resident(listed, keep_alive=self._keep_alive if own is None or listed.settings.pinned else own)
+        if resident.keep_alive == math.inf or listed.settings.pinned:
+            resident.keep_alive = None
         resident.ready = asyncio.get_running_loop().create_future()
         self._arriving[listed.path] = resident
         self._spawn(self._bring(resident, resident.ready))
@@ -295,12 +318,14 @@ class ModelRegistry:
                     model.close()
                     return
                 resident.model, resident.need = model, model.nbytes
+                self.failures.pop(listed.path, None)
                 self._residents[listed.path] = resident
                 log.info("ready: %s on %s", model.name, model.engine_name)
             if not ready.done():
                 ready.set_result(None)
         except Exception as error:
             log.warning("%s was not loaded: %s", listed.name, error)
+            self.failures[listed.path] = str(error)
             if not ready.done():
                 ready.set_exception(error)
                 ready.exception()  # it may have nobody who waits
@@ -322,11 +347,16 @@ class ModelRegistry:
         if old := self._residents.get(wanted.listed.path):  # of a file that was replaced
             await self._remove(old)
         while not self._fits(wanted):
-            by_age = sorted(self._residents.values(), key=lambda resident: (resident.users > 0, resident.used))
-            await self._remove(by_age[0])
+            others = [resident for resident in self._residents.values() if not resident.listed.settings.pinned]
+            if not others:
+                raise ModelFileError(
+                    f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, and pinned models hold "
+                    f"{self.used / 1e9:.2f} of the {self.memory / 1e9:.2f} GB of MODELS_MEMORY, or all of MODELS_MAX"
+                )
+            await self._remove(min(others, key=lambda resident: (resident.users > 0, resident.used)))
 
     def _fits(self, wanted: Resident) -> bool:
-        enough = wanted.need + sum(resident.need for resident in self._residents.values()) <= self.memory
+        enough = wanted.need + self.used <= self.memory
         return enough and (self._most is None or len(self._residents) < self._most)
 
     async def _remove(self, resident: Resident) -> None:

@@ -43,3 +43,23 @@ def weights(file: ModelFile) -> tuple[int, Counter[str]]:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
+
+
+# GGUF's keys for how its authors want a model to be sampled, the parameters that they mean, and what these may be.
+_SAMPLING: dict[str, tuple[str, float, float]] = {
+    "temp": ("temperature", 0, 2),
+    "top_k": ("top_k", 0, 1_000_000),
+    "top_p": ("top_p", 0, 1),
+    "min_p": ("min_p", 0, 1),
+    "penalty_repeat": ("repetition_penalty", 0.01, 10),
+}
+
+
+def file_sampling(facts: ModelFacts) -> dict[str, Any]:
+    """The default sampling parameters that a file itself has (`general.sampling.*`)."""
+    found = {}
+    for key, (name, least, most) in _SAMPLING.items():
+        value = facts.metadata.get(f"general.sampling.{key}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            found[name] = int(value) if name == "top_k" else float(value)
+    return found

@@ -29,6 +29,7 @@ def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = No
         models=models,
         envelopes=Envelopes([Dialect(cast(Any, None), prefix, envelope) for prefix, envelope in envelopes.items()]),
         keys=Keys(),
+        admin_keys=Keys(),
         origins=Origins(),
         limits=limits(),
         admission=Admission(),

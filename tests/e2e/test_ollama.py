@@ -85,7 +85,8 @@ def test_errors_are_texts(client: ollama.Client, server: Server):
         ("generate", {"prompt": "a", "options": {"temperature": "hot"}}, 400, "options.temperature"),
         ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, 400, "template"),
         ("embed", {"input": 5}, 400, "input"),
-        ("pull", {"model": "llama3"}, 404, "/api/pull"),
+        ("pull", {"model": "llama3", "stream": False}, 400, "MODELS_DIR"),
+        ("create", {"model": "llama3"}, 404, "/api/create"),
     ):
         answer = httpx.post(f"{server.url}/api/{path}", json=body)
         assert answer.status_code == status

@@ -15,8 +15,6 @@ from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer, collect
 
-# Regular expressions and Lark are not written as GBNF yet, which is all that a child process gets.
-ON_LARK = pytest.mark.parametrize("either", ["ctransformers", "llama_cpp"], indirect=True)
 GREEDY = SamplingParams(max_tokens=16, temperature=0)
 PROMPT = "The three primary colours are"
 REFERENCE = json.loads((Path(__file__).parent / "llama_cpp_greedy.json").read_text())
@@ -164,7 +162,7 @@ def test_penalties_keep_from_repeating(either: GGUFModel):
 @pytest.mark.parametrize("changes", [{}, {"temperature": 1.5, "seed": 1}, {"ignore_eos": True}], ids=str)
 def test_an_answer_follows_its_grammar(either: GGUFModel, grammar: Grammar, answers: str, changes: dict):
     params = replace(grammar=grammar, max_tokens=30, **changes)
-    if "llama-server" in either.engine.hardware.build and grammar.kind in ("regex", "lark"):
+    if "llama-server" in either.engine.hardware.build and grammar.kind == "lark":
         with pytest.raises(InvalidRequest):
             answer(either.complete(PROMPT, params))
         return
@@ -173,7 +171,6 @@ def test_an_answer_follows_its_grammar(either: GGUFModel, grammar: Grammar, answ
     assert re.fullmatch(answers, text)
 
 
-@ON_LARK
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
 def test_an_answer_of_a_grammar_that_is_cut_is_a_beginning(either: GGUFModel, length: int):
     for pattern, prefix in (("(colour 🙏🙏){9}", "colour 🙏🙏" * 9), ("🙏{9}", "🙏" * 9)):
@@ -183,7 +180,6 @@ def test_an_answer_of_a_grammar_that_is_cut_is_a_beginning(either: GGUFModel, le
         assert (last.finish_reason, last.completion_tokens) == ("length", length)
 
 
-@ON_LARK
 def test_a_stop_string_ends_an_answer_of_a_grammar(either: GGUFModel):
     params = replace(grammar=Grammar("regex", "one, two, (three|four)"), stop=("two",))
     text, last = answer(either.complete(PROMPT, params))
@@ -197,7 +193,6 @@ def test_a_grammar_that_cannot_be_followed_is_refused_and_costs_no_slot(either: 
     assert either.engine.pool.idle == 2
 
 
-@ON_LARK
 def test_penalties_and_bias_do_not_break_a_grammar(either: GGUFModel):
     bias = dict.fromkeys(either.tokenize("0123456789-"), -100.0)
     params = replace(grammar=Grammar("regex", "[0-9]{3}-[0-9]{4}"), logit_bias=bias, frequency_penalty=2.0)

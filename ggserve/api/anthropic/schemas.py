@@ -14,6 +14,7 @@ from ggserve.api.fields import (
     field_error,
     refuse,
     thinking,
+    thinking_budget,
 )
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
@@ -177,7 +178,7 @@ class ToolChoice(Strict):
 
 class Thinking(Strict):
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    budget_tokens: Whole | None = None
+    budget_tokens: Whole | None = Field(None, ge=0)
 
 
 class OutputFormat(Strict):
@@ -257,12 +258,15 @@ class MessagesRequest(PromptRequest):
         new = self.output_config and self.output_config.format
         form, field = (new, "output_config.format") if new else (self.output_format, "output_format")
         given: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "stop": tuple(self.stop_sequences or ()),
             "grammar": schema_grammar(form.definition, field) if form else None,
+            "thinking_budget": thinking_budget(
+                self.thinking.budget_tokens if self.thinking else None,
+                self.output_config.effort if self.output_config else None,
+            ),
         }
-        return SamplingParams(
-            max_tokens=self.max_tokens, **{name: value for name, value in given.items() if value is not None}
-        )
+        return SamplingParams.of(given)

@@ -1,13 +1,13 @@
-"""llama-server's own paths, beside OpenAI's: reranking, infill, tokens, state. Its errors are OpenAI's."""
+"""llama-server's own paths, beside OpenAI's: reranking, infill, tokens, state, models. Its errors are OpenAI's."""
 
 from fastapi import APIRouter
 
 from ggserve.api.dialect import Dialect
 from ggserve.api.errors import openai_envelope
-from ggserve.api.llama_server import infill, rerank, state, tokens
+from ggserve.api.llama_server import infill, rerank, router, state, tokens
 
 _router = APIRouter()
-for _module in (rerank, infill, state, tokens):
+for _module in (rerank, infill, state, tokens, router):
     _router.include_router(_module.router)
 
 DIALECT = Dialect(_router, "/", openai_envelope)

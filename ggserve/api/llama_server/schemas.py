@@ -95,4 +95,4 @@ class InfillRequest(StructuredRequest):
             "cache_prompt": self.cache_prompt,
             "grammar": self.held_to,
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)

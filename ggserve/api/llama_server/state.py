@@ -15,7 +15,7 @@ _SHOWN = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequen
 @router.get("/props")
 async def props(request: Request, model: LoadedModel) -> dict[str, Any]:
     """The model's chat template, its context, and how tokens are chosen where nothing is said."""
-    defaults = asdict(SamplingParams())
+    defaults = asdict(SamplingParams()) | model.sampling
     params = {name: defaults[name] for name in _SHOWN} | {"repeat_penalty": defaults["repetition_penalty"]}
     return {
         "default_generation_settings": {"n_ctx": model.context_length, "params": params},

@@ -5,18 +5,17 @@ import hashlib
 import os
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 
 from ggserve.api.bodies import JSONRoute
-from ggserve.api.call import Call, call_of
 from ggserve.api.errors import model_loading
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
-from ggserve.api.ollama.schemas import ShowRequest
+from ggserve.api.ollama.schemas import NamedRequest
 from ggserve.api.state import state_of
 from ggserve.model.catalog import Listed
-from ggserve.model.gguf_model import GGUFModel
+from ggserve.model.manage import ModelFacts, describe
 from ggserve.model.registry import Resident
 
 router = APIRouter(route_class=JSONRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
@@ -37,7 +36,7 @@ async def tags(request: Request) -> dict[str, Any]:
     if not models.started:
         raise model_loading()
     listed = await models.listed()
-    return {"models": await asyncio.to_thread(lambda: [_entry(each, resident) for each, resident in listed])}
+    return {"models": await asyncio.to_thread(lambda: [_entry(each) for each, _ in listed])}
 
 
 @router.get("/api/ps")
@@ -48,41 +47,43 @@ async def running(request: Request) -> dict[str, Any]:
 
 
 @router.post("/api/show")
-async def show(call: Annotated[Call[ShowRequest], Depends(call_of(ShowRequest))]) -> dict[str, Any]:
-    """All about a model."""
-    model = call.model
-    facts = model.facts
-    capabilities = {"generation": ["completion", "tools"], "embeddings": ["embedding"], "images": ["vision"]}
+async def show(body: NamedRequest, request: Request) -> dict[str, Any]:
+    """All about a model, which need not be loaded."""
+    models = state_of(request.scope).models
+    if not models.started:
+        raise model_loading()
+    listed = await asyncio.to_thread(models.catalog.find, body.named)
+    described = await asyncio.to_thread(describe, listed)
+    facts, capabilities = described.facts, described.capabilities
+    resident = next((each for each in models.residents if each.listed.path == listed.path), None)
+    if resident and resident.model and "images" in resident.model.features and "vision" not in capabilities:
+        capabilities.append("vision")
     return {
-        "modelfile": f"FROM {model.name}",
-        "parameters": "",
+        "modelfile": f"FROM {listed.name}",
+        "parameters": "\n".join(f"{name} {value}" for name, value in described.sampling.items()),
         "template": facts.chat_template or "",
-        "details": _details(model),
+        "details": _details(facts),
         "model_info": {**facts.metadata, "general.parameter_count": facts.parameters},
-        "capabilities": [
-            *(word for feature, words in capabilities.items() if feature in model.features for word in words),
-            *(["thinking"] if model.thinks and "generation" in model.features else []),
-        ],
-        "modified_at": _time(model.path.stat().st_mtime),
+        "capabilities": capabilities,
+        "modified_at": _time(listed.created),
     }
 
 
-def _entry(listed: Listed, resident: Resident | None) -> dict[str, Any]:
-    model = resident.model if resident else None
+def _entry(listed: Listed) -> dict[str, Any]:
     return {
         "name": listed.name,
         "model": listed.name,
         "modified_at": _time(listed.created),
         "size": listed.size,
         "digest": _digest(listed),
-        "details": {"format": "gguf"} if model is None else _details(model),
+        "details": _details(listed.facts) if listed.facts else {"format": "gguf"},
     }
 
 
 def _running(resident: Resident) -> dict[str, Any]:
     context_length = resident.model.context_length if resident.model else 0
     return {
-        **_entry(resident.listed, resident),
+        **_entry(resident.listed),
         "size": resident.need,
         "size_vram": 0,
         "context_length": context_length,
@@ -90,8 +91,7 @@ def _running(resident: Resident) -> dict[str, Any]:
     }
 
 
-def _details(model: GGUFModel) -> dict[str, Any]:
-    facts = model.facts
+def _details(facts: ModelFacts) -> dict[str, Any]:
     count = facts.parameters
     unit, letter = next((u, c) for u, c in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if count >= u or c == "K")
     return {

@@ -15,6 +15,7 @@ from ggserve.api.fields import (
     Whole,
     field_error,
     thinking,
+    thinking_budget,
 )
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
@@ -46,7 +47,7 @@ class GenerationRequest(ModelRequest):
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    think: bool | str | None = None
+    think: bool | str | None = None  # or an effort: "low", "medium", "high" or "max"
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
 
@@ -58,7 +59,7 @@ class GenerationRequest(ModelRequest):
     @property
     def template_arguments(self) -> dict[str, Any]:
         """What the chat template is told."""
-        return thinking(None if self.think is None else bool(self.think), self.think or None)
+        return thinking(None if self.think is None else self.think not in (False, "none"), self.think or None)
 
     @property
     def grammar(self) -> Grammar | None:
@@ -84,8 +85,9 @@ class GenerationRequest(ModelRequest):
             "stop": tuple(options.stop or ()),
             "grammar": self.grammar,
             "logprobs": (self.top_logprobs or 0) if self.logprobs else None,
+            "thinking_budget": thinking_budget(None, self.think),
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)
 
 
 def _readable(image: str) -> str:
@@ -196,5 +198,27 @@ class EmbeddingsRequest(ModelRequest):
     prompt: str
 
 
-class ShowRequest(ModelRequest):
-    """`POST /api/show`."""
+class NamedRequest(Strict):
+    """A request about one model: `POST /api/show`, `DELETE /api/delete`."""
+
+    model: str | None = None
+    name: str | None = None  # the older field
+
+    @property
+    def named(self) -> str:
+        """The model's name; empty: the one that the server has."""
+        return self.model or self.name or ""
+
+
+class PullRequest(NamedRequest):
+    """`POST /api/pull`."""
+
+    stream: bool | None = None
+    insecure: bool | None = None  # the hub decides
+
+
+class CopyRequest(Strict):
+    """`POST /api/copy`."""
+
+    source: str
+    destination: str

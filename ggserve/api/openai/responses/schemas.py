@@ -17,6 +17,7 @@ from ggserve.api.fields import (
     field_error,
     refuse,
     thinking,
+    thinking_budget,
 )
 from ggserve.api.openai.responses.items import Item, function_name
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
@@ -237,5 +238,6 @@ class ResponsesRequest(PromptRequest):
             "top_p": self.top_p,
             "logprobs": (self.top_logprobs or 0) if self.scored else None,
             "grammar": self.grammar,
+            "thinking_budget": thinking_budget(None, self.reasoning.effort if self.reasoning else None),
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)

@@ -1,10 +1,21 @@
 """What the bodies of completions and chats have in common."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
-from ggserve.api.fields import Penalty, Probability, RepetitionPenalty, Strict, Temperature, Whole, one_of, refuse
+from ggserve.api.fields import (
+    Effort,
+    Penalty,
+    Probability,
+    RepetitionPenalty,
+    Strict,
+    Temperature,
+    Whole,
+    one_of,
+    refuse,
+    thinking_budget,
+)
 from ggserve.api.openai.schemas.structure import StructuredRequest
 from ggserve.generation import SamplingParams
 
@@ -89,7 +100,11 @@ class GenerationRequest(StructuredRequest):
     metadata: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     service_tier: str | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
+    # llama.cpp's name for the tokens of a thought in a request, and in its settings; -1: no bound
+    thinking_budget_tokens: Annotated[Whole, Field(ge=-1)] | None = _called(
+        "thinking_budget_tokens", "reasoning_budget"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -126,5 +141,6 @@ class GenerationRequest(StructuredRequest):
             "ignore_eos": self.ignore_eos,
             "cache_prompt": self.cache_prompt,
             "grammar": self.held_to,
+            "thinking_budget": thinking_budget(self.thinking_budget_tokens, self.reasoning_effort),
         }
-        return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+        return SamplingParams.of(given)

@@ -1,4 +1,4 @@
-"""Durations in requests, as Ollama takes them: seconds, or Go's notation ("5m", "1h30m", "-1")."""
+"""Durations in requests and settings, as Ollama takes them: seconds, or Go's notation ("5m", "1h30m", "-1")."""
 
 import math
 import re

@@ -1,0 +1,50 @@
+"""The files of a model in a folder, or in the cache of a hub within it: removed, and given a second name."""
+
+import os
+from pathlib import Path
+
+from ggserve.errors import ModelFileError
+from ggserve.modelfile.split_files import part_names
+
+
+def remove(path: Path) -> None:
+    """Removes a model's files; in the cache of a hub also their content, where nothing else links to it. Raises
+    ModelFileError."""
+    try:
+        for name in part_names(path.name):
+            part = path.with_name(name)
+            blob = part.resolve() if part.is_symlink() else None
+            part.unlink(missing_ok=True)
+            if blob and blob.parent.name == "blobs" and not _is_linked(blob):
+                blob.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelFileError(f"{path.name} cannot be deleted: {error.strerror or error}") from error
+
+
+def copy(path: Path, folder: Path, name: str) -> Path:
+    """Gives a model a second name in `folder`, which takes no disk where the file system has hard links. Raises
+    ModelFileError."""
+    target = folder / f"{name}{path.suffix}"
+    sources = [path.with_name(part).resolve() for part in part_names(path.name)]
+    start = target.name.removesuffix(target.suffix)
+    targets = [target]
+    if len(sources) > 1:
+        count = len(sources)
+        targets = [target.with_name(f"{start}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    if any(each.exists() for each in targets):
+        raise ModelFileError(f"there is a model {name} already: delete it first")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for source, each in zip(sources, targets, strict=True):
+            try:
+                os.link(source, each)
+            except OSError:  # another file system, or one without hard links
+                each.symlink_to(source)
+    except OSError as error:
+        raise ModelFileError(f"{path.name} cannot be copied to {name}: {error.strerror or error}") from error
+    return targets[0]
+
+
+def _is_linked(blob: Path) -> bool:
+    links = (each for each in (blob.parent.parent / "snapshots").rglob("*") if each.is_symlink())
+    return any(each.resolve() == blob for each in links)
