@@ -16,6 +16,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, MediaPrompt, SamplingParams
 from ggserve.messages import ToolCallDelta, Tools
 from ggserve.model.load import LoadedModel
+from ggserve.model.thinking import Budget, within_budget
 
 __all__ = ["Chat", "Chats"]
 
@@ -34,11 +35,27 @@ class Chats:
             tools = replace(tools, parallel=False)
         rendered = await self._rendered(chat, renderer)
         thinks = chat.template_arguments.get("enable_thinking") is not False
-        grammar = answer_grammar(form, tools, params.grammar, rendered.state or "closed", thinks=thinks)
-        params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
-        deltas = self._loaded.engine.generate(await self._prompt(rendered), params)
+        state = rendered.state or "closed"
+        grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
+        stop = (*params.stop, *renderer.template.stop)
+        if params.thinking_budget is None or form.thought is None or state == "closed":
+            deltas = self._generated(rendered, replace(params, grammar=grammar, stop=stop))
+        else:
+            after = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, "closed")
+            budget = Budget(params.thinking_budget, form, after)
+            deltas = within_budget(
+                lambda begun, params: self._generated(renderer.continued(rendered, begun, budget.markers), params),
+                replace(params, grammar=grammar, stop=stop),
+                budget,
+                state,
+            )
         async with aclosing(_parsed(deltas, form, tools, rendered.state)) as parsed:
             async for delta in parsed:
+                yield delta
+
+    async def _generated(self, rendered: RenderedChat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        async with aclosing(self._loaded.engine.generate(await self._prompt(rendered), params)) as deltas:
+            async for delta in deltas:
                 yield delta
 
     async def count(self, chat: Chat) -> int:
