@@ -156,7 +156,7 @@ class _Answer:
 
     async def _step(self, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         first = self.prompt is None
-        params = params if first else replace(params, prompt_logprobs=None)
+        params = params if first else replace(params, prompt_logprobs=None, continues=True)
         async with aclosing(self.generate(self.text, params)) as deltas:
             async for delta in deltas:
                 self.last = delta

@@ -283,7 +283,7 @@ class LlamaCppEngine:
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        slot = await self.pool.acquire(())
+        slot = await self.pool.acquire((), continues=params.continues)
         answer = Answer(
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
