@@ -59,8 +59,8 @@ class Pool(Generic[AnySlot]):
         return not self._idle and len(self._queue) >= self._queue_size
 
     async def acquire(self, prompt: Sequence[int], *, continues: bool = False) -> AnySlot:
-        """A slot for `prompt`; waits for one. A caller that is cancelled leaves the queue. A request that `continues` an
-        answer in the making is the next.
+        """A slot for `prompt`; waits for one. A caller that is cancelled leaves the queue. A request that `continues`
+        an answer in the making is the next.
 
         Raises QueueFull when too many wait already, EngineClosed when the pool is closed.
         """
