@@ -24,7 +24,7 @@ from fastapi.security import HTTPBearer
 from ggserve import __version__
 from ggserve.api import anthropic, llama_server, ollama, openai, page, status
 from ggserve.api.admission import Admission
-from ggserve.api.body_limits import BodyLimitsMiddleware
+from ggserve.api.body_limits import BodyBudget, BodyLimitsMiddleware
 from ggserve.api.dialect import Envelopes
 from ggserve.api.errors import ERROR_RESPONSES, install_error_handlers
 from ggserve.api.head import HeadMiddleware
@@ -37,7 +37,7 @@ from ggserve.api.record import RecordMiddleware
 from ggserve.api.state import AppState
 from ggserve.engines.choice import engine_for_default_model
 from ggserve.engines.native_process import send_c_stderr
-from ggserve.errors import EngineError, ModelFileError, TemplateError
+from ggserve.errors import EngineError, ModelFileError, TemplateError, one_line
 from ggserve.generation import SAMPLING_DEFAULTS
 from ggserve.hub.default import default_model, packaged_model
 from ggserve.hub.find import find_model_file
@@ -48,6 +48,7 @@ from ggserve.model.load import LoadOptions, Report, plan_load
 from ggserve.model.registry import ModelRegistry
 from ggserve.server.logs import LOGGERS, configure_logs
 from ggserve.server.signals import graceful_stop, running_server
+from ggserve.server.sockets import url_host
 from ggserve.server.supervisor import Worker
 from ggserve.settings import Settings, SettingsError, load_settings
 
@@ -108,7 +109,8 @@ async def _running(
     """Listens at once, loads the model in a thread, serves, closes it."""
     try:
         settings = given or load_settings()
-        configure_logs(settings.log_dir, settings.log_level, settings.log_format)
+        folder = configure_logs(settings.log_dir, settings.log_level, settings.log_format)
+        settings = settings.model_copy(update={"log_dir": folder})
         app.state.ggserve = state = state_for(settings)
     except (SettingsError, ModelFileError, OSError, ValueError) as error:
         fail(error, 2)
@@ -126,13 +128,15 @@ async def _running(
         loop.call_soon_threadsafe(ready, model)
 
     def ready(model: GGUFModel | None) -> None:
+        if model and not settings.models_dir:
+            model.when_failed(lambda reason: fail(reason, 1))
         give_back_memory()
         gc.freeze()  # the model's tables live as long as the process
         models.start(model)
         if worker:
             worker.ready()
         scheme = "https" if settings.ssl_certfile else "http"
-        address = f", {scheme}://{settings.host}:{settings.port}" if given else ""
+        address = f", {scheme}://{url_host(settings.host)}:{settings.port}" if given else ""
         what = f"{model.name} on {model.engine_name}" if model else f"the models in {settings.models_dir}"
         log.info("ready: %s%s", what, address)
 
@@ -189,7 +193,8 @@ def state_for(settings: Settings) -> AppState:
             fallback_sampling=sampling,
             **{**options, **listed.settings.options},
         )
-        send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
+        if settings.log_dir:
+            send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
         return model
 
     models = ModelRegistry(
@@ -214,6 +219,7 @@ def state_for(settings: Settings) -> AppState:
             request_seconds=settings.request_timeout,
             prompts=settings.max_prompts,
         ),
+        bodies=BodyBudget(settings.max_bodies_mb << 20),
         admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),
@@ -240,5 +246,5 @@ def _configured_model(settings: Settings, model_path: Path | None) -> Path | Non
 
 def _end_process(error: Exception | str, code: int) -> NoReturn:
     """Ends the process with one line: the way out of uvicorn's lifespan without a traceback."""
-    print(f"ggserve: {error}", file=sys.stderr, flush=True)
+    print(f"ggserve: {one_line(str(error))}", file=sys.stderr, flush=True)
     os._exit(code)

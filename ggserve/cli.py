@@ -19,6 +19,7 @@ commands:
   pull       download a model from the hub: ORG/NAME[:QUANTIZATION], into MODELS_DIR if that is set
   list       list the models in MODELS_DIR, or in the hub's cache
   convert    convert a model file so that the other engine can run it
+  devices    list the GPUs that each engine can use
   version    print the version
 
 Settings are also read from the environment and from `.env`: --context-length 8192 is CONTEXT_LENGTH=8192.
@@ -27,6 +28,7 @@ Settings are also read from the environment and from `.env`: --context-length 81
 
 def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
     """Runs the command line and returns the exit code. `model_path` is served where no model is named."""
+    _open_standard_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     command, *rest = arguments or ["serve"]
     match command:
@@ -42,6 +44,10 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
             from ggserve.modelfile.convert import main as convert
 
             return convert(rest)
+        case "devices":
+            from ggserve.engines.devices import main as devices
+
+            return devices(rest)
         case "pull":
             from ggserve.model.commands import main_pull
 
@@ -57,6 +63,14 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
         case _:
             return _serve(rest if command == "serve" else arguments, model_path)
     return 0
+
+
+def _open_standard_streams() -> None:
+    """Opens the standard streams that were closed (`>&-`): other files would get their numbers, and their output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 def _serve(arguments: list[str], model_path: str) -> int:

@@ -78,8 +78,11 @@ class ModelFileError(Exception):
 
 
 def one_line(message: str) -> str:
-    """`message` with line breaks and control characters (names in a damaged file have them) escaped."""
-    return message if message.isprintable() else message.encode("unicode_escape").decode()
+    """`message` with all that is not printable escaped: names of files and in files may have line breaks, control
+    characters, and bytes that are not UTF-8."""
+    if message.isprintable():
+        return message
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
 
 class TemplateError(Exception):

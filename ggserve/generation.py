@@ -12,7 +12,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.messages import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules"]
+GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules", "citations"]
 SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
@@ -217,6 +217,17 @@ class ScoredToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Citation:
+    """A quotation, and where its document has it."""
+
+    document: int  # its index
+    title: str | None  # its document's
+    start: int  # in characters of the document
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of an answer. Counts are totals of that answer, up to and including this piece."""
 
@@ -233,6 +244,8 @@ class Delta:
     tokens: tuple[ScoredToken, ...] = ()  # those that begin in this piece, and a token that ends the answer
     accepted_tokens: int = 0  # of those that were guessed ahead, the right ones, which are part of the answer
     rejected_tokens: int = 0  # and the wrong ones
+    quotation: int | None = None  # the text belongs to the quotation with this number, in an answer with citations
+    citation: Citation | None = None  # on the quotation's last delta, which has no text
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
     prompt_ids: tuple[int, ...] = ()  # on the first delta of all, where the engine was given token ids
 

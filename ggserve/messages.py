@@ -1,6 +1,6 @@
 """The vocabulary of chats that all layers share: tools and their calls."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,3 +25,23 @@ class ToolCallDelta:
     arguments: str = ""
     id: str | None = None
     name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What an answer may quote."""
+
+    text: str
+    title: str | None = None
+
+
+MOST_QUOTED = 200_000  # bytes of all documents of a request
+LEAST_QUOTED = 8  # characters of a quotation
+
+
+def documents_problem(documents: Sequence[Document]) -> str | None:
+    """Why no answer can quote these documents, as the end of a sentence; None where one can."""
+    if not any(len(document.text) >= LEAST_QUOTED for document in documents):
+        return f"must hold a document of at least {LEAST_QUOTED} characters"
+    size = sum(len(document.text.encode()) for document in documents)
+    return f"have {size} bytes together, and {MOST_QUOTED} are the most" if size > MOST_QUOTED else None

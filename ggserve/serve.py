@@ -12,6 +12,7 @@ def serve(arguments: list[str], model_path: str | Path = "") -> None:
     worker = supervise()  # before all other imports, so that the supervisor is spared them
 
     import os
+    import socket
     from contextlib import suppress
     from functools import partial
 
@@ -54,7 +55,8 @@ def serve(arguments: list[str], model_path: str | Path = "") -> None:
     except OSError as error:
         # asyncio and socket add words to a system error's own.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        _fail(f"cannot listen on {settings.host or '*'}, port {settings.port}: {reason}")
+        foreign = " (conda sets HOST to a platform: use --host)" if isinstance(error, socket.gaierror) else ""
+        _fail(f"HOST={settings.host}, PORT={settings.port}: cannot listen there: {reason}{foreign}")
     if worker:
         worker.listens(sockets)
     settings.port = sockets[0].getsockname()[1]
@@ -66,5 +68,7 @@ def _fail(message: str) -> NoReturn:
     import os
     import sys
 
-    print(f"ggserve: {message}", file=sys.stderr, flush=True)
+    from ggserve.errors import one_line
+
+    print(f"ggserve: {one_line(message)}", file=sys.stderr, flush=True)
     os._exit(2)

@@ -1,5 +1,6 @@
 """Every setting: name, type, default and one line of help. Read from the environment, `.env` and the command line."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ def _parts(value: object) -> object:
     return value
 
 
+def _in_home(value: object) -> object:
+    """A path with `~` expanded: no shell does that in `.env`, in a unit of systemd or behind `--name=`."""
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+UserPath = Annotated[Path, BeforeValidator(_in_home)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)]
 
 
@@ -27,6 +34,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=".env",
+        env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",
         protected_namespaces=(),
@@ -37,20 +45,20 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    model_path: Path | None = Field(None, description="model file to serve")
+    model_path: UserPath | None = Field(None, description="model file to serve")
     model_name: str | None = Field(
         None, description="folder or hub repository of the model: org/name[@revision][:quantization]"
     )
     model_file: str | None = Field(None, description="file in MODEL_NAME, or its quantization, where there are several")
     model_type: str | None = Field(None, description="model family of a legacy GGML file, where the file does not tell")
-    models_dir: Path | None = Field(None, description="folder of models; each request names the one it wants")
+    models_dir: UserPath | None = Field(None, description="folder of models; each request names the one it wants")
     models_memory: int | None = Field(
         None, ge=1, description="MiB that all loaded models may take together (default: the memory less a reserve)"
     )
     models_max: int | None = Field(
         None, ge=1, description="models loaded at the same time (default: as many as fit into MODELS_MEMORY)"
     )
-    cache_dir: Path = Field(Path("models"), description="folder for files that an engine needs in another format")
+    cache_dir: UserPath = Field(Path("models"), description="folder for files that an engine needs in another format")
     keep_alive: float | None = Field(
         None, ge=0, description="seconds without a request before the model is unloaded (default: never)"
     )
@@ -59,10 +67,10 @@ class Settings(BaseSettings):
         description="chat template: a built-in name (docs/families.md) or a Jinja2 file (default: the model's own)",
     )
     engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="inference engine")
-    mmproj_path: Path | None = Field(
-        None, description="projector of a vision model (default: the one beside the model)"
+    mmproj_path: UserPath | None = Field(
+        None, description="projector of a vision model (default: the one beside the model; `none`: no projector)"
     )
-    lora_path: Path | None = Field(None, description="LoRA adapter in GGUF; llama.cpp only")
+    lora_path: UserPath | None = Field(None, description="LoRA adapter in GGUF; llama.cpp only")
     lora_scale: float = Field(1.0, description="scale of the LoRA adapter")
     context_length: int | None = Field(
         None,
@@ -101,10 +109,15 @@ class Settings(BaseSettings):
     speculate: Literal["off", "ngram-mod"] = Field(
         "off", description="speculative decoding from text that occurred before; llama.cpp only"
     )
-    draft_model: Path | None = Field(
+    draft_model: UserPath | None = Field(
         None, description="draft model of the same vocabulary for speculative decoding; llama.cpp only"
     )
     prompt_cache: int = Field(1024, ge=0, description="memory in MiB for prompts that llama.cpp's slots held before")
+    prompt_cache_dir: Path | None = Field(
+        None,
+        description="folder where llama.cpp saves long prompts across restarts, in place of PROMPT_CACHE",
+    )
+    prompt_cache_disk: int = Field(4096, ge=1, description="MiB of disk for PROMPT_CACHE_DIR")
     kv_cache_type: Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = Field(
         "f16", description="data type of the KV cache; llama.cpp only"
     )
@@ -115,7 +128,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on (0: any free one)")
     api_key: str | None = Field(None, description="API keys that clients must send, separated by commas")
-    api_key_file: Path | None = Field(None, description="file with API keys, one per line")
+    api_key_file: UserPath | None = Field(None, description="file with API keys, one per line")
     admin_api_key: str | None = Field(
         None, description="comma-separated API keys for loading, unloading, pulling, copying and deleting models"
     )
@@ -126,8 +139,8 @@ class Settings(BaseSettings):
     cors_origins: CommaSeparated = Field(
         (), description="origins of web pages that may use the server, separated by commas; * for any"
     )
-    ssl_certfile: Path | None = Field(None, description="certificate chain for HTTPS")
-    ssl_keyfile: Path | None = Field(
+    ssl_certfile: UserPath | None = Field(None, description="certificate chain for HTTPS")
+    ssl_keyfile: UserPath | None = Field(
         None, description="private key of the certificate, where SSL_CERTFILE does not hold it"
     )
     max_connections: int = Field(
@@ -137,6 +150,9 @@ class Settings(BaseSettings):
     header_timeout: float = Field(20, ge=0, description="seconds to receive the headers of a request (0: no limit)")
     send_timeout: float = Field(30, ge=0, description="seconds that a client may stop reading (0: no limit)")
     max_body_mb: int = Field(32, ge=1, description="size limit of a request body in MiB; more is a 413")
+    max_bodies_mb: int = Field(
+        256, ge=1, description="memory in MiB for the bodies of all requests together; more is a 503"
+    )
     max_tokens: int | None = Field(
         None, ge=1, description="upper limit of tokens per answer, whatever a request asks for"
     )
@@ -144,10 +160,28 @@ class Settings(BaseSettings):
     body_timeout: float = Field(120, ge=0, description="seconds to receive a request body (0: no limit)")
     first_token_timeout: float = Field(600, ge=0, description="seconds until the first token (0: no limit)")
     request_timeout: float = Field(3600, ge=0, description="seconds until the answer is complete (0: no limit)")
-    log_dir: Path = Field(Path("applogs"), description="folder of main.log and model.log")
+    log_dir: UserPath | None = Field(Path("applogs"), description="folder of main.log and model.log, or none")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_format: Literal["text", "json"] = Field("text", description="format of the log files")
     log_prompts: bool = Field(False, description="log prompts and answers")
+
+    @field_validator(
+        *("engine", "gpu_layers", "speculate", "kv_cache_type", "flash_attention", "log_level", "log_format"),
+        mode="before",
+    )
+    @classmethod
+    def _in_lower_case(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("model_name", "chat_template", "llama_server", mode="before")
+    @classmethod
+    def _maybe_in_home(cls, value: object) -> object:
+        return _in_home(value)
+
+    @field_validator("log_dir", mode="before")
+    @classmethod
+    def _maybe_none(cls, value: object) -> object:
+        return None if value == "none" else value
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -161,8 +195,11 @@ class Settings(BaseSettings):
     @classmethod
     def _sites(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/*]+", origin):
-                raise ValueError(f"{origin!r} is no origin, such as https://chat.example or http://localhost:3000")
+            if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/*]+|(?!https?:)[a-z][a-z0-9+.-]*://\*", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin, such as https://chat.example, http://localhost:3000 or "
+                    "chrome-extension://*"
+                )
         return origins
 
     @field_validator("replicas")
@@ -184,6 +221,7 @@ def load_settings(*, command_line: Sequence[str] | None = None, given: Mapping[s
     """Reads the settings that are not `given`, from `command_line` too. Raises SettingsError that names each setting
     that is wrong."""
     try:
+        _check_env_file(Path(".env"))
         return Settings(_cli_parse_args=list(command_line) if command_line is not None else False, **(given or {}))
     except ValidationError as error:
         raise SettingsError(
@@ -192,3 +230,15 @@ def load_settings(*, command_line: Sequence[str] | None = None, given: Mapping[s
                 for e in error.errors()
             )
         ) from None
+
+
+def _check_env_file(path: Path) -> None:
+    """Raises SettingsError where the file is not what pydantic-settings can read."""
+    try:
+        path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path} is not in UTF-8: save it in that encoding") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None

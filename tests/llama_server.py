@@ -50,10 +50,10 @@ HELP = """\
 
 
 def launcher(folder: Path, *, before: str = "") -> Path:
-    """An executable that is this program, or the build that TEST_LLAMA_SERVER names. `before` is shell code that runs
-    first, and may end it."""
+    """An executable that is the build that TEST_LLAMA_SERVER names, or this program. `before` is shell code that runs
+    first, and may end it; it knows the arguments for this program only."""
     path = folder / "llama-server"
-    native = os.environ.get("TEST_LLAMA_SERVER")
+    native = "" if before else os.environ.get("TEST_LLAMA_SERVER")
     program = f"'{native}'" if native else f"'{sys.executable}' '{Path(__file__).resolve()}'"
     path.write_text(f'#!/bin/sh\n{before}\nexec {program} "$@"\n')
     path.chmod(0o755)
@@ -89,7 +89,7 @@ def serve(given: dict[str, str]) -> None:
     params = xllamacpp.CommonParams()
     params.model.path = given["--model"]
     params.n_ctx, params.n_parallel = int(given["--ctx-size"]), int(given["--parallel"])
-    params.n_batch = params.n_ubatch = int(given["--batch-size"])
+    params.n_batch = params.n_ubatch = int(given.get("--batch-size", "256"))
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(given["--threads"])
     params.n_gpu_layers = int(given["--n-gpu-layers"])
     params.embedding = "--embeddings" in given or "--reranking" in given

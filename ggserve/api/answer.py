@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic_core import from_json
 
-from ggserve.generation import Delta, ScoredToken
+from ggserve.generation import Citation, Delta, ScoredToken
 from ggserve.messages import ToolCallDelta
 
 Kind = Literal["reasoning", "text", "call"]
@@ -19,8 +19,9 @@ class Block:
 
     kind: Kind
     index: int  # in the answer
-    call: int | None = None  # a tool call's index among the calls, its id and its function
-    id: str = ""
+    number: int | None = None  # a tool call's index among the calls, a quotation's among the quotations
+    citation: Citation | None = None  # a quotation's
+    id: str = ""  # a tool call's, and its function
     name: str = ""
     pieces: list[str] = field(default_factory=list)
 
@@ -42,7 +43,7 @@ class Block:
 class Step(NamedTuple):
     """One change that a delta makes to a block."""
 
-    what: Literal["start", "piece", "end"]
+    what: Literal["start", "piece", "cite", "end"]
     block: Block
     piece: str = ""
 
@@ -53,18 +54,20 @@ class Answer:
     def __init__(self, index: int = 0) -> None:
         self.index = index  # among the answers of the request
         self.blocks: list[Block] = []
-        self.tokens: list[ScoredToken] = []  # where asked for
         self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, where asked for
         self.reasoning_tokens = 0  # completion tokens up to the end of the thoughts
         self.last = Delta("", 0, 0, 0)  # which has the counts, and in the end the finish reason
         self.first_at = 0.0  # time.perf_counter() when the first delta came; 0: it has not
+        self._logprob, self._scored = 0.0, 0  # the sum of its tokens' log-probabilities, and how many have one
         self._open: Block | None = None
 
     def add(self, delta: Delta) -> list[Step]:
         """Take the next delta and return the steps that it makes."""
         self.first_at = self.first_at or time.perf_counter()
         self.last = delta
-        self.tokens += delta.tokens
+        for token in delta.tokens:
+            self._logprob += token.logprob or 0.0
+            self._scored += token.logprob is not None
         if delta.reasoning:
             self.reasoning_tokens = delta.completion_tokens
         return list(self._steps(delta))
@@ -85,10 +88,19 @@ class Answer:
         return [block for block in self.blocks if block.kind == "call"]
 
     @property
+    def citations(self) -> list[tuple[int, Citation]]:
+        """The citations, each with the place of its quotation in the text."""
+        found, place = [], 0
+        for block in self.blocks:
+            if block.citation:
+                found.append((place, block.citation))
+            place += len(block.text) * (block.kind == "text")
+        return found
+
+    @property
     def likelihood(self) -> float:
         """The mean log-probability of its tokens, by which the best of several answers is found."""
-        logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
-        return sum(logprobs) / len(logprobs) if logprobs else 0.0
+        return self._logprob / self._scored if self._scored else 0.0
 
     def _joined(self, kind: Kind) -> str:
         return "".join(piece for block in self.blocks if block.kind == kind for piece in block.pieces)
@@ -97,18 +109,22 @@ class Answer:
         if delta.reasoning:
             yield from self._piece("reasoning", delta.reasoning)
         if delta.text:
-            yield from self._piece("text", delta.text)
+            yield from self._piece("text", delta.text, number=delta.quotation)
+        if delta.citation and self._open and self._open.number == delta.quotation:
+            self._open.citation = delta.citation
+            yield Step("cite", self._open)
         for call in delta.tool_calls:
-            yield from self._piece("call", call.arguments, call)
+            yield from self._piece("call", call.arguments, call, number=call.index)
         if delta.finish_reason and self._open:
             yield Step("end", self._open)
 
-    def _piece(self, kind: Kind, text: str, call: ToolCallDelta | None = None) -> Iterator[Step]:
-        index = call.index if call else None
-        if self._open is None or (self._open.kind, self._open.call) != (kind, index):
+    def _piece(
+        self, kind: Kind, text: str, call: ToolCallDelta | None = None, *, number: int | None = None
+    ) -> Iterator[Step]:
+        if self._open is None or (self._open.kind, self._open.number) != (kind, number):
             if self._open:
                 yield Step("end", self._open)
-            self._open = Block(kind, len(self.blocks), index)
+            self._open = Block(kind, len(self.blocks), number)
             if call:
                 self._open.id, self._open.name = call.id or "", call.name or ""
             self.blocks.append(self._open)

@@ -1,6 +1,7 @@
-"""The size of a request's body, and the time in which it must arrive."""
+"""The size of a request's body, the time in which it must arrive, and the memory that all bodies may take."""
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,6 +10,33 @@ from ggserve.api.state import state_of
 from ggserve.machine import give_back_memory
 
 _LARGE = 1 << 20  # bytes, after which memory is given back to the system
+
+
+class BodyBudget:
+    """The bytes of all bodies that the app holds at the same time."""
+
+    def __init__(self, most: int, give_back: Callable[[], object] = give_back_memory) -> None:
+        self.held = 0
+        self._most = most
+        self._give_back = give_back
+        self._was_large = False
+
+    def take(self, count: int, held: int) -> None:
+        """Take `count` more bytes for a body that holds `held`. Raises a 503 where there is no room beside others."""
+        if self.held + count > self._most and self.held > held:
+            detail = "The server holds as many requests' bodies as it may. Try again in a moment."
+            raise HTTPException(503, detail, headers={"Retry-After": "1"})
+        self.held += count
+
+    def release(self, count: int) -> None:
+        """A body of `count` bytes is gone."""
+        self.held -= count
+        self._was_large = self._was_large or count > _LARGE
+        if self._was_large and not self.held:
+            self._was_large = False
+            # Later, when nothing refers to the body any more; in a thread, for it takes a while.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda: loop.run_in_executor(None, self._give_back))
 
 
 class BodyLimitsMiddleware:
@@ -21,7 +49,8 @@ class BodyLimitsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limits = state_of(scope).limits
+        state = state_of(scope)
+        limits, budget = state.limits, state.bodies
         received, whole = 0, False
         deadline = asyncio.get_running_loop().time() + limits.body_seconds if limits.body_seconds else None
 
@@ -36,14 +65,15 @@ class BodyLimitsMiddleware:
                 detail = f"The request was not complete after {limits.body_seconds:g} seconds."
                 raise HTTPException(408, detail, headers={"Connection": "close"}) from None
             whole = not message.get("more_body", False)
-            received += len(message.get("body", b""))
-            if received > limits.body_bytes:
+            size = len(message.get("body", b""))
+            if received + size > limits.body_bytes:
                 detail = f"The request is larger than {limits.body_bytes >> 20} MiB."
                 raise HTTPException(413, detail, headers={"Connection": "close"})
+            budget.take(size, received)
+            received += size
             return message
 
         try:
             await self._app(scope, limited_receive, send)
         finally:
-            if received > _LARGE:
-                give_back_memory()
+            budget.release(received)

@@ -135,7 +135,9 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
         case EngineError():
             return APIError(500, message, type="server_error", code="generation_failed")
         case _:
-            return APIError(500, f"{type(error).__name__}: {error}", type="server_error", code="internal_error")
+            # An OSError's own text would tell a path.
+            reason = error.strerror or "failed" if isinstance(error, OSError) else error
+            return APIError(500, f"{type(error).__name__}: {reason}", type="server_error", code="internal_error")
 
 
 def model_loading() -> APIError:
@@ -230,9 +232,12 @@ def install_error_handlers(app: FastAPI) -> None:
             405: (f"{request.url.path} does not take {request.method}.", "method_not_allowed"),
             413: (error.detail, "request_too_large"),
             415: (error.detail, "unsupported_encoding"),
+            503: (error.detail, "too_many_bodies"),
         }.get(error.status_code, (error.detail, None))
         headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-        return error_response(APIError(error.status_code, message, code=code, headers=headers), request.scope)
+        kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+        answer = APIError(error.status_code, message, type=kind, code=code, headers=headers)
+        return error_response(answer, request.scope)
 
     async def on_left(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # as nginx says it; nobody reads it

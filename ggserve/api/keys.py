@@ -30,15 +30,15 @@ class Keys:
         if not self._digests:
             return True
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+        given = [headers.get("x-api-key", "").strip(), bearer.strip() if scheme.lower() == "bearer" else ""]
         digests = [sha256(key.encode("latin-1")).digest() for key in given]
         # Each with each, to the end: the time tells nothing of how near a guess was.
         return sum(hmac.compare_digest(one, known) for one in digests for known in self._digests) > 0
 
 
 def read_keys(keys: str | None, file: Path | None) -> Keys:
-    """Keys of a text, separated by commas, and of a file, one a line. Raises OSError, or ValueError where there is
-    none in what was given."""
+    """Keys of a text, separated by commas, and of a file, one a line. Raises ValueError that names the setting where
+    the file cannot be read, or where no key was given."""
     found: set[str] = set()
     for name, lines in (("API_KEY", keys.split(",") if keys else None), ("API_KEY_FILE", _lines(file))):
         if lines is None:
@@ -77,4 +77,11 @@ class KeysMiddleware:
 
 
 def _lines(file: Path | None) -> list[str] | None:
-    return file.read_text().splitlines() if file else None
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"API_KEY_FILE={file} is not in UTF-8: save it in that encoding") from None
+    except OSError as error:
+        raise ValueError(f"API_KEY_FILE={file} cannot be read: {error.strerror}") from None

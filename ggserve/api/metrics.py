@@ -89,6 +89,12 @@ class Metrics:
             for model, number in zip(models, values, strict=True):
                 family.add_metric((model.name,), number)
             yield family
+        fallback = GaugeMetricFamily(
+            "ggserve:gpu_fallback", "1 where a model uses less of the GPU than it should.", labels=("model",)
+        )
+        for model in models:
+            fallback.add_metric((model.name,), model.hardware.fallback is not None)
+        yield fallback
         info = GaugeMetricFamily("ggserve:model_info", "The models that are loaded.", labels=("model", "engine"))
         for model in models:
             info.add_metric((model.name, model.engine_name), 1)

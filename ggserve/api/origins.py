@@ -17,8 +17,9 @@ from ggserve.api.errors import APIError, error_response
 from ggserve.api.state import state_of
 
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
-# Names that no stranger can register: single words, and what is set aside for private networks (RFC 6761, RFC 6762).
-_PRIVATE_NAME = re.compile(r"[^.]+|.+\.(?:local|localhost|internal|lan|home\.arpa)")
+# Names that no stranger can register: single words, what is set aside for private networks (RFC 6761, RFC 6762), and
+# Kubernetes' services.
+_PRIVATE_NAME = re.compile(r"[\w-]+|(?:[\w-]+\.)+(?:local|localhost|internal|lan|home\.arpa|svc)")
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 _EXPOSED = ("x-request-id", "retry-after")
 
@@ -30,6 +31,8 @@ class Origins:
         """`hosts`: names of the server besides its own, `*.name` for all below a name, `*` for any. `origins`: sites
         whose pages may use it, `*` for any. `keyed`: nobody gets in without a key, so that a page gains nothing."""
         self.origins = tuple(origins)
+        schemes = [re.escape(origin.removesuffix("*")) for origin in self.origins if origin.endswith("://*")]
+        self.origin_pattern = f"(?:{'|'.join(schemes)})[^/]+" if schemes else None  # of `chrome-extension://*`
         self._hosts = frozenset(hosts)
         self._keyed = keyed
         own = socket.gethostname().lower()
@@ -39,12 +42,15 @@ class Origins:
         """The error for a request that a browser should not have sent; None where all is well."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host"), headers.get("origin")
-        if host is not None and not self._answers_to(host, scope.get("server")):
-            return APIError(
-                403,
-                f"The server does not answer to the name {host!r}. If it is one of its names, set ALLOWED_HOSTS to it.",
-                code="host_not_allowed",
-            )
+        forwarded = [name.strip() for name in headers.get("x-forwarded-host", "").split(",") if name.strip()]
+        for name in [*([] if host is None else [host]), *forwarded]:
+            if not self._answers_to(name, scope.get("server")):
+                return APIError(
+                    403,
+                    f"The server does not answer to the name {name!r}. If it is one of its names, set ALLOWED_HOSTS to "
+                    "it.",
+                    code="host_not_allowed",
+                )
         if self._is_foreign(scope["method"], headers):
             return APIError(
                 403,
@@ -60,17 +66,16 @@ class Origins:
     def _answers_to(self, host: str, server: tuple[str, int | None] | None) -> bool:
         if server is None or server[1] is None:  # a Unix socket: no browser gets there
             return True
-        on_loopback = is_loopback(server[0])
         if (match := _HOST.fullmatch(host)) is None:
             return False
         name = (match["v6"] or match["name"]).lower().rstrip(".")
         if name in self._own or self._is_allowed(name) or (self._keyed and not self._hosts):
             return True
-        try:  # a page whose site is an address cannot give that another meaning
-            address = ip_address(name)
-            return not on_loopback or address.is_loopback or address.is_unspecified
+        try:
+            ip_address(name)
+            return True  # a page whose site is an address cannot give that another meaning
         except ValueError:
-            return name.endswith(".localhost") if on_loopback else _PRIVATE_NAME.fullmatch(name) is not None
+            return _PRIVATE_NAME.fullmatch(name) is not None
 
     def _is_allowed(self, name: str) -> bool:
         return any(
@@ -83,7 +88,11 @@ class Origins:
         if origin is None:  # no browser, or one that opens a link: harmless, and how people come to the page
             follows_link = method in ("GET", "HEAD") and headers.get("sec-fetch-dest") == "document"
             return site == "cross-site" and not follows_link
-        if site == "same-origin" or origin.partition("://")[2].lower() == headers.get("host", "").lower():
+        # A page cannot set `X-Forwarded-Host` in a request to another site without asking first.
+        own = (headers.get("host", ""), headers.get("x-forwarded-host", "").partition(",")[0].strip())
+        if site == "same-origin" or origin.partition("://")[2].lower() in [name.lower() for name in own if name]:
+            return False
+        if self.origin_pattern and re.fullmatch(self.origin_pattern, origin.lower()):
             return False
         return "*" not in self.origins and origin.lower() not in self.origins
 
@@ -105,6 +114,7 @@ class OriginsMiddleware:
             app = CORSMiddleware(
                 app,
                 allow_origins=rules.origins,
+                allow_origin_regex=rules.origin_pattern,
                 allow_methods=_METHODS,
                 allow_headers=("*",),
                 expose_headers=_EXPOSED,
@@ -116,7 +126,8 @@ class OriginsMiddleware:
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens on `host`."""
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return host == "localhost"
 

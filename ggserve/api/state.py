@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 if TYPE_CHECKING:
     from ggserve.api.admission import Admission
+    from ggserve.api.body_limits import BodyBudget
     from ggserve.api.dialect import Envelopes
     from ggserve.api.keys import Keys
     from ggserve.api.limits import Limits
@@ -26,6 +27,7 @@ class AppState:
     admin_keys: "Keys"
     origins: "Origins"
     limits: "Limits"
+    bodies: "BodyBudget"
     admission: "Admission"
     responses: "ResponseStore"
     metrics: "Metrics"

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from ggserve.api.errors import model_loading
+from ggserve.api.hardware import hardware_fields
 from ggserve.api.state import state_of
 
 router = APIRouter(tags=["server"])
@@ -32,6 +33,7 @@ async def health(request: Request) -> Response:
             "model": model.name,
             "engine": model.engine_name,
             "engine_reason": model.engine_reason,
+            **hardware_fields(model),
             "slots": model.parallel,
             "slots_idle": model.occupancy.idle,
             "waiting": model.occupancy.queued,

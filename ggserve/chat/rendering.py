@@ -14,7 +14,7 @@ from ggserve.chat.format import ChatFormat, ThoughtState
 from ggserve.chat.history import History, checked
 from ggserve.chat.own_tools import HERMES
 from ggserve.chat.template import ChatTemplate
-from ggserve.messages import Tools
+from ggserve.messages import Document, Tools
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,14 @@ class Chat:
     tools: Tools | None = None
     begun: str = ""  # of the answer
     begun_thought: str = ""
+    documents: tuple[Document, ...] = ()  # that it quotes, with citations
+    shows_documents: bool = False  # whether the messages have them already
     template_arguments: Mapping[str, Any] = field(default_factory=dict)  # variables of its template
+
+    @property
+    def quiet(self) -> "Chat":
+        """The same, for an answer without a thought."""
+        return replace(self, template_arguments={**self.template_arguments, "enable_thinking": False})
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Replica:
             failures.append(error)
             sys.exit(code)  # ends no more than the thread that loads
 
-        settings = settings.model_copy(update={"log_dir": settings.log_dir / f"replica-{self._name}"})
+        if settings.log_dir:
+            settings = settings.model_copy(update={"log_dir": settings.log_dir / f"replica-{self._name}"})
         self._app = app = create_app(settings, fail=fail)
         self._lifespan = app.router.lifespan_context(app)
         with suppress(SystemExit):

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Occupancy, Ranking, SamplingParams, Scores
 from ggserve.machine import Hardware
@@ -23,6 +23,8 @@ class Tuning:
     speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
     draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
     prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
+    prompt_cache_dir: Path | None = None  # where llama.cpp's slots are saved, in place of memory; None: nowhere
+    prompt_cache_disk: int = 4096  # MiB that all saved slots may take
     kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
     mmproj_path: Path | None = None  # a GGUF file of what turns images into embeddings, for llama.cpp
@@ -80,6 +82,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Ends every generation and frees the model; a second call does nothing."""
+        ...
+
+
+class SlotFiles(Protocol):
+    """What an engine may offer besides: slots that are saved to files."""
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
         ...
 
 

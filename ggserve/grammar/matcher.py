@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ggserve.errors import GenerationError, InvalidRequest
 from ggserve.generation import Grammar
+from ggserve.grammar.citations import citation_lark, opening_mark
 from ggserve.grammar.lark import HEAD, UNFORCED_HEAD, USER_START, lark
 from ggserve.grammar.requested import rules as requested_rules
 from ggserve.grammar.rules import Rule, Rules, Schema, schemas, with_schemas
@@ -121,6 +122,8 @@ class Grammars:
 
     async def matcher(self, grammar: Grammar) -> tuple[Matcher, str]:
         """Where an answer begins, and what the engine gets. Raises InvalidRequest where no answer can be held to it."""
+        if grammar.kind == "citations":
+            return await asyncio.get_running_loop().run_in_executor(self._careful_compiler, self._quoting, grammar)
         compiled = self._known(grammar)
         if compiled is None:
             compiler = self._careful_compiler if _takes_long(grammar) else self._compiler
@@ -129,6 +132,26 @@ class Grammars:
             name = _NAMES.get(grammar.kind, "grammar")
             raise InvalidRequest(f"No answer can be held to the {name}: {compiled.problem}", grammar.source)
         return Matcher(compiled.matcher.deep_copy(), self._vocabulary), compiled.written
+
+    def _quoting(self, grammar: Grammar) -> tuple[Matcher, str]:
+        """As `matcher`, for an answer with citations. It is compiled anew for each request: the states of its lexer are
+        shared by the copies of a matcher, and only grow. The limits are those of llama.cpp."""
+        from llguidance import LLMatcher, LLParserLimits
+
+        text = citation_lark(grammar)
+        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        problem = matcher.get_error()
+        if not problem:
+            beginning = Matcher(matcher.deep_copy(), self._vocabulary)
+            try:
+                beginning.take_text(opening_mark(grammar))
+                beginning.allowed()
+            except GenerationError as error:
+                problem = str(error)
+        if problem:
+            message = f"No answer can be held to the documents: {_reason(problem)} Shorten them."
+            raise InvalidRequest(message, grammar.source)
+        return Matcher(matcher, self._vocabulary), text
 
     def close(self) -> None:
         """Ends the threads and processes."""

@@ -1,23 +1,22 @@
 """Files that go along with a model: a projector that makes embeddings of images, a LoRA adapter. Both are GGUF, and
 only llama.cpp knows them."""
 
+import logging
 from pathlib import Path
 
 from ggserve.errors import ModelFileError
 from ggserve.hub.pick import identity, is_projector, models, projector
+from ggserve.modelfile.accepts.projector import projector_objection
 from ggserve.modelfile.file import ModelFile
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
 
-_PROJECTOR = "clip"  # its general.architecture
+log = logging.getLogger("ggserve.model")
 
 
 def checked_projector(path: Path) -> Path:
     """The path of a sound projector of images. Raises ModelFileError."""
-    file = read_gguf(path)
-    if (found := file.architecture) != _PROJECTOR:
-        raise ModelFileError(f"MMPROJ_PATH={path.name}: of architecture {found!r}, and a projector is 'clip'")
-    if not _sees(file):
-        raise ModelFileError(f"MMPROJ_PATH={path.name}: a projector of sounds, and only images are supported")
+    if objection := projector_objection(read_gguf(path)):
+        raise ModelFileError(f"MMPROJ_PATH={path.name}: {objection}")
     return path
 
 
@@ -64,13 +63,12 @@ def _fits(path: Path, width: int) -> bool:
     """Whether a file is a projector of images into embeddings of that length."""
     try:
         file = read_gguf(path)
-    except (ModelFileError, OSError):  # damaged, or removed meanwhile: it belongs to no model
+        objection = projector_objection(file)
+    except ModelFileError as error:  # damaged, or a placeholder of Git LFS: it belongs to no model
+        objection = str(error)
+    if objection:
+        log.warning("the projector %s is not used: %s", path, objection)
         return False
     shapes = [tensor.shape for name, tensor in file.tensors.items() if name.startswith(("mm.", "resampler."))]
     widths = {size for shape in shapes for size in shape} - {file.get("clip.vision.embedding_length")}
-    return _sees(file) and width in {*widths, file.get("clip.vision.projection_dim")}  # which some set to another one
-
-
-def _sees(file: GGUFFile) -> bool:
-    """Whether it makes embeddings of images, and not only of sounds."""
-    return file.get("clip.has_vision_encoder") is True
+    return width in {*widths, file.get("clip.vision.projection_dim")}  # which some set to another one

@@ -170,7 +170,7 @@ def model_name(path: Path) -> str:
     name = without_part(path.name)
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
-    return name
+    return _readable(name)
 
 
 def model_bytes(path: Path) -> int:
@@ -190,7 +190,12 @@ def _name(relative: str) -> str:
         organization, name, _, file = match.groups()
         return f"{organization}/{name}:{quantization(file) or model_name(Path(file))}"
     path = PurePosixPath(relative)
-    return path.with_name(model_name(Path(path.name))).as_posix()
+    return _readable(path.with_name(model_name(Path(path.name))).as_posix())
+
+
+def _readable(name: str) -> str:
+    """A name that JSON and a terminal can show: file names may hold any bytes."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in name)
 
 
 def _is_current(path: Path) -> bool:

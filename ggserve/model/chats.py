@@ -2,18 +2,20 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from ggserve.chat.answer_grammar import answer_grammar
+from ggserve.chat.citations import with_citations, with_documents
 from ggserve.chat.encoding import defused, text_length
 from ggserve.chat.format import ChatFormat, ThoughtState
 from ggserve.chat.parser import AnswerParser, CallPiece, Part, Text, Thought
 from ggserve.chat.rendering import Chat, ChatRenderer, RenderedChat
 from ggserve.errors import InvalidRequest
-from ggserve.generation import Delta, MediaPrompt, SamplingParams
+from ggserve.generation import Delta, MediaPrompt, SamplingParams, Scores
+from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import ToolCallDelta, Tools
 from ggserve.model.load import LoadedModel
 from ggserve.model.thinking import Budget, within_budget
@@ -27,8 +29,11 @@ class Chats:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
 
-    async def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """The answer's deltas. Raises InvalidRequest and TemplateError too."""
+        return self._citing(chat, params) if chat.documents else self._answer(chat, params)
+
+    async def _answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         renderer = self._loaded.renderers.of(chat)
         form, tools = renderer.form, chat.tools
         if tools and "parallel_calls" in form.refused:
@@ -57,6 +62,27 @@ class Chats:
         async with aclosing(self._loaded.engine.generate(await self._prompt(rendered), params)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def _citing(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        texts = [document.text for document in chat.documents]
+        marks = marks_for(texts)
+        grammar = citation_grammar(texts, marks, "documents")
+        if self._loaded.token_grammars:  # llama.cpp goes on without a grammar that it cannot compile
+            await self._loaded.token_grammars.matcher(grammar)
+        messages = with_documents([*map(dict, chat.messages)], chat.documents, marks, shown=chat.shows_documents)
+        renderer = self._loaded.renderers.of(chat)
+        rendered = await self._rendered(replace(chat, messages=messages).quiet, renderer)
+        params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
+        deltas = self._loaded.engine.generate(await self._prompt(rendered), params)
+        async with aclosing(with_citations(deltas, chat.documents, marks)) as cited:
+            async for delta in cited:
+                yield delta
+
+    async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
+        """The log-probabilities of how the answer to a chat may begin, once the model has thought or need not.
+        Raises TemplateError too."""
+        rendered = await self._rendered(chat.quiet, self._loaded.renderers.of(chat))
+        return await self._loaded.engine.score(await self._prompt(rendered), continuations)
 
     async def count(self, chat: Chat) -> int:
         """Tokens of the chat's prompt, images left out. Raises TemplateError."""

@@ -3,19 +3,23 @@
 Usable without HTTP; the API talks to nothing else.
 """
 
+import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
-from ggserve.messages import Tools
+from ggserve.machine import Hardware
+from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
+from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts, file_sampling
 
@@ -23,6 +27,7 @@ __all__ = ["GGUFModel", "SamplingParams"]
 
 log = logging.getLogger("ggserve.model")
 
+_DECODED_AT_ONCE = 2  # requests whose images are decoded at the same time
 _ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
 
 
@@ -57,6 +62,8 @@ class GGUFModel:
         self._codec = loaded.codec
         self.sampling = {**(fallback_sampling or {}), **file_sampling(loaded.facts), **(sampling or {})}
         self._chats = Chats(loaded)
+        self._decider = Decider(loaded, self._chats)
+        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
 
     @property
     def engine_name(self) -> str:
@@ -67,6 +74,15 @@ class GGUFModel:
     def engine_reason(self) -> str:
         """One line: why that engine."""
         return self._loaded.engine_reason
+
+    @property
+    def hardware(self) -> Hardware:
+        """The engine's build and the GPUs that it uses, as things are now."""
+        return self.engine.hardware
+
+    def when_failed(self, callback: Callable[[str], object]) -> None:
+        """Call `callback`, from any thread, with the reason when the engine fails for good."""
+        self.engine.when_failed(callback)
 
     @property
     def context_length(self) -> int:
@@ -111,6 +127,10 @@ class GGUFModel:
             async for delta in deltas:
                 yield delta
 
+    async def decide(self, messages: list[dict[str, Any]], questions: Sequence[Question]) -> list[Decision]:
+        """The answers to questions about a chat, each with the probability of every option; no text is generated."""
+        return await self._decider.decide(await self._clean_images(messages), questions)
+
     @property
     def infill_objection(self) -> str | None:
         """Why the model cannot fill in the middle; None where it can."""
@@ -150,10 +170,15 @@ class GGUFModel:
         begun: str = "",
         begun_thought: str = "",
         template_arguments: Mapping[str, Any] | None = None,
+        documents: Sequence[Document] = (),
+        shows_documents: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
-        `template_arguments` are variables of its chat template, as `enable_thinking`. Raises TemplateError too."""
-        chat = Chat(messages, tools, begun, begun_thought, template_arguments or {})
+        `template_arguments` are variables of its chat template, as `enable_thinking`. The answer quotes the
+        `documents`, which the messages may show already. Raises TemplateError too."""
+        visible = await self._clean_images(messages)
+        given = tuple(documents), shows_documents, template_arguments or {}
+        chat = Chat(visible, tools, begun, begun_thought, *given)
         running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
             async for delta in deltas:
@@ -169,12 +194,14 @@ class GGUFModel:
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        return await self._chats.count(Chat(messages, tools, begun, begun_thought, template_arguments or {}))
+        chat = Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+        return await self._chats.count(chat)
 
-    @property
-    def thinks(self) -> bool:
-        """Whether the chat template has a place for thoughts."""
-        return self._loaded.renderers.main.form.thought is not None
+    async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not any(isinstance(message.get("content"), list) for message in messages):
+            return messages
+        async with self._decoding:
+            return await asyncio.to_thread(with_clean_images, messages)
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         params = (params or SamplingParams()).over(self.sampling)
@@ -197,6 +224,15 @@ class GGUFModel:
         if self._loaded.reranker is None:
             raise InvalidRequest(f"{self.name} does not rank documents")
         return await self._loaded.reranker.rerank(query, documents)
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
+        if self._loaded.slot_files is None:
+            why = "ctransformers cannot save slots" if self.engine_name == "ctransformers" else "set PROMPT_CACHE_DIR"
+            raise InvalidRequest(f"Slots of {self.name} are not saved: {why}.")
+        return await self._loaded.slot_files.act_on_slot(number, action, filename)
 
     @property
     def tokenizer_facts(self) -> dict[str, str | None]:
@@ -223,7 +259,9 @@ class GGUFModel:
         template_arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """The text of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        return render_text(self._loaded, Chat(messages, tools, begun, begun_thought, template_arguments or {}))
+        return render_text(
+            self._loaded, Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+        )
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of token ids. Raises InvalidToken."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from ggserve.chat.named_templates import family_template, read_chat_template
 from ggserve.chat.renderers import TOOL_USE, ChatRenderers
 from ggserve.chat.template import ChatTemplate
 from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
-from ggserve.engines.contract import Engine, EngineOptions, Reranker, Tuning
+from ggserve.engines.contract import Engine, EngineOptions, Reranker, SlotFiles, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
@@ -23,9 +24,10 @@ from ggserve.engines.llama_cpp.build import chosen_build
 from ggserve.engines.llama_cpp.child import Child
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
 from ggserve.engines.llama_cpp.in_process import InProcess
+from ggserve.engines.llama_cpp.saved_states import SavedStates, fingerprint
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, ServerPlan
-from ggserve.errors import ContextOverflow, ModelFileError
+from ggserve.errors import ContextOverflow, EngineError, ModelFileError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
@@ -57,6 +59,7 @@ Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
 _LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
+_NO_PROJECTOR = Path("none")  # as MMPROJ_PATH
 _PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
 
 
@@ -93,8 +96,10 @@ class LoadedModel:
     vocab_size: int
     infill: Infill  # prompts of texts with a gap
     renderers: ChatRenderers
+    token_grammars: Grammars | None = None  # of the model's own tokens, where the engine's are of bytes
     reranker: Reranker | None = None  # for models that rank documents
     nbytes: int = 0  # of memory, as planned
+    slot_files: SlotFiles | None = None  # where slots can be saved
 
     def check_length(self, length: int) -> None:
         """Raises ContextOverflow if a text of `length` characters cannot fit, whatever its tokens are."""
@@ -175,7 +180,15 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
     read_ahead(plan.file, report)
     check_norms(plan.file)
     loader = _load_ctransformers if plan.engine_name == CTransformersEngine.name else _load_llama_cpp
-    loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, plan.options.for_engine(plan.memory))
+    engine_options = plan.options.for_engine(plan.memory)
+    try:
+        loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, engine_options)
+    except EngineError as error:
+        if options.mmproj_path or not engine_options.mmproj_path:
+            raise
+        log.warning("the projector %s is not used: %s", engine_options.mmproj_path, error)
+        without = replace(engine_options, mmproj_path=None)
+        loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, without)
     if notes := loaded.renderers.notes:
         log.info("%s", notes)
     hardware = loaded.engine.hardware
@@ -207,7 +220,10 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
 
 
 def _with_projector(file: ModelFile, options: LoadOptions) -> LoadOptions:
-    """The options with the projector that lies beside the model, where it can be used and none is named."""
+    """The options with the projector that lies beside the model, where it can be used and none is named. The name
+    "none" means no projector."""
+    if options.mmproj_path == _NO_PROJECTOR:
+        return replace(options, mmproj_path=None)
     if options.mmproj_path or options.engine == CTransformersEngine.name or not isinstance(file, GGUFFile):
         return options
     beside = projector_beside(file)
@@ -231,6 +247,8 @@ def _half(report: Report, number: int) -> Report:
 def _load_ctransformers(
     file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
 ) -> LoadedModel:
+    if options.prompt_cache_dir:
+        log.warning("PROMPT_CACHE_DIR has no effect: ctransformers cannot save what it has evaluated")
     contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
     with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
         opening = loader.submit(contexts[0].open)
@@ -268,14 +286,24 @@ def _load_llama_cpp(
     generates = not is_embedding_model(file)
     vocab_size = len(file.get("tokenizer.ggml.tokens"))
     codec: Codec | EngineCodec
+    tokenizer = None
     try:
-        codec = Codec(Tokenizer.from_metadata(file))
+        tokenizer = Tokenizer.from_metadata(file)
+        codec = Codec(tokenizer)
     except ModelFileError as error:
         log.info("llama.cpp's own tokenizer: %s", error)
         codec = EngineCodec(file)
     renderers = _renderers(file, chosen, codec)
-    server = ServerPlan(path=file.path, options=options, pooling=_pooling(file), whole_inputs=not generates)
     build = chosen_build(options.llama_server)
+    label = f"llama-server {build.version} {build.path}" if build else f"xllamacpp {version('xllamacpp')}"
+    states = _saved_states(file, options, label) if generates else None
+    server = ServerPlan(
+        path=file.path,
+        options=options,
+        pooling=_pooling(file),
+        states=states.folder if states else None,
+        whole_inputs=not generates,
+    )
     engine = LlamaCppEngine(
         Child(build, server) if build else InProcess(server),
         options=options,
@@ -287,6 +315,8 @@ def _load_llama_cpp(
         shown_controls=renderers.shown_controls,
         loses_spaces=bool(file.get("tokenizer.ggml.add_space_prefix", file.get("tokenizer.ggml.model") == "llama")),
         word_limit=WordLimit.of(file),
+        states=states,
+        bytes_per_token=plan.slot_bytes / plan.context_length,
     )
     if isinstance(codec, EngineCodec):
         codec.engine = engine
@@ -299,8 +329,24 @@ def _load_llama_cpp(
         vocab_size,
         Infill(file, codec),
         renderers,
+        token_grammars=Grammars(GrammarVocabulary(tokenizer.pieces, tokenizer.end_ids, codec.encode_middle))
+        if tokenizer
+        else None,
         reranker=engine if is_reranker(file) else None,
+        slot_files=engine if states else None,
     )
+
+
+def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedStates | None:
+    """The saved prompts of a model with these options; None where none are wanted, or llama.cpp cannot save them."""
+    if options.prompt_cache_dir is None:
+        return None
+    if options.mmproj_path or options.draft_model:
+        log.warning("PROMPT_CACHE_DIR: llama.cpp saves no prompts of vision models, or beside a DRAFT_MODEL")
+        return None
+    facts = (build, options.kv_cache_type, options.flash_attention, options.lora_scale, options.speculate)
+    paths = [*file.paths, *([options.lora_path] if options.lora_path else [])]
+    return SavedStates(options.prompt_cache_dir, fingerprint(paths, facts), options.prompt_cache_disk << 20)
 
 
 def _pooling(file: ModelFile) -> Pooling:

@@ -25,6 +25,8 @@ _ENCODERS = frozenset(
 )
 
 _POOLING_RANK = 4
+UNSPECIFIED_POOLING = 2**32 - 1
+"""`pooling_type` in files that leave it to the program, as if they had none: -1 as an unsigned number."""
 
 
 class ModelFile(Protocol):
@@ -95,4 +97,4 @@ def is_reranker(file: ModelFile) -> bool:
 
 def has_pooling(file: ModelFile) -> bool:
     """Whether the file says how token vectors become one vector."""
-    return bool(file.get(f"{file.architecture}.pooling_type", 0))
+    return file.get(f"{file.architecture}.pooling_type", 0) not in (0, UNSPECIFIED_POOLING)

@@ -235,6 +235,10 @@ def opened(path: Path) -> Iterator[FileIO]:
     if "\0" in str(path):
         raise ModelFileError(f"{path.name!r}: no such file")
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ModelFileError(f"{path.name}: its path is not in UTF-8, which engines need: rename it") from None
+    try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise ModelFileError(f"{path.name}: is a folder, not a model file")

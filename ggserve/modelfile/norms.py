@@ -10,12 +10,10 @@ import numpy as np
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.file import ModelFile
 
-_F32 = 0
-
 
 def check_norms(file: ModelFile) -> None:
     """Reads some kB for each layer. Raises ModelFileError where a norm has a value that is not a finite number."""
-    norms = [t for t in file.tensors.values() if "norm" in t.name and t.type == _F32 and len(t.shape) == 1]
+    norms = [t for t in file.tensors.values() if "norm" in t.name and t.type_name == "F32" and len(t.shape) == 1]
     try:
         with ExitStack() as stack:
             readers = [stack.enter_context(path.open("rb")) for path in file.paths]

@@ -4,8 +4,9 @@ import asyncio
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -13,6 +14,8 @@ IDLE_SECONDS = 120  # that a connection waits for its next request: longer than 
 # sent just as the server closes (httpx keeps one 5 s, nginx and .NET 60 s, Go 90 s)
 
 _OTHER_FILES = 64  # file descriptors that are no connections: model, logs, libraries, requests within the server
+_MOST_DRAINED = 64 << 20  # bytes of a refused request's body that are read, so that its client reads the refusal
+_DRAIN_SECONDS = 20.0
 _SEND_BUFFER = 64 << 10  # bytes that the system keeps for a client that does not read
 
 
@@ -50,6 +53,12 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._drained = 0
+        self._part: Literal["none", "header", "body"] = "none"  # of a request that has come so far
+        self._body_began = False
+        self._parsed_bytes = 0  # of the last data, those that the parser has told of
+        self._pending_bytes = 0  # before them: the beginning of a field, or of a chunk's extension
         self._send_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "The request is no valid HTTP.", "invalid_http")
 
@@ -68,36 +77,102 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets what it waits for."""
         self._stop_header_timer()
+        self._stop_drain_timer()
         self._stop_send_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts the bytes of a header that is not complete yet."""
+        """Counts the bytes of what is not complete yet: a header, a trailer, a chunk's extension."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        self._unset_keepalive_if_required()
+        if self._part == "none":
             self._await_header()
-        super().data_received(data)
-        if self._header_timer is not None and not self.transport.is_closing():
-            self._header_bytes += len(data)
-            if self._header_bytes > self._limits.header_bytes:
-                self._header_is_too_large()
-                self.send_400_response("")
+        self._parsed_bytes = 0
+        self._feed(data)
+        if self.transport.is_closing():
+            return
+        self._pending_bytes = max(0, self._pending_bytes + len(data) - self._parsed_bytes)
+        if self._pending_bytes > self._limits.header_bytes:
+            self._header_is_too_large()
+            self.send_400_response("")
+        elif self._part == "body" and self.cycle.response_complete:
+            self._drain(len(data))
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._unset_keepalive_if_required()
+        self._await_header()
+        self._part, self._header_bytes = "header", 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's line."""
+        self._parsed_bytes += len(url)
+        self._header_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the header; those of a trailer are dropped."""
+        self._parsed_bytes += len(name) + len(value) + len(": \r\n")
+        if self._part == "header":
+            self._header_bytes += len(name) + len(value)
+            self._check_header()
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A header is there: its request begins."""
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self._limits.header_bytes:
-            self._header_is_too_large()
-            raise ValueError("too large")
+        self._check_header()
+        self._pending_bytes = 0
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("this is no proxy")
+        if self.parser.should_upgrade():  # `_feed` reads it once more
+            return
         self._stop_header_timer()
-        self._header_bytes = 0
+        self._part, self._body_began = "body", False
         super().on_headers_complete()
-        if self.cycle is not None and self.scope["http_version"] == "1.0":
+        if self.scope["http_version"] == "1.0":
             self.cycle.send = _PlainAnswer(self.cycle).send  # type: ignore[method-assign]
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._parsed_bytes += len(body)
+        self._body_began = True
+        super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        """The size of a chunk."""
+        self._parsed_bytes += len("1\r\n")
+
+    def on_chunk_complete(self) -> None:
+        """The end of a chunk."""
+        self._parsed_bytes += len("\r\n")
+        self._pending_bytes = 0
+
+    def on_message_complete(self) -> None:
+        """A request is complete. Its connection idles from now on, where it was answered before."""
+        if self._part == "header":  # one with an upgrade
+            return
+        self._part = "none"
+        self._stop_drain_timer()
+        super().on_message_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        """An answer has been sent. Where the client still waits for leave to send the body, it may send it or not:
+        nobody can tell what comes next, so the connection ends."""
+        super().on_response_complete()
+        if self._part == "body" and self.cycle.response_complete and self.expect_100_continue and not self._body_began:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's answer to what is no request, as an error object."""
+        if self._part == "body" and self.cycle.response_started:  # a second answer would be taken for the next one's
+            self.transport.close()
+            return
         status, message, code = self._refusal
         error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         body = orjson.dumps({"error": error})
@@ -127,6 +202,37 @@ class Connection(HttpToolsProtocol):
             idle[min(idle)].close()
         return bool(idle)
 
+    def _feed(self, data: bytes) -> None:
+        """Parses data. An upgrade (Java's clients and curl ask for HTTP/2) is declined: httptools would take what
+        follows the header for another protocol's, so the header is read again without it."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                head = b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+                fields = b"".join(b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade")
+                data = head + fields + b"\r\n" + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
+
+    def _drain(self, count: int) -> None:
+        """Reads on after an early answer, for a client that reads it only when all is sent; within bounds."""
+        if self._drain_timer is None:
+            self._drained = 0
+            self._drain_timer = self.loop.call_later(_DRAIN_SECONDS, self.transport.close)
+        self._drained += count
+        if self._drained > _MOST_DRAINED:
+            self.transport.close()
+
+    def _stop_drain_timer(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
+
     def _await_header(self) -> None:
         if self._header_timer is None:
             seconds = self._limits.header_seconds or 1e9
@@ -141,6 +247,11 @@ class Connection(HttpToolsProtocol):
         if self._send_timer is not None:
             self._send_timer.cancel()
             self._send_timer = None
+
+    def _check_header(self) -> None:
+        if self._header_bytes > self._limits.header_bytes:
+            self._header_is_too_large()
+            raise ValueError("too large")
 
     def _header_is_too_large(self) -> None:
         limit = self._limits.header_bytes

@@ -2,10 +2,14 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from ggserve.errors import one_line
 
 LOGGERS = {"ggserve.main": "main.log", "ggserve.model": "model.log"}
 MAX_BYTES = 10_000_000
@@ -32,28 +36,61 @@ class _LogFile(RotatingFileHandler):
                 print(f"ggserve: cannot write {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr, flush=True)
 
 
-def configure_logs(folder: Path, level: str, form: Literal["text", "json"] = "text") -> None:
-    """Opens the log files; with `json` each line is an object. Raises OSError when the folder cannot be written."""
-    folder.mkdir(parents=True, exist_ok=True)
+def configure_logs(folder: Path | None, level: str, form: Literal["text", "json"] = "text") -> Path | None:
+    """Opens the console and the log files; with `json` each line of a file is an object. Returns the folder of the
+    files: None where there shall be no files, or none can be written, which is told on the console."""
     root = logging.getLogger("ggserve")
     root.setLevel(level.upper())
     root.propagate = False
-    _replace_handlers(root, logging.StreamHandler(), logging.Formatter("%(message)s"))
-    lines: logging.Formatter
-    if form == "json":
-        from pythonjsonlogger.json import JsonFormatter  # only whoever wants it pays for its import
+    _replace_handlers(root, [logging.StreamHandler()], _Lines("%(message)s"))
+    handlers: dict[str, logging.Handler] = {}
+    if folder:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handlers = {name: _open(folder / file) for name, file in LOGGERS.items()}
+        except OSError as error:
+            root.warning("LOG_DIR=%s: no log files, only the console: %s", folder, error.strerror)
+            folder = None
+    lines = _json_lines() if form == "json" else _Lines(_FIELDS)
+    for name in LOGGERS:
+        _replace_handlers(logging.getLogger(name), [handlers[name]] if folder else [], lines)
+    return folder
 
-        lines = JsonFormatter(_FIELDS, rename_fields={"asctime": "time", "levelname": "level"})
-    else:
-        lines = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    for name, file in LOGGERS.items():
-        handler = _LogFile(folder / file, maxBytes=MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8", delay=False)
-        _replace_handlers(logging.getLogger(name), handler, lines)
+
+class _Lines(logging.Formatter):
+    """Lines of text. What comes from outside (names of files, errors of libraries) cannot forge one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line, without line breaks and control characters in the message."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """A traceback, indented."""
+        return "\n".join(f"    {one_line(line)}" for line in super().formatException(ei).splitlines())
 
 
-def _replace_handlers(logger: logging.Logger, handler: logging.Handler, formatter: logging.Formatter) -> None:
+def _json_lines() -> logging.Formatter:
+    from pythonjsonlogger.json import JsonFormatter  # only whoever wants it pays for its import
+
+    class Lines(JsonFormatter):
+        def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+            return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+    return Lines(_FIELDS, rename_fields={"asctime": "time", "levelname": "level"})
+
+
+def _open(path: Path) -> logging.Handler:
+    return _LogFile(path, maxBytes=MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8", errors="backslashreplace")
+
+
+def _replace_handlers(
+    logger: logging.Logger, handlers: Sequence[logging.Handler], formatter: logging.Formatter
+) -> None:
     for old in list(logger.handlers):
         logger.removeHandler(old)
-        old.close()
-    handler.setFormatter(formatter)
-    logger.addHandler(handler)
+        with suppress(OSError):  # of a full disk
+            old.close()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)

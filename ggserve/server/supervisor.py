@@ -56,6 +56,9 @@ class _Supervisor:
         self._sockets: list[socket.socket] = []
         self._line: socket.socket | None = None
         self._ready = False
+        # One that is ignored from the beginning stays so, as SIGHUP under nohup.
+        numbers = (getattr(signal, name) for name in _PASSED_ON)
+        self._numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
     def run(self) -> Worker:
         deaths, death = 0, None
@@ -85,7 +88,7 @@ class _Supervisor:
 
     def _start(self, death: str | None) -> Worker | None:
         """Forks: a Worker in the child, None here."""
-        numbers = [getattr(signal, name) for name in _PASSED_ON]
+        numbers = self._numbers
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # none is lost while it is not known whom to pass it to
         self._pid = os.fork()

@@ -27,8 +27,8 @@ _TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)
 class BytePairEncoder:
     """Plain text to ids, and `pieces`: the bytes of each id."""
 
-    def __init__(self, metadata: Metadata, architecture: str | None) -> None:
-        pretokenizer = find_pretokenizer(metadata.get("tokenizer.ggml.pre"), architecture)
+    def __init__(self, metadata: Metadata) -> None:
+        pretokenizer = find_pretokenizer(metadata)
         self.vocabulary = Vocabulary.from_metadata(
             metadata, default_ids={}, add_bos=pretokenizer.add_bos, end_of_text=b"<|endoftext|>"
         )
@@ -42,7 +42,7 @@ class BytePairEncoder:
         for byte in set(BYTE_ALPHABET) - ids.keys():
             ids[byte] = len(words)
         self._bpe = HFTokenizer(
-            BPE(ids, _merges(metadata, ids, self._plain()), ignore_merges=pretokenizer.ignore_merges)
+            BPE(ids, merge_pairs(metadata, ids, self._plain()), ignore_merges=pretokenizer.ignore_merges)
         )
         if pretokenizer.nfc:
             self._bpe.normalizer = NFC()
@@ -114,7 +114,7 @@ def byte_token_value(text: str) -> bytes:
         raise ModelFileError(f"{text!r} is marked as a byte token, but names no byte") from None
 
 
-def _merges(metadata: Metadata, ids: dict[str, int], plain: Iterable[bytes]) -> list[tuple[str, str]]:
+def merge_pairs(metadata: Metadata, ids: dict[str, int], plain: Iterable[bytes]) -> list[tuple[str, str]]:
     """Pairs to merge, best first. Those that name no token are left out: the library would panic. `plain` are the
     bytes of the ordinary tokens."""
     merges = metadata.get("tokenizer.ggml.merges")

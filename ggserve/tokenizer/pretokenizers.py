@@ -6,9 +6,13 @@ expressions are those of the models' own tokenizer.json files; where a model has
 expressions (digits one by one, punctuation apart), they are written as the equal expression.
 """
 
+import logging
 from dataclasses import dataclass
 
 from ggserve.errors import ModelFileError
+from ggserve.tokenizer.vocabulary import Metadata
+
+log = logging.getLogger("ggserve.model")
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -144,20 +148,44 @@ PRETOKENIZERS = {name: pretokenizer for names, pretokenizer in _GROUPS for name 
 # Files from before `tokenizer.ggml.pre` existed (spring 2024). Architectures whose models all share one cut
 # get it; the rest get GPT-2's, which the loaders of that time applied to every BPE vocabulary.
 _UNNAMED = {
-    "falcon": "falcon",
-    "starcoder": "starcoder",
-    "refact": "refact",
-    "codeshell": "codeshell",
     "bloom": "bloom",
+    "codeshell": "codeshell",
+    "command-r": "command-r",
+    "falcon": "falcon",
+    "gpt2": "gpt-2",
+    "gptneox": "gpt-neox",
+    "mpt": "mpt",
+    "phi2": "phi-2",
+    "qwen2": "qwen2",
+    "qwen2moe": "qwen2",
+    "refact": "refact",
+    "starcoder": "starcoder",
+    "starcoder2": "starcoder",
 }
+_LLAMA3_BOS = (128_000, b"<|begin_of_text|>")
 
 
-def find_pretokenizer(name: str | None, architecture: str | None) -> PreTokenizer:
+def find_pretokenizer(metadata: Metadata) -> PreTokenizer:
     """The pre-tokenizer that a file names; a name that is not known is an error, never a guess."""
+    name = metadata.get("tokenizer.ggml.pre")
     if name is None:
-        name = _UNNAMED.get(architecture or "", "gpt-2")
+        name = _unnamed(metadata)
     if name not in PRETOKENIZERS:
         raise ModelFileError(
             f"unknown pre-tokenizer {name!r} (tokenizer.ggml.pre); known: {', '.join(sorted(PRETOKENIZERS))}"
         )
     return PRETOKENIZERS[name]
+
+
+def _unnamed(metadata: Metadata) -> str:
+    architecture = metadata.get("general.architecture")
+    if architecture in _UNNAMED:
+        return _UNNAMED[architecture]
+    token_id, text = _LLAMA3_BOS
+    if metadata.get("tokenizer.ggml.tokens", [])[token_id : token_id + 1] == [text]:
+        return "llama-bpe"
+    log.warning(
+        "the file names no pre-tokenizer (tokenizer.ggml.pre), and GPT-2's may cut words where the model's does not: "
+        "use a newer file of this model"
+    )
+    return "gpt-2"

@@ -12,10 +12,13 @@ from typing import Protocol
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.token_spelling import TokenType
 from ggserve.tokenizer.bpe import BytePairEncoder
+from ggserve.tokenizer.line_bpe import LineEncoder
 from ggserve.tokenizer.sentencepiece import SentencePieceEncoder
 from ggserve.tokenizer.unigram import UnigramEncoder, leaves_spaces
 from ggserve.tokenizer.vocabulary import Metadata, Vocabulary
 
+_WHITE_SPACE = " \t\n\v\f\r"
+_NOT_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}  # of Phi-3's special tokens
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -33,7 +36,8 @@ class Tokenizer:
     `end_ids` are the tokens that end a model's turn. `control_tokens` maps their texts to the ids of all that
     text becomes only when asked to."""
 
-    def __init__(self, encoder: PlainTextEncoder) -> None:
+    def __init__(self, encoder: PlainTextEncoder, *, right_stripped: frozenset[str] = frozenset()) -> None:
+        """`right_stripped`: special tokens that take the white space to their right with them."""
         vocabulary = encoder.vocabulary
         self._encoder = encoder
         self._texts = vocabulary.texts
@@ -48,15 +52,18 @@ class Tokenizer:
         self.end_ids = vocabulary.end_ids
         self.control_tokens = vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN)
         self._user_defined = vocabulary.of_type(TokenType.USER_DEFINED)
+        self._right_stripped = right_stripped
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
         """Builds the tokenizer that a GGUF describes; ModelFileError where it can't be had exactly."""
         match metadata.get("tokenizer.ggml.model"):
             case "gpt2":
-                return cls(BytePairEncoder(metadata, metadata.get("general.architecture")))
+                return cls(BytePairEncoder(metadata))
+            case "gemma4":
+                return cls(LineEncoder(metadata))
             case "llama":
-                return cls(SentencePieceEncoder(metadata))
+                return cls(SentencePieceEncoder(metadata), right_stripped=_right_stripped(metadata))
             case "replit":
                 return cls(UnigramEncoder(metadata))
             case "t5" if leaves_spaces(metadata):
@@ -64,7 +71,9 @@ class Tokenizer:
             case None:
                 raise ModelFileError("the file has no tokenizer (tokenizer.ggml.model)")
             case other:
-                raise ModelFileError(f"tokenizer model {other!r} is not supported; known: 'gpt2', 'llama', 'replit'")
+                raise ModelFileError(
+                    f"tokenizer model {other!r} is not supported; known: 'gemma4', 'gpt2', 'llama', 'replit'"
+                )
 
     def token_text(self, token_id: int | None) -> str:
         """A token as the file spells it, which for special tokens is as templates write it; "" for None."""
@@ -146,11 +155,13 @@ class Tokenizer:
             if text:
                 yield text
             return
+        strips = False
         for position, part in enumerate(specials.split(text)):
             if position % 2:
                 token_id = self.control_tokens.get(part)
                 yield self._user_defined[part] if token_id is None else token_id
-            elif part:
+                strips = part in self._right_stripped
+            elif part := part.lstrip(_WHITE_SPACE) if strips else part:
                 yield part
 
     @cached_property
@@ -164,6 +175,18 @@ class Tokenizer:
     @cached_property
     def _always_specials(self) -> re.Pattern[str] | None:
         return _any_of(self._user_defined.keys())
+
+
+def _right_stripped(metadata: Metadata) -> frozenset[str]:
+    """Phi-3's special tokens, as its own tokenizer has them; GGUF does not tell."""
+    name = str(metadata.get("general.name", "")).lower()
+    if metadata.get("general.architecture") != "phi3" and not any(each in name for each in ("phi-3", "phi3")):
+        return frozenset()
+    texts = metadata.get("tokenizer.ggml.tokens")
+    types = metadata.get("tokenizer.ggml.token_type", ())
+    special = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+    marked = {text.decode("utf-8", "replace") for text, kind in zip(texts, types, strict=False) if kind in special}
+    return frozenset(marked | {"</s>"}) - _NOT_STRIPPING
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:

@@ -79,7 +79,7 @@ function showUse(stats, pace = null) {
 function drawConnection() {
   const { state, progress, message, models, model } = connection;
   const words = {
-    connecting: "", ready: "",
+    connecting: "", ready: connection.fallback && `The GPU does less than it should: ${connection.fallback}`,
     loading: progress === null ? "The model is loading." : `The model is loading: ${Math.floor(progress * 100)} %`,
     down: "The server is gone. Trying again. Your chats can be read meanwhile.",
     locked: "This server wants an API key.",

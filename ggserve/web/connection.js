@@ -13,6 +13,7 @@ class Connection extends EventTarget {
   #timer;
   #asking = false;
   #key = settings.key;
+  fallback = ""; // why the server uses less of its GPU than it should
   #loaded = null; // the model that /health named last
 
   start() {
@@ -63,7 +64,7 @@ class Connection extends EventTarget {
         this.models = (await getJSON("v1/models")).data ?? [];
         this.#loaded = health.model;
       }
-      return { state: "ready" };
+      return { state: "ready", fallback: health.fallback ?? "" };
     } catch (error) {
       if (error.status === 401 || error.status === 403) return { state: "locked", message: error.message };
       if (error.body?.status === "loading") return { state: "loading", progress: error.body.progress ?? null };
@@ -71,8 +72,8 @@ class Connection extends EventTarget {
     }
   }
 
-  #set({ state, progress = null, message = "" }) {
-    Object.assign(this, { state, progress, message });
+  #set({ state, progress = null, message = "", fallback = "" }) {
+    Object.assign(this, { state, progress, message, fallback });
     this.dispatchEvent(new Event("change"));
   }
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ggserve.api.admission import Admission
+from ggserve.api.body_limits import BodyBudget
 from ggserve.api.dialect import Dialect, Envelope, Envelopes
 from ggserve.api.errors import APIError, openai_envelope
 from ggserve.api.keys import Keys
@@ -32,6 +33,7 @@ def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = No
         admin_keys=Keys(),
         origins=Origins(),
         limits=limits(),
+        bodies=BodyBudget(64 << 20),
         admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),

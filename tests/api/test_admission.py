@@ -71,7 +71,7 @@ def test_those_on_their_way_count_and_are_counted_out() -> None:
 def test_every_post_asks_for_admission_but_those_that_need_no_slot() -> None:
     routes = [route for route in all_routes(ROUTERS) if isinstance(route, APIRoute) and "POST" in route.methods]
     free = {route.path for route in routes if not isinstance(route, GeneratingRoute)}
-    managing = {"/api/show", "/api/pull", "/api/copy", "/models/load", "/models/unload"}
+    managing = {"/api/show", "/api/pull", "/api/copy", "/models/load", "/models/unload", "/slots/{number}"}
     assert free == {"/tokenize", "/detokenize", "/apply-template", *managing}
 
 

@@ -3,8 +3,11 @@
 import asyncio
 
 import httpx
+import orjson
 import pytest
+from starlette.exceptions import HTTPException
 
+from ggserve.api import bodies
 from ggserve.api.bodies import JSONRoute
 from ggserve.errors import ContextOverflow
 from ggserve.model.gguf_model import GGUFModel
@@ -66,3 +69,22 @@ def test_every_route_with_a_body_has_these_bounds() -> None:
     posts = [route for route in all_routes(each.router for each in DIALECTS) if "POST" in getattr(route, "methods", ())]
     assert posts
     assert all(isinstance(route, JSONRoute) for route in posts)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[%s]" % b",".join([b"[]"] * 500_000), b"[" * (2 << 20), b'{"a":[%s]}' % (b'"",' * 900_000)]
+)
+def test_a_large_body_of_many_values_is_refused_before_it_is_parsed(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr("ggserve.api.bodies.orjson.loads", parsed.append)
+    with pytest.raises(HTTPException, match="more than 200000 values"):
+        bodies._parsed(body)
+    assert parsed == []
+
+
+def test_marks_within_texts_do_not_count() -> None:
+    text = 'a, [b], {"c": "d"} \\ ' * 100_000
+    value = {"prompt": text, text: [text]}
+    assert bodies._parsed(orjson.dumps(value)) == value

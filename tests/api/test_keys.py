@@ -51,7 +51,7 @@ def test_no_key_where_keys_were_given_is_an_error(tmp_path: Path) -> None:
         read_keys(" , ", None)
     with pytest.raises(ValueError, match="API_KEY_FILE holds no key"):
         read_keys("one", tmp_path / "keys")
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(ValueError, match="nowhere cannot be read"):
         read_keys(None, tmp_path / "nowhere")
 
 

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from ggserve.api.body_limits import BodyLimitsMiddleware
+from ggserve.api.body_limits import BodyBudget, BodyLimitsMiddleware
 from ggserve.api.errors import APIError, install_error_handlers
 from ggserve.api.limits import Limits, with_time_limits
 from ggserve.generation import Delta
@@ -92,3 +92,48 @@ def test_a_body_that_does_not_come_is_a_408() -> None:
 
     asyncio.run(ask())
     assert sent[0]["status"] == 408
+
+
+def test_all_bodies_together_have_a_budget_and_their_memory_is_given_back_after_the_last() -> None:
+    given_back = []
+    budget = BodyBudget(10 << 20, lambda: given_back.append(True))
+    app = app_with(limits(body_bytes=8 << 20))
+    app.state.ggserve.bodies = budget
+    going_on = asyncio.Event()
+    statuses = []
+
+    async def ask(mebibytes: int) -> None:
+        pieces = [bytes(1 << 20)] * mebibytes
+
+        async def receive() -> dict[str, object]:
+            if pieces:
+                return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+            await going_on.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, object]) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        scope = {"type": "http", "method": "POST", "path": "/size", "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+
+    async def main() -> None:
+        first, second = asyncio.ensure_future(ask(6)), asyncio.ensure_future(ask(6))
+        await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)  # the second finds no room
+        assert statuses == [503]
+        assert budget.held == 6 << 20
+        going_on.set()
+        await asyncio.gather(first, second)
+        assert budget.held == 0
+        await ask(8)
+        while len(given_back) < 2:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert statuses == [503, 200, 200]
+
+
+def test_one_body_may_be_larger_than_the_budget() -> None:
+    app = app_with(limits(body_bytes=8 << 20))
+    app.state.ggserve.bodies = BodyBudget(1 << 20)
+    assert TestClient(app).post("/size", content=bytes(8 << 20)).json() == 8 << 20

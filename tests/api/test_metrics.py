@@ -10,7 +10,7 @@ from tests.conftest import Server
 
 def scrape(server: Server) -> dict[tuple[str, str], float]:
     """Each sample's value, by its name and the labels that matter here."""
-    answer = httpx.get(f"{server.url}/metrics")
+    answer = httpx.get(f"{server.url}/metrics", timeout=60)
     assert answer.headers["content-type"].startswith("text/plain")
     found = {}
     for family in text_string_to_metric_families(answer.text):
@@ -24,10 +24,10 @@ def scrape(server: Server) -> dict[tuple[str, str], float]:
 def test_requests_and_tokens_are_counted(server: Server) -> None:
     body = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 5, "temperature": 0, "ignore_eos": True}
     before = scrape(server)
-    usage = httpx.post(f"{server.url}/v1/chat/completions", json=body).json()["usage"]
-    httpx.post(f"{server.url}/v1/chat/completions", json={})
-    httpx.get(f"{server.url}/nowhere/{'x' * 50}")
-    deadline = time.monotonic() + 5
+    usage = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).json()["usage"]
+    httpx.post(f"{server.url}/v1/chat/completions", json={}, timeout=60)
+    httpx.get(f"{server.url}/nowhere/{'x' * 50}", timeout=60)
+    deadline = time.monotonic() + 60
     lost = "ggserve:http_requests_total", ",404"
     while (after := scrape(server)).get(lost, 0) == before.get(lost, 0):  # counted after the answer is sent
         assert time.monotonic() < deadline

@@ -38,7 +38,11 @@ def refusal(rules: Origins, server: str = LOOPBACK, method: str = "POST", **head
         (LOOPBACK, "evil.example", False),
         (LOOPBACK, "localhost.evil.example:8000", False),
         (LOOPBACK, "127.0.0.1.evil.example", False),
-        (LOOPBACK, "box.local", False),
+        (LOOPBACK, "box.local", True),
+        (LOOPBACK, "host.docker.internal:8000", True),
+        (LOOPBACK, "ggserve.models.svc:8000", True),
+        (LOOPBACK, "192.168.1.5:8000", True),
+        (LOOPBACK, "svc.evil.example", False),
         (LOOPBACK, "", False),
         (LOOPBACK, "localhost:8000:1", False),
         (LOOPBACK, "a@localhost", False),
@@ -93,6 +97,22 @@ def test_pages_of_other_sites_are_refused(headers: dict[str, str], code: str | N
     assert refusal(Origins(), host="localhost:8000", **headers) == code
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "origin", "code"),
+    [
+        ("llm.lan", "http://llm.lan", None),
+        ("llm.lan:8080", "http://llm.lan:8080", None),
+        ("llm.lan", "http://evil.example", "origin_not_allowed"),
+        ("evil.example", "http://evil.example", "host_not_allowed"),
+        ("llm.lan, evil.example", "http://llm.lan", "host_not_allowed"),
+        ("llm.lan, proxy.lan", "http://llm.lan", None),
+    ],
+)
+def test_a_proxy_may_say_under_which_name_it_was_asked(forwarded: str, origin: str, code: str | None) -> None:
+    headers = {"x_forwarded_host": forwarded, "origin": origin, "content_type": JSON}
+    assert refusal(Origins(), host="127.0.0.1", **headers) == code
+
+
 def test_a_link_from_another_site_opens_the_page_and_nothing_embeds_it() -> None:
     def follow(to: str) -> str | None:
         return refusal(Origins(), method="GET", host="localhost", sec_fetch_site="cross-site", sec_fetch_dest=to)
@@ -140,6 +160,16 @@ def test_named_sites_get_what_browsers_ask_for(origins: tuple[str, ...]) -> None
         assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] in (FRIEND, "*")
         assert "x-request-id" in answer.headers["access-control-expose-headers"]
+
+
+def test_all_extensions_of_a_browser_may_be_named_at_once() -> None:
+    friendly = client("chrome-extension://*")
+    origin = "chrome-extension://abcdefghijklmnop"
+    answer = friendly.post("/ask", headers={**HEADERS, "Origin": origin})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+    assert friendly.options("/ask", headers={**PREFLIGHT, "Origin": origin}).status_code == 200
+    for other in ("moz-extension://abc", "https://abc", "chrome-extension://a/b", "xchrome-extension://a"):
+        assert friendly.post("/ask", headers={**HEADERS, "Origin": other}).status_code == 403
 
 
 @pytest.mark.parametrize("origins", [(), ("https://other.example",)])

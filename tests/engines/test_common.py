@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def replace(**changes) -> SamplingParams:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_answers_are_the_same_on_both_engines(either: GGUFModel, prompt: str):
+    if os.environ.get("TEST_LLAMA_SERVER") and "llama-server" in either.hardware.build:
+        pytest.skip("the kernels of another build round otherwise")
     reference = next(r for r in REFERENCE if r.get("prompt") == prompt)
     text, last = answer(either.complete(prompt, replace(max_tokens=30)))
     assert text == reference["text"]

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from ggserve.api.openai.images import check_image
-from ggserve.errors import ModelFileError
-from ggserve.generation import SamplingParams
+from ggserve.errors import EngineError, InvalidRequest, ModelFileError
+from ggserve.generation import MediaPrompt, SamplingParams
 from ggserve.hub.companions import projector_beside
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import read_gguf
@@ -200,8 +201,71 @@ def test_companions_of_other_models_are_refused_before_native_code_sees_them(
         GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
 
 
-def test_images_that_would_take_all_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_image(data_url("red", form="JPEG"))
-    monkeypatch.setattr("ggserve.api.openai.images._MOST_PIXELS", 100)
-    with pytest.raises(ValueError, match="784 pixels"):
-        check_image(data_url("red"))
+def with_changed_epsilon(projector: Path, value: float) -> Path:
+    data = bytearray(projector.read_bytes())
+    key = b"clip.vision.attention.layer_norm_epsilon"
+    struct.pack_into("<f", data, data.index(key) + len(key) + 4, value)
+    projector.write_bytes(data)
+    return projector
+
+
+def test_a_projector_with_impossible_numbers_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path, "qwen2")
+    broken = with_changed_epsilon(write_projector(tmp_path / "mmproj-tiny.gguf"), -1.0)
+    with pytest.raises(ModelFileError, match="layer_norm_epsilon"):
+        GGUFModel(path, mmproj_path=broken, threads=1)
+
+
+@pytest.mark.parametrize("kind", ["damaged", "lfs", "foreign", "epsilon", "native"])
+def test_a_model_goes_without_a_projector_beside_it_that_cannot_be_used(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_tiny_model(tmp_path, "qwen2")
+    beside = write_projector(tmp_path / "mmproj-tiny.gguf")
+    match kind:
+        case "damaged":
+            beside.write_bytes(beside.read_bytes()[:1000])
+        case "lfs":
+            beside.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        case "foreign":
+            beside.write_bytes(path.read_bytes())
+        case "epsilon":
+            with_changed_epsilon(beside, -1.0)
+        case "native":
+            beside.write_bytes(beside.read_bytes().replace(b"v.blk.1.attn_out.weight", b"v.blk.1.attn_out.weighs"))
+    model = GGUFModel(path, threads=1, parallel=1, context_length=64)
+    try:
+        assert "images" not in model.features
+        assert answer(model.complete("the", GREEDY))[1].completion_tokens == 6
+    finally:
+        model.close()
+    assert "mmproj-tiny.gguf is not used" in caplog.text
+
+
+def test_no_projector_is_used_where_none_is_wanted(folder: Path) -> None:
+    model = GGUFModel(next(folder.glob("tiny-*.gguf")), mmproj_path=Path("none"), threads=1, parallel=1)
+    try:
+        assert "images" not in model.features
+    finally:
+        model.close()
+
+
+def test_no_program_is_run_on_what_a_client_sends(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """llama.cpp takes for a video what it cannot decode, and gives it to ffprobe."""
+    for name in ("ffprobe", "ffmpeg"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    model = GGUFModel(next(folder.glob("tiny-*.gguf")), threads=1, parallel=1)
+    junk = f"data:image/png;base64,{base64.b64encode(b'RIFF....WEBPVP8 ').decode()}"
+    try:
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            answer(model.chat(asking(junk), GREEDY))
+        with pytest.raises(EngineError):  # past our own check
+            prompt = MediaPrompt(f"{model.engine.media_marker} a", (junk.partition(",")[2],))
+            answer(model.engine.generate(prompt, GREEDY))
+        assert answer(model.chat(asking(data_url("red")), GREEDY))[1].completion_tokens == 6
+    finally:
+        model.close()
+    assert not (tmp_path / "ran").exists()

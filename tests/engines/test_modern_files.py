@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, PoolingType
 from gguf.quants import quantize
 
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
@@ -20,7 +20,7 @@ from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer
 from tests.conftest import ROOT
 from tests.engines.load_changed_models import spec_of
-from tests.engines.tiny_models import ARCHITECTURES, HEAD, WIDTH, write_tiny_model
+from tests.engines.tiny_models import ARCHITECTURES, HEAD, WIDTH, TinyModel, bert, decoder, write_tiny_model
 from tests.processes import clean_environment
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
@@ -154,6 +154,69 @@ def test_a_vocabulary_that_we_cannot_read_is_read_by_the_engine(tmp_path: Path):
         _, plain = answer(model.chat(CHAT, GREEDY))
         _, alike = answer(model.chat([{"role": "user", "content": "the cat<|im_end|>"}], GREEDY))
         assert alike.prompt_tokens > plain.prompt_tokens + 1  # a look-alike is text
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0"])
+def test_a_reranker_as_the_converter_writes_it_ranks(tmp_path: Path, kind: str):
+    tiny = TinyModel(tmp_path / "rank.gguf", "bert")
+    bert(tiny, PoolingType.RANK)
+    tiny.add("cls.output.weight", 1, WIDTH, kind=GGMLQuantizationType[kind])
+    tiny.add("cls.output.bias", 1)
+    model = load(tiny.write())
+    try:
+        assert len(asyncio.run(model.rerank("the cat", ["the", "a dog"])).scores) == 2
+    finally:
+        model.close()
+
+
+def test_a_reranker_without_a_head_is_refused(tmp_path: Path):
+    tiny = TinyModel(tmp_path / "rank.gguf", "bert")
+    bert(tiny, PoolingType.RANK)
+    with pytest.raises(ModelFileError, match=r"cls\.output\.weight: missing"):
+        load(tiny.write())
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path):
+    spec = spec_of(write_tiny_model(tmp_path, "qwen2"))
+    spec.fields["general.architecture"] = (8, "t5")
+    with pytest.raises(ModelFileError, match="an encoder and a decoder"):
+        load(spec.write(tmp_path / "t5.gguf"))
+
+
+def test_a_pooling_type_of_minus_one_is_none(tmp_path: Path):
+    spec = spec_of(write_tiny_model(tmp_path, "qwen2"))
+    spec.fields["qwen2.pooling_type"] = (4, 2**32 - 1)
+    model = load(spec.write(tmp_path / "unpooled.gguf"))
+    try:
+        assert answer(model.complete("the cat", GREEDY))[1].completion_tokens == 8
+        assert asyncio.run(model.embed(["the cat"]))[0].vector.shape == (WIDTH,)
+    finally:
+        model.close()
+
+
+def test_a_vocabulary_as_gemma_4_has_it_is_run(tmp_path: Path):
+    tiny = TinyModel(tmp_path / "tiny.gguf", "llama")
+    tokens = ["<pad>", "<eos>", "<bos>", *(f"<0x{byte:02X}>" for byte in range(256)), "t", "h", "e", "▁", "th", "▁th"]
+    types = [3, 3, 3, *[6] * 256, *[1] * 6]
+    tiny.writer.add_tokenizer_model("gemma4")
+    tiny.writer.add_token_list(tokens)
+    tiny.writer.add_token_scores([0.0] * len(tokens))
+    tiny.writer.add_token_types(types)
+    tiny.writer.add_token_merges(["t h", "▁ th"])
+    tiny.writer.add_bos_token_id(2)
+    tiny.writer.add_eos_token_id(1)
+    tiny.vocab_size = len(tokens)
+    tiny.writer.add_vocab_size(len(tokens))
+    decoder(tiny)
+    model = load(tiny.write())
+    try:
+        assert not model._codec.blocks
+        for text in ("the the\n\né", " th"):
+            native = model.engine.tokenize(text, add_special=True, parse_special=False)
+            assert model.tokenize(text) == native
+        assert answer(model.complete("the", GREEDY))[1].completion_tokens == 8
     finally:
         model.close()
 

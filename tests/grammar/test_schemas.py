@@ -122,9 +122,18 @@ def test_llama_cpp_follows_schemas_in_gbnf_where_it_takes_the_spaces_from_tokens
     assert reasons.count("stop") > len(reasons) * 0.8
 
 
-TEMPLATES = {  # one whose calls are bare JSON, and one that llama.cpp renders
-    "llama3": '<|start_header_id|>{{ messages[0].content }}{{ tools }}{# "parameters": dictionary #}',
-    "thinking": "{{ messages[0].content }}{{ tools }}<think></think><tool_call>",
+TURNS = (
+    "{% for m in messages %}<{{ m.role }}>{% for c in m.tool_calls or [] %}CALL{% else %}{{ m.content }}{% endfor %}"
+    "<end>{% endfor %}{% if add_generation_prompt %}<assistant>PROMPT{% endif %}"
+)
+JSON_CALL = '{"name": "{{ c.function.name }}", "KEY": {{ c.function.arguments | tojson }}}'
+TEMPLATES = {  # one whose calls are bare JSON, one at a time, and one that thinks
+    "llama3": TURNS.replace("PROMPT", "").replace(
+        "CALL", "{{ raise_exception('one') if loop.length > 1 }}" + JSON_CALL.replace("KEY", "parameters")
+    ),
+    "thinking": TURNS.replace("PROMPT", "<think></think>").replace(
+        "CALL", "<tool_call>" + JSON_CALL.replace("KEY", "arguments") + "</tool_call>"
+    ),
 }
 
 

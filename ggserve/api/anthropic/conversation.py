@@ -1,6 +1,8 @@
 """Anthropic's messages as chat templates expect them: OpenAI's roles, a message for each tool result."""
 
 from collections.abc import Iterable, Sequence
+from itertools import dropwhile, groupby, takewhile
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -24,22 +26,25 @@ _BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each 
 def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str, str]:
     """The messages of a chat, and the text and the thought that its answer begins with: those of a last message which
     is the assistant's."""
-    turns = list(request.messages)
     system = [block.text for block in request.system if not block.text.startswith(_BILLING)]
-    while turns and turns[0].role == "system":
-        system.append(_text(turns.pop(0).content))
+    turns = list(dropwhile(_is_system, request.messages))
+    system += [_text(turn.content) for turn in takewhile(_is_system, request.messages)]
     messages: list[dict[str, Any]] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
     begun = thought = ""
     if turns and turns[-1].role == "assistant" and not any(isinstance(b, ToolUseBlock) for b in turns[-1].content):
         thought = _joined(block.thinking for block in turns[-1].content if isinstance(block, ThinkingBlock))
         begun = _text(turns.pop().content)
-    for turn in turns:
-        for message in _assistant(turn) if turn.role == "assistant" else _user(turn):
-            if messages and message["role"] == messages[-1]["role"] == "user":
-                messages[-1] = {"role": "user", "content": _merged(messages[-1]["content"], message["content"])}
-            else:
-                messages.append(message)
+    converted = (message for turn in turns for message in (_assistant if turn.role == "assistant" else _user)(turn))
+    for role, same in groupby(converted, key=itemgetter("role")):
+        if role == "user":
+            messages.append({"role": role, "content": _merged([message["content"] for message in same])})
+        else:
+            messages += same
     return messages, begun, thought
+
+
+def _is_system(turn: Message) -> bool:
+    return turn.role == "system"
 
 
 def _assistant(turn: Message) -> list[dict[str, Any]]:
@@ -77,7 +82,7 @@ def _content(blocks: Sequence[Any]) -> str | list[dict[str, Any]]:
     ]
 
 
-def _merged(*contents: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _merged(contents: Sequence[str | list[dict[str, Any]]]) -> str | list[dict[str, Any]]:
     texts = [content for content in contents if isinstance(content, str)]
     if len(texts) == len(contents):
         return _joined(texts)
@@ -88,7 +93,7 @@ def _merged(*contents: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]
 def _tool_message(block: ToolResultBlock) -> dict[str, Any]:
     content = _content(block.content)
     if block.is_error:
-        content = _merged("Error:", content) if isinstance(content, list) else f"Error: {content}"
+        content = _merged(["Error:", content]) if isinstance(content, list) else f"Error: {content}"
     return {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
 
 

@@ -31,6 +31,8 @@ async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(Messag
         begun=begun,
         begun_thought=begun_thought,
         template_arguments=body.template_arguments,
+        documents=body.quoted,
+        shows_documents=True,
     )
     writer = MessageWriter(body, model.name, model.context_length)
     return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=bool(body.stream))

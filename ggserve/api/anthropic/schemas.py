@@ -18,7 +18,7 @@ from ggserve.api.fields import (
 )
 from ggserve.api.openai.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
-from ggserve.messages import Tools
+from ggserve.messages import Document, Tools, documents_problem
 
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {"container": (None,), "mcp_servers": (None, [])}
 
@@ -94,11 +94,16 @@ class PlainTextSource(Strict):
     data: str
 
 
+class Citations(Strict):
+    enabled: bool = False
+
+
 class DocumentBlock(Strict):
     type: Literal["document"]
     source: PlainTextSource
     title: str | None = None
     context: str | None = None
+    citations: Citations | None = None
 
     @property
     def text(self) -> str:
@@ -244,6 +249,34 @@ class PromptRequest(ModelRequest):
 
 class MessagesRequest(PromptRequest):
     """`POST /v1/messages`."""
+
+    @model_validator(mode="after")
+    def _can_cite(self) -> "MessagesRequest":
+        blocks = self._documents()
+        enabled = [block.citations is not None and block.citations.enabled for block in blocks]
+        if not any(enabled):
+            return self
+        if not all(enabled):
+            raise field_error("messages", "citations must be enabled for all documents, or for none")
+        if problem := documents_problem(self.quoted):
+            raise field_error("messages", f"documents {problem}")
+        if self.called_tools:
+            raise field_error("tools", "an answer with citations cannot call functions")
+        if self.output_format or (self.output_config and self.output_config.format):
+            field = "output_format" if self.output_format else "output_config.format"
+            raise field_error(field, "an answer with citations cannot be held to a format")
+        if any(isinstance(block, ImageBlock) for message in self.messages for block in message.content):
+            raise field_error("messages", "an answer about images cannot have citations")
+        return self
+
+    def _documents(self) -> list[DocumentBlock]:
+        return [block for message in self.messages for block in message.content if isinstance(block, DocumentBlock)]
+
+    @property
+    def quoted(self) -> tuple[Document, ...]:
+        """The documents that the answer quotes."""
+        blocks = [block for block in self._documents() if block.citations and block.citations.enabled]
+        return tuple(Document(block.source.data, block.title) for block in blocks)
 
     max_tokens: Whole = Field(ge=0)
     stop_sequences: list[str] | None = Field(None, max_length=16)

@@ -99,10 +99,28 @@ def _block_events(step: Step) -> Iterator[bytes]:
         }[block.kind]
         yield _event("content_block_delta", index=block.index, delta=delta)
         return
+    if step.what == "cite":
+        cited = {"type": "citations_delta", "citation": _citation(block)}
+        yield _event("content_block_delta", index=block.index, delta=cited)
+        return
     if block.kind == "reasoning":
         signature = {"type": "signature_delta", "signature": _SIGNATURE}
         yield _event("content_block_delta", index=block.index, delta=signature)
     yield _event("content_block_stop", index=block.index)
+
+
+def _citation(block: Block) -> dict[str, Any]:
+    citation = block.citation
+    assert citation is not None
+    return {
+        "type": "char_location",
+        "cited_text": citation.text,
+        "document_index": citation.document,
+        "document_title": citation.title,
+        "start_char_index": citation.start,
+        "end_char_index": citation.end,
+        "file_id": None,
+    }
 
 
 def _content(block: Block, text: str | None = None) -> dict[str, Any]:
@@ -110,7 +128,8 @@ def _content(block: Block, text: str | None = None) -> dict[str, Any]:
     whole = text is None
     text = block.text if text is None else text
     if block.kind == "text":
-        return {"type": "text", "text": text}
+        cited = {"citations": [_citation(block)]} if whole and block.citation else {}
+        return {"type": "text", "text": text, **cited}
     if block.kind == "reasoning":
         return {"type": "thinking", "thinking": text, "signature": _SIGNATURE if whole else ""}
     return {"type": "tool_use", "id": block.id, "name": block.name, "input": block.arguments}

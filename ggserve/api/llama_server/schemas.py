@@ -23,6 +23,12 @@ _UNSUPPORTED = UNSUPPORTED | {"ignore_eos": (None, False), "logit_bias": (None, 
 _LONGEST = 1_000_000  # characters of a text to tokenize
 
 
+class SlotRequest(ModelRequest):
+    """`POST /slots/ID?action=save|restore|erase`."""
+
+    filename: str = ""
+
+
 class TokenizeRequest(ModelRequest):
     """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
     special token becomes that token. vLLM says `prompt` and `add_special_tokens` for `content` and `add_special`."""

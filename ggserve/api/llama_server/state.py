@@ -1,14 +1,16 @@
 """`GET /props` and `/slots`, for clients of llama-server that ask."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
-from ggserve.api.call import LoadedModel
+from ggserve.api.bodies import JSONRoute
+from ggserve.api.call import Call, LoadedModel, call_of
+from ggserve.api.llama_server.schemas import SlotRequest
 from ggserve.generation import SamplingParams
 
-router = APIRouter(tags=["server"])
+router = APIRouter(route_class=JSONRoute, tags=["server"])
 _SHOWN = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
 
 
@@ -26,6 +28,16 @@ async def props(request: Request, model: LoadedModel) -> dict[str, Any]:
         "modalities": {"vision": "images" in model.features, "audio": False},
         "build_info": f"ggserve {request.app.version}",
     }
+
+
+@router.post("/slots/{number}")
+async def act_on_slot(
+    number: int,
+    action: Literal["save", "restore", "erase"],
+    call: Annotated[Call[SlotRequest], Depends(call_of(SlotRequest))],
+) -> dict[str, Any]:
+    """Save a slot's prompt to a file in PROMPT_CACHE_DIR, restore it, or erase the slot."""
+    return await call.model.act_on_slot(number, action, call.body.filename)
 
 
 @router.get("/slots")

@@ -11,6 +11,7 @@ from fastapi import Response
 from ggserve.api.answer import Block
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.errors import APIError
+from ggserve.api.fragments import Fragments
 from ggserve.api.ollama.errors import ollama_envelope
 from ggserve.api.openai.objects import chat_logprobs
 from ggserve.api.record import RequestRecord
@@ -31,11 +32,12 @@ class OllamaWriter(Writer):
         self._model_name = model_name
         self._chat = chat
         self._scored = scored
+        self._logprobs = Fragments()
         self._received, self._began = record.started, time.perf_counter()
         self.keep_alive = _written(self._line())
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
-        logprobs = chat_logprobs(piece.delta.tokens)["content"] if self._scored else []
+        logprobs = chat_logprobs(piece.delta.tokens) if self._scored else []
         for what, block, text in piece.steps:
             if what == "end" and block.kind == "call":
                 yield _written(self._line(calls=[block]))
@@ -45,6 +47,10 @@ class OllamaWriter(Writer):
             elif what == "piece" and block.kind == "reasoning":
                 yield _written(self._line(thinking=text))
 
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            self._logprobs.add(chat_logprobs(piece.delta.tokens))
+
     def end(self, answers: Answers) -> Iterator[bytes]:
         yield _written({**self._line(), **self._ending(answers)})
 
@@ -53,7 +59,7 @@ class OllamaWriter(Writer):
 
     def whole(self, answers: Answers) -> Response:
         answer = answers.all[0]
-        logprobs = chat_logprobs(answer.tokens)["content"] if self._scored else []
+        logprobs = self._logprobs.json if self._scored else None
         line = self._line(answer.text, thinking=answer.reasoning, calls=answer.calls, logprobs=logprobs)
         return json_response({**line, **self._ending(answers)})
 
@@ -67,7 +73,7 @@ class OllamaWriter(Writer):
         *,
         thinking: str = "",
         calls: list[Block] | None = None,
-        logprobs: list[dict[str, Any]] | None = None,
+        logprobs: Any = None,
     ) -> dict[str, Any]:
         thought = {"thinking": thinking} if thinking else {}
         if self._chat:

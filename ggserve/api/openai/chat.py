@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -12,10 +13,11 @@ from ggserve.api.answer import Answer
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.features import require, visible
+from ggserve.api.fragments import Fragments
 from ggserve.api.openai.objects import chat_logprobs, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
-from ggserve.generation import Delta
+from ggserve.generation import Citation, Delta
 from ggserve.messages import ToolCallDelta
 
 router = APIRouter(route_class=GeneratingRoute, tags=["chat"])
@@ -40,7 +42,7 @@ async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
     chat = body.chat()
     chat["messages"] = visible(model, chat["messages"], "messages")
     params = body.sampling_params()
-    deltas = model.chat(params=params, **chat)
+    deltas = model.chat(params=params, documents=body.quoted, **chat)
     writer = _ChatWriter(body, model.name, "chat.completion.chunk" if stream else "chat.completion")
     return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
 
@@ -50,8 +52,10 @@ class _ChatWriter(Writer):
 
     def __init__(self, body: ChatRequest, model_name: str, kind: str) -> None:
         self._scored = bool(body.logprobs)
+        self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice
         self._legacy = body.is_legacy
         self._usage = body.include_usage
+        self._cites = bool(body.quoted)
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": kind,
@@ -65,12 +69,18 @@ class _ChatWriter(Writer):
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         answer, delta, _ = piece
-        logprobs = chat_logprobs(delta.tokens) if self._scored else None
+        logprobs = {"content": chat_logprobs(delta.tokens), "refusal": None} if self._scored else None
         for part in _parts(delta, self._legacy):
             yield self._chunk(answer, part, logprobs)
             logprobs = None
+        if delta.citation:
+            yield self._chunk(answer, {"citations": [_citation(*answer.citations[-1])]})
         if delta.finish_reason:
             yield self._chunk(answer, {}, finish_reason=self._reason(answer))
+
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            self._logprobs[piece.answer.index].add(chat_logprobs(piece.delta.tokens))
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
@@ -98,10 +108,12 @@ class _ChatWriter(Writer):
             ]
             made = {"function_call": calls[0]["function"]} if self._legacy else {"tool_calls": calls}
             message |= {"content": answer.text or None, **made}
+        if self._cites:
+            message["citations"] = [_citation(*found) for found in answer.citations]
         return {
             "index": answer.index,
             "message": message,
-            "logprobs": chat_logprobs(answer.tokens) if self._scored else None,
+            "logprobs": {"content": self._logprobs[answer.index].json, "refusal": None} if self._scored else None,
             "finish_reason": self._reason(answer),
         }
 
@@ -120,6 +132,19 @@ def _parts(delta: Delta, legacy: bool) -> Iterator[dict[str, Any]]:
             yield {"function_call": _call_chunk(call)["function"]}
     elif delta.tool_calls:
         yield {"tool_calls": [_call_chunk(call) for call in delta.tool_calls]}
+
+
+def _citation(place: int, citation: Citation) -> dict[str, Any]:
+    """Where the quotation is in the message's content, and where in its document."""
+    return {
+        "start_index": place,
+        "end_index": place + len(citation.text),
+        "document_index": citation.document,
+        "document_title": citation.title,
+        "start_char_index": citation.start,
+        "end_char_index": citation.end,
+        "cited_text": citation.text,
+    }
 
 
 def _call_chunk(call: ToolCallDelta) -> dict[str, Any]:

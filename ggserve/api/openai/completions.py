@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -17,7 +17,7 @@ from ggserve.api.features import require, require_infill
 from ggserve.api.openai.objects import CompletionLogprobs, usage_object
 from ggserve.api.openai.schemas.completions import CompletionRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
-from ggserve.generation import Delta, ScoredToken
+from ggserve.generation import Delta
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["completions"])
@@ -55,7 +55,7 @@ class _CompletionWriter(Writer):
         self._best = body.best
         self._scored = body.logprobs is not None
         self._usage = body.include_usage
-        self._logprobs: dict[int, CompletionLogprobs] = {}  # by choice, once its first piece was made
+        self._logprobs: dict[Answer, CompletionLogprobs] = {}  # of answers that have begun
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -64,8 +64,16 @@ class _CompletionWriter(Writer):
         }
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
-        choice = self._choice(piece.answer, piece.delta.text, piece.delta.tokens)
+        answer, delta, _ = piece
+        prompt = "" if answer in self._logprobs else self._prompt_of(answer)
+        scores = self._scores(piece)
+        choice = self._choice(answer, prompt + delta.text, scores if self._scored else None)
         yield event({**self._head, "choices": [choice], **({"usage": None} if self._usage else {})})
+
+    def collect(self, piece: Piece) -> None:
+        if self._scored:
+            scores = self._scores(piece)
+            self._logprobs[piece.answer].keep(scores)
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
@@ -74,21 +82,28 @@ class _CompletionWriter(Writer):
 
     def whole(self, answers: Answers) -> Response:
         kept = answers.all if self._best is None else answers.best(self._best)
-        choices = [self._choice(answer, answer.text, answer.tokens) for answer in kept]
+        choices = [
+            self._choice(
+                answer, self._prompt_of(answer) + answer.text, self._logprobs[answer].json if self._scored else None
+            )
+            for answer in kept
+        ]
         return json_response({**self._head, "choices": choices, "usage": usage_object(answers.usage)})
 
-    def _choice(self, answer: Answer, text: str, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
-        first = answer.index not in self._logprobs
-        logprobs = self._logprobs.setdefault(answer.index, CompletionLogprobs())
-        if first:
-            text = self._prompts[answer.index // self._n] + text
-            tokens = [*answer.prompt, *tokens]
-        return {
-            "index": answer.index,
-            "text": text,
-            "logprobs": logprobs.of(tokens) if self._scored else None,
-            "finish_reason": answer.last.finish_reason,
-        }
+    def _choice(self, answer: Answer, text: str, logprobs: Any) -> dict[str, Any]:
+        reason = answer.last.finish_reason
+        return {"index": answer.index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def _scores(self, piece: Piece) -> dict[str, Any]:
+        """The log-probabilities of a piece; the first has the prompt's too."""
+        answer, delta, _ = piece
+        if answer in self._logprobs:
+            return self._logprobs[answer].of(delta.tokens)
+        self._logprobs[answer] = first = CompletionLogprobs()
+        return first.of([*answer.prompt, *delta.tokens])
+
+    def _prompt_of(self, answer: Answer) -> str:
+        return self._prompts[answer.index // self._n]
 
 
 class _PlainWriter(_CompletionWriter):

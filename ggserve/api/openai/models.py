@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request
 
 from ggserve.api.errors import APIError, model_loading
+from ggserve.api.hardware import hardware_fields
 from ggserve.api.state import state_of
 from ggserve.model.gguf_model import GGUFModel
 
@@ -50,6 +51,7 @@ def _loaded(model: GGUFModel) -> dict[str, Any]:
     return {
         "engine": model.engine_name,
         "engine_reason": model.engine_reason,
+        **hardware_fields(model),
         "context_length": model.context_length,
         "modalities": ["text", "image"] if "images" in model.features else ["text"],
     }

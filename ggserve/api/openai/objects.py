@@ -1,10 +1,12 @@
 """What OpenAI's response objects have in common: usage, and how tokens with log-probabilities look."""
 
 import codecs
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from ggserve.api.answers import Usage
+from ggserve.api.fragments import Fragments
 from ggserve.generation import ScoredToken
 
 
@@ -23,14 +25,13 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def chat_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
-    """The `logprobs` of a chat's choice: of the tokens that make its text."""
-    content = [
+def chat_logprobs(tokens: Sequence[ScoredToken]) -> list[dict[str, Any]]:
+    """The log-probabilities of the tokens that make a chat's text."""
+    return [
         {**_chat_token(token), "top_logprobs": [_chat_token(other) for other in token.top]}
         for token in tokens
         if not token.control
     ]
-    return {"content": content, "refusal": None}
 
 
 def _chat_token(token: ScoredToken) -> dict[str, Any]:
@@ -42,6 +43,7 @@ class CompletionLogprobs:
 
     def __init__(self) -> None:
         self._offset = 0
+        self._kept: defaultdict[str, Fragments] = defaultdict(Fragments)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def of(self, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
@@ -57,6 +59,16 @@ class CompletionLogprobs:
             "top_logprobs": [_top(token) for token in tokens],
             "text_offset": offsets,
         }
+
+    def keep(self, scores: dict[str, Any]) -> None:
+        """Append the object of some tokens to `json`."""
+        for name, values in scores.items():
+            self._kept[name].add(values)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The object for all tokens that were kept."""
+        return {name: values.json for name, values in self._kept.items()}
 
 
 def _top(token: ScoredToken) -> dict[str, float | None] | None:

@@ -33,6 +33,7 @@ _OWN = {
     "--lora": "LORA_PATH",
     "--lora-scaled": "LORA_PATH",
     "--cache-ram": "PROMPT_CACHE",
+    "--slot-save-path": "PROMPT_CACHE_DIR",
     "--cache-type-k": "KV_CACHE_TYPE",
     "--cache-type-v": "KV_CACHE_TYPE",
     "--flash-attn": "FLASH_ATTENTION",
@@ -152,7 +153,11 @@ class CommandLine:
 
     def _caches(self) -> list[str]:
         options = self._plan.options
-        arguments = self._optional("--cache-ram", str(options.prompt_cache), lacks="PROMPT_CACHE")
+        if self._plan.states:
+            arguments = self._needed("--slot-save-path", "PROMPT_CACHE_DIR", str(self._plan.states))
+            arguments += [*self._optional("--cache-ram", "0"), *self._optional("--swa-full")]
+        else:
+            arguments = self._optional("--cache-ram", str(options.prompt_cache), lacks="PROMPT_CACHE")
         if options.kv_cache_type != "f16":
             for flag in ("--cache-type-k", "--cache-type-v"):
                 arguments += self._needed(flag, f"KV_CACHE_TYPE={options.kv_cache_type}", options.kv_cache_type)
@@ -165,6 +170,7 @@ class CommandLine:
         arguments: list[str] = []
         if options.mmproj_path is not None:
             arguments += self._needed("--mmproj", "vision models", str(options.mmproj_path))
+            arguments += self._optional("--video-ffmpeg-dir", str(self._folder))  # which has no program
             arguments += self._optional("--no-mmproj-offload") if options.gpu_layers == 0 else []
         if options.lora_path is not None:
             link = self._folder / "lora.gguf"

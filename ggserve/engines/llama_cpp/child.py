@@ -19,6 +19,8 @@ from ggserve.engines.request import BEAT
 from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware
 
+# Some builds end an answer whose text is no UTF-8 with this error, in place of its last piece.
+
 log = logging.getLogger("ggserve.model")
 
 
@@ -64,16 +66,13 @@ class Child:
         """See Transport."""
         if "n_probs" in body and not self._tells_logprobs:
             raise InvalidRequest(f"This llama-server ({self._build.version}) does not report logprobs.", "logprobs")
-        self._server.wait(cancelled)
-        if cancelled():
-            return
         try:
             request = orjson.dumps(body)
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         reader = CompletionReader(body)
         try:
-            for part in self._server.listener.stream("/completion", request, cancelled):
+            for part in self._server.stream("/completion", request, cancelled):
                 if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
                     return
                 if reader.begun:

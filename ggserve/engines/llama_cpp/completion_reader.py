@@ -7,6 +7,9 @@ import orjson
 
 from ggserve.engines.llama_cpp.transport import Chunk
 
+_BROKEN_TEXT = "does not match the expected Content-only format"
+_LONGEST_CHARACTER = 4  # bytes, and tokens at most
+
 
 class CompletionReader:
     """Reads what `/completion` answers as the chunks of `/v1/completions`."""
@@ -18,7 +21,8 @@ class CompletionReader:
         prompt = body["prompt"]
         self._prompt_tokens = len(prompt) if isinstance(prompt, list) else 0
         self._told_progress = False
-        self._pieces = 0
+        self._pieces = self._predicted = 0
+        self._most = body.get("n_predict", 0)
         self._buffer = b""
 
     def feed(self, part: bytes) -> Iterator[Chunk]:
@@ -39,7 +43,10 @@ class CompletionReader:
             yield from self._chunks(orjson.loads(self._buffer))
 
     def _chunks(self, piece: dict[str, Any]) -> Iterator[Chunk]:
-        if "error" in piece:
+        if "error" in piece and _BROKEN_TEXT in str(piece["error"]):
+            cut = self._predicted + _LONGEST_CHARACTER > self._most  # the last tokens came in no piece
+            piece = {"stop": True, "stopped_limit": cut, "timings": {"predicted_n": self._predicted}}
+        elif "error" in piece:
             yield {"error": piece["error"]}
             return
         if "prompt_progress" in piece:
@@ -55,7 +62,7 @@ class CompletionReader:
         self.begun = True
         self.complete = last
         self._pieces += not last
-        timings.setdefault("predicted_n", piece.get("tokens_predicted", self._pieces))
+        self._predicted = timings.setdefault("predicted_n", piece.get("tokens_predicted", self._pieces))
         limited = piece.get("stop_type") == "limit" or piece.get("stopped_limit")
         scores = piece.get("completion_probabilities")
         chunk: Chunk = {

@@ -12,14 +12,16 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
+from ggserve.engines.llama_cpp.saved_states import SavedStates
 from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.slot_keeper import Slot, SlotKeeper
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
@@ -27,6 +29,7 @@ from ggserve.engines.pool import Pool
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores
+from ggserve.grammar import citations
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import lark
 from ggserve.grammar.matcher import Grammars, byte_vocabulary
@@ -36,13 +39,6 @@ from ggserve.machine import Hardware
 log = logging.getLogger("ggserve.model")
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
-
-
-class Slot:
-    """Room for one request. Which tokens a native slot holds is llama.cpp's business."""
-
-    opened = True
-    tokens: Sequence[int] = ()
 
 
 class LlamaCppEngine:
@@ -68,6 +64,8 @@ class LlamaCppEngine:
         shown_controls: Sequence[str] = (),  # control tokens that answers show as text
         loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
         word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
+        states: SavedStates | None = None,  # where long prompts are kept
+        bytes_per_token: float = 0,  # of the KV cache
     ) -> None:
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
@@ -82,12 +80,12 @@ class LlamaCppEngine:
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
-        self._writes_gbnf = loses_spaces or transport.grammar_language == "gbnf"
-        self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
-        self._word_limit = word_limit
         self._controls = controls
         self._shown_controls = list(shown_controls)
+        self._word_limit = word_limit
         self._end_ids = end_ids
+        self._writes_gbnf = loses_spaces or transport.grammar_language != "lark"
+        self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
         self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._transport = transport
@@ -97,7 +95,9 @@ class LlamaCppEngine:
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
         )
-        self.pool = Pool([Slot() for _ in range(options.parallel)], options.queue_size)
+        self._slots = [Slot(number) for number in range(options.parallel)]
+        self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        self.pool = Pool(self._slots, options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
@@ -137,7 +137,8 @@ class LlamaCppEngine:
         if not isinstance(prompt, MediaPrompt):
             return list(prompt)
         self._check_words(prompt.text)
-        return {"prompt_string": prompt.text, "multimodal_data": list(prompt.images)}
+        end = " " if prompt.text.endswith(self.media_marker) else ""  # llama.cpp aborts where no token follows an image
+        return {"prompt_string": prompt.text + end, "multimodal_data": list(prompt.images)}
 
     def _sampling(self, params: SamplingParams) -> dict[str, Any]:
         """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
@@ -171,19 +172,27 @@ class LlamaCppEngine:
                 raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
             self._check_tokens(prompt)
         body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
-        slot = await self.pool.acquire(())
+        tokens = () if isinstance(prompt, MediaPrompt) else prompt
+        slot = await self.pool.acquire(tokens)
+        if self._keeper:
+            body["id_slot"] = slot.id
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
+        if not whole_paths and isinstance(prompt, MediaPrompt):
+            raise InvalidRequest(
+                "Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and the llama.cpp of this process."
+            )
         walk = TrieWalk(self._scorer, self._transport.complete, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie)
+        running = self._workers.submit(self._walk, slot, walk, trie, tokens)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
 
-    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie) -> None:
+    def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
+            self._prepare(slot, prompt)
             walk.run(trie)
         finally:
             self._walks.discard(walk)
@@ -241,6 +250,9 @@ class LlamaCppEngine:
             walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
+        for slot in self._slots if self._keeper else ():
+            assert self._keeper is not None
+            self._keeper.save(slot)
         self._transport.close()
 
     def _check_words(self, value: Any) -> None:
@@ -277,13 +289,23 @@ class LlamaCppEngine:
             self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
             if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
                 body["ignore_eos"] = False
+            if params.grammar.kind == "citations":
+                if self._writes_gbnf:
+                    message = (
+                        "This build of llama.cpp, or this model's tokenizer, cannot hold quotations to documents. "
+                        "ENGINE=ctransformers does, where it runs the file."
+                    )
+                    raise InvalidRequest(message, params.grammar.source)
+                body["grammar"] = citations.with_ends(body["grammar"], self._end_ids)
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        slot = await self.pool.acquire((), continues=params.continues)
+        slot = await self.pool.acquire(prompt or (), continues=params.continues)
+        if self._keeper:
+            body["id_slot"] = slot.id
         answer = Answer(
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
@@ -299,6 +321,7 @@ class LlamaCppEngine:
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
         """
         try:
+            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt)
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
             for index in range(answer.params.n):
@@ -315,6 +338,21 @@ class LlamaCppEngine:
             self._running.discard(answer)
             self.pool.release(slot)
             answer.put_end()
+
+    def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
+        """Fills the slot with what is saved of a prompt, where prompts are saved."""
+        if self._keeper:
+            self._keeper.prepare(slot, prompt if cached else ())
+            slot.tokens = prompt
+
+    async def act_on_slot(
+        self, number: int, action: Literal["save", "restore", "erase"], filename: str
+    ) -> dict[str, Any]:
+        """Saves, restores or erases a slot as llama-server does. Raises InvalidRequest."""
+        assert self._keeper is not None
+        if not 0 <= number < len(self._slots):
+            raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
+        return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
 
     def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:

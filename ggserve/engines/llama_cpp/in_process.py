@@ -1,10 +1,13 @@
 """llama.cpp's server core in this process, through xllamacpp: its parameters, and why it refuses a file."""
 
+import base64
 import importlib
 import importlib.metadata
 import os
+import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
@@ -33,6 +36,7 @@ from ggserve.machine import Hardware, may_have_gpu
 
 _ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
 _LOG_SECONDS = 0.3  # that its log thread gets to write why a load failed
+_IMAGE_SIDE = 28  # pixels
 _LAST_WORD = b"exiting due to"
 
 
@@ -171,9 +175,13 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     if options.mmproj_path is not None:
         params.mmproj.path = str(options.mmproj_path)
         params.mmproj_use_gpu = layers != 0
+        params.video_ffmpeg_bin_dir = str(listener.path.parent)  # which has none: no program gets what clients send
     if options.lora_path is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
-    params.cache_ram_mib = options.prompt_cache
+    params.cache_ram_mib = 0 if plan.states else options.prompt_cache
+    if plan.states:
+        params.slot_save_path = f"{plan.states}/"
+        params.swa_full = True  # else a chat that branches off a sliding window is evaluated anew
     params.cache_type_k = params.cache_type_v = getattr(
         xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"
     )
@@ -197,8 +205,25 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
                 time.sleep(0.01)
             reason = _load_error(written)
             raise EngineError(f"llama.cpp cannot load {path.name}: {reason or error}") from error
-    server.handle_metrics()  # answered by its loop: to close a server before the loop has begun hangs
+        server.handle_metrics()  # answered by its loop: to close a server before the loop has begun hangs
+        if options.mmproj_path is not None:
+            _show_image(listener)
     return server
+
+
+def _show_image(listener: PrivateListener) -> None:
+    """Asks about an image: with a projector that is broken the process ends now, and not at a user's first image."""
+    image = base64.b64encode(_grey_bmp()).decode()
+    prompt = {"prompt_string": f"{listener.media_marker} a", "multimodal_data": [image]}
+    with suppress(InvalidRequest):
+        listener.post("/completion", {"prompt": prompt, "n_predict": 1})
+
+
+def _grey_bmp() -> bytes:
+    pixels = b"\x80" * (3 * _IMAGE_SIDE**2)
+    head = struct.pack("<IiiHHIIiiII", 40, _IMAGE_SIDE, _IMAGE_SIDE, 1, 24, 0, len(pixels), 0, 0, 0, 0)
+    start = 14 + len(head)
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + pixels
 
 
 def _speculate(xllamacpp: ModuleType, params: Any, options: EngineOptions) -> None:

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,7 @@ log = logging.getLogger("ggserve.model")
 _MOST_DEATHS = 5  # in a row, after which the model is unavailable
 _LONG_LIFE = 600.0  # seconds that a process must live for its death to be the first again
 _GPU_DEATHS, _GPU_SECONDS = 3, 60.0  # so many deaths within so many seconds end the use of the GPU
+_DYING = 5.0  # seconds that a process which no longer listens may take to end
 _POLL = 0.03  # seconds between looks at a process that loads
 _KEPT_LINES = 200  # of what it writes
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
@@ -83,6 +85,30 @@ class LlamaServer:
                 if self._closing:
                     raise EngineClosed
                 self._changed.wait(0.25)
+
+    def stream(self, path: str, body: bytes, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+        """See PrivateListener.stream. A request of which a dying process took no notice goes to the next one, once."""
+        for last in (False, True):
+            self.wait(cancelled)
+            process = self._process
+            if process is None or cancelled():
+                return
+            begun = False
+            try:
+                for part in self.listener.stream(path, body, cancelled):
+                    begun = True
+                    yield part
+                return
+            except (OSError, EOFError):
+                if begun or last:
+                    raise
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_DYING)
+                with self._changed:
+                    if process.returncode is None:
+                        raise
+                    if self._process is process:
+                        self._ready = False  # which the thread that watches it may not know yet
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """Call it, from another thread, with the reason should it die too often."""

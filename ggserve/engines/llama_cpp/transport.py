@@ -25,6 +25,7 @@ class ServerPlan:
     path: Path
     options: EngineOptions
     pooling: Pooling = "last"  # how token vectors become the embedding of a text; "model": as the file says
+    states: Path | None = None  # where `/slots/ID?action=save` writes; None: it is not there
     whole_inputs: bool = False  # a model that attends in both directions needs the whole input in one batch
 
 

@@ -18,7 +18,6 @@ from ggserve.modelfile.token_spelling import TokenType, has_raw_tokens
 MATRIX_TYPES = frozenset({0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14})
 """F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K: what its get_rows and mul_mat both know."""
 
-_F32 = 0
 _MAX_CONTEXT = 2**31 - 1
 _MAX_ALIGNMENT = 1 << 16
 
@@ -318,7 +317,7 @@ def _tensors(gguf: GGUFFile) -> Iterator[str]:
         else:
             if tensor.shape[: len(shape)] != shape or set(tensor.shape[len(shape) :]) - {1}:
                 yield f"{name}: of shape {list(tensor.shape)}, not {list(shape)}"
-            if name in norms and tensor.type != _F32:
+            if name in norms and tensor.type_name != "F32":
                 yield f"{name}: of type {tensor.type_name}, not F32"
             if tensor.type not in MATRIX_TYPES:
                 yield f"{name}: of type {tensor.type_name}, which it does not compute with"

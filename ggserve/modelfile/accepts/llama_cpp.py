@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ggserve.modelfile.file import UNSPECIFIED_POOLING, is_reranker
 from ggserve.modelfile.gguf import GGUFFile, ValueType
 from ggserve.modelfile.token_spelling import TokenType, has_raw_tokens
 
@@ -33,9 +34,10 @@ _WHOLE_HEAD_TURNS = frozenset({"qwen2", "qwen2moe", "qwen3", "qwen3moe", "intern
 _WHOLE_HEAD_TURNS |= {"baichuan", "mistral3", "smollm3", "granite", "jais2"}
 # Those whose keys and values are of one length; others, with latent attention, may have two.
 _ONE_HEAD_LENGTH = _WHOLE_HEAD_TURNS | {"bert", "llama", "gemma", "gemma2", "gemma3", "phi3"}
-_F32 = 0
 # I8 to F64, and Q8_1 and Q8_K, which are for activations: a product with such a matrix ends the process.
 _NO_WEIGHTS = frozenset({9, 15, 24, 25, 26, 27, 28})
+_HEADS = ("cls.weight", "cls.output.weight")  # matrices that may have a single row
+_NO_GENERATORS = {"t5": "an encoder and a decoder", "wavtokenizer-dec": "a decoder of sounds"}
 _LAYER = re.compile(r"(?:enc\.|dec\.)?blk\.\d+\.")
 _ELEMENTWISE = re.compile(r"norm|token_types|ssm_(conv1d|a|d)\b")  # matrices that are added or multiplied by element
 _INTEGERS = frozenset(
@@ -62,10 +64,14 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
     arch = gguf.architecture
     if not arch:
         yield "general.architecture: missing"
+    if arch in _NO_GENERATORS:
+        yield f"general.architecture: {arch!r} is {_NO_GENERATORS[arch]}, which is not supported"
     yield from _integer(gguf, f"{arch}.context_length", _MIN_CONTEXT, _MAX_CONTEXT)
     yield from _integer(gguf, f"{arch}.block_count", 1, _MAX_LAYERS)
-    if f"{arch}.pooling_type" in gguf.fields:
+    if gguf.get(f"{arch}.pooling_type", UNSPECIFIED_POOLING) != UNSPECIFIED_POOLING:
         yield from _integer(gguf, f"{arch}.pooling_type", 0, _MAX_POOLING_TYPE)
+    if is_reranker(gguf) and not {"cls.weight", "cls.output.weight"} & gguf.tensors.keys():
+        yield "cls.output.weight: missing, and without it a reranker's scores mean nothing"
     for key in (f"{arch}.{name}" for name in _EPSILONS):
         epsilon = gguf.get(key, 0.0)
         if not isinstance(epsilon, float) or not math.isfinite(epsilon) or epsilon < 0:
@@ -140,8 +146,8 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
     if model == "gpt2" and has_raw_tokens(gguf):
         yield "tokenizer.ggml.tokens: written as raw bytes, as only ctransformers reads them"
     types = gguf.get("tokenizer.ggml.token_type", [])
-    if model not in ("llama", "t5") and np.any(np.asarray(types) == TokenType.BYTE):
-        yield f"tokenizer.ggml.token_type: byte tokens in a vocabulary of model {model!r}"
+    if model == "bert" and np.any(np.asarray(types) == TokenType.BYTE):
+        yield "tokenizer.ggml.token_type: byte tokens in a vocabulary of model 'bert'"
     if model == "bert":
         for role in ("unknown", "seperator"):  # sic: the format's own spelling
             yield from _integer(gguf, f"tokenizer.ggml.{role}_token_id", 0, len(tokens) - 1)
@@ -158,6 +164,7 @@ def _tensors(gguf: GGUFFile) -> Iterator[str]:
         if "attn_output.weight" in parts and not any(part.startswith("attn_q") for part in parts):
             yield f"{layer_name}attn_q.weight: missing"
     for name, tensor in gguf.tensors.items():
-        product = len(tensor.shape) > 1 and min(tensor.shape[:2]) > 1 and not _ELEMENTWISE.search(name)
-        if tensor.type in _NO_WEIGHTS or not (product or tensor.type == _F32):
+        matrix = len(tensor.shape) > 1 and (min(tensor.shape[:2]) > 1 or name in _HEADS)
+        product = matrix and not _ELEMENTWISE.search(name)
+        if tensor.type in _NO_WEIGHTS or not (product or tensor.type_name == "F32"):
             yield f"{name}: of type {tensor.type_name}, which it does not compute with here"

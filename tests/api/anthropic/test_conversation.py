@@ -1,9 +1,11 @@
 """Anthropic's messages become a chat that templates take."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+from ggserve.api.anthropic import conversation as conversation_module
 from ggserve.api.anthropic.conversation import conversation
 from ggserve.api.anthropic.schemas import PromptRequest
 
@@ -105,3 +107,19 @@ def test_documents_and_search_results_are_text() -> None:
     found = {"type": "search_result", "title": "S", "source": "http://s", "content": [text("found")]}
     messages, _ = converted(user([document, found, text("Well?")]))
     assert messages[0]["content"] == "T\nOnce.\nS\nhttp://s\nfound\nWell?"
+
+
+def test_the_texts_of_many_messages_are_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = 0
+
+    def counting(texts: Iterable[str]) -> str:
+        nonlocal joined
+        parts = [text for text in texts if text]
+        joined += sum(map(len, parts))
+        return "\n".join(parts)
+
+    monkeypatch.setattr(conversation_module, "_joined", counting)
+    messages = [{"role": "user", "content": "x" * 100}] * 1000
+    (message,), _, _ = conversation(PromptRequest.model_validate({"messages": messages}))
+    assert len(message["content"]) == 1000 * 101 - 1
+    assert joined <= 3 * 100 * 1000

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from ggserve.api.anthropic.schemas import MessagesRequest
 from ggserve.api.anthropic.writer import MessageWriter
 from ggserve.errors import GenerationError
-from ggserve.generation import Delta
+from ggserve.generation import Citation, Delta
 from ggserve.messages import ToolCallDelta
 from tests.api import streams
 
@@ -118,3 +118,29 @@ def test_arguments_that_were_cut_off_count_as_far_as_they_came() -> None:
 def test_a_failure_is_an_error_event() -> None:
     *_, failed = streams.events(new_writer(), delta("a"), error=GenerationError("broke"))
     assert failed == {"type": "error", "error": {"type": "api_error", "message": "broke"}}
+
+
+CITED = (
+    delta("It says: ", tokens=2),
+    delta("the dog ", tokens=3, quotation=0),
+    delta("sleeps", tokens=4, quotation=0),
+    delta(tokens=4, quotation=0, citation=Citation(1, "Dogs", 5, 19, "the dog sleeps")),
+    delta(".", tokens=5, finish_reason="stop"),
+)
+
+
+def test_a_quotation_is_a_block_with_its_citation_streamed_and_whole() -> None:
+    events, message = answer(*CITED)
+    assert accumulated(events) == Message.model_validate(message | {"id": events[0]["message"]["id"]}).model_dump(
+        exclude_none=True
+    )
+    said, cited, rest = message["content"]
+    assert (said["text"], cited["text"], rest["text"]) == ("It says: ", "the dog sleeps", ".")
+    assert "citations" not in said
+    (citation,) = cited["citations"]
+    assert (citation["type"], citation["document_index"], citation["document_title"]) == ("char_location", 1, "Dogs")
+    assert (citation["start_char_index"], citation["end_char_index"]) == (5, 19)
+    assert citation["cited_text"] == cited["text"]
+    assert [event["delta"]["type"] for event in events if event["type"] == "content_block_delta"].count(
+        "citations_delta"
+    ) == 1

@@ -18,6 +18,7 @@ from ggserve.api.openai.responses.items import (
     ShellCallItem,
     function_name,
 )
+from ggserve.errors import ContextOverflow
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 
@@ -26,7 +27,8 @@ _ROOM = 256  # tokens for the answer, where nothing is said of its length
 
 def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
     """The messages of a chat. A call belongs to the assistant's message before it, a thought to the one after it."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
+    leading = [instructions] if instructions else []  # texts of the system message
+    messages: list[dict[str, Any]] = []
     thought: dict[str, Any] = {}
     for item in items:
         match item:
@@ -41,10 +43,10 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
                 messages.append({"role": "user", "content": _content(item.content)})
             case MessageItem():
                 text = _text(item.content)
-                if len(messages) == 1 and messages[0]["role"] == "system":
-                    messages[0]["content"] += f"\n\n{text}"
-                else:
+                if messages:
                     messages.append({"role": "system", "content": text})
+                else:
+                    leading.append(text)
             case CallItem() | CustomCallItem() | ShellCallItem():
                 if thought or not messages or messages[-1]["role"] != "assistant":
                     messages.append({"role": "assistant", "content": "", **thought})
@@ -55,7 +57,7 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
             case CallOutputItem():
                 messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)})
         thought = {}
-    return messages
+    return [*([{"role": "system", "content": "\n\n".join(leading)}] if leading else []), *messages]
 
 
 def _function_call(item: CallItem | CustomCallItem | ShellCallItem) -> tuple[str, str]:
@@ -89,11 +91,18 @@ async def fitting(
     first, last = 0, len(turns)  # the number of turns that may go
     while first < last:
         middle = (first + last) // 2
-        if await model.count_chat(_without(messages, system, turns, middle), tools=tools) <= room:
+        if await _tokens(model, _without(messages, system, turns, middle), tools) <= room:
             last = middle
         else:
             first = middle + 1
     return _without(messages, system, turns, min(first, max(len(turns) - 1, 0)))
+
+
+async def _tokens(model: GGUFModel, messages: list[dict[str, Any]], tools: Tools | None) -> int:
+    try:
+        return await model.count_chat(messages, tools=tools)
+    except ContextOverflow as overflow:
+        return overflow.prompt_tokens
 
 
 def _without(

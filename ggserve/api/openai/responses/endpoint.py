@@ -1,5 +1,6 @@
 """`POST /v1/responses`, whole or streamed; its token counts; and the responses that are kept."""
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -112,8 +113,8 @@ async def _messages(
         if earlier is None:
             message = f"Previous response with id {body.previous_response_id!r} not found."
             raise APIError(400, message, param="previous_response_id", code="previous_response_not_found")
-        items += [ITEM.validate_python(item) for item in earlier]
-    items += [_resolved(item, store) for item in body.input]
+        items += await asyncio.to_thread(lambda: [ITEM.validate_json(item) for item in earlier])
+    items += _resolved(body.input, store)
     if not items:
         raise APIError(400, "input: must hold at least one item", param="input", code="missing_required_parameter")
     messages = chat_messages(body.instructions, items)
@@ -123,9 +124,11 @@ async def _messages(
     return messages
 
 
-def _resolved(item: Item, store: ResponseStore) -> Item:
-    if not isinstance(item, ItemReference):
-        return item
-    if (found := store.item(item.id)) is None:
-        raise APIError(400, f"Item with id {item.id!r} not found.", param="input", code="item_not_found")
-    return ITEM.validate_python(found)
+def _resolved(items: list[Item], store: ResponseStore) -> list[Item]:
+    """The items, with those that are referred to in place of the references. Each is read once."""
+    found: dict[str, Item] = {}
+    for key in {item.id for item in items if isinstance(item, ItemReference)}:
+        if (kept := store.item(key)) is None:
+            raise APIError(400, f"Item with id {key!r} not found.", param="input", code="item_not_found")
+        found[key] = ITEM.validate_json(kept)
+    return [found[item.id] if isinstance(item, ItemReference) else item for item in items]

@@ -27,6 +27,7 @@ _LOGPROBS = "message.output_text.logprobs"
 _FUNCTION = {"name", "description", "parameters", "strict"}
 _CUSTOM_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 _UNSUPPORTED = {"background": (None, False), "conversation": (None,), "prompt": (None,)}
+_Short = Annotated[str, Field(max_length=64)]  # as OpenAI's API: a response is kept with these
 
 
 def _as_items(given: Any) -> Any:
@@ -148,7 +149,7 @@ class PromptRequest(ModelRequest):
 
     prompt_field = "input"
 
-    input: Annotated[list[Item], BeforeValidator(_as_items)] = Field([])
+    input: Annotated[list[Item], BeforeValidator(_as_items)] = Field([], max_length=10_000)
     instructions: str | None = None
     previous_response_id: str | None = None
     tools: list[Tool] = Field([])
@@ -212,12 +213,12 @@ class ResponsesRequest(PromptRequest):
     top_p: Probability | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     include: list[str] = Field([])
-    metadata: dict[str, str] = Field({})
+    metadata: Annotated[dict[_Short, Annotated[str, Field(max_length=512)]], Field(max_length=16)] = Field({})
     max_tool_calls: Whole | None = None  # of OpenAI's own tools
-    prompt_cache_key: str | None = None
-    safety_identifier: str | None = None
+    prompt_cache_key: _Short | None = None
+    safety_identifier: _Short | None = None
     service_tier: str | None = None
-    user: str | None = None
+    user: _Short | None = None
 
     @property
     def scored(self) -> bool:

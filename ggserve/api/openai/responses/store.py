@@ -1,6 +1,7 @@
 """Responses that may be asked for, or gone on from, later: in memory, the least recently used forgotten first."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -9,68 +10,82 @@ _MAX_COUNT = 1000
 _MAX_BYTES = 64 << 20
 
 
-_Record = tuple[dict[str, Any], list[dict[str, Any]]]  # a response, and its input items
+@dataclass(frozen=True)
+class _Record:
+    """A response and the items that it answered, as JSON: each item by itself, so that one can be read alone."""
+
+    response: bytes  # without its output
+    previous: str | None
+    inputs: list[bytes]
+    outputs: list[bytes]
+    ids: list[str]  # of all items
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, (self.response, *self.inputs, *self.outputs)))
 
 
 class ResponseStore:
-    """Each response with the input items that it answered, as JSON."""
+    """Each response with the input items that it answered."""
 
     def __init__(self, max_count: int = _MAX_COUNT, max_bytes: int = _MAX_BYTES) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
-        self._records: OrderedDict[str, bytes] = OrderedDict()
-        self._of_item: dict[str, str] = {}  # by item id, the response that has it
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._items: dict[str, tuple[str, bytes]] = {}  # by item id, the response that has it, and the item
         self._bytes = 0
 
     def put(self, response: dict[str, Any], input_items: list[dict[str, Any]]) -> None:
         """Keeps a response, and forgets others if there is no room."""
-        record = orjson.dumps([response, input_items])
+        head, output = {**response, "output": []}, response["output"]
+        inputs, outputs = ([orjson.dumps(item) for item in items] for items in (input_items, output))
+        ids = [item["id"] for item in (*input_items, *output)]
+        record = _Record(orjson.dumps(head), response["previous_response_id"], inputs, outputs, ids)
         self._records[response["id"]] = record
-        self._bytes += len(record)
-        for item in (*input_items, *response["output"]):
-            self._of_item[item["id"]] = response["id"]
+        self._bytes += record.size
+        self._items |= {key: (response["id"], item) for key, item in zip(ids, (*inputs, *outputs), strict=True)}
         while len(self._records) > self._max_count or self._bytes > self._max_bytes:
             self.delete(next(iter(self._records)))
 
-    def get(self, response_id: str) -> _Record | None:
+    def get(self, response_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """A response and its input items."""
-        if (record := self._records.get(response_id)) is None:
+        if (record := self._used(response_id)) is None:
             return None
-        self._records.move_to_end(response_id)
-        return _read(record)
+        response: dict[str, Any] = orjson.loads(record.response)
+        return {**response, "output": _read(record.outputs)}, _read(record.inputs)
 
     def delete(self, response_id: str) -> bool:
         """Forgets a response; returns whether it was there."""
         if (record := self._records.pop(response_id, None)) is None:
             return False
-        self._bytes -= len(record)
-        response, items = _read(record)
-        for item in (*items, *response["output"]):
-            if self._of_item.get(item["id"]) == response_id:
-                del self._of_item[item["id"]]
+        self._bytes -= record.size
+        for key in record.ids:
+            if self._items.get(key, ("", b""))[0] == response_id:
+                del self._items[key]
         return True
 
-    def conversation(self, response_id: str) -> list[dict[str, Any]] | None:
-        """The items of a response and all that it follows, the oldest first; None where one is missing."""
+    def conversation(self, response_id: str) -> list[bytes] | None:
+        """The items of a response and all that it follows, the oldest first, as JSON; None where one is missing."""
         turns = []
         following: str | None = response_id
         while following:
-            if (found := self.get(following)) is None:
+            if (record := self._used(following)) is None:
                 return None
-            response, items = found
-            turns.append([*items, *response["output"]])
-            following = response["previous_response_id"]
+            turns.append([*record.inputs, *record.outputs])
+            following = record.previous
         return [item for turn in reversed(turns) for item in turn]
 
-    def item(self, item_id: str) -> dict[str, Any] | None:
-        """An item by its id."""
-        if (found := self.get(self._of_item.get(item_id, ""))) is None:
-            return None
-        response, input_items = found
-        items: list[dict[str, Any]] = [*input_items, *response["output"]]
-        return next(item for item in items if item["id"] == item_id)
+    def item(self, item_id: str) -> bytes | None:
+        """An item by its id, as JSON."""
+        response_id, item = self._items.get(item_id, ("", None))
+        self._used(response_id)
+        return item
+
+    def _used(self, response_id: str) -> _Record | None:
+        if (record := self._records.get(response_id)) is not None:
+            self._records.move_to_end(response_id)
+        return record
 
 
-def _read(record: bytes) -> _Record:
-    response, items = orjson.loads(record)
-    return response, items
+def _read(items: list[bytes]) -> list[dict[str, Any]]:
+    return [orjson.loads(item) for item in items]

@@ -12,6 +12,7 @@ from fastapi import Response
 from ggserve.api.answer import Answer, Block, Step
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.errors import APIError
+from ggserve.api.fragments import Fragments
 from ggserve.api.openai.objects import chat_logprobs
 from ggserve.api.openai.responses.items import new_id
 from ggserve.api.openai.responses.schemas import Callable as Tool
@@ -30,7 +31,7 @@ class _Item:
     block: Block
     id: str
     called: Tool | None = None  # the tool of a call
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: Fragments = field(default_factory=Fragments)
 
     @property
     def type(self) -> str:
@@ -47,7 +48,7 @@ class _Item:
         """The one content part of a message or a thought."""
         if self.block.kind == "reasoning":
             return {"type": "reasoning_text", "text": self.block.text}
-        return {"type": "output_text", "text": self.block.text, "annotations": [], "logprobs": [*self.logprobs]}
+        return {"type": "output_text", "text": self.block.text, "annotations": [], "logprobs": self.logprobs.json}
 
     @property
     def input(self) -> str:
@@ -108,7 +109,7 @@ class ResponseWriter(Writer):
     def _events_of(self, piece: Piece) -> Iterator[dict[str, Any]]:
         answer, delta, steps = piece
         if self._scored and not (delta.reasoning or delta.tool_calls):
-            self._pending += chat_logprobs(delta.tokens)["content"]
+            self._pending += chat_logprobs(delta.tokens)
         for step in steps:
             is_last = delta.finish_reason and step.block is answer.blocks[-1]
             yield from self._item_events(step, _status(answer) if is_last else "completed")
@@ -162,7 +163,7 @@ class ResponseWriter(Writer):
             elif step.what == "piece":
                 yield self._event(f"{streamed}.delta", **place, delta=step.piece, **self._scores(item))
             else:
-                scores = self._scores(item) and {"logprobs": item.logprobs}
+                scores = self._scores(item) and {"logprobs": item.logprobs.json}
                 yield self._event(f"{streamed}.done", **place, text=block.text, **scores)
                 yield self._event("response.content_part.done", **place, part=item.part)
         if step.what == "end":
@@ -175,7 +176,7 @@ class ResponseWriter(Writer):
         if item.block.kind != "text":
             return {}
         new, self._pending = self._pending, []
-        item.logprobs += new
+        item.logprobs.add(new)
         return {"logprobs": new}
 
 

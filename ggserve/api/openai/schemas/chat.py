@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from ggserve.api.fields import Strict, Whole, field_error, one_of, thinking
 from ggserve.api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
 from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
 from ggserve.generation import SamplingParams, schema_grammar
-from ggserve.messages import SET_VARIABLES, Tools
+from ggserve.messages import SET_VARIABLES, Document, Tools, documents_problem
 
 
 class JsonSchema(Strict):
@@ -55,6 +55,19 @@ class TemplateArguments(Strict):
         return self
 
 
+class DocumentField(Strict):
+    """A document: its text under one of the names that clients use."""
+
+    model_config = ConfigDict(extra="allow")
+
+    text: Annotated[str, Field(validation_alias=AliasChoices("text", "content", "data"))]
+    title: str | None = None
+
+
+class Citations(Strict):
+    enabled: bool = True
+
+
 # Fields of completions only.
 _COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
@@ -88,6 +101,8 @@ class ChatRequest(GenerationRequest):
     chat_template_kwargs: TemplateArguments | None = None
     continue_final_message: bool | None = None  # None: where the last message is an assistant's, as llama-server
     add_generation_prompt: bool | None = None  # vLLM's: False with the former
+    documents: list[DocumentField] | None = None
+    citations: Annotated[bool | Citations, one_of('true, or {"enabled": true}')] | None = None
 
     @model_validator(mode="after")
     def _logprobs_wanted(self) -> "ChatRequest":
@@ -105,6 +120,32 @@ class ChatRequest(GenerationRequest):
             field = "function_call" if self.is_legacy else "tool_choice"
             raise field_error(field, f"{field} {error}") from error
         return self
+
+    @model_validator(mode="after")
+    def _can_cite(self) -> "ChatRequest":
+        enabled = self.citations.enabled if isinstance(self.citations, Citations) else bool(self.citations)
+        if not enabled:
+            if self.documents:
+                raise field_error("documents", "documents are for answers with citations: set citations to true")
+            return self
+        if not self.documents:
+            raise field_error("documents", "an answer with citations needs documents to quote")
+        if problem := documents_problem(self.quoted):
+            raise field_error("documents", f"documents {problem}")
+        if self.tools or self.functions:
+            raise field_error("tools" if self.tools else "functions", "an answer with citations cannot call functions")
+        if self.held_to is not None or (self.response_format and self.response_format.schema_of_answer is not None):
+            raise field_error("citations", "an answer with citations cannot be held to another format")
+        if any(message.has_image for message in self.messages):
+            raise field_error("citations", "an answer about images cannot have citations")
+        if not any(message.role == "user" for message in self.messages):
+            raise field_error("messages", "an answer with citations needs a message of the user's")
+        return self
+
+    @property
+    def quoted(self) -> tuple[Document, ...]:
+        """The documents that the answer quotes."""
+        return tuple(Document(document.text, document.title) for document in self.documents or ())
 
     @property
     def is_legacy(self) -> bool:

@@ -11,6 +11,8 @@ from ggserve.generation import SamplingParams
 
 # Fields of chats only.
 _CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
+    "documents": (None, []),
+    "citations": (None, False, {"enabled": False}),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
     "top_logprobs": (None, 0),

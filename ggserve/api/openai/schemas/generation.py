@@ -31,7 +31,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "bad_words": (None, []),
     "chat_template": (None,),
     "continue_final_message": (None, False),
-    "documents": (None, []),
     "include_stop_str_in_output": (None, False),
     "length_penalty": (None, 1, 1.0),
     "min_tokens": (None, 0),

@@ -4,9 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from ggserve.api.openai.responses import endpoint
 from ggserve.api.openai.responses.conversation import chat_messages, fitting
-from ggserve.api.openai.responses.items import ITEM
+from ggserve.api.openai.responses.items import ITEM, ItemReference
+from ggserve.api.openai.responses.schemas import ResponsesRequest
+from ggserve.api.openai.responses.store import ResponseStore
 
 
 def converted(*items: dict[str, Any], instructions: str | None = None) -> list[dict[str, Any]]:
@@ -75,3 +79,23 @@ def test_the_oldest_turns_go(context_length: int, kept: int) -> None:
     chat = [{"role": "system", "content": "Help."}, *turns]
     model: Any = OneTokenAWord(context_length)
     assert asyncio.run(fitting(model, chat, None, 1)) == [chat[0], *turns[-2 * kept :]]
+
+
+def test_an_item_that_is_referred_to_a_thousand_times_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ResponseStore()
+    kept = {"type": "message", "role": "user", "content": "Hi", "id": "msg_1"}
+    store.put({"id": "resp_1", "previous_response_id": None, "output": []}, [kept])
+    reads: list[str] = []
+    read = store.item
+    monkeypatch.setattr(store, "item", lambda key: reads.append(key) or read(key))
+    references = [ItemReference(type="item_reference", id="msg_1")] * 1000
+    items = endpoint._resolved(references, store)
+    assert len(items) == 1000
+    assert reads == ["msg_1"]
+
+
+@pytest.mark.parametrize("field", ["metadata", "user", "prompt_cache_key", "safety_identifier"])
+def test_what_a_response_is_kept_with_is_short(field: str) -> None:
+    value: Any = {"note": "x" * 600} if field == "metadata" else "x" * 600
+    with pytest.raises(ValidationError, match="at most"):
+        ResponsesRequest.model_validate({"input": "Hi", field: value})

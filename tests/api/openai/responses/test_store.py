@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import orjson
+import pytest
+
 from ggserve.api.openai.responses.store import ResponseStore
 
 
@@ -23,8 +26,8 @@ def store_of(*names: str, **limits: int) -> ResponseStore:
 def test_what_is_kept_comes_back_and_goes_when_deleted() -> None:
     store = store_of("a")
     assert store.get("a") == (response("a"), items("a"))
-    assert store.item("in_a") == {"id": "in_a"}
-    assert store.item("out_a") == response("a")["output"][0]
+    assert orjson.loads(store.item("in_a") or b"") == {"id": "in_a"}
+    assert orjson.loads(store.item("out_a") or b"") == response("a")["output"][0]
     assert store.delete("a")
     assert not store.delete("a")
     assert (store.get("a"), store.item("in_a"), store.conversation("a")) == (None, None, None)
@@ -35,7 +38,7 @@ def test_a_conversation_is_all_turns_in_order() -> None:
     store.put(response("b", "a"), items("b"))
     found = store.conversation("b")
     assert found is not None
-    assert [item["id"] for item in found] == ["in_a", "out_a", "in_b", "out_b"]
+    assert [orjson.loads(item)["id"] for item in found] == ["in_a", "out_a", "in_b", "out_b"]
     store.delete("a")
     assert store.conversation("b") is None
 
@@ -54,3 +57,19 @@ def test_bytes_are_bounded() -> None:
     assert [store.get(name) is not None for name in "abc"] == [False, False, True]
     store.put(response("d", text="x" * 2000), items("d"))
     assert store.get("d") is None
+
+
+def test_an_item_is_read_without_the_rest_of_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ResponseStore()
+    store.put({**response("a"), "metadata": {"note": "x" * 5_000_000}}, items("a"))
+    read = 0
+
+    def counting(value: bytes) -> Any:
+        nonlocal read
+        read += len(value)
+        return orjson.JSONDecodeError
+
+    monkeypatch.setattr(orjson, "loads", counting)
+    for _ in range(1000):
+        store.item("in_a")
+    assert read == 0

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from openai import omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
@@ -25,7 +26,8 @@ class Made:
     def __init__(self, *deltas: Delta, error: Exception | None = None, **fields: Any) -> None:
         self.kept: list[dict[str, Any]] = []
         request = ResponsesRequest.model_validate({"input": "Hi", **fields})
-        writer = ResponseWriter(request, request.sampling_params(), "tiny", self.kept.append)
+        keep = lambda response: self.kept.append(orjson.loads(orjson.dumps(response)))  # noqa: E731
+        writer = ResponseWriter(request, request.sampling_params(), "tiny", keep)
         self.events = streams.events(writer, *deltas, error=error)
         other = ResponseWriter(request, request.sampling_params(), "tiny", lambda response: None)
         self.response = streams.whole(other, *deltas)

@@ -1,0 +1,107 @@
+"""Quotations in an answer: told apart from its text, found in the documents, and refused where they are not there."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from ggserve.errors import GenerationError
+from ggserve.generation import Citation, Delta
+from ggserve.grammar.citations import Marks
+from ggserve.messages import Document
+
+
+def with_documents(
+    messages: list[dict[str, Any]], documents: Sequence[Document], marks: Marks, *, shown: bool
+) -> list[dict[str, Any]]:
+    """The chat with what the model is told of quotations at its end, and at its beginning the documents, unless they
+    are `shown` in it already."""
+    users = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    told = list(messages)
+    if users:
+        first, last = users[0], users[-1]
+        if not shown:
+            told[first] = {**told[first], "content": f"{_listed(documents)}\n\n{told[first]['content']}"}
+        told[last] = {**told[last], "content": f"{told[last]['content']}\n\n{_instructions(marks)}"}
+    return told
+
+
+def _listed(documents: Sequence[Document]) -> str:
+    titles = [f"Document {number}" + (f": {d.title}" if d.title else "") for number, d in enumerate(documents, 1)]
+    return "\n\n".join(f"{title}\n{d.text}" for title, d in zip(titles, documents, strict=True))
+
+
+def _instructions(marks: Marks) -> str:
+    return (
+        "Answer from the documents. Support what you say with quotations from them: write each quotation between "
+        f"{marks.open} and {marks.close}, word for word."
+    )
+
+
+async def with_citations(
+    deltas: AsyncGenerator[Delta, None], documents: Sequence[Document], marks: Marks
+) -> AsyncGenerator[Delta, None]:
+    """The deltas without the marks, with each quotation's text apart, and its citation once it is complete. Raises
+    GenerationError where a quotation is in no document."""
+    answers: dict[int, _Quotations] = {}
+    async with aclosing(deltas):
+        async for delta in deltas:
+            answer = answers.setdefault(delta.index, _Quotations(documents, marks))
+            for piece in answer.read(delta):
+                yield piece
+
+
+class _Quotations:
+    """The quotations of one answer, as far as it has come."""
+
+    def __init__(self, documents: Sequence[Document], marks: Marks) -> None:
+        self._documents = documents
+        self._marks = marks
+        self._held = ""  # what may become a mark
+        self._number = 0  # of the quotation that is open, or comes next
+        self._quoted: str | None = None  # its text so far
+
+    def read(self, delta: Delta) -> list[Delta]:
+        """A delta as one or more, each of text or of a quotation."""
+        bare = replace(delta, text="", finish_reason=None, stop_sequence=None, tokens=())
+        pieces: list[Delta] = []
+        text, self._held = self._held + delta.text, ""
+        while text:
+            mark = self._marks.open if self._quoted is None else self._marks.close
+            before, found, rest = text.partition(mark)
+            if not found:
+                kept = 0 if delta.finish_reason else _beginning(before, mark)
+                before, self._held = before[: len(before) - kept], before[len(before) - kept :]
+            pieces += self._piece(bare, before)
+            if found and self._quoted is None:
+                self._quoted = ""
+            elif found:
+                pieces.append(self._cited(bare))
+            text = rest
+        if delta.finish_reason and self._quoted:
+            pieces.append(self._cited(bare))
+        pieces = pieces or [bare]
+        pieces[0] = replace(pieces[0], tokens=delta.tokens)
+        pieces[-1] = replace(pieces[-1], finish_reason=delta.finish_reason, stop_sequence=delta.stop_sequence)
+        return pieces
+
+    def _piece(self, bare: Delta, text: str) -> list[Delta]:
+        if self._quoted is None:
+            return [replace(bare, text=text)] if text else []
+        self._quoted += text
+        return [replace(bare, text=text, quotation=self._number)] if text else []
+
+    def _cited(self, bare: Delta) -> Delta:
+        """The end of the open quotation."""
+        text, self._quoted = self._quoted or "", None
+        number, self._number = self._number, self._number + 1
+        for index, document in enumerate(self._documents):
+            if text and (start := document.text.find(text)) >= 0:
+                citation = Citation(index, document.title, start, start + len(text), text)
+                return replace(bare, quotation=number, citation=citation)
+        raise GenerationError("The answer quotes what no document says.")
+
+
+def _beginning(text: str, mark: str) -> int:
+    """The length of the longest end of a text that a mark may begin with."""
+    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)

@@ -1,0 +1,105 @@
+"""A start in unusual surroundings: ignored signals, closed streams, read-only folders, variables of other programs."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import FAMILY_FILES, ROOT, TEST_SETTINGS, serve
+from tests.processes import clean_environment, free_port
+
+MODEL = str(FAMILY_FILES / "llama.f16.v2.gguf")
+
+
+def shell(command: str, tmp_path: Path, **environment: str) -> tuple["subprocess.Popen[bytes]", str]:
+    """A server that a shell starts: `$serve` in the command."""
+    port = free_port()
+    settings = {**clean_environment(), **TEST_SETTINGS, "MODEL_PATH": MODEL, "LOG_DIR": str(tmp_path), **environment}
+    settings |= {"serve": f"{shlex.quote(sys.executable)} main.py --port {port}"}
+    return subprocess.Popen(["sh", "-c", command], cwd=ROOT, env=settings), f"http://127.0.0.1:{port}"
+
+
+def wait(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("command", ["trap '' HUP; exec $serve", "exec $serve <&- >&-", "exec $serve >&- 2>&-"])
+def test_it_serves_with_sighup_ignored_and_streams_closed(command: str, tmp_path: Path) -> None:
+    process, url = shell(command, tmp_path)
+    try:
+        wait(url)
+        if "HUP" in command:
+            for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children()):
+                each.send_signal(signal.SIGHUP)
+            time.sleep(0.5)
+        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=30)
+        assert answer.status_code == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert "Traceback" not in (tmp_path / "main.log").read_text()
+
+
+def test_without_a_folder_that_can_be_written_it_warns_and_serves(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with serve(tmp_path / "console", MODEL_PATH=MODEL, LOG_DIR=str(tmp_path / "file" / "logs")) as server:
+        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
+        console = server.log("console")
+    assert "no log files, only the console" in console
+    assert "Traceback" not in console
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"HOST": "x86_64-conda-linux-gnu"}, "HOST=x86_64-conda-linux-gnu, PORT="),
+        ({"PORT": "tcp://10.0.0.1:8000"}, "PORT='tcp://10.0.0.1:8000'"),
+        ({"API_KEY_FILE": "/nowhere/keys"}, "API_KEY_FILE=/nowhere/keys"),
+    ],
+)
+def test_a_variable_of_another_program_is_named(variables: dict[str, str], named: str, tmp_path: Path) -> None:
+    environment = {**clean_environment(), "MODEL_PATH": MODEL, "LOG_DIR": str(tmp_path), **variables}
+    command = [sys.executable, "main.py", *([] if "PORT" in variables else ["--port", str(free_port())])]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ggserve: ")]
+    assert named in line
+    assert "Traceback" not in ended.stderr
+
+
+def test_names_of_files_may_hold_any_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    content = Path(MODEL).read_bytes()
+    bad = os.fsdecode(bytes(folder) + b"/caf\xe9.gguf")
+    for path in (bad, folder / "two\nlines\x1b.gguf"):
+        Path(path).write_bytes(content)
+    with serve(tmp_path / "logs", MODELS_DIR=str(folder)) as server:
+        (name,) = [model["id"] for model in httpx.get(f"{server.url}/v1/models", timeout=30).json()["data"]]
+        assert name == "two\ufffdlines\ufffd"
+        assert [each["name"] for each in httpx.get(f"{server.url}/api/tags", timeout=30).json()["models"]] == [name]
+        body = {"model": name, "prompt": "a", "max_tokens": 1}
+        assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["model"] == name
+        lines = [*server.log("main.log").splitlines(), *server.log("console").splitlines()]
+    assert any("caf\\udce9.gguf: its path is not in UTF-8" in line for line in lines)
+    assert not any("Traceback" in line or line.startswith("lines") or "\x1b" in line for line in lines)
+    environment = {**clean_environment(), "MODEL_PATH": bad, "LOG_DIR": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "main.py"], cwd=ROOT, env=environment, capture_output=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.count(b"\n") == 1
