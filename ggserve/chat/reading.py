@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -52,6 +53,7 @@ _ENDS = re.compile(
     r"|</s>|<｜end▁of▁sentence｜>"
 )
 # What opens thoughts in templates that write none of earlier turns, and what closes them.
+_EMPTY_THOUGHT = re.compile(r"^<(\w+)></\1>|^<\|START_(\w+)\|><\|END_\2\|>")
 _TAGS = re.compile(r"<((?:\w+:)?(?:think|thinking|thought|reasoning))>|<\|START_(THINKING)\|>")
 
 _ARGUMENTS = ({_KEYS[0]: _VALUES[0]}, f'{{"{_KEYS[0]}": "{_VALUES[0]}"}}')  # an object, and its text
@@ -72,6 +74,16 @@ def read_format(template: ChatTemplate, seconds: float = _SECONDS) -> ChatFormat
     except _OutOfTime:
         return ChatFormat()
     return corrected(reading.form, template.source)
+
+
+@lru_cache(16)
+def format_of(source: str) -> ChatFormat:
+    """The format of a template's source, without a model's texts for BOS and EOS; an empty one where it does not
+    compile."""
+    try:
+        return read_format(ChatTemplate(source))
+    except TemplateError:
+        return ChatFormat()
 
 
 def _user(text: str = _USER) -> dict[str, Any]:
@@ -396,6 +408,7 @@ class _Reading:
                     first = first[len(text) :] if first.startswith(text) else first[len(text.strip()) :]
         for text in (self.form.text_open, self.form.text_close):
             first = first.removeprefix(text) if text else first
+        first = _EMPTY_THOUGHT.sub("", first)
         answer = self._calls(1, [{_KEYS[0]: _VALUES[0]}], ids, text=_TEXT)
         before, found, behind = answer.partition(_TEXT)
         between = behind.partition(_NAMES[0])[0] if found else ""
@@ -478,6 +491,7 @@ class _Reading:
                 proven.add("thought")
             else:
                 self._set(thought=None)
+                self._guess_thought()
         if self.form.calls:
             silent = None if "null_content" not in self.form.refused else ""
             for count in (3, 2) if self.form.calls.next is not None else (1,):

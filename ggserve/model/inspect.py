@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ggserve.chat.format import shown
+from ggserve.chat.reading import format_of
 from ggserve.engines.choice import choose_engine
 from ggserve.errors import ModelFileError
 from ggserve.hub.pick import human_size
@@ -51,6 +53,7 @@ def _describe(gguf: ModelFile) -> Facts:
     yield "vocabulary", _vocabulary(gguf)
     yield "special tokens", ", ".join(_special_tokens(gguf)) or "none said"
     yield "chat template", _template(gguf)
+    yield from _chat_format(gguf)
     yield from _engines(gguf)
 
 
@@ -95,6 +98,22 @@ def _template(gguf: ModelFile) -> str:
     lines = template.strip().splitlines() or [""]
     first = lines[0] if len(lines[0]) <= 60 else lines[0][:60] + "…"
     return f"{len(template)} characters: {first}"
+
+
+def _chat_format(gguf: ModelFile) -> Facts:
+    """What is read off the chat template."""
+    template = chat_template(gguf)
+    if template is None:
+        return
+    form = format_of(template)
+    thought, calls = form.thought, form.calls
+    yield "thoughts", f"{thought.open!r} ... {thought.close!r}" if thought else "none that can be read off it"
+    if calls is None:
+        yield "tool calls", "none that can be read off it: tools are told in our own words"
+    else:
+        yield "tool calls", shown(f"{calls.first!r} NAME {calls.after_name!r} {calls.arguments.syntax} {calls.last!r}")
+    if form.refused:
+        yield "refuses", ", ".join(name.replace("_", " ") for name in sorted(form.refused))
 
 
 def _engines(gguf: ModelFile) -> Facts:

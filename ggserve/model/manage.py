@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ggserve.chat.infill import infill_objection
+from ggserve.chat.reading import format_of
 from ggserve.errors import InvalidRequest, ModelFileError
 from ggserve.hub import files
 from ggserve.hub.companions import projector_beside
@@ -23,7 +24,6 @@ __all__ = ["Description", "ModelFacts", "Progress", "copy", "delete", "describe"
 
 _REPOSITORY = re.compile(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 _NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
-_THINKS = re.compile(r"think|reasoning|<\|channel\|>", re.IGNORECASE)
 _POLL = 0.1  # seconds between two looks at a download
 
 
@@ -105,7 +105,7 @@ def describe(listed: Listed) -> Description:
         capabilities = ["completion", "tools"]
         if isinstance(file, GGUFFile) and (listed.settings.options.get("mmproj_path") or projector_beside(file)):
             capabilities.append("vision")
-        if _THINKS.search(template):
+        if template and format_of(template).thought:
             capabilities.append("thinking")
         if infill_objection(file) is None:
             capabilities.append("insert")
