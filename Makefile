@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 
-.PHONY: serve cluster check test test-wheel test-cluster test-clients lint types bench clean
+.PHONY: serve cluster check test test-wheel test-cluster test-clients test-gpu lint types bench clean
 
 serve: $(VENV)/.serve
 	$(BIN)/python main.py
@@ -27,6 +27,10 @@ test-cluster: $(VENV)/.dev $(VENV)/.cluster
 # Four minutes.
 test-clients: $(VENV)/.serve $(CLIENTS)/.installed
 	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients --disable-warnings tests/clients
+
+# With the llama-server that TEST_LLAMA_SERVER names, on a machine with a GPU, or with Mesa's software device.
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/gpu
 
 check: lint types test
 

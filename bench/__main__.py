@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from ggserve.machine import usable_cores
 
 BARE = "bare"
 DEFAULT_SERVERS = ("ggserve", "llama-server", "llama-cpp-python", "naive", BARE)
+NATIVE_SERVERS = ("ggserve-native", "native-llama-server")  # with LLAMA_SERVER set
 ONE_ROUND = ("naive",)  # slow, and never close: one round tells enough
 CONTEXT = 2048  # tokens for each slot
 IDLE = 10.0  # per cent of the processor's time that others may use while we measure
@@ -148,8 +150,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--servers",
         type=lambda text: text.split(","),
-        default=list(DEFAULT_SERVERS),
-        help=f"separated by commas, of: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)})",
+        default=[*DEFAULT_SERVERS, *(NATIVE_SERVERS if os.environ.get("LLAMA_SERVER") else ())],
+        help=f"separated by commas, of: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)}, "
+        f"with LLAMA_SERVER set {','.join(NATIVE_SERVERS)} too)",
     )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
     parser.add_argument(

@@ -132,11 +132,32 @@ def naive(setup: Setup, slots: int) -> Server:
     return Server([sys.executable, "-m", "bench.naive_server", str(setup.converted), "{port}", str(setup.context)])
 
 
+def native(setup: Setup, slots: int) -> Server:
+    """The llama-server that LLAMA_SERVER names: llama.cpp's, or ik_llama.cpp's."""
+    model, context = str(setup.original), str(slots * setup.context)
+    numbers = ["--ctx-size", context, "--parallel", str(slots), "--threads", str(setup.threads)]
+    return Server([_own_build(), "--model", model, "--port", "{port}", *numbers], slots=slots)
+
+
+def ggserve_native(setup: Setup, slots: int) -> Server:
+    """This project's, on llama.cpp in the llama-server that LLAMA_SERVER names."""
+    server = _ggserve(setup, slots, "llama.cpp", setup.original)
+    return replace(server, environment={**server.environment, "LLAMA_SERVER": _own_build()})
+
+
+def _own_build() -> str:
+    if not (path := os.environ.get("LLAMA_SERVER")):
+        raise BenchError("LLAMA_SERVER names no llama-server")
+    return path
+
+
 SERVERS: dict[str, Callable[[Setup, int], Server]] = {
     "ggserve": ggserve,
     "llama-server": llama_server,
     "llama-cpp-python": llama_cpp_python,
     "naive": naive,
+    "native-llama-server": native,
+    "ggserve-native": ggserve_native,
     "ggserve-llama.cpp": ggserve_llama_cpp,
     "other-checkout": other_checkout,
     "ggserve-defaults": ggserve_defaults,

@@ -48,6 +48,11 @@ HELP = """\
 --check-tensors                         check model tensor data for invalid values
 """
 
+# For `launcher`: a GPU that does not exist.
+LIST_A_GPU = """\
+case "$*" in *--list-devices*) printf 'Available devices:\\n  Fake0: A GPU (8 MiB, 8 MiB free)\\n'; exit;; esac
+"""
+
 
 def launcher(folder: Path, *, before: str = "") -> Path:
     """An executable that is the build that TEST_LLAMA_SERVER names, or this program. `before` is shell code that runs

@@ -19,14 +19,34 @@ export async function getJSON(path, timeout = 5000) {
   return response.json();
 }
 
+/** The answer to a JSON body, parsed. Raises ServerError. */
+export async function postJSON(path, body) {
+  const response = await request(path, post(body));
+  if (!response.ok) throw await errorOf(response);
+  return response.json();
+}
+
+/** The lines of a streamed answer, each parsed as JSON. Raises ServerError; an abort of `signal` raises its reason. */
+export async function* streamLines(path, body, signal) {
+  const response = await request(path, { ...post(body), signal });
+  if (!response.ok) throw await errorOf(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      const lines = (rest + part.value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) if (line) yield JSON.parse(line);
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
 /** The events of a streamed answer, parsed. Raises ServerError; an abort of `signal` raises its reason. */
 export async function* streamJSON(path, body, signal) {
-  const response = await request(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
-    signal,
-  });
+  const options = post({ ...body, stream: true, stream_options: { include_usage: true } });
+  const response = await request(path, { ...options, signal });
   if (!response.ok) throw await errorOf(response);
   for await (const data of serverSentData(response.body, signal)) {
     if (data === "[DONE]") return;
@@ -35,6 +55,10 @@ export async function* streamJSON(path, body, signal) {
     yield event;
   }
   throw new ServerError("The connection broke before the answer was complete.");
+}
+
+function post(body) {
+  return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
 }
 
 async function request(path, options) {

@@ -7,6 +7,7 @@ import { Composer } from "./composer.js";
 import { connection } from "./connection.js";
 import { openSettings, setUpSettings } from "./dialog.js";
 import { byId, el, toast } from "./dom.js";
+import { setUpModels } from "./models.js";
 import { Notebook } from "./notebook.js";
 import { change, onChange } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
@@ -113,7 +114,7 @@ function drawModels(models, model) {
 
 function setUpKeys() {
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !byId("settings").open) stop();
+    if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
     const isField = event.target.closest("input, textarea, select, dialog");
     if (event.key === "/" && !isField && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();
@@ -155,6 +156,7 @@ async function start() {
       if (view.chat.messages.length) chats.save(view.chat);
     },
   });
+  setUpModels();
   setUpKeys();
   setUpChats();
   addEventListener("hashchange", follow);

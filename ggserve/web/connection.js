@@ -45,6 +45,12 @@ class Connection extends EventTarget {
         : Boolean(hint?.vision || hint?.image));
   }
 
+  /** Looks at once, and asks for the models anew. */
+  refresh() {
+    this.models = [];
+    this.check();
+  }
+
   async check() {
     if (this.#asking || document.hidden) return;
     this.#asking = true;

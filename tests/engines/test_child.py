@@ -25,14 +25,11 @@ from ggserve.generation import Grammar, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer, collect
 from tests.conftest import ROOT, SMALL
-from tests.llama_server import launcher
+from tests.llama_server import LIST_A_GPU, launcher
 from tests.processes import clean_environment
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
 PROMPT = "The three primary colours are"
-LIST_A_GPU = """\
-case "$*" in *--list-devices*) printf 'Available devices:\\n  Fake0: A GPU (8 MiB, 8 MiB free)\\n'; exit;; esac
-"""
 
 
 @contextmanager

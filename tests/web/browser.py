@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import axe_core_python
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+_AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 _FLAGS = (
     "--headless",
     "--no-sandbox",  # as root there is none
@@ -170,3 +172,12 @@ def running_chromium(found: tuple[str, str], folder: Path, *flags: str) -> Itera
         yield Page(driver, downloads)
     finally:
         driver.quit()
+
+
+def audit(page: Page) -> list[str]:
+    """What axe-core finds wrong by WCAG 2.1 A and AA, and its best practices."""
+    page.js(_AXE)
+    found = page.driver.execute_async_script("axe.run().then(arguments[0])")
+    return [
+        f"{v['id']}: {node['html'][:120]} {node['failureSummary']}" for v in found["violations"] for node in v["nodes"]
+    ]

@@ -1,13 +1,9 @@
 """The page from a keyboard, for a screen reader, on a phone."""
 
-from pathlib import Path
-
-import axe_core_python
 import pytest
 
-from tests.web.browser import ENDLESS, chat_of
+from tests.web.browser import ENDLESS, audit, chat_of
 
-_AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 RICH = """# Title
 
 Text with `code`, [a link](https://example.org) and a list:
@@ -26,15 +22,6 @@ x = 'a' + 1
 | --- | --- |
 | 1 | 2 |
 """
-
-
-def audit(page) -> list[str]:
-    """What axe-core finds wrong by WCAG 2.1 A and AA, and its best practices."""
-    page.js(_AXE)
-    found = page.driver.execute_async_script("axe.run().then(arguments[0])")
-    return [
-        f"{v['id']}: {node['html'][:120]} {node['failureSummary']}" for v in found["violations"] for node in v["nodes"]
-    ]
 
 
 def test_all_of_it_works_from_the_keyboard(page, server):

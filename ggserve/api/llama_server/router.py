@@ -31,6 +31,7 @@ async def models(request: Request) -> dict[str, Any]:
     arriving = {resident.listed.path: resident for resident in registry.arriving}
     return {
         "object": "list",
+        "manages": registry.catalog.folder is not None,  # whether models can be pulled, copied and deleted
         "memory": {"used": registry.used, "limit": int(registry.memory)},
         "data": [
             {

@@ -1,0 +1,93 @@
+"""`python -m bench.busy`: prompts and decoding, alone and beside programs that keep cores busy.
+
+ggserve on both engines, and llama-server's core with nothing set, which take turns; with LLAMA_SERVER, that build alone
+and behind ggserve. The share in brackets is that of the figure without busy programs: with L of them on C cores a fair
+share is C / (C + L).
+"""
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import date
+
+from bench.__main__ import CONTEXT, NATIVE_SERVERS, find_setup
+from bench.client import BenchError, complete
+from bench.machine import machine
+from bench.prompts import words
+from bench.servers import SERVERS, Running, running
+from ggserve.machine import usable_cores
+
+SUBJECTS = ("ggserve", "ggserve-llama.cpp", "llama-server", *NATIVE_SERVERS)
+BUSY = (0, 2, 6)  # programs
+PROMPT, ANSWER = 256, 32  # tokens
+
+Figures = dict[tuple[str, str, int], list[float]]  # tokens/s, by subject, kind and busy programs
+
+
+@contextmanager
+def busy_programs(count: int) -> Iterator[None]:
+    """So many processes that each keep a core busy."""
+    programs = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+async def measure(server: Running, seed: str) -> dict[str, float]:
+    """Tokens per second of a prompt, and of the answer to a short one."""
+    prompt = await complete(server.url, words(PROMPT, f"{seed} prompt"), 1)
+    answer = await complete(server.url, words(8, f"{seed} answer"), ANSWER)
+    return {"prompt": PROMPT / prompt.first_token_seconds, "decode": answer.decode_rate}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m bench.busy", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    options = parser.parse_args(arguments)
+    figures: Figures = {}
+    with ExitStack() as stack:
+        servers: dict[str, Running] = {}
+        for name in SUBJECTS:
+            try:
+                setup = find_setup(options.threads)
+                servers[name] = stack.enter_context(running(SERVERS[name](setup, 1), setup))
+                asyncio.run(measure(servers[name], "warm-up"))
+            except BenchError as error:
+                print(f"{name} is left out: {error}", file=sys.stderr)
+        for number in range(options.rounds):
+            for count in BUSY:
+                with busy_programs(count):
+                    for name, server in servers.items():
+                        for kind, rate in asyncio.run(measure(server, f"{number} {count}")).items():
+                            figures.setdefault((name, kind, count), []).append(rate)
+    print(f"{date.today().isoformat()}, {machine()}, {options.threads} threads, context {CONTEXT}\n")
+    print(table(list(servers), figures))
+    return 0
+
+
+def table(names: Sequence[str], figures: Figures) -> str:
+    """Medians, in Markdown."""
+    head = " | ".join(f"{kind}, {count} busy" for kind in ("prompt", "decode") for count in BUSY)
+    lines = [f"| tokens/s | {head} |", f"| --- |{' ---: |' * 2 * len(BUSY)}"]
+    for name in names:
+        cells = []
+        for kind in ("prompt", "decode"):
+            quiet = statistics.median(figures[name, kind, 0])
+            for count in BUSY:
+                rate = statistics.median(figures[name, kind, count])
+                cells.append(f"{rate:.1f}" if count == 0 else f"{rate:.1f} ({rate / quiet:.2f})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
