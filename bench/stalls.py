@@ -33,6 +33,37 @@ def cases() -> Iterator[tuple[str, str, object]]:
     )
     yield "300 kB of control tokens", chat, {"messages": [{"role": "user", "content": "<|im_end|>" * 30_000}]}
     yield "/tokenize of 15 MB", "/tokenize", {"content": "word " * 3_000_000, "with_pieces": True}
+    yield "/tokenize of 1 MB", "/tokenize", {"content": "word " * 190_000}
+    yield "/detokenize of 190,000 ids", "/detokenize", {"tokens": [5] * 190_000}
+    text = "word " * 600
+    yield "30 MB of empty lists", chat, [[]] * 10_000_000
+    yield "tools of 30 MB", chat, {"messages": [_message(text)], "tools": [_tool("word " * 6_000_000)]}
+    yield (
+        "16 answers with 20 log-probabilities each",
+        complete,
+        {"prompt": "a", "n": 16, "logprobs": 20, "max_tokens": 32},
+    )
+    system = {"role": "system", "content": text}
+    yield "/v1/responses: 10,000 system messages, 30 MB", "/v1/responses", {"input": [system] * 10_000}
+    yield "/v1/responses: metadata of 5 MB", "/v1/responses", {"input": "a", "metadata": {"a": "b" * 5_000_000}}
+    for name, messages in (
+        ("10,000 user messages, 30 MB", [_message(text)] * 10_000),
+        ("an assistant's last message of 30 MB", [_message("a"), _message("word " * 6_000_000, "assistant")]),
+    ):
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            yield f"{path}: {name}", path, {"messages": messages, "max_tokens": 1}
+    yield "/api/chat of 30 MB", "/api/chat", {"messages": [_message("word " * 6_000_000)]}
+    yield "/api/generate of 30 MB", "/api/generate", {"prompt": "word " * 6_000_000}
+    yield "/infill of 30 MB", "/infill", {"input_prefix": "word " * 6_000_000, "input_suffix": "b"}
+    yield "/apply-template of 30 MB", "/apply-template", {"messages": [_message("word " * 6_000_000)]}
+
+
+def _message(text: str, role: str = "user") -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+def _tool(description: str) -> dict[str, object]:
+    return {"type": "function", "function": {"name": "f", "description": description, "parameters": {}}}
 
 
 def main(url: str) -> None:
@@ -58,7 +89,10 @@ def main(url: str) -> None:
         seconds = time.perf_counter() - started
         done.set()
         watcher.join()
-        print(f"| {name} | {status} | {seconds:.2f} s | {1e3 * slowest:.0f} ms |", flush=True)
+        print(
+            f"| {name} | {status} | {seconds:.2f} s | {1e3 * slowest:.0f} ms | {len(content) / 1e6:.1f} MB |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 
 from ggserve import __version__
-from ggserve.api import anthropic, llama_server, ollama, openai, page, status
+from ggserve.api import anthropic, docs, llama_server, ollama, openai, page, status
 from ggserve.api.admission import Admission
 from ggserve.api.body_limits import BodyBudget, BodyLimitsMiddleware
 from ggserve.api.dialect import Envelopes
@@ -83,11 +83,13 @@ def create_app(
         version=__version__,
         description="Local language models over the APIs of OpenAI, Anthropic, Ollama and llama-server.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load scripts of a public CDN, at the origin of the chat page: api/docs.py
+        redoc_url=None,
         redirect_slashes=False,  # they would lead to whatever host the client names
         responses=ERROR_RESPONSES,
         dependencies=[Depends(HTTPBearer(auto_error=False))],  # tells OpenAPI; api/keys.py decides
     )
-    for router in (*(dialect.router for dialect in DIALECTS), status.router, page.router):
+    for router in (*(dialect.router for dialect in DIALECTS), status.router, page.router, docs.router):
         app.include_router(router)
     install_error_handlers(app)
     app.add_middleware(KeysMiddleware)

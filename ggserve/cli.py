@@ -18,6 +18,7 @@ commands:
   inspect    describe a model file
   pull       download a model from the hub: ORG/NAME[:QUANTIZATION], into MODELS_DIR if that is set
   list       list the models in MODELS_DIR, or in the hub's cache
+  health     ask the running server how it is, for health checks
   convert    convert a model file so that the other engine can run it
   devices    list the GPUs that each engine can use
   version    print the version
@@ -56,6 +57,10 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
             from ggserve.model.commands import main_list
 
             return main_list(rest)
+        case "health":
+            from ggserve.server.health import main as health
+
+            return health(rest)
         case "cluster":
             from ggserve.cluster.application import main as cluster
 

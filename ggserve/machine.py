@@ -11,6 +11,11 @@ from pathlib import Path
 
 import psutil
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 _DEVICES = Path("/sys/devices")
@@ -39,13 +44,23 @@ def usable_cores() -> int:
     ggml's threads share each matrix evenly and wait for the slowest, which are those that share a core or have a small
     one.
     """
-    shares = [int(quota) / int(period) for quota, period in map(str.split, _group_limits("cpu.max"))]
+    shares = []
+    for folder in _group_folders("cpu"):
+        quota, period = _text(folder / "cpu.max").split() or [
+            _text(folder / f"cpu.cfs_{each}_us") for each in ("quota", "period")
+        ]
+        if quota.isdigit():  # not "max", and not -1
+            shares.append(int(quota) / int(period))
     return max(1, int(min([_physical_cores(), *shares])))
 
 
 def usable_memory() -> int:
-    """Bytes: the machine's memory, or what the container or service may take of it."""
-    return min([psutil.virtual_memory().total, *map(int, _group_limits("memory.max"))])
+    """Bytes: the machine's memory, or what the container, the service or `ulimit -v` leaves this process of it."""
+    files = (folder / name for folder in _group_folders("memory") for name in ("memory.max", "memory.limit_in_bytes"))
+    limits = [int(text) for text in map(_text, files) if text.isdigit()]
+    if resource is not None and (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        limits.append(max(0, most - psutil.Process().memory_info().vms))
+    return min([psutil.virtual_memory().total, *limits])
 
 
 def memory_for_models() -> int:
@@ -74,14 +89,16 @@ def _physical_cores() -> int:
     return len(set(known)) or len(cpus)
 
 
-def _group_limits(name: str) -> Iterator[str]:
-    """What limits this process's control group (cgroup v2) and those above it; a container sees its own as the root."""
-    groups = [line[3:] for line in _text(_OWN_GROUP).splitlines() if line.startswith("0::/")]
-    for group in groups:
-        folder = _CONTROL_GROUPS / group.lstrip("/")
-        for each in (folder, *folder.parents):
-            if each.is_relative_to(_CONTROL_GROUPS) and (limit := _text(each / name)) and not limit.startswith("max"):
-                yield limit
+def _group_folders(controller: str) -> Iterator[Path]:
+    """The folders of this process's control group and those above it, of cgroup v2 and of a controller of v1. A
+    container sees its own as the root."""
+    for line in _text(_OWN_GROUP).splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _CONTROL_GROUPS / controller if controllers else _CONTROL_GROUPS
+        folder = root / group.lstrip("/")
+        yield from (each for each in (folder, *folder.parents) if each.is_relative_to(root))
 
 
 def _numbers(ranges: str) -> set[int]:

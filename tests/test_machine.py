@@ -1,6 +1,7 @@
 """The cores and the memory that a process may use, on machines as Linux describes them."""
 
 import os
+import resource
 from pathlib import Path
 
 import psutil
@@ -65,3 +66,22 @@ def test_the_lowest_limit_of_a_service_and_what_it_is_in_counts(described: Path)
     assert usable_memory() == 1_000_000
     (described / "own").unlink()  # no control groups at all
     assert usable_memory() == psutil.virtual_memory().total
+
+
+def test_limits_of_control_groups_of_the_first_version(described: Path) -> None:
+    write(described / "own", "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/docker/abc\n")
+    write(described / "groups/cpu/docker/abc/cpu.cfs_quota_us", "-1\n")
+    write(described / "groups/cpu/docker/abc/cpu.cfs_period_us", "100000\n")
+    write(described / "groups/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    assert usable_cores() == 8
+    assert usable_memory() == psutil.virtual_memory().total
+    write(described / "groups/cpu/docker/abc/cpu.cfs_quota_us", "300000\n")
+    write(described / "groups/memory/docker/abc/memory.limit_in_bytes", "1000000\n")
+    assert usable_cores() == 3
+    assert usable_memory() == 1_000_000
+
+
+def test_the_limit_of_addresses_counts(described: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = psutil.Process().memory_info().vms
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (used + 500_000_000, resource.RLIM_INFINITY))
+    assert abs(usable_memory() - 500_000_000) < 100_000_000

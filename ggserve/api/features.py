@@ -3,7 +3,7 @@
 from typing import Any
 
 from ggserve.api.errors import APIError
-from ggserve.api.openai.images import have_images
+from ggserve.api.images import have_images
 from ggserve.generation import Feature
 from ggserve.model.gguf_model import GGUFModel
 

@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 _WEB = Path(__file__).parent.parent / "web"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FILES = {path.relative_to(_WEB).as_posix(): path for path in _WEB.rglob("*") if path.suffix in _TYPES}
-_HEADERS = {
+PAGE_HEADERS = {
     # Nothing from elsewhere, nothing inline; only DOMPurify may make elements of a text.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dompurify",
@@ -48,7 +48,7 @@ def _answer(request: Request, name: str) -> Response:
     if (path := _FILES.get(name)) is None:
         raise HTTPException(404)
     plain, packed, tag = _read(path, path.stat().st_mtime_ns)
-    headers = {**_HEADERS, "ETag": tag}
+    headers = {**PAGE_HEADERS, "ETag": tag}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):

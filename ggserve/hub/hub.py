@@ -213,6 +213,17 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _reason(error: OSError) -> str:
+    """What the system says, with the variable that leads there."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{reason}: {error.filename}: set HF_HOME to a folder that can be written"
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # the TLS library does not say which file it did not find
+        if path := os.environ.get(name):
+            return f"{reason}: check {name}={path}"
+    return reason
+
+
 @contextmanager
 def _explained(repository: Repository) -> Iterator[None]:
     """Turns what the hub library raises into ModelFileError, one line that says what to do."""
@@ -240,6 +251,6 @@ def _explained(repository: Repository) -> Iterator[None]:
             "again; a begun download goes on where it stopped"
         ) from error
     except OSError as error:
-        raise ModelFileError(f"{repository} cannot be downloaded: {error.strerror or error}") from error
+        raise ModelFileError(f"{repository} cannot be downloaded: {_reason(error)}") from error
     except ValueError as error:
         raise ModelFileError(f"{hub} does not answer as a hub does: {error}") from error

@@ -8,6 +8,8 @@ import socket
 import sys
 import time
 
+from ggserve import temporary
+
 _PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 _RESTARTS = 5  # deaths in a row, after which it gives up
@@ -67,6 +69,7 @@ class _Supervisor:
             if (worker := self._start(death)) is not None:
                 return worker
             status = os.waitpid(self._pid, 0)[1]
+            temporary.remove_folders(self._pid)
             self._pid = 0
             self._listen_to_worker()
             if os.WIFEXITED(status):

@@ -79,3 +79,15 @@ def test_no_other_file_is_served(server, path):
     response = httpx.get(server.url + path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "unknown_url"
+
+
+def test_the_page_of_the_api_loads_nothing_from_elsewhere_and_runs_nothing(server):
+    response = httpx.get(f"{server.url}/docs", timeout=60)
+    assert response.headers["content-security-policy"] == httpx.get(server.url).headers["content-security-policy"]
+    html = response.text
+    assert "<script" not in html
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", html)
+    assert not re.search(r"<style|\sstyle=|\son\w+=", html)
+    for path in httpx.get(f"{server.url}/openapi.json", timeout=60).json()["paths"]:
+        assert f" {path}</code>" in html
+    assert httpx.get(f"{server.url}/redoc").status_code == 404

@@ -103,3 +103,32 @@ def test_names_of_files_may_hold_any_bytes(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "main.py"], cwd=ROOT, env=environment, capture_output=True, timeout=60)
     assert ended.returncode == 2
     assert ended.stderr.count(b"\n") == 1
+
+
+def test_the_health_check_asks_where_and_how_the_server_listens(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=llm.example", "-days", "1", "-nodes"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", certificate, *subject]
+    subprocess.run(made, check=True, capture_output=True)
+    settings = {"SSL_CERTFILE": str(certificate), "SSL_KEYFILE": str(key), "HOST": "::", "API_KEY": "k"}
+    process, _ = shell("exec $serve", tmp_path, **settings)
+    try:
+        port = process_port(process.pid)
+        check = [sys.executable, "-m", "ggserve", "health"]
+        environment = {**clean_environment(), **settings, "PORT": port}
+        deadline = time.monotonic() + 60
+        while subprocess.run(check, cwd=ROOT, env=environment, capture_output=True).returncode:
+            assert time.monotonic() < deadline
+        environment["PORT"] = str(free_port())
+        assert subprocess.run(check, cwd=ROOT, env=environment, capture_output=True).returncode == 1
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def process_port(pid: int) -> str:
+    """The value of `--port` of a process."""
+    command = psutil.Process(pid).cmdline()
+    while "--port" not in command:  # it is still the shell
+        command = psutil.Process(pid).cmdline()
+    return command[command.index("--port") + 1]

@@ -52,7 +52,7 @@ async def _deltas(model: GGUFModel, params: SamplingParams, tools: Tools | None 
 
 
 def test_a_required_call_and_an_answer_of_a_schema(model: GGUFModel) -> None:
-    params = SamplingParams(max_tokens=120, temperature=0)
+    params = SamplingParams(max_tokens=250, temperature=0)
     deltas = asyncio.run(_deltas(model, params, TOOLS))
     calls = [call for delta in deltas for call in delta.tool_calls]
     assert deltas[-1].finish_reason == "tool_calls"
@@ -61,7 +61,7 @@ def test_a_required_call_and_an_answer_of_a_schema(model: GGUFModel) -> None:
     assert arguments["place"] in ("Paris", "Rome") and arguments["days"] in (1, 2)
     assert "".join(delta.text for delta in deltas) == ""
 
-    held = SamplingParams(max_tokens=120, temperature=0, grammar=schema_grammar(PARAMETERS))
+    held = SamplingParams(max_tokens=250, temperature=0, grammar=schema_grammar(PARAMETERS))
     deltas = asyncio.run(_deltas(model, held))
     assert set(json.loads("".join(delta.text for delta in deltas))) == {"place", "days"}
     assert deltas[-1].finish_reason == "stop"

@@ -85,7 +85,8 @@ def test_a_taken_port_is_told_at_once(small, tmp_path):
             timeout=60,
         )
     assert ended.returncode == 2
-    assert ended.stderr.strip().startswith("ggserve: cannot listen on 127.0.0.1")
+    assert ended.stderr.startswith("ggserve: HOST=127.0.0.1, PORT=")
+    assert "cannot listen there: Address already in use" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "loaded" not in ended.stderr
 
@@ -103,3 +104,17 @@ os.abort()
     assert ended.returncode == 128 + signal.SIGABRT
     assert ended.stderr.count("Starting it again") == 5
     assert ended.stderr.splitlines()[-1].endswith("that was the 6th time in a row")
+
+
+def test_a_killed_worker_leaves_nothing_in_the_temporary_folder(small, tmp_path):
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    with serve(tmp_path, MODEL_PATH=str(small), TMPDIR=str(temporary), ENGINE="llama.cpp") as server:
+        worker = worker_of(server)
+        (left,) = temporary.iterdir()
+        worker.kill()
+        worker.wait(20)
+        deadline = time.monotonic() + 60
+        while left.exists() or len(list(temporary.iterdir())) != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)

@@ -222,6 +222,17 @@ def test_no_network(machine: Machine, hub: Hub) -> None:
     )
 
 
+def test_a_variable_that_keeps_a_download_from_working_is_named(machine: Machine, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    error = machine.error("org/one", HF_HOME=str(tmp_path / "file" / "hf"))
+    assert f"{tmp_path}/file" in error
+    assert error.endswith("set HF_HOME to a folder that can be written")
+    assert "SSL_CERT_FILE=/nowhere.pem" in machine.error("org/one", SSL_CERT_FILE="/nowhere.pem")
+    for scheme in ("socks5", "socks5h"):
+        error = machine.error("org/one", ALL_PROXY=f"{scheme}://127.0.0.1:1", NO_PROXY="")
+        assert error.startswith(f"error: no connection to {hub.url}")
+
+
 def test_a_damaged_download_is_not_kept(machine: Machine, hub: Hub) -> None:
     repo = hub.repos["org/one"]
     repo.sent = SMALL[:-1]

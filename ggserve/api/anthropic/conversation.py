@@ -18,7 +18,7 @@ from ggserve.api.anthropic.schemas import (
     ToolResultBlock,
     ToolUseBlock,
 )
-from ggserve.api.openai.images import image_part, text_part
+from ggserve.api.images import image_part, text_part
 
 _BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each request, and is not for the model
 

@@ -16,7 +16,7 @@ from ggserve.api.fields import (
     thinking,
     thinking_budget,
 )
-from ggserve.api.openai.images import base64_url, check_image
+from ggserve.api.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import Document, Tools, documents_problem
 

@@ -15,7 +15,7 @@ from ggserve.api.fields import (
     one_of,
     refuse,
 )
-from ggserve.api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenId
+from ggserve.api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenIds
 from ggserve.api.openai.schemas.structure import StructuredRequest
 from ggserve.generation import File, SamplingParams
 
@@ -44,7 +44,7 @@ class TokenizeRequest(ModelRequest):
 class DetokenizeRequest(ModelRequest):
     prompt_field = "tokens"
 
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 class ExtraFile(Strict):

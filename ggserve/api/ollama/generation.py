@@ -11,10 +11,10 @@ from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answers import Answers
 from ggserve.api.call import Call, call_of
 from ggserve.api.features import require, require_infill, visible
+from ggserve.api.images import base64_url, image_part, text_part
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
 from ggserve.api.ollama.writer import OllamaWriter
-from ggserve.api.openai.images import base64_url, image_part, text_part
 from ggserve.api.state import state_of
 from ggserve.api.streaming import respond
 from ggserve.generation import Delta

@@ -17,7 +17,7 @@ from ggserve.api.fields import (
     thinking,
     thinking_budget,
 )
-from ggserve.api.openai.images import base64_url, check_image
+from ggserve.api.images import base64_url, check_image
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
 
@@ -159,7 +159,7 @@ class GenerateRequest(GenerationRequest):
     images: Images | None = None
     suffix: str | None = None
     template: str | None = None
-    context: list[int] | None = None
+    context: Annotated[list[int], Field(fail_fast=True)] | None = None
 
     @property
     def is_empty(self) -> bool:

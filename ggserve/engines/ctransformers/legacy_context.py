@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ggserve import temporary
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.ctransformers.context import Context
 from ggserve.errors import GenerationError
@@ -73,7 +74,7 @@ class LegacyContext(Context):
         try:
             self._folder = _unused[original].pop()
         except IndexError:
-            self._folder = tempfile.TemporaryDirectory(prefix="ggserve-")
+            self._folder = tempfile.TemporaryDirectory(prefix=temporary.prefix())
             shutil.copyfile(original, Path(self._folder.name, name))
         folder = Path(self._folder.name)
         # The loader takes a path with "70b" in it for a model of grouped heads, and no other.

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ggserve import temporary
 from ggserve.errors import EngineError, InvalidRequest
 
 _POLL = 0.25  # seconds between looks at whether a request that waits is still wanted
@@ -34,7 +35,7 @@ class PrivateListener:
     """Where a llama-server listens, and how to ask it there."""
 
     def __init__(self, *, unix: bool = True) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ggserve-"))  # mode 0700
+        self.folder = Path(tempfile.mkdtemp(prefix=temporary.prefix()))  # mode 0700
         self.path = self.folder / "s.sock"  # short: a socket's path has room for about 100 characters
         self.key = secrets.token_urlsafe(32)
         self.port = None if unix and hasattr(socket, "AF_UNIX") else _free_port()

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from ggserve import temporary
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.transport import ServerPlan
@@ -47,7 +48,7 @@ class NativeTokenizer:
 def _forget(load: LoadServer) -> None:
     listener = PrivateListener()
     try:
-        with TemporaryDirectory(prefix="ggserve-") as folder:
+        with TemporaryDirectory(prefix=temporary.prefix()) as folder:
             path = Path(folder, "blank.gguf")
             path.write_bytes(_blank_model())
             options = EngineOptions(context_length=_WIDTH, prompt_cache=0, gpu_layers=0)

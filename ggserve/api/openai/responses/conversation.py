@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from ggserve.api.openai.images import image_part, text_part
+from ggserve.api.images import image_part, text_part
 from ggserve.api.openai.responses.items import (
     CallItem,
     CallOutputItem,

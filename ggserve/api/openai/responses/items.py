@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from ggserve.api.fields import Strict
-from ggserve.api.openai.images import check_image
+from ggserve.api.images import check_image
 
 
 def _as_parts(content: Any) -> Any:

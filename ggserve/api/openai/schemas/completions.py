@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from ggserve.api.fields import Whole, field_error, one_of
-from ggserve.api.openai.schemas.generation import MAX_CHOICES, MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, TokenId
+from ggserve.api.openai.schemas.generation import MAX_CHOICES, MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, TokenIds
 from ggserve.generation import SamplingParams
 
 # Fields of chats only.
@@ -30,7 +30,7 @@ class CompletionRequest(GenerationRequest):
     unsupported = UNSUPPORTED | _CHAT_FIELDS
 
     prompt: Annotated[
-        str | list[str] | list[TokenId] | list[list[TokenId]],
+        str | Annotated[list[str], Field(fail_fast=True)] | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
         one_of("a text, a list of token ids, or a list of either"),
     ]
     best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)

@@ -7,7 +7,7 @@ import orjson
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, TypeAdapter, field_validator, model_validator
 
 from ggserve.api.fields import ModelRequest, Strict
-from ggserve.api.openai.images import check_image, image_part, text_part
+from ggserve.api.images import check_image, image_part, text_part
 from ggserve.api.openai.responses.conversation import chat_messages
 from ggserve.api.openai.responses.items import CallItem, CallOutputItem, MessageItem
 from ggserve.api.openai.schemas.messages import Message

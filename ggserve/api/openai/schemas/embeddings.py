@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ggserve.api.fields import ModelRequest, Whole, one_of
-from ggserve.api.openai.schemas.generation import TokenId
+from ggserve.api.openai.schemas.generation import TokenIds
 
 _MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
 
@@ -17,8 +17,11 @@ class EmbeddingsRequest(ModelRequest):
 
     input: Annotated[
         str
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[str] | list[list[TokenId]], Field(min_length=1, max_length=_MAX_INPUTS)],
+        | Annotated[TokenIds, Field(min_length=1)]
+        | Annotated[
+            Annotated[list[str], Field(fail_fast=True)] | Annotated[list[TokenIds], Field(fail_fast=True)],
+            Field(min_length=1, max_length=_MAX_INPUTS),
+        ],
         one_of(f"a text, a list of token ids, or a list of up to {_MAX_INPUTS} of either, none of them empty"),
     ]
     encoding_format: Literal["float", "base64"] | None = None

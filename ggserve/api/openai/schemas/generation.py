@@ -56,6 +56,9 @@ MAX_LOGPROBS = 20  # alternatives to a token
 Stop = Annotated[list[str], Field(max_length=16)]
 _LONGEST_ID = 10  # digits
 TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[
+    list[TokenId], Field(fail_fast=True)
+]  # the first error is told; to collect all of a long list takes a second
 
 
 def _limit(value: Any) -> Any:

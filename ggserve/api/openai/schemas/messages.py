@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from ggserve.api.fields import Strict
-from ggserve.api.openai.images import check_image
+from ggserve.api.images import check_image
 
 
 class TextPart(Strict):
