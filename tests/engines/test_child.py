@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from ggserve.engines.llama_cpp.build import read_build
-from ggserve.engines.llama_cpp.child import _Reader
+from ggserve.engines.llama_cpp.completion_reader import CompletionReader
 from ggserve.engines.llama_cpp.listener import _Body
 from ggserve.errors import EngineError, EngineUnavailable, GenerationError
 from ggserve.generation import Grammar, SamplingParams
@@ -303,7 +303,7 @@ def test_an_answer_that_comes_in_pieces_is_that_in_one(size: int, head: bytes):
 
 
 def test_what_older_builds_leave_out_is_made_up_for():
-    reader = _Reader({"prompt": [1, 2, 3], "stream": True})
+    reader = CompletionReader({"prompt": [1, 2, 3], "stream": True})
     pieces = (
         '{"content":"a","stop":false}',
         '{"content":"","stop":true,"stopped_limit":true,"timings":{"prompt_n":1}}',
@@ -324,17 +324,17 @@ def test_what_older_builds_leave_out_is_made_up_for():
 def test_an_answer_that_ends_within_a_character_ends_as_others_do():
     error = b'{"error":{"code":500,"message":"... that does not match the expected Content-only format"}}'
     for most, reason in ((2, "length"), (9, "stop")):
-        reader = _Reader({"prompt": [1], "stream": True, "n_predict": most})
+        reader = CompletionReader({"prompt": [1], "stream": True, "n_predict": most})
         chunks = list(reader.feed(b'data: {"content":"a","stop":false}\n\ndata: ' + error + b"\n\n"))
         assert chunks[-1]["choices"][0] == {"text": "", "finish_reason": reason, "logprobs": None}
         assert chunks[-1]["usage"] == {"completion_tokens": 1}
-    reader = _Reader({"prompt": [1], "stream": False})
+    reader = CompletionReader({"prompt": [1], "stream": False})
     assert list(reader.feed(error)) == []
     assert [chunk["choices"][0]["logprobs"] for chunk in reader.rest() if "choices" in chunk] == [None]
 
 
 def test_an_error_is_read_whether_it_is_streamed_or_not():
     for answered in (b'{"error":{"code":400,"message":"no"}}', b'error: {"code":400,"message":"no"}\n\n'):
-        reader = _Reader({"prompt": [1], "stream": True})
+        reader = CompletionReader({"prompt": [1], "stream": True})
         chunks = [*reader.feed(answered), *reader.rest()]
         assert [chunk["error"]["message"] for chunk in chunks] == ["no"]

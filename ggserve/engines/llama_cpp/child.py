@@ -19,8 +19,6 @@ from ggserve.engines.request import BEAT
 from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware
 
-# Some builds end an answer whose text is no UTF-8 with this error, in place of its last piece.
-
 log = logging.getLogger("ggserve.model")
 
 

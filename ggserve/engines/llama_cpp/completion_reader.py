@@ -7,6 +7,7 @@ import orjson
 
 from ggserve.engines.llama_cpp.transport import Chunk
 
+# Some builds end an answer whose text is no UTF-8 with this error, in place of its last piece.
 _BROKEN_TEXT = "does not match the expected Content-only format"
 _LONGEST_CHARACTER = 4  # bytes, and tokens at most
 

@@ -244,7 +244,8 @@ class LlamaServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=child_environment(),
+                # A marker of its own for each process would leave prompts with images unread after a restart.
+                env={**child_environment(), "LLAMA_MEDIA_MARKER": f"<__media_{listener.key}__>"},
                 start_new_session=True,  # a Ctrl-C is for this process, which ends the child when it is done
             )
         assert process.stdout is not None

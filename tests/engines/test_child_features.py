@@ -1,0 +1,87 @@
+"""llama.cpp in a child process: what goes along with a model, and what is not a completion."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ggserve.generation import MediaPrompt, SamplingParams
+from ggserve.model.gguf_model import GGUFModel
+from tests.answers import answer
+from tests.engines.tiny_companions import write_adapter, write_projector
+from tests.engines.tiny_models import write_tiny_model
+from tests.llama_server import launcher
+
+GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+RED = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+DOCUMENTS = ["a dog", "the the the", "a cat", "b", "c"]
+
+
+def load(path: Path, folder: Path | None, **options: Any) -> GGUFModel:
+    """The model in a child process, or without a folder for its launcher in this one."""
+    server = "off" if folder is None else str(launcher(folder))
+    return GGUFModel(path, **{"threads": 1, "parallel": 2, "context_length": 64, "llama_server": server, **options})
+
+
+def test_an_adapter_changes_what_a_text_means_by_its_scale(tmp_path: Path) -> None:
+    path, adapter = write_tiny_model(tmp_path, "qwen2"), write_adapter(tmp_path / "lora,a:b.gguf")
+
+    def meant(**options: Any) -> NDArray[np.float32]:
+        model = load(path, tmp_path, **options)
+        try:
+            return asyncio.run(model.embed([[5, 6, 7, 8]]))[0].vector
+        finally:
+            model.close()
+
+    plain = meant()
+    assert meant(lora_path=adapter) @ plain < 0.999
+    assert meant(lora_path=adapter, lora_scale=0.0) @ plain > 0.9999
+
+
+def test_images_are_seen_before_and_after_a_death(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path, "qwen2")
+    projector = write_projector(tmp_path / "mmproj-tiny.gguf")
+    model = load(path, tmp_path, mmproj_path=projector, context_length=128)
+    try:
+        prompt = MediaPrompt(f"What is {model.engine.media_marker}?", (RED,))
+        text, last = answer(model.engine.generate(prompt, GREEDY))
+        assert last.prompt_tokens > len(model.tokenize("What is ?"))
+        server = model.engine._transport._server  # type: ignore[union-attr]
+        os.kill(server._process.pid, signal.SIGKILL)
+        server._process.wait()
+        assert answer(model.engine.generate(prompt, GREEDY))[0] == text
+    finally:
+        model.close()
+
+
+def test_embeddings_and_ranks_are_those_of_the_other_transport(tmp_path: Path) -> None:
+    bert, reranker = write_tiny_model(tmp_path, "bert"), write_tiny_model(tmp_path, "reranker")
+    vectors, scores = [], []
+    for folder in (None, tmp_path):
+        model = load(bert, folder)
+        vectors.append([each.vector for each in asyncio.run(model.embed(DOCUMENTS))])
+        model.close()
+        model = load(reranker, folder)
+        scores.append(asyncio.run(model.rerank("the cat", DOCUMENTS)).scores)
+        model.close()
+    for own, other in zip(*vectors, strict=True):
+        assert own @ other == pytest.approx(1, abs=1e-3)
+    assert scores[0] == pytest.approx(scores[1], abs=1e-2)
+
+
+def test_text_that_repeats_itself_is_guessed(original_path: Path, tmp_path: Path) -> None:
+    loop = "The cat sat on the mat, the dog lay by the door, and the rain fell on the roof of the old house. " * 4
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    texts = []
+    for speculate in ("off", "ngram-mod"):
+        model = load(original_path, tmp_path, parallel=1, context_length=256, speculate=speculate)
+        text, last = answer(model.complete(loop, params))
+        texts.append(text)
+        model.close()
+    assert texts[0] == texts[1]
+    assert last.accepted_tokens > 4
