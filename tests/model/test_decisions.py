@@ -8,7 +8,6 @@ import pytest
 
 from ggserve.errors import InvalidRequest
 from ggserve.generation import SamplingParams
-from ggserve.model.chats import Chat
 from ggserve.model.decisions import Option, Question, with_question
 from ggserve.model.gguf_model import GGUFModel
 from tests.conftest import FAMILY_FILES
@@ -38,7 +37,7 @@ def mass(model: GGUFModel, prompt: list[int], tokens: list[int]) -> float:
 
 def test_probabilities_are_those_of_brute_force(either: GGUFModel):
     question = choice(*LABELS)
-    prompt = asyncio.run(either._chats._prompt(Chat(with_question(STATE, question.text))))
+    prompt = either.tokenize_chat(with_question(STATE, question.text))
     spelled = [[either._codec.encode_middle(space + label) for space in ("", " ")] for label in LABELS]
     sums = [sum(mass(either, prompt, tokens) for tokens in spellings) for spellings in spelled]
     sums[1] -= sum(mass(either, prompt, tokens) for tokens in spelled[2] if tokens[:1] in spelled[1])
