@@ -13,6 +13,7 @@ from ggserve.messages import ToolCallDelta
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules", "citations"]
+ConfidenceField = Literal["choice_probabilities", "field_confidence"]
 SamplerName = Literal["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
 Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
@@ -126,6 +127,9 @@ class SamplingParams:
     continues: bool = False  # the prompt ends with the beginning of this answer, which waits for no other request
     cache_prompt: bool = True  # what is evaluated of the prompt already is not again: quick, but it rounds otherwise
     truncate_prompt: int | None = None  # the prompt's last tokens are kept, this many
+    confidence: ConfidenceField | None = (
+        None  # how sure the model was: of a choice, or of each value in JSON of a schema
+    )
     n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i
     logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
@@ -247,6 +251,7 @@ class Delta:
     quotation: int | None = None  # the text belongs to the quotation with this number, in an answer with citations
     citation: Citation | None = None  # on the quotation's last delta, which has no text
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
+    confidence: Mapping[str, Any] | None = None  # on an answer's last delta: fields of the response, where asked for
     prompt_ids: tuple[int, ...] = ()  # on the first delta of all, where the engine was given token ids
 
 

@@ -85,6 +85,14 @@ class Pool(Generic[AnySlot]):
                 self.release(turn.result())
             raise
 
+    async def acquire_some(self, most: int) -> list[AnySlot]:
+        """A slot, which is waited for, and others that are idle: at most `most` together. Raises as `acquire`."""
+        slots = [await self.acquire(())]
+        with self._lock:
+            slots += self._idle[: most - 1]
+            del self._idle[: most - 1]
+        return slots
+
     def release(self, slot: AnySlot) -> None:
         """Takes a slot back, for the first in the queue."""
         with self._lock:

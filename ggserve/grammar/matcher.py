@@ -94,6 +94,10 @@ class Matcher:
         """Goes on by these tokens; False where the grammar does not."""
         return bool(self._matcher.consume_tokens(tokens))
 
+    def fits(self, text: bytes) -> bool:
+        """Whether a text of bytes may come next, for a vocabulary of bytes. Takes nothing."""
+        return bool(self._matcher.validate_tokens(list(text)) == len(text))
+
     def take_text(self, text: str) -> bool:
         """Goes on by a text; False where the grammar does not."""
         return self.take(self._vocabulary.encode(text))

@@ -17,6 +17,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, MediaPrompt, SamplingParams, Scores
 from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import ToolCallDelta, Tools
+from ggserve.model.confidence import Confidence
 from ggserve.model.load import LoadedModel
 from ggserve.model.thinking import Budget, within_budget
 
@@ -28,6 +29,7 @@ class Chats:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
+        self.confidence = Confidence(loaded)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """The answer's deltas. Raises InvalidRequest and TemplateError too."""
@@ -42,20 +44,30 @@ class Chats:
         thinks = chat.template_arguments.get("enable_thinking") is not False
         state = rendered.state or "closed"
         grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
-        stop = (*params.stop, *renderer.template.stop)
-        if params.thinking_budget is None or form.thought is None or state == "closed":
-            deltas = self._generated(rendered, replace(params, grammar=grammar, stop=stop))
-        else:
+        if tools and params.confidence:
+            raise InvalidRequest(f"{params.confidence} is not told of answers that may call tools.", "tools")
+        prompt = await self._prompt(rendered)
+        budget: Budget | None = None
+        if params.thinking_budget is not None and form.thought and state != "closed":
             after = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, "closed")
             budget = Budget(params.thinking_budget, form, after)
-            deltas = within_budget(
-                lambda begun, params: self._generated(renderer.continued(rendered, begun, budget.markers), params),
-                replace(params, grammar=grammar, stop=stop),
-                budget,
-                state,
-            )
-        async with aclosing(_parsed(deltas, form, tools, rendered.state)) as parsed:
-            async for delta in parsed:
+
+        def generate(wanted: SamplingParams) -> AsyncGenerator[Delta, None]:
+            held = replace(wanted, grammar=grammar, stop=(*wanted.stop, *renderer.template.stop))
+            deltas = self._loaded.engine.generate(prompt, held)
+            if budget:
+                markers = budget.markers
+                deltas = within_budget(
+                    lambda begun, params: self._generated(renderer.continued(rendered, begun, markers), params),
+                    held,
+                    budget,
+                    state,
+                )
+            return _parsed(deltas, form, tools, rendered.state)
+
+        ids = prompt if isinstance(prompt, list) else None
+        async with aclosing(self.confidence.watched(generate, params, ids)) as deltas:
+            async for delta in deltas:
                 yield delta
 
     async def _generated(self, rendered: RenderedChat, params: SamplingParams) -> AsyncGenerator[Delta, None]:

@@ -122,8 +122,8 @@ class GGUFModel:
             ids = await self._loaded.off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
-        running = self._logged(prompt, self.engine.generate(ids, self._capped(params)))
-        async with aclosing(running) as deltas:
+        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), self._capped(params), ids)
+        async with aclosing(self._logged(prompt, watched)) as deltas:
             async for delta in deltas:
                 yield delta
 
@@ -283,6 +283,7 @@ class GGUFModel:
 
     def close(self) -> None:
         """Ends every answer and frees the model."""
+        self._chats.confidence.close()
         self.engine.close()
 
 

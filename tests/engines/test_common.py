@@ -347,3 +347,17 @@ def test_a_chat_is_counted_as_it_is_evaluated(either: GGUFModel, tools: Tools | 
     assert asyncio.run(either.count_chat(chat, tools=tools)) == refusal.value.prompt_tokens
     if tools is None:
         assert asyncio.run(either.count_chat(chat, begun=" Yes")) == refusal.value.prompt_tokens + 1
+
+
+def test_many_inputs_hold_as_many_slots_as_they_are_computed_in(llama_cpp_model: GGUFModel, monkeypatch):
+    engine, batches = llama_cpp_model.engine, []
+    embed = engine._transport.embed
+
+    def watched(body):
+        batches.append((len(body["input"]), engine.pool.idle))
+        return embed(body)
+
+    monkeypatch.setattr(engine._transport, "embed", watched)
+    assert len(asyncio.run(llama_cpp_model.embed(["a", "b", "c"]))) == 3
+    assert batches == [(2, 0), (1, 1)]  # of two slots
+    assert engine.pool.idle == 2

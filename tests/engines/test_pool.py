@@ -124,3 +124,17 @@ def test_a_request_that_continues_an_answer_is_next_and_never_refused():
         return served
 
     assert asyncio.run(main()) == [1, 0]
+
+
+def test_several_slots_are_the_idle_ones_and_never_more_than_are_wanted():
+    async def main() -> None:
+        pool = Pool([FakeSlot(1), FakeSlot(2), FakeSlot(3)], 10)
+        assert len(await pool.acquire_some(2)) == 2
+        (last,) = await pool.acquire_some(5)
+        assert pool.idle == 0
+        waiting = asyncio.ensure_future(pool.acquire_some(5))
+        await asyncio.sleep(0)
+        pool.release(last)
+        assert await waiting == [last]
+
+    asyncio.run(main())

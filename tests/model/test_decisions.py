@@ -10,6 +10,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.generation import SamplingParams
 from ggserve.model.decisions import Option, Question, with_question
 from ggserve.model.gguf_model import GGUFModel
+from ggserve.model.labels import choose
 from tests.conftest import FAMILY_FILES
 
 STATE = [{"role": "user", "content": "I was charged twice for my order."}]
@@ -80,7 +81,7 @@ def test_decisions_of_legacy_families(name: str):
     try:
         prompt = list(record["files"][path.name][0]["ids"])
         labels = ["a", "e", "an", "the"]
-        decision = asyncio.run(model._decider.choose(prompt, labels, "x"))
+        decision = asyncio.run(choose(model._loaded, prompt, labels, "x"))
         assert sum(decision.probabilities) == pytest.approx(1)
         first = mass(model, prompt, model._codec.encode_middle("e")) + mass(
             model, prompt, model._codec.encode_middle(" e")

@@ -279,6 +279,7 @@ class MessagesRequest(PromptRequest):
         return tuple(Document(block.source.data, block.title) for block in blocks)
 
     max_tokens: Whole = Field(ge=0)
+    field_confidence: bool = False
     stop_sequences: list[str] | None = Field(None, max_length=16)
     stream: bool | None = None
     temperature: Temperature | None = None
@@ -297,6 +298,7 @@ class MessagesRequest(PromptRequest):
             "top_k": self.top_k,
             "stop": tuple(self.stop_sequences or ()),
             "grammar": schema_grammar(form.definition, field) if form else None,
+            "confidence": "field_confidence" if self.field_confidence else None,
             "thinking_budget": thinking_budget(
                 self.thinking.budget_tokens if self.thinking else None,
                 self.output_config.effort if self.output_config else None,

@@ -44,7 +44,8 @@ class MessageWriter(Writer):
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         answer = answers.all[0]
-        yield _event("message_delta", delta=self._stop(answer.last), usage=_usage(answer))
+        confidence = answer.last.confidence or {}
+        yield _event("message_delta", delta=self._stop(answer.last), usage=_usage(answer), **confidence)
         yield _event("message_stop")
 
     def fail(self, error: APIError) -> Iterator[bytes]:
@@ -53,7 +54,9 @@ class MessageWriter(Writer):
     def whole(self, answers: Answers) -> Response:
         answer = answers.all[0]
         content = [_content(block) for block in answer.blocks]
-        return json_response({**self._head, "content": content, **self._stop(answer.last), "usage": _usage(answer)})
+        confidence = answer.last.confidence or {}
+        ends = {**self._stop(answer.last), "usage": _usage(answer), **confidence}
+        return json_response({**self._head, "content": content, **ends})
 
     def _stop(self, last: Delta) -> dict[str, Any]:
         if last.stop_sequence in (self._request.stop_sequences or ()):  # the others are the chat template's

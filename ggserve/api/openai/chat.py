@@ -95,6 +95,8 @@ class _ChatWriter(Writer):
         self, answer: Answer, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
     ) -> bytes:
         choice = {"index": answer.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        if finish_reason and answer.last.confidence:
+            choice |= answer.last.confidence
         return event({**self._head, "choices": [choice], **({"usage": None} if self._usage else {})})
 
     def _choice(self, answer: Answer) -> dict[str, Any]:
@@ -115,6 +117,7 @@ class _ChatWriter(Writer):
             "message": message,
             "logprobs": {"content": self._logprobs[answer.index].json, "refusal": None} if self._scored else None,
             "finish_reason": self._reason(answer),
+            **(answer.last.confidence or {}),
         }
 
     def _reason(self, answer: Answer) -> str | None:

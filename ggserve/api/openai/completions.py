@@ -92,7 +92,8 @@ class _CompletionWriter(Writer):
 
     def _choice(self, answer: Answer, text: str, logprobs: Any) -> dict[str, Any]:
         reason = answer.last.finish_reason
-        return {"index": answer.index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        confidence = answer.last.confidence or {}
+        return {"index": answer.index, "text": text, "logprobs": logprobs, "finish_reason": reason, **confidence}
 
     def _scores(self, piece: Piece) -> dict[str, Any]:
         """The log-probabilities of a piece; the first has the prompt's too."""

@@ -86,7 +86,6 @@ class LlamaCppEngine:
         self._end_ids = end_ids
         self._writes_gbnf = loses_spaces or transport.grammar_language != "lark"
         self._grammars = Grammars(byte_vocabulary(), self._native_grammar)
-        self._parallel = options.parallel
         self._speculates = options.speculate != "off" or options.draft_model is not None
         self._transport = transport
         self.media_marker = transport.media_marker if "images" in self.features else ""
@@ -157,11 +156,10 @@ class LlamaCppEngine:
                 raise ContextOverflow(len(tokens), self.context_length)
             self._check_tokens(tokens)
         embeddings: list[Embedding] = []
-        for start in range(0, len(inputs), self._parallel):  # native code takes as many at once as it has slots
-            slot = await self.pool.acquire(())
-            some = inputs[start : start + self._parallel]
-            call = asyncio.wrap_future(self._workers.submit(self._embed, slot, some))
-            embeddings += await asyncio.shield(call)  # it gives the slot back, come what may
+        while rest := inputs[len(embeddings) :]:
+            slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
+            call = asyncio.wrap_future(self._workers.submit(self._embed, slots, rest[: len(slots)]))
+            embeddings += await asyncio.shield(call)  # it gives the slots back, come what may
         return embeddings
 
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
@@ -203,11 +201,10 @@ class LlamaCppEngine:
         await asyncio.to_thread(self._check_words, [query, documents])
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
-        for start in range(0, len(documents), self._parallel):  # native code takes as many at once as it has slots
-            slot = await self.pool.acquire(())
-            some = documents[start : start + self._parallel]
-            call = asyncio.wrap_future(self._workers.submit(self._rerank, slot, query, some))
-            ranking = await asyncio.shield(call)  # it gives the slot back, come what may
+        while rest := documents[len(scores) :]:
+            slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
+            call = asyncio.wrap_future(self._workers.submit(self._rerank, slots, query, rest[: len(slots)]))
+            ranking = await asyncio.shield(call)  # it gives the slots back, come what may
             scores += ranking.scores
             prompt_tokens += ranking.prompt_tokens
         return Ranking(scores, prompt_tokens)
@@ -354,21 +351,23 @@ class LlamaCppEngine:
             raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
         return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
 
-    def _embed(self, slot: Slot, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
+    def _embed(self, slots: list[Slot], inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         try:
             answer = self._transport.embed({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
         finally:
-            self.pool.release(slot)
+            for slot in slots:
+                self.pool.release(slot)
         if error := answer.get("error"):
             raise native_error(error, self.context_length)
         vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
         return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]
 
-    def _rerank(self, slot: Slot, query: str, documents: Sequence[str]) -> Ranking:
+    def _rerank(self, slots: list[Slot], query: str, documents: Sequence[str]) -> Ranking:
         try:
             answer = self._transport.rerank({"query": query, "documents": list(documents)})
         finally:
-            self.pool.release(slot)
+            for slot in slots:
+                self.pool.release(slot)
         if error := answer.get("error"):
             if too_long := _TOO_LONG.search(error["message"]):
                 raise ContextOverflow(int(too_long[1]), self.context_length)

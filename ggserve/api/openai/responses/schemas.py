@@ -209,6 +209,7 @@ class ResponsesRequest(PromptRequest):
     stream: bool = False
     store: bool = True
     max_output_tokens: Whole | None = Field(None, ge=1)
+    field_confidence: bool = False
     temperature: Temperature | None = None
     top_p: Probability | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
@@ -239,6 +240,7 @@ class ResponsesRequest(PromptRequest):
             "top_p": self.top_p,
             "logprobs": (self.top_logprobs or 0) if self.scored else None,
             "grammar": self.grammar,
+            "confidence": "field_confidence" if self.field_confidence else None,
             "thinking_budget": thinking_budget(None, self.reasoning.effort if self.reasoning else None),
         }
         return SamplingParams.of(given)

@@ -127,6 +127,7 @@ class ResponseWriter(Writer):
             "total_tokens": last.prompt_tokens + last.completion_tokens,
         }
         self.response = {**self.response, "status": status, "completed_at": int(time.time()), "usage": usage}
+        self.response |= last.confidence or {}
         if status == "incomplete":
             self.response |= {"incomplete_details": {"reason": "max_output_tokens"}, "completed_at": None}
         self._finished(self.response)

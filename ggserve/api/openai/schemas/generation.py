@@ -143,6 +143,7 @@ class GenerationRequest(StructuredRequest):
             "ignore_eos": self.ignore_eos,
             "cache_prompt": self.cache_prompt,
             "grammar": self.held_to,
+            "confidence": self.confidence,
             "thinking_budget": thinking_budget(self.thinking_budget_tokens, self.reasoning_effort),
         }
         return SamplingParams.of(given)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from ggserve.api.fields import ModelRequest, Strict, field_error
-from ggserve.generation import Grammar, GrammarKind, schema_grammar
+from ggserve.generation import ConfidenceField, Grammar, GrammarKind, schema_grammar
 
 Choices = Annotated[list[str], Field(min_length=1)]
 
@@ -29,12 +29,21 @@ class StructuredRequest(ModelRequest):
     guided_choice: Choices | None = None
     guided_grammar: str | None = None
     grammar: str | None = None
+    choice_probabilities: bool | None = None
+    field_confidence: bool | None = None
 
     @model_validator(mode="after")
     def _one_at_most(self) -> "StructuredRequest":
         if len(given := self._grammars()) > 1:
             raise field_error(given[1].source or "", "an answer can be held to one thing only, and several are given")
         return self
+
+    @property
+    def confidence(self) -> ConfidenceField | None:
+        """How sure the model was of the answer, where that is asked for."""
+        if self.choice_probabilities:
+            return "choice_probabilities"
+        return "field_confidence" if self.field_confidence else None
 
     @property
     def held_to(self) -> Grammar | None:
