@@ -85,6 +85,7 @@ export class Answers extends EventTarget {
     const running = new Running();
     const changed = () => this.dispatchEvent(new CustomEvent("change", { detail: { chat, message } }));
     const body = chatRequest(chat);
+    if (body.documents) message.documents = body.documents;
     chat.messages.push(message);
     this.#running.set(chat.id, running);
     changed();
@@ -108,10 +109,11 @@ function chatRequest(chat) {
   const messages = chat.messages.filter((message) => message.role !== "assistant" || message.content || message.tool_calls);
   const system = chat.system.trim() ? [{ role: "system", content: chat.system }] : [];
   const fields = settings.tokens ? { logprobs: true, top_logprobs: TOP_TOKENS } : {};
+  const quoted = settings.document?.trim() ? { documents: [{ text: settings.document }], citations: true } : {};
   return {
     model: connection.model?.id,
     messages: [...system, ...messages.map(requestMessage)],
-    ...samplingFields(), ...fields, ...moreFields(),
+    ...samplingFields(), ...fields, ...quoted, ...moreFields(),
   };
 }
 
@@ -125,10 +127,12 @@ function requestMessage({ role, content, images, tool_calls, tool_call_id }) {
 }
 
 /** Adds what a chat's chunk brings; whether it brought something. */
-function takeChatDelta({ delta = {}, logprobs }, message) {
+function takeChatDelta({ delta = {}, logprobs, field_confidence }, message) {
   const thoughts = delta.reasoning_content ?? delta.reasoning;
   if (thoughts) message.reasoning = (message.reasoning ?? "") + thoughts;
   if (delta.content) message.content += delta.content;
+  if (field_confidence) message.fields = field_confidence;
+  if (delta.citations) (message.citations ??= []).push(...delta.citations);
   for (const piece of delta.tool_calls ?? []) takeCall(piece, message);
   for (const token of logprobs?.content ?? []) {
     (message.tokens ??= []).push({ token: token.token, logprob: token.logprob, top: (token.top_logprobs ?? []).map(short) });

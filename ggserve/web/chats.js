@@ -1,5 +1,5 @@
 // The chats: made, kept, searched, exported, imported. Their messages have the shape of the API's, and a few fields
-// of our own: reasoning, stats, tokens (with probabilities), error, note.
+// of our own: reasoning, stats, tokens (with probabilities), citations and documents, fields, error, note.
 
 import { openStorage } from "./storage.js";
 import { settings } from "./settings.js";

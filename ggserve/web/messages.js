@@ -4,6 +4,7 @@ import { splitThoughts, tokensPerSecond } from "./answer.js";
 import { announce, copy, el, icon, iconButton } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
 import { tokenView } from "./tokens.js";
+import { citationView, confidenceView } from "./trust.js";
 
 /** "24 tokens · 21.3 tokens/s · first after 0.21 s", as far as it is known. */
 export function statsText(stats = {}) {
@@ -98,16 +99,19 @@ export class MessageView {
       copyButton,
       message.role === "tool" ? "" : iconButton("Edit", "edit", () => this.edit()),
       message.role === "assistant" ? iconButton("Regenerate", "redo", () => this.actions.regenerate(message)) : "",
-      message.tokens?.length ? this.#tokensButton() : "",
+      message.tokens?.length ? this.#panelButton("Tokens", "tokens", () => tokenView(message.tokens)) : "",
+      message.citations?.length ? this.#panelButton("Citations", "search", () => citationView(message)) : "",
+      message.fields ? this.#panelButton("Confidence", "check", () => confidenceView(message)) : "",
     );
   }
 
-  #tokensButton() {
+  /** A button that opens and closes a panel below the message. */
+  #panelButton(label, iconName, panel) {
     const view = el("div", { hidden: true });
-    const toggle = iconButton("Tokens", "tokens", () => {
+    const toggle = iconButton(label, iconName, () => {
       view.hidden = !view.hidden;
       toggle.setAttribute("aria-expanded", !view.hidden);
-      if (!view.hidden) view.replaceChildren(tokenView(this.message.tokens));
+      if (!view.hidden) view.replaceChildren(panel());
     }, { "aria-expanded": "false" });
     this.foot.after(view);
     return toggle;

@@ -23,9 +23,14 @@ class NativeScorer:
     """Scores tokens in a loaded server core; from any thread, one request of a slot at a time."""
 
     def __init__(
-        self, transport: Transport, spelling: Callable[[int], bytes], tokenize: Callable[[str], list[int]]
+        self,
+        transport: Transport,
+        spelling: Callable[[int], bytes],
+        tokenize: Callable[[str], list[int]],
+        native_prompt: Callable[[Sequence[int]], Any],  # a prompt as llama.cpp takes it
     ) -> None:
         self._transport = transport
+        self._native_prompt = native_prompt
         self._spelling = lru_cache(maxsize=256)(spelling)
         self._tokenize = tokenize
         self._prompts = PromptScores()
@@ -33,10 +38,9 @@ class NativeScorer:
     def token(self, entry: dict[str, Any], top: int) -> ScoredToken:
         """A token as llama.cpp's chunks tell of it, with `top` of the likeliest in its place."""
         raw = bytes(entry["bytes"])
-        others = tuple(self.token(other, 0) for other in entry.get("top_logprobs", ())[:top])
-        return ScoredToken(
-            entry["id"], raw or self._spelling(entry["id"]), entry.get("logprob"), others, control=not raw
-        )
+        others = tuple(self.token(other, 0) for other in entry.get("top_logprobs", entry.get("top_probs", ()))[:top])
+        logprob = math.log(max(entry["prob"], 1e-300)) if "prob" in entry else entry.get("logprob")
+        return ScoredToken(entry["id"], raw or self._spelling(entry["id"]), logprob, others, control=not raw)
 
     def prompt(self, prompt: Sequence[int], top: int, cancelled: Callable[[], bool]) -> tuple[ScoredToken, ...]:
         """The scores of a prompt's tokens; none when cancelled. Raises EngineError."""
@@ -69,10 +73,11 @@ class NativeScorer:
     def split(self, prefix: Sequence[int], text: str, count: int, last: ScoredToken, top: int) -> list[ScoredToken]:
         """The `count` tokens of a text whose characters are split over several, of which llama.cpp told the `last`.
 
-        Where the model did not spell it as its tokenizer does, only that one, as the whole text.
+        Where the model did not spell it as its tokenizer does, or in bytes that are no characters, only that one, as
+        the whole text.
         """
         ids = self._tokenize(text)[-count:]
-        if len(ids) != count or ids[-1] != last.id:
+        if "\ufffd" in text or len(ids) != count or ids[-1] != last.id:
             return [last]
         scores = [self.score([*prefix, *ids[:index]], token, top) for index, token in enumerate(ids[:-1])]
         rest = text.encode()[sum(len(score.bytes) for score in scores) :]
@@ -113,7 +118,7 @@ class NativeScorer:
             chunks.append(chunk)
             return False
 
-        body = {"prompt": list(prefix), "n_predict": 1, "stream": False, **fields}
+        body = {"prompt": self._native_prompt(prefix), "n_predict": 1, "stream": False, **fields}
         self._transport.complete(body, receive)
         answer = chunks[-1]
         if error := answer.get("error"):
