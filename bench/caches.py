@@ -11,22 +11,24 @@ import random
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
 from bench.machine import machine
 from bench.report import aligned
+from ggserve.engines.contract import CacheType
 from ggserve.hub.default import packaged_model
 from ggserve.machine import usable_cores
 from ggserve.model.gguf_model import GGUFModel, SamplingParams
 
 RESULTS = Path(__file__).parent / "caches.json"
 CONTEXT, PROMPT, ANSWER, SLOTS = 2048, 1000, 64, 2  # tokens for each slot, of a prompt, of an answer; slots
-VARIANTS = (("f16", "on"), ("f16", "off"), ("q8_0", "on"), ("q4_0", "on"))  # type, flash attention
+Variant = tuple[CacheType, Literal["on", "off"]]  # flash attention
+VARIANTS: tuple[Variant, ...] = (("f16", "on"), ("f16", "off"), ("q8_0", "on"), ("q4_0", "on"))  # type, flash attention
 
 
-def measure(path: Path, cache: str, attention: str) -> dict[str, float]:
+def measure(path: Path, cache: CacheType, attention: Literal["on", "off"]) -> dict[str, float]:
     """Seconds to the first token, tokens/s after it, and megabytes of the process when its slots are full."""
     model = GGUFModel(
         path,
@@ -65,7 +67,7 @@ def main() -> None:
     path = packaged_model()
     if path is None:
         parser.error("the default model is not installed: `make bench` does it")
-    tries: dict[tuple[str, str], list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    tries: dict[Variant, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     for _ in range(options.rounds):
         for variant in VARIANTS:
             with multiprocessing.get_context("spawn").Pool(1) as process:

@@ -17,6 +17,7 @@ import psutil
 
 from bench.client import BenchError
 from bench.servers import ROOT, clean_environment
+from ggserve.engines.choice import WantedEngine
 from ggserve.model.gguf_model import GGUFModel, SamplingParams
 
 Figures = dict[str, float]
@@ -31,7 +32,7 @@ _FIRST_WORD, _LAST_WORD = 300, 32000  # token ids to draw prompts from
 class OneEngine:
     """The measurements, by name."""
 
-    def __init__(self, path: Path, engine: str, threads: int) -> None:
+    def __init__(self, path: Path, engine: WantedEngine, threads: int) -> None:
         started = time.perf_counter()
         self._model = GGUFModel(path, engine=engine, threads=threads, parallel=SLOTS, context_length=CONTEXT)
         self._load_seconds = time.perf_counter() - started

@@ -34,12 +34,12 @@ class Run:
     text: str
 
 
-def run(path: Path, prompt: str, context: int, folder: Path | None) -> Run:
+def run(path: Path, prompt: str, context: int, threads: int, folder: Path | None) -> Run:
     """Loads the model, asks it and closes it."""
     model = GGUFModel(
         path,
         engine="llama.cpp",
-        threads=usable_cores(),
+        threads=threads,
         parallel=1,
         context_length=context,
         prompt_cache_dir=folder,
@@ -77,6 +77,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.restart", description=__doc__)
     parser.add_argument("--tokens", type=int, default=8000, help="tokens of the history (default: 8000)")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: the usable cores)")
     parser.add_argument("--runs", type=int, default=3, help="restarts of each kind (default: 3)")
     options = parser.parse_args()
     path = packaged_model()
@@ -84,10 +85,10 @@ def main() -> None:
         sys.exit("the default model is not installed: `make bench` does it")
     folder = Path(tempfile.mkdtemp(prefix="restart-"))
     try:
-        prompt, context = history(path, options.tokens), options.tokens + 128
-        run(path, prompt, context, folder)  # saves the state
+        asked = history(path, options.tokens), options.tokens + 128, options.threads
+        run(path, *asked, folder)  # saves the state
         states = [state.stat().st_size for state in folder.glob("*/*.state")]
-        pairs = [(run(path, prompt, context, None), run(path, prompt, context, folder)) for _ in range(options.runs)]
+        pairs = [(run(path, *asked, None), run(path, *asked, folder)) for _ in range(options.runs)]
     finally:
         shutil.rmtree(folder)
     plain, saved = zip(*pairs, strict=True)

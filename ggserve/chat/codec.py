@@ -6,11 +6,15 @@ long.
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
+from ggserve.modelfile.token_spelling import to_raw
 from ggserve.tokenizer.tokenizer import Tokenizer
 from ggserve.tokenizer.vocabulary import Metadata, control_tokens
 
+_UNKNOWN = "\ufffd".encode()
+_BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 _NORMALIZED = 4  # characters that normalization may make one of
 _LONGEST_WORD = 10_000  # characters
 
@@ -84,6 +88,7 @@ class EngineCodec:
         self._controls = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._start_id = int(metadata.get("tokenizer.ggml.bos_token_id", 0))
         tokens = metadata.get("tokenizer.ggml.tokens")
+        self._tokens: list[bytes] = tokens
         ids = {role: metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}
         self.special_tokens: dict[str, str | None] = {
             f"{role}_token": tokens[token].decode("utf-8", "replace")
@@ -129,4 +134,14 @@ class EngineCodec:
         return self.engine.detokenize(ids)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
-        return self.engine.token_bytes(ids)
+        pieces = self.engine.token_bytes(ids)
+        return [self._raw(token) if _UNKNOWN in piece else piece for token, piece in zip(ids, pieces, strict=True)]
+
+    def _raw(self, token: int) -> bytes:
+        """The bytes of a token that are no whole characters, which the engine cannot tell."""
+        text = self._tokens[token]
+        if _BYTE_TOKEN.fullmatch(text):
+            return bytes([int(text[3:5], 16)])
+        with suppress(ValueError):
+            return to_raw(text)
+        return text

@@ -8,8 +8,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ggserve.errors import InvalidRequest
+
 # Code points that no text can mean anything by: Unicode's noncharacters first, then private use.
-_STAND_INS = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF1000)]
+_STAND_INS = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]
 _WORD_JOINER = "\u2060"
 
 
@@ -25,10 +27,12 @@ class Guard:
 
     def stand_ins(self, values: Any) -> tuple[Mapping[int, str], Callable[[Any], Any]]:
         """Stand-ins for a request's values (JSON), and what puts them into such values. The mapping, as for
-        `str.translate`, turns them back."""
+        `str.translate`, turns them back. Raises InvalidRequest where too few characters are left."""
         used = self._characters.union(*map(set, _strings(values)))
         free = (code for code in _STAND_INS if chr(code) not in used)
         stand_ins = dict(zip(self._firsts, free, strict=False))
+        if len(stand_ins) < len(self._firsts):
+            raise InvalidRequest("The messages have every character of Unicode's private use. Leave some out.")
         replaced = self._replacing(stand_ins)
         return {code: char for char, code in stand_ins.items()}, lambda value: _map_strings(value, replaced)
 

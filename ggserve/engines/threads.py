@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 _SPINS = "10000"  # about 0.4 ms; libgomp's own 300,000 are up to 13 ms that other programs' threads could use
 
@@ -62,66 +62,81 @@ class Pace:
                 self._next_backoff = self.INITIAL_BACKOFF
 
 
+class Computing:
+    """The requests and threads that compute at the same time."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.in_use = 0  # threads of evals in flight
+        self.teams = 0  # evals in flight with several threads
+        self.changed = threading.Condition()
+        self.queue: deque[object] = deque()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """A request computes in this block."""
+        with self.changed:
+            self.requests += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.requests -= 1
+                self.changed.notify_all()
+
+
+PROCESS = Computing()  # all engines in this process
+
+
 class ThreadBudget:
     """Gives each eval its share of `total` threads.
 
     A lone request gets them all; when more come, each gets an equal share from its next eval on, and those of all
     evals in flight add up to `total` at most. With more requests than threads each gets one, and the system shares the
     cores: a single thread waits at no barrier, so that costs nothing, while taking turns here would leave cores idle
-    between an eval and the next.
+    between an eval and the next. Budgets with the same `computing` share the cores with each other.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, computing: Computing | None = None) -> None:
         self.total = total
-        self._requests = 0
-        self._in_use = 0
-        self._teams = 0  # evals in flight with several threads
-        self._changed = threading.Condition()
-        self._queue: deque[object] = deque()
+        self._computing = computing or Computing()
         self._pace = Pace()
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self) -> AbstractContextManager[None]:
         """A request runs in this block, with evals now and then."""
-        with self._changed:
-            self._requests += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._requests -= 1
-                self._changed.notify_all()
+        return self._computing.request()
 
     @contextmanager
     def eval(self, tokens: int) -> Iterator[int]:
         """An eval of so many tokens runs in this block, with the given number of threads. Waits for them."""
-        ticket = object()
-        with self._changed:
-            self._queue.append(ticket)
-            while self._queue[0] is not ticket or not self._may_start(self._share(tokens)):
-                self._changed.wait()
-            self._queue.popleft()
+        ticket, computing = object(), self._computing
+        with computing.changed:
+            computing.queue.append(ticket)
+            while computing.queue[0] is not ticket or not self._may_start(self._share(tokens)):
+                computing.changed.wait()
+            computing.queue.popleft()
             threads = self._share(tokens)
-            self._in_use += threads
-            self._teams += threads > 1
-            if self._queue:
-                self._changed.notify_all()
+            computing.in_use += threads
+            computing.teams += threads > 1
+            if computing.queue:
+                computing.changed.notify_all()
         started = time.perf_counter()
         try:
             yield threads
         finally:
             seconds = time.perf_counter() - started
-            with self._changed:
+            with computing.changed:
                 if tokens == 1:
                     self._pace.record(threads, seconds)
-                self._in_use -= threads
-                self._teams -= threads > 1
-                if self._queue:
-                    self._changed.notify_all()
+                computing.in_use -= threads
+                computing.teams -= threads > 1
+                if computing.queue:
+                    computing.changed.notify_all()
 
     def _share(self, tokens: int) -> int:
-        return 1 if self._pace.wants_one(tokens) else max(1, self.total // max(1, self._requests))
+        return 1 if self._pace.wants_one(tokens) else max(1, self.total // max(1, self._computing.requests))
 
     def _may_start(self, threads: int) -> bool:
-        alone = threads == 1 and self._teams == 0 and self._requests > self.total
-        return alone or threads <= self.total - self._in_use
+        computing = self._computing
+        alone = threads == 1 and computing.teams == 0 and computing.requests > self.total
+        return alone or threads <= self.total - computing.in_use

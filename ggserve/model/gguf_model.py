@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
@@ -20,7 +20,7 @@ from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.decisions import Decider, Decision, Question
-from ggserve.model.load import LoadOptions, Report, load
+from ggserve.model.load import LoadArguments, LoadOptions, Report, load
 from ggserve.modelfile.facts import ModelFacts, file_sampling
 
 __all__ = ["GGUFModel", "SamplingParams"]
@@ -44,9 +44,9 @@ class GGUFModel:
         name: str | None = None,  # None: after the file
         sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
         fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
-        **options: Any,
+        **options: Unpack[LoadArguments],
     ) -> None:
-        """Checks and loads the file. `options` are the fields of `load.LoadOptions`; with `log_prompts` the log holds
+        """Checks and loads the file. `options` are explained at `load.LoadOptions`; with `log_prompts` the log holds
         what people write; `report` gets what part of the file is read, 0 to 1.
 
         Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
@@ -211,13 +211,33 @@ class GGUFModel:
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas
 
-    async def embed(self, inputs: Sequence[str | Sequence[int]]) -> list[Embedding]:
-        """The embedding of each text (or of token ids as they are), a vector of length 1."""
-        ids = [
-            list(text) if not isinstance(text, str) else await self._loaded.off_loop(len(text), self._input_ids, text)
-            for text in inputs
-        ]
+    async def embed(self, inputs: Sequence[str | Sequence[int]], *, truncate: bool = False) -> list[Embedding]:
+        """The embedding of each text (or of token ids as they are), a vector of length 1. With `truncate`, a text that
+        is too long loses its end."""
+        ids = [list(text) if not isinstance(text, str) else await self._input_ids(text, truncate) for text in inputs]
         return await self.engine.embed(ids)
+
+    async def _input_ids(self, text: str, truncate: bool) -> list[int]:
+        if not truncate:
+            return await self._loaded.off_loop(len(text), self._encoded_input, text)
+        text = text[: (self.context_length + 1) * self._codec.longest_token]
+        return await asyncio.to_thread(self._cut_input, text)
+
+    def _encoded_input(self, text: str) -> list[int]:
+        return self._codec.encode(text, add_special=True, parse_special=False)
+
+    def _cut_input(self, text: str) -> list[int]:
+        """The tokens of as much of a text as fits, between those that the model wants around it."""
+        ids = self._encoded_input(text)
+        room = self.context_length - 1
+        if len(ids) <= room:
+            return ids
+        plain = self._codec.encode(text, add_special=False, parse_special=False)
+        ends = [
+            start + len(plain) for start in range(len(ids) - len(plain) + 1) if ids[start : start + len(plain)] == plain
+        ]
+        ending = ids[ends[0] :] if ends else []
+        return ids[: room - len(ending)] + ending
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """How well each document answers the query; needs Feature "rerank"."""
@@ -272,9 +292,6 @@ class GGUFModel:
         """The bytes of each token, control tokens as the file spells them. Raises InvalidToken."""
         self._check_tokens(ids)
         return self._codec.pieces(ids)
-
-    def _input_ids(self, text: str) -> list[int]:
-        return self._codec.encode(text, add_special=True, parse_special=False)
 
     def _check_tokens(self, ids: Sequence[int]) -> None:
         for token in ids:

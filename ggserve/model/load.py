@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypedDict, TypeVar
 
 from ggserve.chat.codec import Codec, EngineCodec
 from ggserve.chat.infill import Infill
 from ggserve.chat.named_templates import family_template, read_chat_template
 from ggserve.chat.renderers import TOOL_USE, ChatRenderers
 from ggserve.chat.template import ChatTemplate
-from ggserve.engines.choice import EngineName, EngineWishes, choose_engine, llama_cpp_uses_gpu
-from ggserve.engines.contract import Engine, EngineOptions, Reranker, SlotFiles, Tuning
+from ggserve.engines.choice import EngineName, EngineWishes, WantedEngine, choose_engine, llama_cpp_uses_gpu
+from ggserve.engines.contract import CacheType, Engine, EngineOptions, Reranker, SlotFiles, Speculation, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
@@ -61,6 +61,32 @@ Template = tuple[str, Sequence[str]]  # a chat template and the texts that end i
 _LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
 _NO_PROJECTOR = Path("none")  # as MMPROJ_PATH
 _PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
+
+
+class LoadArguments(TypedDict, total=False):
+    """The fields of LoadOptions, as keyword arguments."""
+
+    engine: WantedEngine
+    parallel: int | None
+    cache_dir: Path
+    model_type: str | None
+    chat_template: str | None
+    context_length: int | None
+    threads: int | None
+    gpu_layers: int | Literal["auto"]
+    llama_server: str
+    llama_args: str
+    queue_size: int
+    speculate: Speculation
+    draft_model: Path | None
+    prompt_cache: int
+    prompt_cache_dir: Path | None
+    prompt_cache_disk: int
+    kv_cache_type: CacheType
+    flash_attention: Literal["auto", "on", "off"]
+    mmproj_path: Path | None
+    lora_path: Path | None
+    lora_scale: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,14 @@ def test_an_answer_of_some_length_ends_with_length(either: GGUFModel):
     assert last.prompt_tokens == len(either.tokenize(PROMPT))
 
 
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_an_answer_that_ends_within_a_character_shows_it(either: GGUFModel, logprobs: int | None):
+    begins = either.tokenize("🚀")[0]
+    params = SamplingParams(max_tokens=1, temperature=0, logit_bias={begins: 200.0}, logprobs=logprobs)
+    text, last = answer(either.complete("Hi", params))
+    assert (text, last.finish_reason, last.completion_tokens) == ("\ufffd", "length", 1)
+
+
 def test_no_tokens_wanted_none_made(either: GGUFModel):
     text, last = answer(either.complete(PROMPT, replace(max_tokens=0)))
     assert (text, last.finish_reason, last.completion_tokens) == ("", "length", 0)

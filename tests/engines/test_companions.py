@@ -250,6 +250,17 @@ def test_no_projector_is_used_where_none_is_wanted(folder: Path) -> None:
         model.close()
 
 
+def test_a_vision_model_scores_the_tokens_of_texts(folder: Path) -> None:
+    model = GGUFModel(next(folder.glob("tiny-*.gguf")), threads=1, parallel=1, context_length=128)
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=1, prompt_logprobs=True)
+    try:
+        for prompt in ("the cat", "naïve 🚀 é"):
+            _, last = answer(model.complete(prompt, params))
+            assert last.completion_tokens == 12
+    finally:
+        model.close()
+
+
 def test_no_program_is_run_on_what_a_client_sends(folder: Path, tmp_path: Path, monkeypatch) -> None:
     """llama.cpp takes for a video what it cannot decode, and gives it to ffprobe."""
     for name in ("ffprobe", "ffmpeg"):

@@ -62,6 +62,19 @@ def test_an_embedding_model_embeds_and_does_nothing_else(tmp_path: Path):
         model.close()
 
 
+def test_a_truncated_input_keeps_its_end_token(tmp_path: Path):
+    model = load(write_tiny_model(tmp_path, "bert"), context_length=32)
+    try:
+        long = "cat " * 100
+        ids = model.tokenize(long)
+        kept = [*ids[:30], ids[-1]]
+        truncated, exact = asyncio.run(model.embed([long, kept], truncate=True))
+        assert truncated.prompt_tokens == 31
+        assert np.allclose(truncated.vector, exact.vector, atol=1e-5)
+    finally:
+        model.close()
+
+
 def test_thoughts_are_told_apart(tmp_path: Path):
     model = load(write_tiny_model(tmp_path, "qwen3"))
     end_of_thought = model.tokenize("</think>")[0]
@@ -149,6 +162,7 @@ def test_a_vocabulary_that_we_cannot_read_is_read_by_the_engine(tmp_path: Path):
         ids = model.tokenize("the cat <|im_end|>")
         assert model.detokenize(ids) == "the cat <|im_end|>"
         assert b"".join(model.pieces(ids)) == b"the cat <|im_end|>"
+        assert model.pieces(model.tokenize("é")) == [b"\xc3", b"\xa9"]
         assert answer(model.complete("the cat", GREEDY))[1].completion_tokens == 8
         assert model.render_chat(CHAT).startswith("<|im_start|>user\nthe cat<|im_end|>")
         _, plain = answer(model.chat(CHAT, GREEDY))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ggserve.engines.threads import Pace, ThreadBudget, bound_spinning
+from ggserve.engines.threads import Computing, Pace, ThreadBudget, bound_spinning
 from tests.processes import clean_environment
 
 
@@ -51,8 +51,9 @@ def test_a_lone_request_gets_all_threads_and_shares_when_others_come():
 
 @pytest.mark.parametrize(("requests", "limit"), [(1, 4), (2, 4), (3, 4), (8, 8)])
 def test_threads_in_flight_and_everyone_gets_a_turn(requests, limit):
-    """Of 4 threads no more than 4 are in use, but one for each request where there are more."""
-    budget = ThreadBudget(4)
+    """Of 4 threads no more than 4 are in use, but one for each request where there are more; models share them."""
+    computing = Computing()
+    budgets = [ThreadBudget(4, computing) for _ in range(2)]
     in_flight, most = 0, 0
     turns = [0] * requests
     lock = threading.Lock()
@@ -60,6 +61,7 @@ def test_threads_in_flight_and_everyone_gets_a_turn(requests, limit):
 
     def request(number: int) -> None:
         nonlocal in_flight, most
+        budget = budgets[number % 2]
         with budget.request():
             while time.monotonic() < end:
                 with budget.eval(64) as threads:

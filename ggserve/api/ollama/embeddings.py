@@ -1,6 +1,5 @@
 """`POST /api/embed`, and `/api/embeddings`, the older way: texts as vectors."""
 
-import asyncio
 import time
 from typing import Annotated, Any
 
@@ -14,9 +13,7 @@ from ggserve.api.features import require
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import EmbeddingsRequest, EmbedRequest
 from ggserve.api.streaming import json_response, while_connected
-from ggserve.errors import ContextOverflow
 from ggserve.generation import Embedding
-from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 
@@ -27,7 +24,7 @@ async def embed(call: Annotated[Call[EmbedRequest], Depends(call_of(EmbedRequest
     body, model, record = call.body, call.model, call.record
     require(model, "embeddings", "model")
     began = time.perf_counter()
-    found = await while_connected(call.request, _embedded(model, body.input, truncate=body.truncate is not False))
+    found = await while_connected(call.request, model.embed(body.input, truncate=body.truncate is not False))
     if found and body.dimensions and body.dimensions > len(found[0].vector):
         message = f"dimensions: {model.name} makes vectors of {len(found[0].vector)} numbers"
         raise APIError(400, message, param="dimensions", code="invalid_dimensions")
@@ -47,18 +44,8 @@ async def embeddings(call: Annotated[Call[EmbeddingsRequest], Depends(call_of(Em
     """A vector of length 1 for a text."""
     body, model = call.body, call.model
     require(model, "embeddings", "model")
-    (found,) = await while_connected(call.request, _embedded(model, [body.prompt], truncate=True))
+    (found,) = await while_connected(call.request, model.embed([body.prompt], truncate=True))
     return json_response({"embedding": _shortened(found, None)})
-
-
-async def _embedded(model: GGUFModel, texts: list[str], *, truncate: bool) -> list[Embedding]:
-    try:
-        return await model.embed(texts)
-    except ContextOverflow:
-        if not truncate:
-            raise
-    ids = [await asyncio.to_thread(model.tokenize, text, parse_special=False) for text in texts]
-    return await model.embed([tokens[: model.context_length - 1] for tokens in ids])
 
 
 def _shortened(embedding: Embedding, dimensions: int | None) -> list[float]:

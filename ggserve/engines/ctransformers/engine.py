@@ -17,7 +17,7 @@ from ggserve.engines.ctransformers.generation import Generation
 from ggserve.engines.history import Breakers, breakers
 from ggserve.engines.logprobs import PromptScores, Scorer, logprobs_of
 from ggserve.engines.pool import Pool
-from ggserve.engines.threads import ThreadBudget
+from ggserve.engines.threads import PROCESS, ThreadBudget
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, SamplingParams, Scores
@@ -66,7 +66,7 @@ class CTransformersEngine:
                 f"ctransformers sees {self._contexts[0].vocab_size} tokens in the file, its tokenizer {len(pieces)}"
             )
         self.pool = Pool(self._contexts, options.queue_size)
-        self._threads = ThreadBudget(options.threads)
+        self._threads = ThreadBudget(options.threads, PROCESS)
         self._workers = ThreadPoolExecutor(len(contexts), thread_name_prefix="eval")
         self._running: set[Generation] = set()
 

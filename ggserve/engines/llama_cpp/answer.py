@@ -63,6 +63,7 @@ class Answer(RunningRequest):
         self._stops = StopStrings(self.params.stop, shown=self.params.include_stop)
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
         self._accepted_tokens = self._rejected_tokens = 0
+        self._told_tokens = 0  # how many a chunk has told of
         self._finish_reason: FinishReason | None = None
 
     def next_call(self, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -118,6 +119,10 @@ class Answer(RunningRequest):
             choice = choices[0]
             self._finish_reason = choice["finish_reason"]
             text = choice["text"]
+            if self._finish_reason is None:
+                self._told_tokens = self._completion_tokens
+            elif self._completion_tokens > self._told_tokens and not (self.params.watches_tokens or self._matcher):
+                text += "\ufffd"  # llama.cpp tells nothing of tokens that end within a character
             if self._wants_tokens:
                 text = self._read(text, choice.get("logprobs"))
             self._say(text)

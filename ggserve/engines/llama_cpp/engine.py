@@ -9,10 +9,10 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
+from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
 from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores
@@ -37,6 +38,8 @@ from ggserve.grammar.rules import Rules
 from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
+
+Result = TypeVar("Result")
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
 
@@ -93,6 +96,7 @@ class LlamaCppEngine:
             transport,
             spelling=lambda token: self.token_bytes([token])[0],
             tokenize=lambda text: self.tokenize(text, add_special=False, parse_special=False),
+            native_prompt=lambda tokens: self._prompt(tokens),
         )
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
@@ -158,7 +162,7 @@ class LlamaCppEngine:
         embeddings: list[Embedding] = []
         while rest := inputs[len(embeddings) :]:
             slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
-            call = asyncio.wrap_future(self._workers.submit(self._embed, slots, rest[: len(slots)]))
+            call = asyncio.wrap_future(self._submit(self._embed, slots, rest[: len(slots)]))
             embeddings += await asyncio.shield(call)  # it gives the slots back, come what may
         return embeddings
 
@@ -181,12 +185,21 @@ class LlamaCppEngine:
             )
         walk = TrieWalk(self._scorer, self._transport.complete, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
-        running = self._workers.submit(self._walk, slot, walk, trie, tokens)
+        running = self._submit(self._walk, slot, walk, trie, tokens)
         try:
             await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
+
+    def _submit(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+        """Runs a call in a worker thread; engines that evaluate with threads of our own leave it its share of cores."""
+
+        def run() -> Result:
+            with PROCESS.request():
+                return work(*arguments)
+
+        return self._workers.submit(run)
 
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
@@ -203,7 +216,7 @@ class LlamaCppEngine:
         prompt_tokens = 0
         while rest := documents[len(scores) :]:
             slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
-            call = asyncio.wrap_future(self._workers.submit(self._rerank, slots, query, rest[: len(slots)]))
+            call = asyncio.wrap_future(self._submit(self._rerank, slots, query, rest[: len(slots)]))
             ranking = await asyncio.shield(call)  # it gives the slots back, come what may
             scores += ranking.scores
             prompt_tokens += ranking.prompt_tokens
@@ -307,7 +320,7 @@ class LlamaCppEngine:
             params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
         )
         self._running.add(answer)
-        self._workers.submit(self._run, slot, body, answer)
+        self._submit(self._run, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta

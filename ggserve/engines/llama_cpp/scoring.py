@@ -23,9 +23,14 @@ class NativeScorer:
     """Scores tokens in a loaded server core; from any thread, one request of a slot at a time."""
 
     def __init__(
-        self, transport: Transport, spelling: Callable[[int], bytes], tokenize: Callable[[str], list[int]]
+        self,
+        transport: Transport,
+        spelling: Callable[[int], bytes],
+        tokenize: Callable[[str], list[int]],
+        native_prompt: Callable[[Sequence[int]], Any],  # a prompt as llama.cpp takes it
     ) -> None:
         self._transport = transport
+        self._native_prompt = native_prompt
         self._spelling = lru_cache(maxsize=256)(spelling)
         self._tokenize = tokenize
         self._prompts = PromptScores()
@@ -69,10 +74,11 @@ class NativeScorer:
     def split(self, prefix: Sequence[int], text: str, count: int, last: ScoredToken, top: int) -> list[ScoredToken]:
         """The `count` tokens of a text whose characters are split over several, of which llama.cpp told the `last`.
 
-        Where the model did not spell it as its tokenizer does, only that one, as the whole text.
+        Where the model did not spell it as its tokenizer does, or in bytes that are no characters, only that one, as
+        the whole text.
         """
         ids = self._tokenize(text)[-count:]
-        if len(ids) != count or ids[-1] != last.id:
+        if "\ufffd" in text or len(ids) != count or ids[-1] != last.id:
             return [last]
         scores = [self.score([*prefix, *ids[:index]], token, top) for index, token in enumerate(ids[:-1])]
         rest = text.encode()[sum(len(score.bytes) for score in scores) :]
@@ -113,7 +119,7 @@ class NativeScorer:
             chunks.append(chunk)
             return False
 
-        body = {"prompt": list(prefix), "n_predict": 1, "stream": False, **fields}
+        body = {"prompt": self._native_prompt(prefix), "n_predict": 1, "stream": False, **fields}
         self._transport.complete(body, receive)
         answer = chunks[-1]
         if error := answer.get("error"):

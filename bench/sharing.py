@@ -1,0 +1,83 @@
+"""`python -m bench.sharing`: two models that compute at the same time against each of them alone.
+
+The ratio compares the tokens per second of both together with what each would have in half of the time: 1 is a perfect
+share of the cores, and above 1 they use cores that one alone leaves idle.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from bench.machine import machine
+from bench.report import aligned
+from ggserve.engines.choice import EngineName
+from ggserve.hub.default import default_model, packaged_model
+from ggserve.machine import usable_cores
+from ggserve.model.gguf_model import GGUFModel, SamplingParams
+
+_PAIRS: tuple[tuple[EngineName, EngineName], ...] = (
+    ("llama.cpp", "llama.cpp"),
+    ("llama.cpp", "ctransformers"),
+    ("ctransformers", "ctransformers"),
+)
+
+
+async def _rates(models: list[GGUFModel], tokens: int) -> list[float]:
+    """Tokens per second of each model, all asked at the same time, from its first token on."""
+
+    async def rate(model: GGUFModel) -> float:
+        params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True, cache_prompt=False)
+        first, count = 0.0, 0
+        async for delta in model.complete("Once upon a time", params):
+            if delta.completion_tokens and not first:
+                first, count = time.perf_counter(), delta.completion_tokens
+        return (delta.completion_tokens - count) / (time.perf_counter() - first)
+
+    return await asyncio.gather(*map(rate, models))
+
+
+def _ratio(files: dict[EngineName, Path], pair: tuple[EngineName, EngineName], tokens: int, runs: int) -> list[str]:
+    models = [
+        GGUFModel(files[engine], engine=engine, threads=usable_cores(), parallel=1, context_length=512)
+        for engine in pair
+    ]
+
+    async def measure() -> tuple[list[float], list[float], list[float]]:
+        alone, together, ratios = [], [], []
+        for _ in range(runs):
+            single = [(await _rates([model], tokens))[0] for model in models]
+            both = await _rates(models, tokens)
+            alone.append(sum(single) / 2)
+            together.append(sum(both))
+            ratios.append(sum(rate / one for rate, one in zip(both, single, strict=True)))
+        return alone, together, ratios
+
+    try:
+        alone, together, ratios = map(statistics.median, asyncio.run(measure()))
+    finally:
+        for model in models:
+            model.close()
+    return [" + ".join(pair), f"{alone:.1f}", f"{together:.1f}", f"{ratios:.2f}"]
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.sharing", description=__doc__)
+    parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer (default: 96)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each pair (default: 5)")
+    options = parser.parse_args()
+    original, converted = packaged_model(), default_model(Path("models"))
+    if original is None or converted is None:
+        sys.exit("the default model is not installed: `make bench` does it")
+    files: dict[EngineName, Path] = {"llama.cpp": original, "ctransformers": converted}
+    rows = [["models", "one alone, tokens/s", "both together", "ratio"]]
+    rows += [_ratio(files, pair, options.tokens, options.runs) for pair in _PAIRS]
+    print("\n".join(aligned(rows)))
+    print(machine())
+
+
+if __name__ == "__main__":
+    main()
