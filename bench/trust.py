@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import aligned
+from ggserve.engines.choice import EngineName
 from ggserve.errors import EngineError, ModelFileError
 from ggserve.generation import Citation, SamplingParams, schema_grammar
 from ggserve.grammar.citations import citation_grammar, marks_for
@@ -126,7 +127,11 @@ def main() -> None:
     arguments = parser.parse_args()
     for line in aligned(grammar_rows()):
         print(line)
-    for engine, path in (("llama.cpp", packaged_model()), ("ctransformers", default_model(ROOT / "models"))):
+    files: list[tuple[EngineName, Path | None]] = [
+        ("llama.cpp", packaged_model()),
+        ("ctransformers", default_model(ROOT / "models")),
+    ]
+    for engine, path in files:
         try:
             file = arguments.model or path or ""
             model = GGUFModel(file, engine=engine, context_length=CONTEXT, parallel=2, threads=usable_cores())
