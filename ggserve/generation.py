@@ -113,6 +113,7 @@ class SamplingParams:
     mirostat_eta: float = 0.1
     samplers: tuple[SamplerName, ...] = SAMPLERS
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    text_bias: Mapping[str, float] = field(default_factory=dict)  # as `logit_bias`, for each token of a text
     allowed_token_ids: frozenset[int] | None = None  # no other token may come
     seed: int | None = None  # None: a random one
     stop: tuple[str, ...] = ()
@@ -131,6 +132,7 @@ class SamplingParams:
     )
     n: int = 1  # answers to the same prompt, which is evaluated once; number i is sampled with `seed` + i
     logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without
+    sampled_probabilities: bool = False  # `logprobs` are those that tokens are drawn by, after all samplers
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
     given: frozenset[str] | None = None  # the fields that a request sets; None: all mean what they say
 

@@ -46,3 +46,17 @@ def test_one_version():
 def test_the_settings_page_is_what_the_code_says():
     made = runpy.run_path(str(ROOT / "docs/make_settings.py"))
     assert made["PAGE"].read_text() == made["page"](), "run `python docs/make_settings.py`"
+
+
+def test_the_fields_page_is_what_the_code_says():
+    made = runpy.run_path(str(ROOT / "docs/make_fields.py"))
+    assert made["PAGE"].read_text() == made["page"](), "run `python docs/make_fields.py`"
+
+
+def test_the_table_of_fields_has_every_field_of_the_schemas():
+    made = runpy.run_path(str(ROOT / "docs/make_fields.py"))
+    fields = {name for schema in made["SCHEMAS"] for name in made["fields_of"](schema)}
+    described = made["USED"].keys() | {name for name in made["IGNORED"] if "..." not in name}
+    assert fields == described, "describe the field in ggserve/api/field_table.py"
+    for schema in made["SCHEMAS"]:
+        assert not made["fields_of"](schema) & made["REFUSED"][schema.endpoint].keys(), schema

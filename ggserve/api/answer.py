@@ -55,6 +55,7 @@ class Answer:
         self.index = index  # among the answers of the request
         self.blocks: list[Block] = []
         self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, where asked for
+        self.prompt_ids: tuple[int, ...] = ()  # the prompt's token ids, where the engine knows them
         self.reasoning_tokens = 0  # completion tokens up to the end of the thoughts
         self.last = Delta("", 0, 0, 0)  # which has the counts, and in the end the finish reason
         self.first_at = 0.0  # time.perf_counter() when the first delta came; 0: it has not

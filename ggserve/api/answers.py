@@ -15,11 +15,12 @@ from ggserve.generation import Delta
 
 
 class Piece(NamedTuple):
-    """A delta, the answer that it went into, and the steps that it makes there."""
+    """A delta, the answer that it went into, the steps that it makes there, and all answers."""
 
     answer: Answer
     delta: Delta
     steps: list[Step]
+    answers: "Answers"
 
 
 @dataclass
@@ -50,8 +51,8 @@ class Answers:
             async for stream, delta in deltas:
                 first = self._prompts.setdefault(stream, delta)
                 answer = self.all[stream * self._n + delta.index]
-                answer.prompt = first.prompt
-                yield Piece(answer, delta, answer.add(delta))
+                answer.prompt, answer.prompt_ids = first.prompt, first.prompt_ids
+                yield Piece(answer, delta, answer.add(delta), self)
 
     def best(self, count: int) -> list[Answer]:
         """The `count` likeliest answers to each prompt, the likeliest first, with new indices."""

@@ -38,6 +38,7 @@ def call_of(schema: type[Body]) -> Callable[..., AsyncGenerator[Call[Body], None
         async with AsyncExitStack() as stack:
             lease = models.lease(body.model, body.stay)
             model = await while_connected(request, stack.enter_async_context(lease))
+            request.state.record.model = model.name
             try:
                 yield Call(body, model, request, request.state.record)
             except (ContextOverflow, InvalidToken, TemplateError) as error:

@@ -76,8 +76,11 @@ class APIError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
+        """`facts` are more fields of OpenAI's object."""
         super().__init__(message)
+        self.facts = facts or {}
         self.status = status
         self.type = type
         self.param = param
@@ -92,7 +95,8 @@ class APIError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
-        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
+        named = {"message": str(self), "type": self.type, "param": self.param, "code": self.code}
+        return {"error": {**named, **self.facts}}
 
 
 def openai_envelope(error: APIError) -> dict[str, Any]:
@@ -115,7 +119,14 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
         case APIError():
             return error
         case ContextOverflow():
-            return APIError(400, message, param=prompt, code="context_length_exceeded")
+            return APIError(
+                400,
+                message,
+                type="exceed_context_size_error",  # llama-server's, as the two facts are; the code is OpenAI's
+                param=prompt,
+                code="context_length_exceeded",
+                facts={"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context_length},
+            )
         case InvalidToken():
             return APIError(400, message, param=error.field or prompt, code="invalid_token")
         case InvalidRequest():

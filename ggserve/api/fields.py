@@ -1,7 +1,7 @@
 """Bodies and their fields: what dialects share."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -13,10 +13,12 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from pydantic_core import PydanticCustomError
 
+from ggserve.api.field_table import REFUSED
 from ggserve.durations import seconds
 
 _LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
@@ -38,6 +40,7 @@ Seconds = Annotated[float, BeforeValidator(seconds)]
 class ModelRequest(Strict):
     """A body that says which model it is for."""
 
+    endpoint: ClassVar[str] = ""  # in the table of fields
     prompt_field: ClassVar[str | None] = None  # the field that errors of the prompt name
 
     model: str | None = None
@@ -48,6 +51,29 @@ class ModelRequest(Strict):
     def stay(self) -> float | None:
         """Seconds that the model stays loaded after the request, `math.inf` for ever; None as configured."""
         return self.ttl if self.keep_alive is None else self.keep_alive
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, body: Any) -> Any:
+        for name, harmless in REFUSED.get(cls.endpoint, {}).items() if isinstance(body, dict) else ():
+            if not _asks_for_nothing(_value(body, name), harmless):
+                raise PydanticCustomError(
+                    "unsupported_parameter", "{param} is not supported by this server", {"param": name}
+                )
+        return body
+
+
+def _value(body: dict[str, Any], name: str) -> Any:
+    """The value of a field, which may be one of another: `options.tfs_z`."""
+    value: Any = body
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _asks_for_nothing(value: Any, harmless: Sequence[Any]) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or any(value == ok and (number or type(value) is type(ok)) for ok in harmless)
 
 
 def _whole(value: Any) -> Any:
@@ -86,17 +112,6 @@ def thinking_budget(tokens: int | None, effort: str | bool | None = None) -> int
     if tokens is not None:
         return tokens if tokens >= 0 else None
     return _BUDGETS.get(effort) if isinstance(effort, str) else None
-
-
-def refuse(body: Any, unsupported: Mapping[str, Sequence[Any]]) -> Any:
-    """The body, unless one of these fields has another value than those beside it, which ask for nothing."""
-    for name, harmless in unsupported.items() if isinstance(body, dict) else ():
-        value = body.get(name)
-        if not any(value == ok and type(value) is type(ok) for ok in harmless):
-            raise PydanticCustomError(
-                "unsupported_parameter", "{param} is not supported by this server", {"param": name}
-            )
-    return body
 
 
 def _without_nulls(schema: Any) -> Any:

@@ -12,7 +12,7 @@ from ggserve.api.dialect import route_path
 from ggserve.api.errors import APIError, error_response
 from ggserve.api.state import state_of
 
-_OPEN_PATHS = frozenset(("/", "/favicon.ico", "/health", "/livez", "/docs", "/openapi.json"))
+_OPEN_PATHS = frozenset(("/", "/favicon.ico", "/health", "/v1/health", "/livez", "/docs", "/openapi.json"))
 _OPEN_FOLDER = "/web/"
 
 

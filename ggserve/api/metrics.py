@@ -1,9 +1,10 @@
 """What /metrics tells, by prometheus-client. Names are vLLM's, with our prefix, where they mean the same."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ggserve.generation import Delta
 from ggserve.model.registry import ModelRegistry
@@ -13,13 +14,34 @@ _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1
 _REQUEST = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
+@dataclass
+class LiveAnswer:
+    """An answer in the making, or several to one prompt."""
+
+    task: int  # a number that no other has
+    model: str  # its name
+    slot: int  # the lowest that no other live answer of the model has
+    prompt_tokens: int
+    cached_tokens: int
+    max_tokens: int | None
+    completion_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The tokens in the KV cache."""
+        return self.prompt_tokens + self.completion_tokens
+
+
 class Metrics:
     """Counters and histograms of all requests, and gauges that are read when somebody asks."""
 
     def __init__(self, models: ModelRegistry) -> None:
         self._registry = registry = CollectorRegistry()
         self._models = models
-        self.live: dict[object, int] = {}  # tokens in the KV cache, by running prompt
+        self.live: dict[object, LiveAnswer] = {}  # by stream of deltas
+        self._tasks = 0
+        self._prompt_seconds = self._predicted_seconds = 0.0
+        self._evaluated = self._made = self._largest = 0  # tokens
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"ggserve:{name}", text, labels, registry=registry)
@@ -37,6 +59,14 @@ class Metrics:
         registry.register(self)
         ProcessCollector(registry=registry)
 
+    def begin(self, stream: object, model: str, first: Delta, max_tokens: int | None) -> LiveAnswer:
+        """An answer begins with its first delta; `ended` or not, its stream must be taken out of `live`."""
+        taken = {answer.slot for answer in self.live.values() if answer.model == model}
+        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        self._tasks += 1
+        self.live[stream] = LiveAnswer(self._tasks, model, slot, first.prompt_tokens, first.cached_tokens, max_tokens)
+        return self.live[stream]
+
     def text(self) -> bytes:
         """Prometheus' text format."""
         return generate_latest(self._registry)
@@ -50,8 +80,13 @@ class Metrics:
         for _ in range(count):
             self._each_token.observe(seconds / count)
 
-    def ended(self, delta: Delta, generated: int) -> None:
-        """The answers to a prompt have ended: one of their deltas, and the tokens of all."""
+    def ended(self, delta: Delta, generated: int, prompt_seconds: float, predicted_seconds: float) -> None:
+        """The answers to a prompt have ended: one of their deltas, the tokens of all, and what they took."""
+        self._prompt_seconds += prompt_seconds
+        self._predicted_seconds += predicted_seconds
+        self._evaluated += delta.prompt_tokens - delta.cached_tokens
+        self._made += generated
+        self._largest = max(self._largest, delta.prompt_tokens + generated)
         self._prompt_tokens.inc(delta.prompt_tokens)
         self._cached_tokens.inc(delta.cached_tokens)
         self._generated.inc(generated)
@@ -69,7 +104,8 @@ class Metrics:
             return
         models = [model for _, model in residents]
         slots = sum(model.parallel for model in models)
-        used, room = sum(self.live.values()), sum(model.parallel * model.context_length for model in models)
+        used = sum(answer.tokens for answer in self.live.values())
+        room = sum(model.parallel * model.context_length for model in models)
         for name, text, value in (
             ("num_requests_running", "Answers in slots.", slots - sum(model.occupancy.idle for model in models)),
             ("num_requests_waiting", "Requests in the queue.", sum(model.occupancy.queued for model in models)),
@@ -99,3 +135,35 @@ class Metrics:
         for model in models:
             info.add_metric((model.name, model.engine_name), 1)
         yield info
+        running = slots - sum(model.occupancy.idle for model in models)
+        yield from self._as_llama_server(running, sum(model.occupancy.queued for model in models))
+
+    def _as_llama_server(self, running: int, queued: int) -> Iterator[Metric]:
+        """The same under llama-server's names, for its dashboards."""
+        for name, text, value in (
+            ("prompt_tokens", "Prompt tokens evaluated.", self._evaluated),
+            ("prompt_seconds", "Seconds from requests to their first tokens.", self._prompt_seconds),
+            ("tokens_predicted", "Tokens of answers.", self._made),
+            ("tokens_predicted_seconds", "Seconds from first tokens to last ones.", self._predicted_seconds),
+            ("n_tokens_max", "The most tokens of a prompt and its answers.", self._largest),
+        ):
+            yield CounterMetricFamily(f"llamacpp:{name}", text, value)
+        for name, text, rate in (
+            (
+                "prompt_tokens_seconds",
+                "Prompt tokens evaluated in a second.",
+                _rate(self._evaluated, self._prompt_seconds),
+            ),
+            (
+                "predicted_tokens_seconds",
+                "Tokens of an answer in a second.",
+                _rate(self._made, self._predicted_seconds),
+            ),
+            ("requests_processing", "Answers in slots.", running),
+            ("requests_deferred", "Requests in the queue.", queued),
+        ):
+            yield GaugeMetricFamily(f"llamacpp:{name}", text, rate)
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if seconds else 0.0

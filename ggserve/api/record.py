@@ -30,13 +30,18 @@ class RequestRecord:
         self._method, self._path = method, path
         self._metrics = metrics
         self.started = time.perf_counter()  # seconds
+        self.model = ""  # its name, once it is known
         self._first: float | None = None
         self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
         self.status = 499  # as nginx says it: the client left before an answer
 
-    async def watch(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        """The same deltas, counted, and ended when their time is over. A request may have several such streams."""
+    async def watch(
+        self, deltas: AsyncGenerator[Delta, None], max_tokens: int | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """The same deltas, counted, and ended when their time is over. A request may have several such streams.
+        `max_tokens` that each answer may have is for who looks at the slots."""
         first: Delta | None = None
+        began = now = 0.0
         tokens_out: dict[int, int] = {}  # of each answer
         guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
@@ -48,12 +53,14 @@ class RequestRecord:
                     if self._first is None:
                         self._first = now
                         self._metrics.first(now - self.started)
-                    first = first or delta
+                    if first is None:
+                        first, began = delta, now
+                        live = self._metrics.begin(deltas, self.model, delta, max_tokens)
                     if index in came:
                         self._metrics.tokens(delta.completion_tokens - tokens_out[index], now - came[index])
                     tokens_out[index], came[index] = delta.completion_tokens, now
                     guesses[index] = delta.accepted_tokens, delta.rejected_tokens
-                    self._metrics.live[deltas] = first.prompt_tokens + sum(tokens_out.values())
+                    live.completion_tokens = sum(tokens_out.values())
                     yield delta
         finally:
             self._metrics.live.pop(deltas, None)
@@ -64,7 +71,7 @@ class RequestRecord:
                 self._tokens_out += generated
                 self._accepted += sum(accepted for accepted, _ in guesses.values())
                 self._rejected += sum(rejected for _, rejected in guesses.values())
-                self._metrics.ended(first, generated)
+                self._metrics.ended(first, generated, began - self.started, now - began)
 
     def end(self, route: str | None) -> None:
         """The request has ended, at a route or at none: a line in the log, and the metrics."""

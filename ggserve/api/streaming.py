@@ -5,7 +5,7 @@ A dialect's Writer says how its answers look.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar, TypeVar
 
@@ -183,5 +183,5 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         await asyncio.wait((working, leaving))  # what the work counts at its end is in the log then
 
 
-def json_response(payload: dict[str, Any]) -> Response:
+def json_response(payload: dict[str, Any] | Sequence[dict[str, Any]]) -> Response:
     return Response(orjson.dumps(payload), media_type="application/json")

@@ -26,11 +26,22 @@ class Scorer:
         peak, norm = _norm(logits)
 
         def scored(other: int, *, top: tuple[ScoredToken, ...] = ()) -> ScoredToken:
-            piece = self._pieces[other]
-            logprob = max(float(logits[other]) - norm, _LEAST)
-            return ScoredToken(other, piece or self._spelling(other), logprob, top, control=not piece)
+            return self._scored(other, float(logits[other]) - norm, top)
 
         return scored(token, top=tuple(scored(other) for other in likeliest(logits, peak, top)))
+
+    def drawn(self, ids: NDArray[np.intp], probabilities: NDArray[np.float64], token: int, top: int) -> ScoredToken:
+        """A token that was drawn by these probabilities, with the `top` likeliest of them."""
+        order = np.argsort(-probabilities, kind="stable")
+        logprobs = dict(
+            zip(ids[order].tolist(), np.log(np.maximum(probabilities[order], 1e-300)).tolist(), strict=True)
+        )
+        alternatives = tuple(self._scored(other, logprobs[other]) for other in [*logprobs][:top])
+        return self._scored(token, logprobs.get(token, 0.0), alternatives)
+
+    def _scored(self, token: int, logprob: float, top: tuple[ScoredToken, ...] = ()) -> ScoredToken:
+        piece = self._pieces[token]
+        return ScoredToken(token, piece or self._spelling(token), max(logprob, _LEAST), top, control=not piece)
 
     def unscored(self, token: int) -> ScoredToken:
         """A token that nothing comes before."""

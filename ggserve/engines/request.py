@@ -111,6 +111,7 @@ def _joined(deltas: Sequence[Delta | EngineError]) -> Iterator[Delta | EngineErr
                 tool_calls=last.tool_calls + delta.tool_calls,
                 tokens=last.tokens + delta.tokens,
                 prompt=last.prompt + delta.prompt,
+                prompt_ids=last.prompt_ids + delta.prompt_ids,
             )
         else:
             yield last

@@ -65,6 +65,7 @@ class Sampler:
         # Samplers that come before the temperature look at the distribution without it.
         self._heat = max(heat, 1.0) if set(before) - _KNOW_NO_PROBABILITIES else max(heat, GREEDY)
         self._chain = chain
+        self.drawn_from: Distribution = np.zeros(0, np.intp), np.zeros(0)  # what the last token was drawn from
 
     def sample(
         self,
@@ -77,7 +78,7 @@ class Sampler:
 
         Raises GenerationError when the logits are not numbers, or no token may come.
         """
-        ids, probabilities = self.distribution(logits, allowed, forbidden)
+        self.drawn_from = ids, probabilities = self.distribution(logits, allowed, forbidden)
         place = 0
         if len(ids) > 1:
             cumulative = probabilities.cumsum()

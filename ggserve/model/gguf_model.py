@@ -90,9 +90,26 @@ class GGUFModel:
         return self.engine.context_length
 
     @property
+    def vocab_size(self) -> int:
+        """The number of tokens that the model knows."""
+        return self._loaded.vocab_size
+
+    @property
     def parallel(self) -> int:
         """Answers at the same time."""
         return self._loaded.options.parallel
+
+    @property
+    def speculates(self) -> bool:
+        """Whether tokens are guessed ahead of the model."""
+        options = self._loaded.options
+        return options.speculate != "off" or options.draft_model is not None
+
+    @property
+    def lora_adapters(self) -> list[tuple[Path, float]]:
+        """The LoRA adapters that are applied, and their scales."""
+        options = self._loaded.options
+        return [(options.lora_path, options.lora_scale)] if options.lora_path else []
 
     @property
     def nbytes(self) -> int:
@@ -204,7 +221,15 @@ class GGUFModel:
             return await asyncio.to_thread(with_clean_images, messages)
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
+        """The parameters within the model's limits; the bias of texts is one of their tokens."""
         params = (params or SamplingParams()).over(self.sampling)
+        if params.text_bias:
+            texts = {
+                token: bias
+                for text, bias in params.text_bias.items()
+                for token in self.tokenize(text, add_special=False, parse_special=False)
+            }
+            params = dataclasses.replace(params, logit_bias={**texts, **params.logit_bias}, text_bias={})
         limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
         return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
 

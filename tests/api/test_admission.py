@@ -72,7 +72,8 @@ def test_every_post_asks_for_admission_but_those_that_need_no_slot() -> None:
     routes = [route for route in all_routes(ROUTERS) if isinstance(route, APIRoute) and "POST" in route.methods]
     free = {route.path for route in routes if not isinstance(route, GeneratingRoute)}
     managing = {"/api/show", "/api/pull", "/api/copy", "/models/load", "/models/unload", "/slots/{number}"}
-    assert free == {"/tokenize", "/detokenize", "/apply-template", *managing}
+    counts = {"/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"}
+    assert free == {"/tokenize", "/detokenize", "/apply-template", *managing, *counts}
 
 
 def test_paths_that_compute_are_found_in_routers_within_routers() -> None:

@@ -32,7 +32,7 @@ def whole_app(**changes: Any) -> FastAPI:
 @pytest.mark.parametrize(
     ("error", "status", "kind", "code"),
     [
-        (ContextOverflow(9, 8), 400, "invalid_request_error", "context_length_exceeded"),
+        (ContextOverflow(9, 8), 400, "exceed_context_size_error", "context_length_exceeded"),
         (InvalidToken(9, 8), 400, "invalid_request_error", "invalid_token"),
         (InvalidRequest("no"), 400, "invalid_request_error", "invalid_request"),
         (TemplateError("no"), 400, "invalid_request_error", "chat_template_error"),
@@ -67,7 +67,7 @@ def test_an_api_error_stays_as_it_is() -> None:
     ("path", "meant"),
     [
         ("/v1/chat/completions/", "/v1/chat/completions"),
-        ("/chat/completions", "/v1/chat/completions"),
+        ("/responses", "/v1/responses"),
         ("/docs/", "/docs"),
     ],
 )

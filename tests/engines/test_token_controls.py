@@ -2,10 +2,8 @@
 
 import asyncio
 import dataclasses
-import json
 
 import numpy as np
-import orjson
 import pytest
 
 from ggserve.engines.llama_cpp.fields import sampling_fields
@@ -153,10 +151,10 @@ def test_llama_cpp_samples_from_the_same_distribution(
     logits = np.full(vocabulary, -100.0, np.float32)
 
     def told(fields: dict) -> list[dict]:
-        chunks: list[bytes] = []
+        chunks: list[dict] = []
         body = {"prompt": prompt, "n_predict": 1, "seed": 1, **fields}
-        llama_cpp_model.engine._server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))
-        entry = orjson.loads(chunks[-1])["choices"][0]["logprobs"]["content"][0]
+        llama_cpp_model.engine._transport.complete(body, lambda chunk: chunks.append(chunk) or False)
+        entry = chunks[-1]["choices"][0]["logprobs"]["content"][0]
         return entry.get("top_logprobs") or entry["top_probs"]
 
     for entry in told({"n_probs": vocabulary, "temperature": 0}):
@@ -168,7 +166,7 @@ def test_llama_cpp_samples_from_the_same_distribution(
     context.eval(prompt[context.reuse(prompt) :], 1)
     own = context.logits().astype(np.float64)
     logits += np.float32(np.log(np.exp(own - own.max()).sum()) + own.max())  # penalties are not blind to the sum
-    fields = json.loads(orjson.dumps(sampling_fields(params, 128, vocabulary)))
+    fields = sampling_fields(params, 128, vocabulary)
     theirs = {entry["id"]: entry["prob"] for entry in told({**fields, "n_probs": 50, "post_sampling_probs": True})}
     sampler = Sampler(params, prompt, (), engine._breakers(params.dry_sequence_breakers))
     ids, probabilities = sampler.distribution(logits)

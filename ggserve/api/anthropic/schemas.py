@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from ggserve.api.fields import (
     ModelRequest,
@@ -12,15 +12,12 @@ from ggserve.api.fields import (
     ToolSchema,
     Whole,
     field_error,
-    refuse,
     thinking,
     thinking_budget,
 )
 from ggserve.api.images import base64_url, check_image
 from ggserve.generation import SamplingParams, schema_grammar
 from ggserve.messages import Document, Tools, documents_problem
-
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {"container": (None,), "mcp_servers": (None, [])}
 
 
 def _as_blocks(content: Any) -> Any:
@@ -196,9 +193,29 @@ class OutputConfig(Strict):
     format: OutputFormat | None = None
 
 
+class ContextEdit(Strict):
+    """What Anthropic's server would drop from a conversation. Here all of it is kept, so only that may be asked for."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    keep: Any = None
+
+    @model_validator(mode="after")
+    def _keeps_all(self) -> "ContextEdit":
+        if not self.type.startswith("clear_thinking") or self.keep != "all":
+            raise ValueError(f"{self.type} is not supported: this server drops nothing from a conversation")
+        return self
+
+
+class ContextManagement(Strict):
+    edits: list[ContextEdit] = Field([])
+
+
 class PromptRequest(ModelRequest):
     """`POST /v1/messages/count_tokens`, and what `/v1/messages` has in common with it."""
 
+    endpoint = "/v1/messages"
     prompt_field = "messages"
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
@@ -208,11 +225,7 @@ class PromptRequest(ModelRequest):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None  # its older name
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, body: Any) -> Any:
-        return refuse(body, _UNSUPPORTED)
+    context_management: ContextManagement | None = None
 
     @model_validator(mode="after")
     def _tool_exists(self) -> "PromptRequest":

@@ -1,13 +1,14 @@
-"""llama-server's own paths, beside OpenAI's: reranking, infill, tokens, state, models. Its errors are OpenAI's."""
+"""llama-server's own paths, beside OpenAI's: completions, reranking, infill, tokens, state, models. Its errors are
+OpenAI's."""
 
 from fastapi import APIRouter
 
 from ggserve.api.dialect import Dialect
 from ggserve.api.errors import openai_envelope
-from ggserve.api.llama_server import infill, rerank, router, state, tokens
+from ggserve.api.llama_server import aliases, completion, infill, rerank, router, state, tokens
 
 _router = APIRouter()
-for _module in (rerank, infill, state, tokens, router):
+for _module in (aliases, completion, rerank, infill, state, tokens, router):
     _router.include_router(_module.router)
 
 DIALECT = Dialect(_router, "/", openai_envelope)

@@ -1,26 +1,104 @@
 """llama-server's request bodies, validated."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
-from ggserve.api.fields import (
-    ModelRequest,
-    Penalty,
-    Probability,
-    RepetitionPenalty,
-    Strict,
-    Temperature,
-    Whole,
-    one_of,
-    refuse,
-)
-from ggserve.api.openai.schemas.generation import UNSUPPORTED, MaxTokens, Stop, TokenIds
-from ggserve.api.openai.schemas.structure import StructuredRequest
-from ggserve.generation import File, SamplingParams
+from ggserve.api.fields import ModelRequest, Strict, Whole, field_error, one_of
+from ggserve.api.openai.schemas.chat import ChatRequest
+from ggserve.api.openai.schemas.completions import CompletionRequest
+from ggserve.api.openai.schemas.messages import Message
+from ggserve.api.openai.schemas.sampling import Number, Positive, SamplingRequest, TokenId, TokenIds, called
+from ggserve.generation import LLAMA_CPP_SAMPLERS, File, SamplingParams
 
-_UNSUPPORTED = UNSUPPORTED | {"ignore_eos": (None, False), "logit_bias": (None, {}, [])}
 _LONGEST = 1_000_000  # characters of a text to tokenize
+_MOST_PROBS = 1 << 20  # alternatives to a token: a vocabulary
+
+Stops = Annotated[str | Annotated[list[str], Field(max_length=256)], one_of("a text or a list of up to 256 texts")]
+
+
+class WideRequest(SamplingRequest):
+    """llama-server's paths take more than OpenAI's: higher temperatures and penalties, more stop strings and
+    alternatives."""
+
+    temperature: Positive | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    stop: Stops | None = None
+    n_probs: Whole | None = Field(None, ge=0, le=_MOST_PROBS)
+
+
+class WideChatRequest(WideRequest, ChatRequest):
+    """`POST /chat/completions`."""
+
+    top_logprobs: Whole | None = Field(None, ge=0, le=_MOST_PROBS)
+
+
+class WideCompletionRequest(WideRequest, CompletionRequest):
+    """`POST /completions`, as OpenAI's."""
+
+    logprobs: Whole | None = Field(None, ge=0, le=_MOST_PROBS)
+
+
+class NativeRequest(WideRequest):
+    """`POST /completion`. The order of samplers is llama.cpp's, unless `samplers` says another."""
+
+    endpoint = "/completion"
+    prompt_field = "prompt"
+
+    prompt: Annotated[
+        str | list[str | TokenId] | list[str | list[str | TokenId]],
+        one_of("a text, a list of token ids and texts, or a list of such prompts"),
+    ]
+    n_cmpl: Whole = Field(1, ge=1, le=16)
+    stream: bool = False
+    post_sampling_probs: bool = False
+    return_tokens: bool = False
+    response_fields: Annotated[list[str], Field(max_length=100)] = Field([])
+    id_slot: Whole | None = None  # which slot answers is chosen here
+    t_max_predict_ms: Whole | None = None  # once there is a line break
+    n_indent: Whole = Field(0, ge=0, le=1000)  # blanks that each line but the first begins with
+
+    @model_validator(mode="after")
+    def _sampled_probabilities(self) -> "NativeRequest":
+        if self.post_sampling_probs and self.n_probs and self.grammars():
+            message = "post_sampling_probs cannot be combined with structured output"
+            raise field_error("post_sampling_probs", message)
+        return self
+
+    @model_validator(mode="after")
+    def _limits_one_answer(self) -> "NativeRequest":
+        if self.n_cmpl > 1 and (self.n_indent or self.seconds):
+            raise field_error("n_cmpl", "n_cmpl cannot be combined with n_indent or t_max_predict_ms")
+        return self
+
+    @property
+    def prompts(self) -> list[str | Sequence[str | int]]:
+        """The prompts, each a text, or token ids and texts."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if any(isinstance(part, int) for part in self.prompt) or not self.prompt:
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the answers come as a list."""
+        return self.n_cmpl > 1 or len(self.prompts) > 1
+
+    @property
+    def seconds(self) -> float:
+        """How long an answer may go on after a line break; 0: without limit."""
+        return max(self.t_max_predict_ms or 0, 0) / 1000
+
+    def sampling_params(self) -> SamplingParams:
+        params = super().sampling_params()
+        if self.samplers is None:
+            params = replace(params, samplers=LLAMA_CPP_SAMPLERS)
+        scored = params.logprobs if params.logprobs is not None or not (self.return_tokens or self.stream) else 0
+        return replace(params, n=self.n_cmpl, logprobs=scored, sampled_probabilities=self.post_sampling_probs)
 
 
 class SlotRequest(ModelRequest):
@@ -31,14 +109,24 @@ class SlotRequest(ModelRequest):
 
 class TokenizeRequest(ModelRequest):
     """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
-    special token becomes that token. vLLM says `prompt` and `add_special_tokens` for `content` and `add_special`."""
+    special token becomes that token. vLLM says `prompt` and `add_special_tokens`, which is true where it is not given,
+    for `content` and `add_special`; and it takes `messages`."""
 
     prompt_field = "content"
 
-    content: Annotated[str, Field(max_length=_LONGEST, validation_alias=AliasChoices("content", "prompt"))]
-    add_special: Annotated[bool, Field(validation_alias=AliasChoices("add_special", "add_special_tokens"))] = False
+    content: Annotated[str, Field(max_length=_LONGEST)] | None = None
+    prompt: Annotated[str, Field(max_length=_LONGEST)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    add_special: bool | None = called("add_special", "add_special_tokens")
     parse_special: bool = True
     with_pieces: bool = False
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_text(self) -> "TokenizeRequest":
+        if sum(each is not None for each in (self.content, self.prompt, self.messages)) != 1:
+            raise field_error("content", "content is missing: give content, or vLLM's prompt or messages")
+        return self
 
 
 class DetokenizeRequest(ModelRequest):
@@ -52,53 +140,43 @@ class ExtraFile(Strict):
     filename: str = "tmp"
 
 
-class InfillRequest(StructuredRequest):
+class InfillRequest(WideRequest):
     """`prompt` is what stands in the gap already, behind `input_prefix`; `input_extra` are other files."""
 
+    endpoint = "/infill"
     prompt_field = "input_prefix"
 
     input_prefix: str
     input_suffix: str
     input_extra: Annotated[list[ExtraFile], Field(max_length=1000)] = Field([])
     prompt: str = ""
-    n_predict: MaxTokens = None
-    temperature: Temperature | None = None
-    top_k: Whole | None = Field(None, ge=0)
-    top_p: Probability | None = None
-    min_p: Probability | None = None
-    repeat_penalty: RepetitionPenalty | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    seed: Whole | None = None  # -1: a random one
-    stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
     stream: bool = False
-    cache_prompt: bool = True
     n_indent: Whole = Field(0, ge=0, le=1000)  # blanks that each line but the first begins with
     t_max_predict_ms: Whole = 0  # once there is a line break; `t_max_prompt_ms` does nothing there too
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, body: Any) -> Any:
-        return refuse(body, _UNSUPPORTED)
 
     @property
     def files(self) -> list[File]:
         return [File(file.filename, file.text) for file in self.input_extra]
 
-    def sampling_params(self) -> SamplingParams:
-        """The parameters given, and defaults for the rest."""
-        given: dict[str, Any] = {
-            "max_tokens": self.n_predict,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repeat_penalty,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "seed": None if self.seed == -1 else self.seed,
-            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
-            "cache_prompt": self.cache_prompt,
-            "grammar": self.held_to,
-        }
-        return SamplingParams.of(given)
+
+_Input = str | list[TokenId]
+
+
+class EmbeddingRequest(ModelRequest):
+    """`POST /embedding` and `/embeddings`."""
+
+    prompt_field = "content"
+
+    content: Annotated[
+        _Input | Annotated[list[_Input], Field(min_length=1, max_length=2048)],
+        Field(validation_alias=AliasChoices("content", "input")),
+        one_of("a text, a list of token ids, or a list of up to 2048 of either"),
+    ]
+    embd_normalize: Literal[2] = 2  # vectors have length 1
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """The inputs, each a text or token ids."""
+        if isinstance(self.content, str) or not self.content or isinstance(self.content[0], int):
+            return [self.content]  # type: ignore[list-item]
+        return self.content

@@ -1,31 +1,47 @@
-"""`GET /props` and `/slots`, for clients of llama-server that ask."""
+"""`GET /props`, `/slots` and `/lora-adapters`, for clients and monitors of llama-server."""
 
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.call import Call, LoadedModel, call_of
+from ggserve.api.errors import APIError
+from ggserve.api.llama_server.objects import settings_object
 from ggserve.api.llama_server.schemas import SlotRequest
-from ggserve.generation import SamplingParams
+from ggserve.api.metrics import LiveAnswer
+from ggserve.api.state import state_of
+from ggserve.generation import LLAMA_CPP_SAMPLERS, SamplingParams
+from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(route_class=JSONRoute, tags=["server"])
-_SHOWN = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "max_tokens", "seed")
 
 
 @router.get("/props")
 async def props(request: Request, model: LoadedModel) -> dict[str, Any]:
-    """The model's chat template, its context, and how tokens are chosen where nothing is said."""
-    defaults = asdict(SamplingParams()) | model.sampling
-    params = {name: defaults[name] for name in _SHOWN} | {"repeat_penalty": defaults["repetition_penalty"]}
+    """The model's chat template, its context, and how `/completion` chooses tokens where nothing is said."""
+    facts = model.tokenizer_facts
+    template = facts["chat_template"] or ""
+    defaults = replace(SamplingParams(samplers=LLAMA_CPP_SAMPLERS), **model.sampling)
     return {
-        "default_generation_settings": {"n_ctx": model.context_length, "params": params},
+        "default_generation_settings": {"n_ctx": model.context_length, "params": settings_object(defaults, model)},
         "total_slots": model.parallel,
         "model_alias": model.name,
         "model_path": model.path.name,
-        "chat_template": model.facts.chat_template or "",
+        "bos_token": facts["bos_token"] or "",
+        "eos_token": facts["eos_token"] or "",
+        "chat_template": template,
+        "chat_template_caps": {
+            "supports_tools": "tools" in template,
+            "supports_tool_calls": "tool_calls" in template,
+            "supports_system_role": "system" in template,
+        },
         "modalities": {"vision": "images" in model.features, "audio": False},
+        "endpoint_slots": True,
+        "endpoint_props": False,
+        "endpoint_metrics": True,
+        "is_sleeping": False,
         "build_info": f"ggserve {request.app.version}",
     }
 
@@ -41,9 +57,53 @@ async def act_on_slot(
 
 
 @router.get("/slots")
-async def slots(model: LoadedModel) -> list[dict[str, Any]]:
-    """Which slots are at work; what they say is their users' business."""
+async def slots(
+    request: Request, model: LoadedModel, fail_on_no_slot: Annotated[bool, Query()] = False
+) -> list[dict[str, Any]]:
+    """The slots and how far their answers have come; the texts are their users' business.
+
+    With `fail_on_no_slot` a 503 when all are busy."""
+    if fail_on_no_slot and model.occupancy.idle == 0:
+        raise APIError(503, "All slots are busy.", type="unavailable_error", code="no_slot_available")
+    live = state_of(request.scope).metrics.live.values()
+    running = {answer.slot: answer for answer in live if answer.model == model.name}
     busy = model.parallel - model.occupancy.idle
+    evaluating = busy - len(running)  # of these no delta has come yet
+    found = []
+    for number in range(model.parallel):
+        answer = running.get(number)
+        if answer is None and evaluating > 0:
+            evaluating -= 1
+            found.append(_slot(number, model, busy=True))
+        else:
+            found.append(_slot(number, model, busy=answer is not None, answer=answer))
+    return found
+
+
+@router.get("/lora-adapters")
+async def lora_adapters(model: LoadedModel) -> list[dict[str, Any]]:
+    """The LoRA adapters that are applied."""
     return [
-        {"id": index, "n_ctx": model.context_length, "is_processing": index < busy} for index in range(model.parallel)
+        {"id": number, "path": path.name, "scale": scale} for number, (path, scale) in enumerate(model.lora_adapters)
     ]
+
+
+def _slot(number: int, model: GGUFModel, *, busy: bool, answer: LiveAnswer | None = None) -> dict[str, Any]:
+    slot: dict[str, Any] = {
+        "id": number,
+        "id_task": answer.task if answer else -1,
+        "n_ctx": model.context_length,
+        "speculative": model.speculates,
+        "is_processing": busy,
+    }
+    if answer is None:
+        return slot
+    decoded = answer.completion_tokens
+    remaining = -1 if answer.max_tokens is None else answer.max_tokens - decoded
+    return {
+        **slot,
+        "n_prompt_tokens": answer.prompt_tokens,
+        "n_prompt_tokens_processed": answer.prompt_tokens - answer.cached_tokens,
+        "n_prompt_tokens_cache": answer.cached_tokens,
+        "next_token": {"has_next_token": True, "n_remain": remaining, "n_decoded": decoded},
+    }

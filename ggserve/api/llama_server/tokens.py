@@ -18,12 +18,24 @@ router = APIRouter(route_class=JSONRoute, tags=["tokens"])
 
 @router.post("/tokenize")
 def tokenize(call: Annotated[Call[TokenizeRequest], Depends(call_of(TokenizeRequest))]) -> dict[str, Any]:
-    """Token ids of a text; with pieces, the text of each, or its bytes where they are no whole characters."""
+    """Token ids of a text; with pieces, the text of each, or its bytes where they are no whole characters. vLLM's
+    `prompt` and `messages` are answered as vLLM does."""
     body, model = call.body, call.model
-    ids = model.tokenize(body.content, add_special=body.add_special, parse_special=body.parse_special)
-    if not body.with_pieces:
-        return {"tokens": ids}
-    return {"tokens": [{"id": token, "piece": _piece(raw)} for token, raw in zip(ids, model.pieces(ids), strict=True)]}
+    if body.messages is not None:
+        ids = model.tokenize_chat([message.template_message() for message in body.messages])
+    else:
+        added = body.content is None if body.add_special is None else body.add_special
+        text = body.content if body.content is not None else body.prompt or ""
+        ids = model.tokenize(text, add_special=added, parse_special=body.parse_special)
+    found: dict[str, Any] = {"tokens": ids}
+    if body.with_pieces:
+        found["tokens"] = [
+            {"id": token, "piece": _piece(raw)} for token, raw in zip(ids, model.pieces(ids), strict=True)
+        ]
+    if body.content is None:
+        pieces = [raw.decode(errors="replace") for raw in model.pieces(ids)] if body.return_token_strs else None
+        found |= {"count": len(ids), "max_model_len": model.context_length, "token_strs": pieces}
+    return found
 
 
 @router.post("/detokenize")

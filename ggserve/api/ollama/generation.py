@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from ggserve.api.admission import GeneratingRoute
 from ggserve.api.answers import Answers
 from ggserve.api.call import Call, call_of
+from ggserve.api.errors import APIError
 from ggserve.api.features import require, require_infill, visible
 from ggserve.api.images import base64_url, image_part, text_part
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
@@ -48,6 +49,7 @@ async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_un
         return call
     body, model = call.body, call.model
     require(model, "generation", "model")
+    _check_context(call)
     if body.is_empty:
         return _loaded(call, chat=True)
     messages = chat_messages(body.messages)
@@ -67,6 +69,7 @@ async def generate(
         return call
     body, model = call.body, call.model
     require(model, "generation", "model")
+    _check_context(call)
     if body.is_empty:
         return _loaded(call, chat=False)
     if body.suffix:
@@ -80,6 +83,15 @@ async def generate(
         messages = visible(model, messages, "images")
         deltas = model.chat(messages, body.sampling_params(), template_arguments=body.template_arguments)
     return await _answer(call, deltas, chat=False)
+
+
+def _check_context(call: Call[RequestT]) -> None:
+    """Raises a 400 where a longer context is asked for than the model was loaded with."""
+    wanted = call.body.options.num_ctx if call.body.options else None
+    length = call.model.context_length
+    if wanted is not None and wanted > length:
+        message = f"the model is loaded with a context of {length} tokens: set CONTEXT_LENGTH for a longer one"
+        raise APIError(400, message, param="options.num_ctx")
 
 
 async def _answer(call: Call[RequestT], deltas: AsyncGenerator[Delta, None], *, chat: bool) -> Response:

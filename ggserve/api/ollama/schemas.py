@@ -18,6 +18,7 @@ from ggserve.api.fields import (
     thinking_budget,
 )
 from ggserve.api.images import base64_url, check_image
+from ggserve.api.openai.schemas.sampling import LastTokens, Positive, Seed
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
 
@@ -27,17 +28,24 @@ def _as_list(stop: Any) -> Any:
 
 
 class Options(Strict):
-    """How to sample. What concerns the loading of a model (`num_ctx`, `num_gpu`, ...) is for the server's settings."""
+    """How to sample. What concerns the loading of a model (`num_gpu`, `num_thread`, ...) is up to the settings."""
+
+    num_ctx: Whole | None = Field(None, ge=1)  # tokens; at most the loaded context
 
     num_predict: Whole | None = None  # below 1: no limit
     temperature: Temperature | None = None
     top_k: Whole | None = Field(None, ge=0)
     top_p: Probability | None = None
     min_p: Probability | None = None
+    typical_p: Probability | None = None
     repeat_penalty: RepetitionPenalty | None = None
+    repeat_last_n: LastTokens | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    seed: Whole | None = None
+    mirostat: Literal[0, 1, 2] | None = None
+    mirostat_tau: Positive | None = None
+    mirostat_eta: Positive | None = None
+    seed: Seed = None
     stop: Annotated[list[str], Field(max_length=16), BeforeValidator(_as_list)] | None = None
 
 
@@ -78,6 +86,11 @@ class GenerationRequest(ModelRequest):
             "top_k": options.top_k,
             "top_p": options.top_p,
             "min_p": options.min_p,
+            "typical_p": options.typical_p,
+            "repeat_last_n": options.repeat_last_n,
+            "mirostat": options.mirostat,
+            "mirostat_tau": options.mirostat_tau,
+            "mirostat_eta": options.mirostat_eta,
             "repetition_penalty": options.repeat_penalty,
             "presence_penalty": options.presence_penalty,
             "frequency_penalty": options.frequency_penalty,
@@ -132,6 +145,8 @@ class Tool(Strict):
 class ChatRequest(GenerationRequest):
     """`POST /api/chat`."""
 
+    endpoint = "/api/chat"
+
     prompt_field = "messages"
 
     messages: list[Message] = Field([])
@@ -150,6 +165,8 @@ class ChatRequest(GenerationRequest):
 
 class GenerateRequest(GenerationRequest):
     """`POST /api/generate`."""
+
+    endpoint = "/api/generate"
 
     prompt_field = "prompt"
 

@@ -4,7 +4,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Response
 
@@ -14,45 +14,53 @@ from ggserve.api.answers import Answers, Piece
 from ggserve.api.call import Call, call_of
 from ggserve.api.features import require, visible
 from ggserve.api.fragments import Fragments
-from ggserve.api.openai.objects import chat_logprobs, usage_object
+from ggserve.api.openai.objects import FINGERPRINT, chat_logprobs, prompt_logprobs, stop_reason, usage_object
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.streaming import DONE, EventStream, Writer, event, json_response, respond
+from ggserve.api.timings import timings
 from ggserve.generation import Citation, Delta
 from ggserve.messages import ToolCallDelta
 
 router = APIRouter(route_class=GeneratingRoute, tags=["chat"])
+Request = TypeVar("Request", bound=ChatRequest)
 ChatCall = Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]
 
 
 @router.post("/v1/chat/completions", responses=EventStream.RESPONSES)
 async def chat_completions(call: ChatCall) -> Response:
     """The assistant's next message, whole or streamed."""
-    return await _answer(call, stream=bool(call.body.stream))
+    return await respond_to_chat(call, stream=bool(call.body.stream))
 
 
 @router.post("/v2/chat/completions", responses=EventStream.RESPONSES)
 async def chat_completions_v2(call: ChatCall) -> Response:
     """The same, for many chats at once: streams unless `"stream": false`."""
-    return await _answer(call, stream=call.body.stream is not False)
+    return await respond_to_chat(call, stream=call.body.stream is not False)
 
 
-async def _answer(call: Call[ChatRequest], *, stream: bool) -> Response:
+async def respond_to_chat(call: Call[Request], *, stream: bool) -> Response:
+    """The response to a chat."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat = body.chat()
     chat["messages"] = visible(model, chat["messages"], "messages")
     params = body.sampling_params()
     deltas = model.chat(params=params, documents=body.quoted, **chat)
-    writer = _ChatWriter(body, model.name, "chat.completion.chunk" if stream else "chat.completion")
+    writer = _ChatWriter(
+        body, model.name, call.record.started, "chat.completion.chunk" if stream else "chat.completion"
+    )
     return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
 
 
 class _ChatWriter(Writer):
     """Choices with their messages, whole or piece by piece."""
 
-    def __init__(self, body: ChatRequest, model_name: str, kind: str) -> None:
-        self._scored = bool(body.logprobs)
+    def __init__(self, body: ChatRequest, model_name: str, started: float, kind: str) -> None:
+        self._body = body
+        self._started = started
+        self._scored = body.scored is not None
         self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice
+        self._ids: defaultdict[int, list[int]] = defaultdict(list)
         self._legacy = body.is_legacy
         self._usage = body.include_usage
         self._cites = bool(body.quoted)
@@ -61,43 +69,68 @@ class _ChatWriter(Writer):
             "object": kind,
             "created": int(time.time()),
             "model": model_name,
+            "system_fingerprint": FINGERPRINT,
         }
 
     def begin(self, answers: Answers, first: Delta) -> Iterator[bytes]:
+        ids = {"prompt_token_ids": first.prompt_ids} if self._body.return_token_ids else {}
         for answer in answers.all:
-            yield self._chunk(answer, {"role": "assistant", "content": ""})
+            yield self._chunk(answer, {"role": "assistant", "content": ""}, more=ids)
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
-        answer, delta, _ = piece
-        logprobs = {"content": chat_logprobs(delta.tokens), "refusal": None} if self._scored else None
+        answer, delta, body = piece.answer, piece.delta, self._body
+        logprobs = {"content": self._entries(delta), "refusal": None} if self._scored else None
+        ids = {"token_ids": [token.id for token in delta.tokens]} if body.return_token_ids else {}
+        times = {"timings": timings(piece.answers, self._started)} if body.timings_per_token else {}
         for part in _parts(delta, self._legacy):
-            yield self._chunk(answer, part, logprobs)
-            logprobs = None
+            yield self._chunk(answer, part, logprobs, ids=ids, more=times)
+            logprobs, ids = None, {}
         if delta.citation:
             yield self._chunk(answer, {"citations": [_citation(*answer.citations[-1])]})
         if delta.finish_reason:
-            yield self._chunk(answer, {}, finish_reason=self._reason(answer))
+            if not self._usage:
+                times = {"timings": timings(piece.answers, self._started)}
+            yield self._chunk(answer, {}, ids={**ids, **stop_reason(delta)}, ended=self._reason(answer), more=times)
 
     def collect(self, piece: Piece) -> None:
         if self._scored:
-            self._logprobs[piece.answer.index].add(chat_logprobs(piece.delta.tokens))
+            self._logprobs[piece.answer.index].add(self._entries(piece.delta))
+        if self._body.return_token_ids:
+            self._ids[piece.answer.index] += [token.id for token in piece.delta.tokens]
 
     def end(self, answers: Answers) -> Iterator[bytes]:
         if self._usage:
-            yield event({**self._head, "choices": [], "usage": usage_object(answers.usage)})
+            times = timings(answers, self._started)
+            yield event({**self._head, "choices": [], "usage": usage_object(answers.usage), "timings": times})
         yield DONE
 
     def whole(self, answers: Answers) -> Response:
+        body, first = self._body, answers.all[0]
+        more: dict[str, Any] = {"prompt_token_ids": first.prompt_ids} if body.return_token_ids else {}
+        if body.prompt_logprobs is not None:
+            more["prompt_logprobs"] = prompt_logprobs(first.prompt, body.prompt_logprobs)
         choices = [self._choice(answer) for answer in answers.all]
-        return json_response({**self._head, "choices": choices, "usage": usage_object(answers.usage)})
+        usage, times = usage_object(answers.usage), timings(answers, self._started)
+        return json_response({**self._head, "choices": choices, "usage": usage, "timings": times, **more})
 
     def _chunk(
-        self, answer: Answer, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
+        self,
+        answer: Answer,
+        delta: dict[str, Any],
+        logprobs: Any = None,
+        *,
+        ids: dict[str, Any] | None = None,  # more fields of the choice
+        ended: str | None = None,
+        more: dict[str, Any] | None = None,  # more fields beside the choices
     ) -> bytes:
-        choice = {"index": answer.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        if finish_reason and answer.last.confidence:
+        choice = {"index": answer.index, "delta": delta, "logprobs": logprobs, "finish_reason": ended, **(ids or {})}
+        if ended and answer.last.confidence:
             choice |= answer.last.confidence
-        return event({**self._head, "choices": [choice], **({"usage": None} if self._usage else {})})
+        usage = {"usage": None} if self._usage else {}
+        return event({**self._head, "choices": [choice], **usage, **(more or {})})
+
+    def _entries(self, delta: Delta) -> list[dict[str, Any]]:
+        return chat_logprobs(delta.tokens, by_id=bool(self._body.return_tokens_as_token_ids))
 
     def _choice(self, answer: Answer) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
@@ -117,6 +150,8 @@ class _ChatWriter(Writer):
             "message": message,
             "logprobs": {"content": self._logprobs[answer.index].json, "refusal": None} if self._scored else None,
             "finish_reason": self._reason(answer),
+            **stop_reason(answer.last),
+            **({"token_ids": self._ids[answer.index]} if self._body.return_token_ids else {}),
             **(answer.last.confidence or {}),
         }
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, HTTPException, Request
 from ggserve.api.errors import APIError, model_loading
 from ggserve.api.hardware import hardware_fields
 from ggserve.api.state import state_of
+from ggserve.model.catalog import model_bytes
 from ggserve.model.gguf_model import GGUFModel
 
 router = APIRouter(tags=["models"])
@@ -53,5 +54,21 @@ def _loaded(model: GGUFModel) -> dict[str, Any]:
         "engine_reason": model.engine_reason,
         **hardware_fields(model),
         "context_length": model.context_length,
+        "max_model_len": model.context_length,  # vLLM's name
+        "meta": _meta(model),
         "modalities": ["text", "image"] if "images" in model.features else ["text"],
+    }
+
+
+def _meta(model: GGUFModel) -> dict[str, Any]:
+    """llama-server's facts of a model; null for what the file does not say."""
+    facts = model.facts
+    by_architecture = f"{facts.architecture}."
+    return {
+        "n_vocab": model.vocab_size,
+        "n_ctx_train": facts.metadata.get(f"{by_architecture}context_length"),
+        "n_embd": facts.metadata.get(f"{by_architecture}embedding_length"),
+        "n_params": facts.parameters,
+        "size": model_bytes(model.path),
+        "ftype": facts.quantization,
     }

@@ -5,9 +5,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from ggserve import __version__
 from ggserve.api.answers import Usage
 from ggserve.api.fragments import Fragments
-from ggserve.generation import ScoredToken
+from ggserve.generation import Delta, ScoredToken
+
+FINGERPRINT = f"ggserve-{__version__}"  # `system_fingerprint`: what made the answer
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
@@ -25,23 +28,56 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def chat_logprobs(tokens: Sequence[ScoredToken]) -> list[dict[str, Any]]:
-    """The log-probabilities of the tokens that make a chat's text."""
-    return [
-        {**_chat_token(token), "top_logprobs": [_chat_token(other) for other in token.top]}
-        for token in tokens
-        if not token.control
-    ]
+def chat_logprobs(tokens: Sequence[ScoredToken], *, by_id: bool = False) -> list[dict[str, Any]]:
+    """The log-probabilities of the tokens that make a chat's text, which are called `token_id:N` where wanted
+    `by_id`."""
+    return [token_entry(token, by_id=by_id) for token in tokens if not token.control]
 
 
-def _chat_token(token: ScoredToken) -> dict[str, Any]:
-    return {"token": _text(token, ""), "logprob": token.logprob, "bytes": list(token.bytes)}
+def token_entry(token: ScoredToken, *, by_id: bool = False) -> dict[str, Any]:
+    """A token with its id and its alternatives, as OpenAI's chats and llama-server have it."""
+    return {**_chat_token(token, by_id), "top_logprobs": [_chat_token(other, by_id) for other in token.top]}
+
+
+def prompt_logprobs(tokens: Sequence[ScoredToken], top: int) -> list[dict[str, Any] | None]:
+    """vLLM's `prompt_logprobs`: by token id, the token of the prompt and the `top` likeliest in its place. A rank is
+    null where the token is not among those that are known."""
+    entries: list[dict[str, Any] | None] = []
+    for token in tokens:
+        if token.logprob is None:
+            entries.append(None)
+            continue
+        ranks = {other.id: rank for rank, other in enumerate(token.top, 1)}
+        named = {other.id: other for other in (token, *token.top[:top])}
+        entries.append(
+            {
+                str(id): {"logprob": each.logprob, "rank": ranks.get(id), "decoded_token": token_text(each)}
+                for id, each in named.items()
+            }
+        )
+    return entries
+
+
+def stop_reason(delta: Delta) -> dict[str, Any]:
+    """vLLM's `stop_reason` of a choice: the stop string or the id of the stop token that ended it."""
+    reason = delta.stop_sequence if delta.stop_sequence is not None else delta.stop_token
+    return {} if reason is None else {"stop_reason": reason}
+
+
+def _chat_token(token: ScoredToken, by_id: bool) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "token": token_text(token, by_id=by_id),
+        "logprob": token.logprob,
+        "bytes": list(token.bytes),
+    }
 
 
 class CompletionLogprobs:
     """The `logprobs` of one choice of a completion, piece by piece. `text_offset` counts the characters of its text."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_id: bool = False) -> None:
+        self._by_id = by_id
         self._offset = 0
         self._kept: defaultdict[str, Fragments] = defaultdict(Fragments)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -54,10 +90,11 @@ class CompletionLogprobs:
             if not token.control:
                 self._offset += len(self._decoder.decode(token.bytes))
         return {
-            "tokens": [_text(token, "bytes:") for token in tokens],
+            "tokens": [self._name(token) for token in tokens],
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [_top(token) for token in tokens],
+            "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": offsets,
+            "content": [token_entry(token, by_id=self._by_id) for token in tokens],  # llama-server's form, with ids
         }
 
     def keep(self, scores: dict[str, Any]) -> None:
@@ -70,16 +107,20 @@ class CompletionLogprobs:
         """The object for all tokens that were kept."""
         return {name: values.json for name, values in self._kept.items()}
 
+    def _name(self, token: ScoredToken) -> str:
+        return token_text(token, "bytes:", by_id=self._by_id)
 
-def _top(token: ScoredToken) -> dict[str, float | None] | None:
-    """By text, the likeliest tokens, and the one that came."""
-    if token.logprob is None:
-        return None
-    return {_text(other, "bytes:"): other.logprob for other in (token, *token.top)} if token.top else {}
+    def _top(self, token: ScoredToken) -> dict[str, float | None] | None:
+        """By text, the likeliest tokens, and the one that came."""
+        if token.logprob is None:
+            return None
+        return {self._name(other): other.logprob for other in (token, *token.top)} if token.top else {}
 
 
-def _text(token: ScoredToken, prefix: str) -> str:
-    """The token's text; one that holds parts of characters is spelled byte by byte."""
+def token_text(token: ScoredToken, prefix: str = "", *, by_id: bool = False) -> str:
+    """The token's text, or its id; one that holds parts of characters is spelled byte by byte, after a `prefix`."""
+    if by_id:
+        return f"token_id:{token.id}"
     try:
         return token.bytes.decode()
     except UnicodeDecodeError:

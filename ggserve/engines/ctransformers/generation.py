@@ -165,7 +165,12 @@ class Generation(RunningRequest):
         return self._banned.forbidden | self._containing
 
     def _scored(self, logits: NDArray[np.float32], token: int) -> ScoredToken | None:
-        return None if self._scores is None else self._scorer.score(logits, token, self.params.logprobs or 0)
+        if self._scores is None:
+            return None
+        top = self.params.logprobs or 0
+        if self.params.sampled_probabilities:
+            return self._scorer.drawn(*self._sampler.drawn_from, token, top)
+        return self._scorer.score(logits, token, top)
 
     def _keep(self, score: ScoredToken | None, characters: int) -> None:
         if self._scores is not None and score is not None:

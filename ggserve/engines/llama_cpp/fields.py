@@ -1,5 +1,6 @@
 """SamplingParams as llama.cpp's request fields."""
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -45,7 +46,8 @@ def sampling_fields(params: SamplingParams, context_length: int, vocab_size: int
     if bias := _bias(params, vocab_size):
         fields["logit_bias"] = bias
     if params.logprobs is not None or params.watches_tokens:
-        fields["n_probs"] = max(params.logprobs or 0, 1)  # of the distribution before all samplers
+        fields["n_probs"] = max(params.logprobs or 0, 1)
+        fields["post_sampling_probs"] = params.sampled_probabilities
     return fields
 
 
@@ -67,5 +69,9 @@ def _samplers(params: SamplingParams) -> dict[str, Any]:
 
 def _bias(params: SamplingParams, vocab_size: int) -> list[list[Any]]:
     allowed = params.allowed_token_ids
-    bias = [[token, value] for token, value in params.logit_bias.items() if allowed is None or token in allowed]
+    bias = [
+        [token, value if math.isfinite(value) else _NEVER]
+        for token, value in params.logit_bias.items()
+        if allowed is None or token in allowed
+    ]
     return bias if allowed is None else bias + ruled_out(set(range(vocab_size)) - allowed)

@@ -38,10 +38,9 @@ class NativeScorer:
     def token(self, entry: dict[str, Any], top: int) -> ScoredToken:
         """A token as llama.cpp's chunks tell of it, with `top` of the likeliest in its place."""
         raw = bytes(entry["bytes"])
-        others = tuple(self.token(other, 0) for other in entry.get("top_logprobs", ())[:top])
-        return ScoredToken(
-            entry["id"], raw or self._spelling(entry["id"]), entry.get("logprob"), others, control=not raw
-        )
+        others = tuple(self.token(other, 0) for other in entry.get("top_logprobs", entry.get("top_probs", ()))[:top])
+        logprob = math.log(max(entry["prob"], 1e-300)) if "prob" in entry else entry.get("logprob")
+        return ScoredToken(entry["id"], raw or self._spelling(entry["id"]), logprob, others, control=not raw)
 
     def prompt(self, prompt: Sequence[int], top: int, cancelled: Callable[[], bool]) -> tuple[ScoredToken, ...]:
         """The scores of a prompt's tokens; none when cancelled. Raises EngineError."""

@@ -15,18 +15,17 @@ from ggserve.api.fields import (
     ToolSchema,
     Whole,
     field_error,
-    refuse,
     thinking,
     thinking_budget,
 )
 from ggserve.api.openai.responses.items import Item, function_name
+from ggserve.api.openai.schemas.sampling import Seed, Stop
 from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
 
 _LOGPROBS = "message.output_text.logprobs"
 _FUNCTION = {"name", "description", "parameters", "strict"}
 _CUSTOM_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-_UNSUPPORTED = {"background": (None, False), "conversation": (None,), "prompt": (None,)}
 _Short = Annotated[str, Field(max_length=64)]  # as OpenAI's API: a response is kept with these
 
 
@@ -147,6 +146,7 @@ class Reasoning(Strict):
 class PromptRequest(ModelRequest):
     """`POST /v1/responses/input_tokens`, and what `/v1/responses` has in common with it."""
 
+    endpoint = "/v1/responses"
     prompt_field = "input"
 
     input: Annotated[list[Item], BeforeValidator(_as_items)] = Field([], max_length=10_000)
@@ -162,10 +162,10 @@ class PromptRequest(ModelRequest):
     @model_validator(mode="before")
     @classmethod
     def _prepared(cls, body: Any) -> Any:
-        """Refuses what would change the meaning; null is the same as nothing."""
+        """Null is the same as nothing."""
         if not isinstance(body, dict):
             return body
-        return {name: value for name, value in refuse(body, _UNSUPPORTED).items() if value is not None}
+        return {name: value for name, value in body.items() if value is not None}
 
     @model_validator(mode="after")
     def _tools_exist(self) -> "PromptRequest":
@@ -212,6 +212,9 @@ class ResponsesRequest(PromptRequest):
     field_confidence: bool = False
     temperature: Temperature | None = None
     top_p: Probability | None = None
+    top_k: Whole | None = Field(None, ge=-1)  # this and the next two are vLLM's
+    stop: str | Stop | None = None
+    seed: Seed = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     include: list[str] = Field([])
     metadata: Annotated[dict[_Short, Annotated[str, Field(max_length=512)]], Field(max_length=16)] = Field({})
@@ -238,6 +241,9 @@ class ResponsesRequest(PromptRequest):
             "max_tokens": self.max_output_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(self.top_k, 0),
+            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            "seed": self.seed,
             "logprobs": (self.top_logprobs or 0) if self.scored else None,
             "grammar": self.grammar,
             "confidence": "field_confidence" if self.field_confidence else None,

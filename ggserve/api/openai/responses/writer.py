@@ -107,7 +107,7 @@ class ResponseWriter(Writer):
         yield _written(self._event("response.failed", response=self.response))
 
     def _events_of(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        answer, delta, steps = piece
+        answer, delta, steps, _ = piece
         if self._scored and not (delta.reasoning or delta.tool_calls):
             self._pending += chat_logprobs(delta.tokens)
         for step in steps:

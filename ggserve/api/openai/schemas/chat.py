@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from ggserve.api.fields import Strict, Whole, field_error, one_of, thinking
-from ggserve.api.openai.schemas.generation import MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, MaxTokens
+from ggserve.api.openai.schemas.generation import GenerationRequest
 from ggserve.api.openai.schemas.messages import Message
+from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, MaxTokens
 from ggserve.api.openai.schemas.tools import Function, FunctionName, NamedTool, Tool, ToolChoice, chosen_tools
-from ggserve.generation import SamplingParams, schema_grammar
+from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import SET_VARIABLES, Document, Tools, documents_problem
 
 
@@ -20,22 +21,26 @@ class JsonSchema(Strict):
 
 
 class ResponseFormat(Strict):
-    """`json_object`: any JSON object; `json_schema`: JSON of that schema."""
+    """`json_object`: any JSON object, or JSON of a `schema`, as for llama-server. `json_schema`: JSON of a schema, with
+    or without OpenAI's wrapper."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    bare: dict[str, Any] | None = Field(None, alias="schema")
 
     @model_validator(mode="after")
     def _schema_given(self) -> "ResponseFormat":
-        if self.type == "json_schema" and self.json_schema is None:
+        if self.type == "json_schema" and self.json_schema is None and self.bare is None:
             raise ValueError("json_schema is missing")
         return self
 
     @property
     def schema_of_answer(self) -> dict[str, Any] | None:
-        if self.json_schema is not None and self.type == "json_schema":
+        if self.type == "text":
+            return None
+        if self.json_schema is not None:
             return self.json_schema.definition
-        return {"type": "object"} if self.type == "json_object" else None
+        return {"type": "object"} if self.bare is None else self.bare
 
 
 class TemplateArguments(Strict):
@@ -68,25 +73,12 @@ class Citations(Strict):
     enabled: bool = True
 
 
-# Fields of completions only.
-_COMPLETION_FIELDS: dict[str, tuple[Any, ...]] = {
-    "best_of": (None, 1),
-    "echo": (None, False),
-    "suffix": (None, ""),
-}
-_UNSUPPORTED = {
-    name: harmless
-    for name, harmless in (UNSUPPORTED | _COMPLETION_FIELDS).items()
-    if name not in ("continue_final_message", "add_generation_prompt")
-}
-
-
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions` and `/v2/chat/completions`."""
 
     prompt_field = "messages"
 
-    unsupported = _UNSUPPORTED
+    endpoint = "/v1/chat/completions"
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
     max_completion_tokens: MaxTokens = None
@@ -186,11 +178,18 @@ class ChatRequest(GenerationRequest):
         choice = NamedTool(type="function", function=call) if isinstance(call, FunctionName) else call
         return chosen_tools(tools, choice, parallel=False)
 
+    def grammars(self) -> list[Grammar]:
+        schema = self.response_format.schema_of_answer if self.response_format else None
+        given = [] if schema is None else [schema_grammar(schema, "response_format")]
+        return list(dict.fromkeys(given + super().grammars()))
+
+    @property
+    def scored(self) -> int | None:
+        """How many alternatives come with each token; None: no log-probabilities."""
+        return self.top_logprobs or 0 if self.logprobs else self.n_probs or None
+
     def sampling_params(self) -> SamplingParams:
         params = super().sampling_params()
         if self.max_completion_tokens is not None:
             params = replace(params, max_tokens=self.max_completion_tokens)
-        if self.logprobs:
-            params = replace(params, logprobs=self.top_logprobs or 0)
-        schema = self.response_format.schema_of_answer if self.response_format else None
-        return params if schema is None else replace(params, grammar=schema_grammar(schema, "response_format"))
+        return params if self.scored is None else replace(params, logprobs=self.scored)

@@ -6,20 +6,9 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from ggserve.api.fields import Whole, field_error, one_of
-from ggserve.api.openai.schemas.generation import MAX_CHOICES, MAX_LOGPROBS, UNSUPPORTED, GenerationRequest, TokenIds
+from ggserve.api.openai.schemas.generation import MAX_CHOICES, GenerationRequest
+from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, TokenIds
 from ggserve.generation import SamplingParams
-
-# Fields of chats only.
-_CHAT_FIELDS: dict[str, tuple[Any, ...]] = {
-    "documents": (None, []),
-    "citations": (None, False, {"enabled": False}),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "top_logprobs": (None, 0),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
-}
 
 
 class CompletionRequest(GenerationRequest):
@@ -27,7 +16,7 @@ class CompletionRequest(GenerationRequest):
 
     prompt_field = "prompt"
 
-    unsupported = UNSUPPORTED | _CHAT_FIELDS
+    endpoint = "/v1/completions"
 
     prompt: Annotated[
         str | Annotated[list[str], Field(fail_fast=True)] | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
@@ -83,10 +72,16 @@ class CompletionRequest(GenerationRequest):
         n = self.n or 1
         return n if self.best_of is not None and self.best_of > n else None
 
+    @property
+    def scored(self) -> int | None:
+        """How many alternatives come with each token; None: no log-probabilities."""
+        return self.logprobs if self.logprobs is not None else self.n_probs or None
+
     def sampling_params(self) -> SamplingParams:
         params = super().sampling_params()
-        logprobs = self.logprobs
+        scored = self.scored if self.scored is not None else params.logprobs
         if self.best is not None:  # found by how likely their tokens are
-            params = replace(params, n=self.best_of or 1)
-            logprobs = logprobs or 0
-        return replace(params, logprobs=logprobs, prompt_logprobs=self.logprobs if self.echo else None)
+            params, scored = replace(params, n=self.best_of or 1), scored or 0
+        echoed = self.scored if self.echo else None
+        given = [count for count in (echoed, self.prompt_logprobs) if count is not None]
+        return replace(params, logprobs=scored, prompt_logprobs=max(given, default=None))

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from ggserve.api.fields import ModelRequest, Whole, one_of
-from ggserve.api.openai.schemas.generation import TokenIds
+from ggserve.api.openai.schemas.sampling import TokenIds
 
 _MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
 
