@@ -83,7 +83,7 @@ def native_continuation(model: GGUFModel, prompt: list[int]) -> list[int]:
     """The greedy tokens themselves: of texts, llama.cpp keeps a character back that an answer ends in the middle of."""
     body = {"prompt": prompt, "n_predict": GREEDY.max_tokens, "return_tokens": True, "samplers": ["top_k"], "top_k": 1}
     engine: Any = model.engine
-    tokens: list[int] = engine._listener.post("/completion", body)["tokens"]
+    tokens: list[int] = engine._transport.post("/completion", body)["tokens"]
     return tokens
 
 
