@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Server
 
 SEA = [{"role": "user", "content": "Write one sentence about the sea."}]
-GREEDY = {"temperature": 0, "num_predict": 12, "num_ctx": 4096}
+GREEDY = {"temperature": 0, "num_predict": 12, "num_ctx": 256}
 BEGINNING = "The sea is a vast and mysterious realm"
 
 
