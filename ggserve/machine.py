@@ -63,6 +63,11 @@ def usable_memory() -> int:
     return min([psutil.virtual_memory().total, *limits])
 
 
+def free_memory() -> int:
+    """Bytes: the memory that is free, and no more than this process may use."""
+    return min(psutil.virtual_memory().available, usable_memory())
+
+
 def memory_for_models() -> int:
     """Bytes: the usable memory less a reserve of an eighth, at least 1 GiB and at most half, for all else."""
     usable = usable_memory()

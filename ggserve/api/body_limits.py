@@ -1,6 +1,7 @@
 """The size of a request's body, the time in which it must arrive, and the memory that all bodies may take."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
@@ -12,14 +13,19 @@ from ggserve.machine import give_back_memory
 _LARGE = 1 << 20  # bytes, after which memory is given back to the system
 
 
+def _give_back() -> None:
+    """Frees what only cycles hold (an error and the frames of its traceback), then returns memory to the system."""
+    gc.collect()
+    give_back_memory()
+
+
 class BodyBudget:
     """The bytes of all bodies that the app holds at the same time."""
 
-    def __init__(self, most: int, give_back: Callable[[], object] = give_back_memory) -> None:
+    def __init__(self, most: int, give_back: Callable[[], object] = _give_back) -> None:
         self.held = 0
         self._most = most
         self._give_back = give_back
-        self._was_large = False
 
     def take(self, count: int, held: int) -> None:
         """Take `count` more bytes for a body that holds `held`. Raises a 503 where there is no room beside others."""
@@ -31,12 +37,10 @@ class BodyBudget:
     def release(self, count: int) -> None:
         """A body of `count` bytes is gone."""
         self.held -= count
-        self._was_large = self._was_large or count > _LARGE
-        if self._was_large and not self.held:
-            self._was_large = False
-            # Later, when nothing refers to the body any more; in a thread, for it takes a while.
+        if count > _LARGE:
             loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: loop.run_in_executor(None, self._give_back))
+            for seconds in (0.0,) if self.held else (0.0, 1.0):  # the request's task refers to its body a bit longer
+                loop.call_later(seconds, lambda: loop.run_in_executor(None, self._give_back))  # it takes a while
 
 
 class BodyLimitsMiddleware:

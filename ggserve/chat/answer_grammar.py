@@ -9,6 +9,7 @@ from typing import Any
 from ggserve.chat.format import ID, INDEX, CallsFormat, ChatFormat, ThoughtFormat, ThoughtState
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Grammar
+from ggserve.grammar.json_rules import MOST_REPETITIONS
 from ggserve.grammar.requested import answer_rule
 from ggserve.grammar.rules import (
     ANY,
@@ -252,10 +253,21 @@ class _Arguments:
         if values and all(isinstance(value, str) for value in values):
             return sequence(choice(Literal(f"{form.quote}{value}{form.quote}") for value in values), _marker(common))
         if common:
-            return TextBefore(Marker(common))
+            short = _short(schema, common[0])
+            return sequence(short, _marker(common)) if short is not None else TextBefore(Marker(common))
         ends = {form.quote[:1] or text[:1] for text in (form.between.strip(), form.close.strip()) if text}
         inner = Repeat(Characters(without(ANY, tuple(sorted((ord(each), ord(each)) for each in ends if each)))))
         return Lexeme(sequence(Literal(form.quote), inner, Literal(form.quote)) if form.quote else inner)
+
+
+def _short(schema: Any, end: str) -> Rule | None:
+    """Raw text of a length that the schema limits, None where it does not; it does not have the character `end`."""
+    most = schema.get("maxLength") if isinstance(schema, dict) else None
+    if not isinstance(most, int) or not 0 < most <= MOST_REPETITIONS:
+        return None
+    least = schema.get("minLength", 0)
+    text = Lexeme(Repeat(Characters(without(ANY, ((ord(end), ord(end)),))), max(least, 1), most))
+    return text if least else optional(text)
 
 
 def _own_rule(own: Grammar) -> Rule:

@@ -36,6 +36,10 @@ class Guard:
         replaced = self._replacing(stand_ins)
         return {code: char for char, code in stand_ins.items()}, lambda value: _map_strings(value, replaced)
 
+    def again(self, stand_ins: Mapping[int, str]) -> Callable[[str], str]:
+        """Puts stand-ins, as `stand_ins` gave them, into a further text."""
+        return self._replacing({char: code for code, char in stand_ins.items()})
+
     def _replacing(self, stand_ins: Mapping[str, int]) -> Callable[[str], str]:
         """Replaces the first character of each control token's text, and of a beginning of one at the string's
         end (or before its trailing space, which templates strip): what follows could complete it."""

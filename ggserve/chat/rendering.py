@@ -4,6 +4,7 @@ Text of users, tools and documents never becomes a control token: before renderi
 look-alike is replaced by a stand-in, which turns back only after the control tokens of the template are found.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -81,6 +82,13 @@ class ChatRenderer:
         if chat.begun or chat.begun_thought:
             return self._begun(text, state, guarded(chat.begun_thought), guarded(chat.begun), stand_ins, history.images)
         return RenderedChat(text, stand_ins, state, history.images)
+
+    def continued(self, rendered: RenderedChat, begun: str, markers: Sequence[str]) -> RenderedChat:
+        """The prompt with the beginning of its answer, where no control tokens but `markers` are any."""
+        guard = self._guard.again(rendered.stand_ins)
+        parts = re.split(f"({'|'.join(re.escape(marker) for marker in markers if marker)})", begun)
+        text = "".join(part if number % 2 else guard(part) for number, part in enumerate(parts))
+        return replace(rendered, text=rendered.text + text)
 
     def _switched(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The template's variables, with those that its own switch for thinking has."""

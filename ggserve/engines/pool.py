@@ -58,8 +58,9 @@ class Pool(Generic[AnySlot]):
         """Whether a request that comes now is turned away."""
         return not self._idle and len(self._queue) >= self._queue_size
 
-    async def acquire(self, prompt: Sequence[int]) -> AnySlot:
-        """A slot for `prompt`; waits for one. A caller that is cancelled leaves the queue.
+    async def acquire(self, prompt: Sequence[int], *, continues: bool = False) -> AnySlot:
+        """A slot for `prompt`; waits for one. A caller that is cancelled leaves the queue. A request that `continues`
+        an answer in the making is the next.
 
         Raises QueueFull when too many wait already, EngineClosed when the pool is closed.
         """
@@ -70,11 +71,11 @@ class Pool(Generic[AnySlot]):
                 slot = self._choose(prompt)
                 self._idle.remove(slot)
                 return slot
-            if len(self._queue) >= self._queue_size:
+            if len(self._queue) >= self._queue_size and not continues:
                 raise QueueFull(len(self._queue))
             loop = asyncio.get_running_loop()
             turn: asyncio.Future[AnySlot] = loop.create_future()
-            self._queue.append((loop, turn))
+            (self._queue.appendleft if continues else self._queue.append)((loop, turn))
         try:
             return await turn
         except asyncio.CancelledError:

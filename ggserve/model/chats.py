@@ -19,6 +19,7 @@ from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import ToolCallDelta, Tools
 from ggserve.model.confidence import Confidence
 from ggserve.model.load import LoadedModel
+from ggserve.model.thinking import Budget, within_budget
 
 __all__ = ["Chat", "Chats"]
 
@@ -41,17 +42,36 @@ class Chats:
             tools = replace(tools, parallel=False)
         rendered = await self._rendered(chat, renderer)
         thinks = chat.template_arguments.get("enable_thinking") is not False
-        grammar = answer_grammar(form, tools, params.grammar, rendered.state or "closed", thinks=thinks)
+        state = rendered.state or "closed"
+        grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
         if tools and params.confidence:
             raise InvalidRequest(f"{params.confidence} is not told of answers that may call tools.", "tools")
         prompt = await self._prompt(rendered)
+        budget: Budget | None = None
+        if params.thinking_budget is not None and form.thought and state != "closed":
+            after = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, "closed")
+            budget = Budget(params.thinking_budget, form, after)
 
         def generate(wanted: SamplingParams) -> AsyncGenerator[Delta, None]:
             held = replace(wanted, grammar=grammar, stop=(*wanted.stop, *renderer.template.stop))
-            return _parsed(self._loaded.engine.generate(prompt, held), form, tools, rendered.state)
+            deltas = self._loaded.engine.generate(prompt, held)
+            if budget:
+                markers = budget.markers
+                deltas = within_budget(
+                    lambda begun, params: self._generated(renderer.continued(rendered, begun, markers), params),
+                    held,
+                    budget,
+                    state,
+                )
+            return _parsed(deltas, form, tools, rendered.state)
 
         ids = prompt if isinstance(prompt, list) else None
         async with aclosing(self.confidence.watched(generate, params, ids)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _generated(self, rendered: RenderedChat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        async with aclosing(self._loaded.engine.generate(await self._prompt(rendered), params)) as deltas:
             async for delta in deltas:
                 yield delta
 

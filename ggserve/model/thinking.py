@@ -25,6 +25,13 @@ class Budget:
     form: ChatFormat
     after: Grammar | None  # what an answer is held to after the thought
 
+    @property
+    def markers(self) -> tuple[str, str]:
+        """What begins and what closes a thought."""
+        thought = self.form.thought
+        assert thought is not None
+        return thought.open.strip(), closing_text(self.form, thought).strip()
+
 
 async def within_budget(
     generate: Continue, params: SamplingParams, budget: Budget, state: ThoughtState
@@ -117,6 +124,8 @@ class _Answer:
                         closed = delta.stop_sequence == closing.strip()
                         exhausted = self.last.completion_tokens >= self.budget.tokens
                         forced = delta.finish_reason == "length" and exhausted and limit != left
+                        if delta.finish_reason == "stop" and delta.stop_sequence is None:
+                            forced = not free.stop_token_ids  # the model's own end, before it has answered
                     if closed or forced:
                         delta = replace(delta, finish_reason=None, stop_sequence=None)
                     yield delta
@@ -147,7 +156,7 @@ class _Answer:
 
     async def _step(self, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         first = self.prompt is None
-        params = params if first else replace(params, prompt_logprobs=None)
+        params = params if first else replace(params, prompt_logprobs=None, continues=True)
         async with aclosing(self.generate(self.text, params)) as deltas:
             async for delta in deltas:
                 self.last = delta

@@ -17,7 +17,8 @@ import numpy as np
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.accepts.ctransformers import ctransformers_objection, rope_scale
 from ggserve.modelfile.file import read_model_file
-from ggserve.modelfile.gguf import Field, GGUFFile, ValueType
+from ggserve.modelfile.gguf import GGUFFile
+from ggserve.modelfile.gguf_header import Field, ValueType
 from ggserve.modelfile.gguf_writer import NewTensor, Plan, field_of, origin, plan_gguf, write_gguf
 from ggserve.modelfile.legacy.ggml import GGMLFile
 from ggserve.modelfile.legacy.to_gguf import plan_conversion

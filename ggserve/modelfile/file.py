@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ggserve.errors import ModelFileError
-from ggserve.modelfile.gguf import TensorInfo, read_gguf
+from ggserve.modelfile.gguf import read_gguf
+from ggserve.modelfile.gguf_header import TensorInfo
 from ggserve.modelfile.legacy.ggml import is_ggml, read_ggml
 
 # Architectures that look both ways: they have no next token to tell.

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ggserve.errors import ModelFileError
-from ggserve.modelfile.gguf import MAGIC, SCALARS, Field, GGUFFile, TensorInfo, ValueType
+from ggserve.modelfile.gguf import GGUFFile
+from ggserve.modelfile.gguf_header import MAGIC, SCALARS, Field, TensorInfo, ValueType
 
 SOURCE_NAME = "ggserve.converted_from"
 SOURCE_SIZE = "ggserve.source_size"

@@ -7,10 +7,11 @@ import numpy as np
 
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.file import ModelFile
-from ggserve.modelfile.gguf import TENSOR_TYPES
 from ggserve.modelfile.legacy.buffers import EvalLimits, buffer_bytes, eval_limits, weight_bytes
 from ggserve.modelfile.legacy.ggml import GGMLFile
-from ggserve.modelfile.legacy.layouts import kv_cache_bytes, layout_of
+from ggserve.modelfile.legacy.layout import kv_cache_bytes
+from ggserve.modelfile.legacy.layouts import layout_of
+from ggserve.modelfile.tensor_types import TENSOR_TYPES
 
 log = logging.getLogger("ggserve.model")
 

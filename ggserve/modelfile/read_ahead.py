@@ -5,10 +5,10 @@ The engines' loaders tell nothing, and llama.cpp's holds the interpreter's lock 
 
 from collections.abc import Callable
 
-import psutil
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ggserve.errors import ModelFileError
+from ggserve.machine import free_memory
 from ggserve.modelfile.file import ModelFile
 
 _SMALL = 256 << 20  # bytes; a smaller file loads in less time than anyone waits
@@ -19,7 +19,7 @@ _SILENT = 1.0  # seconds before the console shows a bar
 def read_ahead(file: ModelFile, report: Callable[[float], object]) -> None:
     """Reads the file once, unless it is small or larger than the memory that is free; `report` gets the part that is
     read, 0 to 1. Raises ModelFileError where it cannot be read."""
-    if not _SMALL <= file.size < psutil.virtual_memory().available:
+    if not _SMALL <= file.size < free_memory():
         return
     buffer = bytearray(_CHUNK)
     try:

@@ -218,6 +218,13 @@ def test_a_call_ends_the_thought_where_the_model_leaves_it_open(grammars: Gramma
     assert not accepts(grammars, form, f"Hm. {spelled('qwen3', 'Oslo', key='x')}", tools=tools, state="open")
 
 
+def test_raw_texts_are_as_long_as_the_schema_says(grammars: Grammars):
+    short = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2, "maxLength": 4}}}
+    tools = Tools(({"type": "function", "function": {"name": "get_weather", "parameters": short}},), required=True)
+    for city in ("", "O", "Oslo", "Lagos"):
+        assert accepts(grammars, FORMATS["glm"], spelled("glm", city), tools=tools) == (2 <= len(city) <= 4)
+
+
 def test_control_tokens_of_the_format_are_tokens_where_the_engine_knows_them():
     grammar = answer_grammar(FORMATS["gpt-oss"], Tools(TOOLS), NUMBER, "free")
     assert grammar is not None

@@ -10,7 +10,9 @@ from typing import Any
 from ggserve.errors import EngineError, ModelFileError
 from ggserve.generation import SamplingParams
 from ggserve.model.gguf_model import GGUFModel
-from ggserve.modelfile.gguf import TENSOR_TYPES, ValueType, read_gguf
+from ggserve.modelfile.gguf import read_gguf
+from ggserve.modelfile.gguf_header import ValueType
+from ggserve.modelfile.tensor_types import TENSOR_TYPES
 from tests.answers import answer
 from tests.engines.tiny_models import write_tiny_model
 from tests.modelfile.tiny_gguf import Array, Spec, Tensor

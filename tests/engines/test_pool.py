@@ -107,6 +107,25 @@ def test_too_many_waiters_are_refused_and_closing_turns_the_rest_away():
     asyncio.run(main())
 
 
+def test_a_request_that_continues_an_answer_is_next_and_never_refused():
+    async def main() -> list[int]:
+        pool = Pool([FakeSlot()], 1)
+        slot = await pool.acquire([1])
+        served: list[int] = []
+
+        async def request(number: int, *, continues: bool) -> None:
+            pool.release(await pool.acquire([], continues=continues))
+            served.append(number)
+
+        waiting = [asyncio.create_task(request(number, continues=number == 1)) for number in (0, 1)]
+        await asyncio.sleep(0)
+        pool.release(slot)
+        await asyncio.gather(*waiting)
+        return served
+
+    assert asyncio.run(main()) == [1, 0]
+
+
 def test_several_slots_are_the_idle_ones_and_never_more_than_are_wanted():
     async def main() -> None:
         pool = Pool([FakeSlot(1), FakeSlot(2), FakeSlot(3)], 10)

@@ -4,7 +4,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from ggserve.modelfile.legacy.layouts import FAMILIES, LAYOUTS, Layout, row_length
+from ggserve.modelfile.legacy.layout import FAMILIES, Layout, row_length
+from ggserve.modelfile.legacy.layouts import LAYOUTS
 
 _NUMBERS = {b"ggml": 0x67676D6C, b"ggmf": 0x67676D66, b"ggjt": 0x67676A74, b"ggcc": 0x67676363}
 SIZES: dict[str, Any] = {

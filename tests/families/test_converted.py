@@ -13,7 +13,7 @@ from ggserve.hub.converted import as_gguf
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.file import read_model_file
 from ggserve.modelfile.legacy.ggml import read_ggml
-from ggserve.modelfile.legacy.layouts import FAMILIES
+from ggserve.modelfile.legacy.layout import FAMILIES
 from ggserve.modelfile.memory import plan_memory
 from tests.answers import collect
 from tests.conftest import FAMILY_FILES, serve

@@ -10,7 +10,7 @@ import pytest
 
 from ggserve.modelfile.gguf import read_gguf
 from ggserve.modelfile.legacy.ggml import is_ggml
-from ggserve.modelfile.legacy.layouts import FAMILIES
+from ggserve.modelfile.legacy.layout import FAMILIES
 from tests.conftest import FAMILY_FILES, ROOT, serve
 from tests.families.blank import write
 from tests.processes import clean_environment

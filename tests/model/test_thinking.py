@@ -66,6 +66,11 @@ def test_a_thought_that_ends_by_itself_is_left_as_it_is():
     assert last.stop_sequence is None
 
 
+def test_a_model_that_ends_within_its_thought_answers_all_the_same():
+    script = Script({"": "01", "</think>\n\n": "yes"})
+    assert answer(script, 40, "open")[0] == "01\n</think>\n\nyes"
+
+
 def test_no_budget_means_no_thought():
     script = Script({"</think>\n\n": "yes"})
     assert answer(script, 0, "open")[0] == "\n</think>\n\nyes".lstrip()

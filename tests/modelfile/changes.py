@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ggserve.modelfile.gguf import TENSOR_TYPES
+from ggserve.modelfile.tensor_types import TENSOR_TYPES
 from tests.modelfile import tiny_gguf as tiny
 
 Change = Callable[[tiny.Spec], object]

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from ggserve.errors import ModelFileError
 from ggserve.hub.default import packaged_model
-from ggserve.modelfile.gguf import TENSOR_TYPES, GGUFFile, ValueType, read_gguf
+from ggserve.modelfile.gguf import GGUFFile, read_gguf
+from ggserve.modelfile.gguf_header import ValueType
+from ggserve.modelfile.tensor_types import TENSOR_TYPES
 from tests.conftest import VOCABULARIES
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny

@@ -80,7 +80,7 @@ class CTransformersEngine:
         params.check()
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
         marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.repeats_cost else None
-        context = await self.pool.acquire(prompt if params.cache_prompt else ())
+        context = await self.pool.acquire(prompt if params.cache_prompt else (), continues=params.continues)
         generation = self._new_generation(prompt, params, matcher, marks)
         self._workers.submit(self._run, context, generation)
         async with aclosing(generation.listen()) as deltas:

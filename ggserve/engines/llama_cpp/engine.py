@@ -313,7 +313,7 @@ class LlamaCppEngine:
             "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
             "timings_per_token": True,  # tells the true number of tokens
         }
-        slot = await self.pool.acquire(prompt or ())
+        slot = await self.pool.acquire(prompt or (), continues=params.continues)
         if self._keeper:
             body["id_slot"] = slot.id
         answer = Answer(

@@ -77,7 +77,11 @@ class InProcess:
         self.hardware = Hardware(
             f"xllamacpp {importlib.metadata.version('xllamacpp')}",
             gpus() if layers else (),
-            None if layers == 0 else f"{layers} layers on the GPU",
+            None
+            if layers == 0
+            else "as many layers on the GPU as fit"
+            if layers == "auto"
+            else f"{layers} layers on the GPU",
         )
 
     def complete(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ggserve.errors import one_line
-from ggserve.modelfile.gguf import GGUFFile, ValueType
+from ggserve.modelfile.gguf import GGUFFile
+from ggserve.modelfile.gguf_header import ValueType
 from ggserve.modelfile.token_spelling import TokenType, has_raw_tokens
 
 MATRIX_TYPES = frozenset({0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14})

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ggserve.modelfile.file import UNSPECIFIED_POOLING, is_reranker
-from ggserve.modelfile.gguf import GGUFFile, ValueType
+from ggserve.modelfile.gguf import GGUFFile
+from ggserve.modelfile.gguf_header import ValueType
 from ggserve.modelfile.token_spelling import TokenType, has_raw_tokens
 
 _MAX_LAYERS = 512

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ggserve.modelfile.legacy.ggml import GGMLFile
-from ggserve.modelfile.legacy.layouts import Header, layout_of, row_length
+from ggserve.modelfile.legacy.layout import Header, row_length
+from ggserve.modelfile.legacy.layouts import layout_of
 
 _LARGEST_CHUNK = 64  # tokens; more gain little and make cancelling slow
 _BUFFER = (256 << 20) * 98 // 100

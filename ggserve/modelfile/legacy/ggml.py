@@ -14,18 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ggserve.errors import ModelFileError
-from ggserve.modelfile.gguf import LEGACY_MAGICS, TENSOR_TYPES, TensorInfo, opened
-from ggserve.modelfile.legacy.layouts import (
-    FAMILIES,
-    LAYOUTS,
-    Header,
-    Layout,
-    UnfitHeader,
-    family_of,
-    named_family,
-    row_length,
-)
+from ggserve.modelfile.gguf import opened
+from ggserve.modelfile.gguf_header import LEGACY_MAGICS, TensorInfo
+from ggserve.modelfile.legacy.layout import FAMILIES, Header, Layout, UnfitHeader, named_family, row_length
+from ggserve.modelfile.legacy.layouts import LAYOUTS, family_of
 from ggserve.modelfile.legacy.tokens import Token, tokenizer_metadata
+from ggserve.modelfile.tensor_types import TENSOR_TYPES
 
 _HEADER_LIMIT = 128 << 20
 _VOCABULARY_WINDOW = 4 << 20

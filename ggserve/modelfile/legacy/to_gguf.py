@@ -16,7 +16,8 @@ from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
 from ggserve.modelfile.gguf import opened
 from ggserve.modelfile.gguf_writer import NewTensor, Plan, field_of, origin, plan_gguf
 from ggserve.modelfile.legacy.ggml import GGMLFile
-from ggserve.modelfile.legacy.layouts import Header, row_length
+from ggserve.modelfile.legacy.layout import Header, row_length
+from ggserve.modelfile.tensor_types import F32
 from ggserve.modelfile.token_spelling import TokenType, to_alphabet
 
 ARCHITECTURES = {
@@ -92,7 +93,6 @@ _BLOCK_NAMES = {
 _PARTS = {"weight": "weight", "g": "weight", "w": "weight", "bias": "bias", "b": "bias"}
 _TOKENIZER = "tokenizer.ggml."
 _PRE_TOKENIZERS = {"gpt-neox": "mpt"}  # MPT has GPT-NeoX's tokenizer
-_F32 = 0
 SOURCE_DIGEST = "ggserve.source_digest"
 _FORM = b"1"  # to count up when the same file shall become another one
 _SAMPLES, _SAMPLE = 64, 4096  # places and bytes that tell a file's weights from others'
@@ -176,7 +176,7 @@ def _tensors(file: GGMLFile, shared: bool) -> Iterator[NewTensor]:
     if file.family == "gptj":
         shape = (header.n_embd,)
         for layer in range(header.n_layer):
-            yield NewTensor(f"blk.{layer}.attn_output.bias", shape, _F32, row_length(shape, _F32), None)
+            yield NewTensor(f"blk.{layer}.attn_output.bias", shape, F32, row_length(shape, F32), None)
 
 
 def _name(legacy: str) -> str:

@@ -7,7 +7,8 @@ import pytest
 
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.accepts.ctransformers import MATRIX_TYPES, ctransformers_objection
-from ggserve.modelfile.gguf import TENSOR_TYPES, read_gguf
+from ggserve.modelfile.gguf import read_gguf
+from ggserve.modelfile.tensor_types import TENSOR_TYPES
 from tests.modelfile import mutations
 from tests.modelfile import tiny_gguf as tiny
 from tests.modelfile.changes import Change, add, drop, items, lose, outcomes, put, retype, runs_avx2

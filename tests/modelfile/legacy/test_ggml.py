@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.legacy.ggml import read_ggml
-from ggserve.modelfile.legacy.layouts import FAMILIES, named_family
+from ggserve.modelfile.legacy.layout import FAMILIES, named_family
 from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.conftest import FAMILY_FILES, ROOT
 from tests.families.blank import layout_of, write

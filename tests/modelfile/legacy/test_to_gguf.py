@@ -12,10 +12,11 @@ import pytest
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
 from ggserve.modelfile.convert import convert, main
-from ggserve.modelfile.gguf import GGUFFile, TensorInfo, read_gguf
+from ggserve.modelfile.gguf import GGUFFile, read_gguf
+from ggserve.modelfile.gguf_header import TensorInfo
 from ggserve.modelfile.gguf_writer import SOURCE_SIZE
 from ggserve.modelfile.legacy.ggml import GGMLFile, read_ggml
-from ggserve.modelfile.legacy.layouts import FAMILIES
+from ggserve.modelfile.legacy.layout import FAMILIES
 from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.conftest import FAMILY_FILES
 from tests.families.blank import tokens, write

@@ -120,7 +120,7 @@ async def _messages(
     messages = chat_messages(body.instructions, items)
     messages = visible(model, messages, "input", counted=counted or body.truncation == "auto")
     if body.truncation == "auto":
-        return await fitting(model, messages, body.called_tools, getattr(body, "max_output_tokens", None))
+        return await fitting(model, messages, body.called_tools, body.max_output_tokens)
     return messages
 
 

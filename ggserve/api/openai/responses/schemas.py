@@ -158,6 +158,7 @@ class PromptRequest(ModelRequest):
     text: TextOptions = TextOptions()
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] = "disabled"
+    max_output_tokens: Whole | None = Field(None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -208,7 +209,6 @@ class ResponsesRequest(PromptRequest):
 
     stream: bool = False
     store: bool = True
-    max_output_tokens: Whole | None = Field(None, ge=1)
     field_confidence: bool = False
     temperature: Temperature | None = None
     top_p: Probability | None = None

@@ -103,6 +103,13 @@ class ChatRequest(GenerationRequest):
         return self
 
     @model_validator(mode="after")
+    def _message_to_continue(self) -> "ChatRequest":
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            message = "continue_final_message needs a last message of the assistant's"
+            raise field_error("continue_final_message", message)
+        return self
+
+    @model_validator(mode="after")
     def _choice_of_tools(self) -> "ChatRequest":
         if self.tools and self.functions:
             raise field_error("functions", "functions is the old name of tools: give one of them")

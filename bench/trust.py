@@ -1,0 +1,153 @@
+"""What answers that can be checked cost: `python -m bench.trust [MODEL]`.
+
+For each engine that runs the file: 100 labels of 3 to 8 tokens after a prompt of 1,000 tokens, as multiples of the
+prompt alone; field confidence, as a multiple of the same answer without; and answers with citations of a document of
+20 kB, all of whose quotations are looked up in it. For the grammar alone: the time to compile documents, and of masks.
+"""
+
+import argparse
+import asyncio
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.report import aligned
+from ggserve.engines.choice import EngineName
+from ggserve.errors import EngineError, ModelFileError
+from ggserve.generation import Citation, SamplingParams, schema_grammar
+from ggserve.grammar.citations import citation_grammar, marks_for
+from ggserve.grammar.matcher import Grammars, byte_vocabulary
+from ggserve.hub.default import default_model, packaged_model
+from ggserve.machine import usable_cores
+from ggserve.messages import Document
+from ggserve.model.gguf_model import GGUFModel
+
+ROOT = Path(__file__).parents[1]
+CONTEXT = 2048
+PROMPT, LABELS = 1000, 100  # tokens; labels of 3 to 8 tokens
+RUNS = 3
+ANSWER = 40  # tokens
+TOGETHER = 10  # answers of one request, whose grammar is compiled once
+BOOSTED = 6.0  # added to the logit of `<`, so that a model which knows nothing of quotations begins some
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        **{f"flag{number}": {"type": "boolean"} for number in range(4)},
+        **{f"kind{number}": {"enum": ["billing", "shipping", "technical", None]} for number in range(4)},
+    },
+}
+SCHEMA["required"] = list(SCHEMA["properties"])
+QUESTION = [{"role": "user", "content": "Hi"}]
+
+
+def text_of(size: int) -> str:
+    """Real text of about that many bytes: the documentation, as often as it takes."""
+    pages = "\n".join(page.read_text("utf-8") for page in sorted(ROOT.glob("docs/*.md")))
+    return (pages * (size // len(pages) + 1))[:size]
+
+
+async def decisions(model: GGUFModel) -> float:
+    """The time of a prompt with labels, as a multiple of the prompt alone; the median of a few runs."""
+    dice = random.Random(1)
+    words = model.tokenize(text_of(20_000), add_special=False)
+    labels = [[dice.choice(words) for _ in range(dice.randint(3, 8))] for _ in range(LABELS)]
+    ratios = []
+    for run in range(RUNS):
+        seconds = []
+        for kind, continuations in enumerate(([words[:1]], labels)):
+            prompt = [words[2 * run + kind], *words[100 * run : 100 * run + PROMPT - 1]]
+            started = time.perf_counter()
+            await model.engine.score(prompt, continuations)
+            seconds.append(time.perf_counter() - started)
+        ratios.append(seconds[1] / seconds[0])
+    return statistics.median(ratios)
+
+
+async def confidence(model: GGUFModel) -> float:
+    """The time of a structured answer with field confidence, as a multiple of the same without."""
+    params = SamplingParams(max_tokens=200, temperature=0, grammar=schema_grammar(SCHEMA))
+    seconds: list[list[float]] = [[], []]
+    for _ in range(RUNS):
+        for kind, field in enumerate((None, "field_confidence")):
+            started = time.perf_counter()
+            wanted = SamplingParams(max_tokens=200, temperature=0, grammar=params.grammar, confidence=field)  # type: ignore[arg-type]
+            async for _ in model.complete("Answer in JSON:", wanted):
+                pass
+            seconds[kind].append(time.perf_counter() - started)
+    return statistics.median(seconds[1]) / statistics.median(seconds[0])
+
+
+async def citations(model: GGUFModel, answers: int) -> tuple[int, int]:
+    """The number of quotations in so many answers, and how many of them are not where they are said to be."""
+    document = Document(text_of(20_000))
+    (angle, *_) = model.tokenize("<", add_special=False)
+    at_once = asyncio.Semaphore(model.parallel)
+
+    async def cited(seed: int) -> list[Citation]:
+        params = SamplingParams(max_tokens=ANSWER, temperature=1.2, seed=seed, logit_bias={angle: BOOSTED}, n=TOGETHER)
+        async with at_once:
+            deltas = model.chat(QUESTION, params, documents=[document], shows_documents=True)
+            return [delta.citation async for delta in deltas if delta.citation]
+
+    seeds = range(0, answers, TOGETHER)
+    found = [citation for some in await asyncio.gather(*map(cited, seeds)) for citation in some]
+    return len(found), sum(document.text[one.start : one.end] != one.text for one in found)
+
+
+def grammar_rows() -> list[list[str]]:
+    """By size of the document, the time to compile it, and that of two masks of a quotation."""
+    rows = [["document", "compiled", "first mask", "tenth mask"]]
+    for size in (20_000, 200_000):
+        document = text_of(size)[: size - size // 20]
+        grammars, marks = Grammars(byte_vocabulary()), marks_for([document])
+        started = time.perf_counter()
+        matcher, _ = asyncio.run(grammars.matcher(citation_grammar([document], marks, "documents")))
+        compiled = time.perf_counter() - started
+        matcher.take_text(marks.open)
+        masks = []
+        for byte in document[:10].encode():
+            started = time.perf_counter()
+            matcher.allowed()
+            masks.append(time.perf_counter() - started)
+            matcher.take([byte])
+        rows.append(
+            [f"{size // 1000} kB", f"{compiled:.2f} s", f"{1e3 * masks[0]:.1f} ms", f"{1e3 * masks[-1]:.1f} ms"]
+        )
+        grammars.close()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", type=Path, help="a model file; else the default model of each engine")
+    parser.add_argument("--answers", type=int, default=50, help="answers with citations")
+    parser.add_argument("--only", choices=["decisions", "confidence", "citations"], help="measure this alone")
+    arguments = parser.parse_args()
+    for line in aligned(grammar_rows()):
+        print(line)
+    files: list[tuple[EngineName, Path | None]] = [
+        ("llama.cpp", packaged_model()),
+        ("ctransformers", default_model(ROOT / "models")),
+    ]
+    for engine, path in files:
+        try:
+            file = arguments.model or path or ""
+            model = GGUFModel(file, engine=engine, context_length=CONTEXT, parallel=2, threads=usable_cores())
+        except (ModelFileError, EngineError) as error:
+            print(f"{engine}: {error}")
+            continue
+        if arguments.only in (None, "decisions"):
+            ratio = asyncio.run(decisions(model))
+            print(f"{engine}: {LABELS} labels after {PROMPT} tokens cost {ratio:.2f} times the prompt alone")
+        if arguments.only in (None, "confidence"):
+            print(f"{engine}: field confidence costs {asyncio.run(confidence(model)):.2f} times the answer without")
+        if arguments.only in (None, "citations"):
+            quotations, wrong = asyncio.run(citations(model, arguments.answers))
+            print(f"{engine}: {quotations} quotations in {arguments.answers} answers, {wrong} not in the document")
+        model.close()
+
+
+if __name__ == "__main__":
+    main()
