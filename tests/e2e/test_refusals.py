@@ -70,14 +70,15 @@ DIALECTS: dict[str, tuple[dict[str, Any], list[tuple[str, list[Any]]]]] = {
     "/infill": (
         {"input_prefix": "a", "input_suffix": "b"},
         [
-            *SAMPLING,
+            ("temperature", [-0.1, "hot"]),
+            ("top_p", [-0.1, 1.1]),
             ("input_prefix", [5, None]),
             ("input_extra", [5, [{}]]),
             ("n_predict", [-2, "x"]),
             ("n_indent", [-1, "x"]),
-            ("json_schema", [{"type": "object"}]),
-            ("logit_bias", [{"5": 1}]),
-            ("mirostat", [2]),
+            ("json_schema", [5]),
+            ("logit_bias", [{"x": 1}]),
+            ("mirostat", [3]),
         ],
     ),
 }
