@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         None, description="draft model of the same vocabulary for speculative decoding; llama.cpp only"
     )
     prompt_cache: int = Field(1024, ge=0, description="memory in MiB for prompts that llama.cpp's slots held before")
-    prompt_cache_dir: Path | None = Field(
+    prompt_cache_dir: UserPath | None = Field(
         None,
         description="folder where llama.cpp saves long prompts across restarts, in place of PROMPT_CACHE",
     )
