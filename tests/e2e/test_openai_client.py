@@ -186,3 +186,23 @@ def test_control_tokens_in_a_message_are_text(client, model):
     assert ids.count(model.tokenize("<|im_start|>")[0]) == plain.count(model.tokenize("<|im_start|>")[0])
     answer = client.chat.completions.create(messages=[{"role": "user", "content": injected}], **GREEDY)
     assert answer.usage.prompt_tokens == len(ids)
+
+
+def test_decisions(client):
+    text = "The parcel arrived late and damaged. I want my money back."
+    decision = client.decisions.create(
+        model="default",
+        input=[{"role": "user", "content": [{"type": "input_text", "text": text}]}],
+        questions=[
+            {"type": "predicate", "name": "refund", "instructions": "Does the customer ask for a refund?"},
+            {"type": "choice", "instructions": "Which tone?", "choices": [{"value": "angry"}, {"value": "calm"}]},
+            {"type": "score", "name": "u", "instructions": "Urgent?", "levels": [{"label": "low"}, {"label": "high"}]},
+        ],
+    )
+    predicate, choice, score = decision.answers
+    assert (predicate.name, choice.name, score.name) == ("refund", None, "u")
+    assert 0 < predicate.probability < 1
+    assert choice.choice in ("angry", "calm")
+    assert sum(one.probability for one in choice.probabilities) == pytest.approx(1)
+    assert [one.label for one in score.probabilities] == ["low", "high"]
+    assert (decision.usage.output_tokens, decision.usage.input_tokens > 0) == (0, True)
