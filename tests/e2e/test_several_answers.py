@@ -198,15 +198,10 @@ COMMON = [
     ("service_tier", [5]),
     ("modalities", [["audio"], "text"]),
     ("audio", [{"voice": "x"}]),
-    ("store", [True]),
-    ("min_tokens", [3]),
     ("use_beam_search", [True]),
-    ("mirostat", [2]),
     ("repeat_penalty", [0, "x"]),
     ("n_predict", [-2, "5"]),
-    ("json_schema", [{"type": "string"}]),
     ("continue_final_message", [True]),
-    ("top_n_sigma", [1.5]),
 ]
 CHAT = [
     ("messages", [None, [], "hi", {}]),

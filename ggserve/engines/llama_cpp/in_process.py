@@ -89,7 +89,7 @@ class InProcess:
     ) -> None:
         """See Transport. Without a projector it looks at `receive`'s answer only."""
         if "%llguidance" in body.get("grammar", ""):
-            self._tokenizer.claim()
+            self._tokenizer.use()
         if self._sees:  # beside a projector, the Python interface takes neither images nor token ids
             self._stream(body, receive, cancelled)
         else:
@@ -114,6 +114,8 @@ class InProcess:
 
     def close(self) -> None:
         """See Transport. No call may run: the destructor holds the interpreter's lock, which callbacks need."""
+        if self._server is not None:
+            self._tokenizer.forget()
         self._server = None
         self._listener.close()
 

@@ -1,9 +1,9 @@
-"""Sees to it that llama.cpp reads a grammar with the tokenizer of the model that answers.
+"""Keeps llama.cpp from reading a grammar with the tokenizer of a model that was freed.
 
 llama.cpp keeps one tokenizer for grammars in the process, known by the address of the vocabulary that it was made of. A
 model that is loaded after another was freed may have its vocabulary at that very address: it would get the tokenizer of
-the other, whose tokens are others, and a failed assertion ends the process where their number differs. A grammar of
-another model, which is there at the same time and so has another address, makes llama.cpp forget what it keeps.
+the other, whose tokens are others, and a failed assertion ends the process where their number differs. So before a
+model is freed, a grammar of a tiny model that is never freed replaces what llama.cpp keeps.
 """
 
 import struct
@@ -30,37 +30,47 @@ _U32, _I32, _F32, _STRING, _ARRAY = 4, 5, 6, 8, 9  # types of a GGUF file's valu
 
 
 class NativeTokenizer:
-    """Of one model: what must have happened between its load and its first grammar."""
+    """What llama.cpp keeps for the grammars of one model."""
 
     def __init__(self, load: LoadServer) -> None:
         self._load = load
-        self._lock = threading.Lock()
-        self._own = False
+        self._used = False
 
-    def claim(self) -> None:
-        """Blocks for some 20 milliseconds the first time. Raises EngineError."""
-        with self._lock:
-            if not self._own:
-                _forget(self._load)
-                self._own = True
+    def use(self) -> None:
+        """A grammar of the model is about to be read."""
+        self._used = True
+
+    def forget(self) -> None:
+        """Make llama.cpp keep nothing of the model, which is about to be freed. Blocks for some milliseconds. Raises
+        EngineError."""
+        if self._used:
+            with _lock:
+                if not _blank:
+                    _blank.append(_load_blank(self._load))
+                _read_grammar(_blank[0][0])
 
 
-def _forget(load: LoadServer) -> None:
+_lock = threading.Lock()
+_blank: list[tuple[Any, PrivateListener]] = []  # the tiny model, once it is loaded
+
+
+def _load_blank(load: LoadServer) -> tuple[Any, PrivateListener]:
     listener = PrivateListener()
     try:
         with TemporaryDirectory(prefix=temporary.prefix()) as folder:
             path = Path(folder, "blank.gguf")
             path.write_bytes(_blank_model())
             options = EngineOptions(context_length=_WIDTH, prompt_cache=0, gpu_layers=0)
-            server = load(ServerPlan(path=path, options=options), listener)
-            chunks: list[bytes] = []
-            body = {"prompt": [1], "n_predict": 1, "grammar": _GRAMMAR, "stream": True}
-            server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))
-            del server
+            return load(ServerPlan(path=path, options=options), listener), listener
     except OSError as error:
-        raise GenerationError(f"grammars need a file in {error.filename}: {error.strerror}") from error
-    finally:
         listener.close()
+        raise GenerationError(f"grammars need a file in {error.filename}: {error.strerror}") from error
+
+
+def _read_grammar(server: Any) -> None:
+    chunks: list[bytes] = []
+    body = {"prompt": [1], "n_predict": 1, "grammar": _GRAMMAR, "stream": True}
+    server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))
     if any("error" in orjson.loads(chunk) for chunk in chunks):
         raise GenerationError(f"llama.cpp does not take a grammar: {chunks[0].decode()}")
 
