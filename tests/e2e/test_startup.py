@@ -49,7 +49,7 @@ def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
             assert httpx.get(f"{url}/v1/models").status_code == 503
         finally:
             process.terminate()
-            _, said = process.communicate(timeout=20)
+            _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "ggserve: interrupted while loading"
     assert "Traceback" not in said
@@ -65,7 +65,7 @@ def test_a_signal_while_modules_are_imported(times: int, tmp_path: Path) -> None
             time.sleep(0.005)
         for _ in range(times):
             process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said == "ggserve: interrupted while loading\n"
 
@@ -90,7 +90,7 @@ def test_a_signal_while_a_file_is_read_ahead(times: int, tmp_path: Path) -> None
         for _ in range(times):
             process.terminate()
             time.sleep(0.3)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "ggserve: interrupted while loading"
     assert "Traceback" not in said
