@@ -10,12 +10,13 @@ import re
 
 import orjson
 
-from ggserve.grammar.json_rules import MOST_REPETITIONS, json_rules
+from ggserve.grammar.json_rules import json_rules
 from ggserve.grammar.regexes import regex_rule
 from ggserve.grammar.rule_writer import RuleWriter
 from ggserve.grammar.rules import (
     ANY,
     GBNF,
+    MOST_REPETITIONS,
     NOTHING,
     Characters,
     Lark,
