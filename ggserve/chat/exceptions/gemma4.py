@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat, ThoughtFormat
+from ggserve.grammar.rules import Literal, Marker, Repeat, Rule, TextBefore, optional, sequence
 
 QUOTE = '<|"|>'
 _SCALAR = re.compile(r"[^,\]}\s]+")
@@ -38,6 +39,36 @@ def corrected(form: ChatFormat) -> ChatFormat:
         arguments=ArgumentsFormat(syntax="gemma"),
     )
     return replace(form, thought=thought, calls=calls, proven=frozenset(("thought", "calls")))
+
+
+NAMES_SORTED = True  # the template sorts the members of objects
+SEPARATOR: Rule = Literal(",")
+
+
+def member(name: str, value: Rule) -> Rule:
+    """A member of an object."""
+    return sequence(Literal(f"{name}:"), value)
+
+
+def object_value(members: Rule) -> Rule:
+    """An object inside the arguments."""
+    return sequence(Literal("{"), members, Literal("}"))
+
+
+def list_value(item: Rule) -> Rule:
+    """A list of any length."""
+    return sequence(Literal("["), optional(sequence(item, Repeat(sequence(SEPARATOR, item)))), Literal("]"))
+
+
+def text_value(text: str | None) -> Rule:
+    """A string: this one, or any."""
+    quote = Marker(QUOTE)
+    return sequence(quote, TextBefore(quote) if text is None else sequence(Literal(text), quote))
+
+
+def scalar_value(scalar: Rule) -> Rule:
+    """Any other value, as JSON."""
+    return scalar
 
 
 class _Incomplete(Exception):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat
+from ggserve.grammar.rules import NOTHING, Literal, Marker, Repeat, Rule, TextBefore, sequence
 
 NAMESPACE = "]<]minimax[>["
 END = "</invoke>"
@@ -36,6 +37,36 @@ def corrected(form: ChatFormat) -> ChatFormat:
         arguments=ArgumentsFormat(syntax="minimax"),
     )
     return replace(form, calls=calls, proven=form.proven | {"calls"})
+
+
+NAMES_SORTED = False
+SEPARATOR = NOTHING
+_TAG_FOLLOWS = Marker(NAMESPACE)
+
+
+def member(name: str, value: Rule) -> Rule:
+    """An element. A value ends with the token that is in front of the closing tag."""
+    return sequence(_TAG_FOLLOWS, Literal(f"<{name}>"), value, Literal(f"</{name}>"))
+
+
+def object_value(members: Rule) -> Rule:
+    """An object inside the arguments."""
+    return sequence(members, _TAG_FOLLOWS)
+
+
+def list_value(item: Rule) -> Rule:
+    """A list of any length, but for the empty one, which reads like an empty string."""
+    return sequence(Repeat(member("item", item), 1), _TAG_FOLLOWS)
+
+
+def text_value(text: str | None) -> Rule:
+    """A string: this one, or any."""
+    return TextBefore(_TAG_FOLLOWS) if text is None else sequence(Literal(text), _TAG_FOLLOWS)
+
+
+def scalar_value(scalar: Rule) -> Rule:
+    """Any other value, as JSON."""
+    return sequence(scalar, _TAG_FOLLOWS)
 
 
 def arguments(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
