@@ -9,8 +9,7 @@ EngineError                an engine cannot do what was asked
   EngineClosed             the server is shutting down
   EngineUnavailable        the engine's process died too often to be started again
 ModelFileError             a model file cannot be used
-TemplateError              a chat template does not compile, or refuses the messages
-  TemplateTooCostly        a chat template exceeds its budget
+TemplateError              a chat template does not compile, takes too much, or refuses the messages
 UnknownModel               no model has the requested name
 """
 
@@ -90,10 +89,6 @@ class TemplateError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split())[:500])
-
-
-class TemplateTooCostly(TemplateError):
-    """A chat template that builds or loops without end."""
 
 
 class UnknownModel(Exception):

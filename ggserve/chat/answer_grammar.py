@@ -9,10 +9,10 @@ from typing import Any
 from ggserve.chat.format import ID, INDEX, CallsFormat, ChatFormat, ThoughtFormat, ThoughtState
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Grammar
-from ggserve.grammar.json_rules import MOST_REPETITIONS
 from ggserve.grammar.requested import answer_rule
 from ggserve.grammar.rules import (
     ANY,
+    MOST_REPETITIONS,
     NOTHING,
     SPACE,
     Characters,

@@ -24,7 +24,7 @@ from jinja2.sandbox import SandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from ggserve.errors import TemplateError, TemplateTooCostly
+from ggserve.errors import TemplateError
 
 _BUDGET = 64_000_000  # characters built by one rendering
 _LONGEST = 500_000  # items of a list or dict
@@ -111,9 +111,9 @@ class ChatSandbox(SandboxedEnvironment):
     def spend(self, amount: int) -> None:
         self._left -= amount
         if self._left < 0:
-            raise TemplateTooCostly("the chat template builds too much text or loops too long")
+            raise TemplateError("the chat template builds too much text or loops too long")
         if monotonic() > self._deadline:
-            raise TemplateTooCostly("the chat template takes too long")
+            raise TemplateError("the chat template takes too long")
 
     def concat(self, parts: Iterable[Any]) -> str:
         """Joins the output of a block, a macro or `~`."""
@@ -185,7 +185,7 @@ class ChatSandbox(SandboxedEnvironment):
             widths = [len(value) if isinstance(value, str) else value for value in (*args, *kwargs.values())]
             width = max((width for width in widths if isinstance(width, int)), default=4)
             if width > _MAX_WIDTH:
-                raise TemplateTooCostly("the chat template asks for too wide a text")
+                raise TemplateError("the chat template asks for too wide a text")
             self.spend(len(text.splitlines()) * width)
         elif name == "replace":
             old = args[0] if args else kwargs.get("old", kwargs.get("s", ""))
@@ -219,7 +219,7 @@ class ChatSandbox(SandboxedEnvironment):
     def _bounded(self, value: Any) -> Any:
         """The value, unless it is a list or dict too large to be written out."""
         if isinstance(value, _CONTAINERS) and (len(value) > _LONGEST or self._written(value) > _LARGEST):
-            raise TemplateTooCostly("the chat template builds too large a list")
+            raise TemplateError("the chat template builds too large a list")
         return value
 
     def _written(self, value: Any) -> int:
@@ -322,7 +322,7 @@ class _Generation(Extension):
 
 def _check_bits(bits: int) -> None:
     if bits > _MAX_INT_BITS:
-        raise TemplateTooCostly("the chat template computes too large a number")
+        raise TemplateError("the chat template computes too large a number")
 
 
 def _to_json(

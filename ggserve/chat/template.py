@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import UndefinedError
 
 from ggserve.chat.sandbox import MAX_SECONDS, ChatSandbox
-from ggserve.errors import TemplateError, TemplateTooCostly
+from ggserve.errors import TemplateError
 
 # Turns as lines with a label, for models that were not trained on chats or whose file does not say how.
 _DEFAULT = """\
@@ -24,22 +24,6 @@ _DEFAULT = """\
 {%- if add_generation_prompt %}Assistant:{% endif -%}
 """
 _DEFAULT_STOP = ("\nUser:", "\nSystem:", "\nTool:")
-_CALL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": {"at": "x"}}}
-_TOOL = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
-_USER = {"role": "user", "content": "Hello"}
-_TRIALS: list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]] = [
-    ([_USER], None),
-    ([{"role": "system", "content": "Be brief."}, _USER, {"role": "assistant", "content": "Hi."}, _USER], None),
-    ([_USER], [_TOOL]),
-    (
-        [
-            _USER,
-            {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [_CALL]},
-            {"role": "tool", "tool_call_id": "call_1", "name": "look", "content": "y"},
-        ],
-        [_TOOL],
-    ),
-]
 _MAX_SOURCE = 1_000_000
 _MAX_OUTPUT = 16_000_000
 
@@ -96,18 +80,6 @@ class ChatTemplate:
                 raise _as_template_error(error) from None
             finally:
                 self._sandbox.refill()  # which forgets the messages
-
-    def is_harmless(self) -> bool:
-        """Whether it renders or refuses chats of several kinds within the sandbox's bounds: for a template engine that
-        has none."""
-        for messages, tools in _TRIALS:
-            try:
-                self.render(messages, tools=tools)
-            except TemplateTooCostly:
-                return False
-            except TemplateError:
-                continue
-        return True
 
     def _rendered(self, variables: dict[str, Any]) -> str:
         parts = []

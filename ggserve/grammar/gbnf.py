@@ -10,14 +10,15 @@ import re
 
 import orjson
 
-from ggserve.grammar.json_rules import MOST_REPETITIONS, json_rules
+from ggserve.grammar.json_rules import json_rules
 from ggserve.grammar.regexes import regex_rule
+from ggserve.grammar.rule_writer import RuleWriter
 from ggserve.grammar.rules import (
     ANY,
     GBNF,
+    MOST_REPETITIONS,
     NOTHING,
     Characters,
-    Choice,
     Lark,
     Lexeme,
     Literal,
@@ -29,7 +30,6 @@ from ggserve.grammar.rules import (
     Rule,
     Rules,
     Schema,
-    Sequence,
     Text,
     TextBefore,
     choice,
@@ -46,11 +46,11 @@ def gbnf(rules: Rules) -> str:
     return _Writer(rules).text()
 
 
-class _Writer:
+class _Writer(RuleWriter):
     def __init__(self, rules: Rules) -> None:
+        super().__init__()
         self._rules = rules
         self._written: dict[str, str] = {}
-        self._known: dict[Rule, str] = {}  # by rule, the name of what stands for it
         self._foreign = ""
         self._size = 0
 
@@ -69,62 +69,51 @@ class _Writer:
         if self._size > _MOST_CHARACTERS:
             raise ValueError(f"it has more than {_MOST_CHARACTERS} characters in GBNF")
 
-    def _either(self, rule: Rule) -> str:
-        if isinstance(rule, Choice):
-            return " | ".join(self._sequence(option) for option in rule.options)
-        return self._sequence(rule)
-
-    def _sequence(self, rule: Rule) -> str:
-        if isinstance(rule, Sequence):
-            return " ".join(map(self._one, rule.items)) if rule.items else '""'
-        return self._one(rule)
-
-    def _one(self, rule: Rule) -> str:
+    def _simple(self, rule: Rule) -> str:
         match rule:
             case Literal(text) | Marker(text):
                 return _quoted(text)
             case Characters(ranges):
                 return _class(ranges)
-            case Sequence() | Choice():
-                return f"({self._either(rule)})"
-            case Repeat(inner, least, most):
-                return self._one(inner) + _times(least, most)
             case Reference(name):
                 return _name(name)
             case Lexeme(inner):
                 return self._one(inner)
         return self._defined(rule)
 
-    def _defined(self, rule: Rule) -> str:
-        """The name of a rule that takes several, or that may stand in several places."""
-        if rule not in self._known:
-            self._known[rule] = name = f"x{len(self._known)}"
-            match rule:
-                case Regex(pattern):
-                    self._add(name, regex_rule(pattern))
-                case Schema(text):
-                    start, named = json_rules(orjson.loads(text), name)
-                    self._add(name, start)
-                    for each, inner in named.items():
-                        self._add(_name(each), inner)
-                case TextBefore(marker):
-                    self._add_text(name, marker.text, Marker(marker.text))
-                case Text(marker):
-                    self._add_text(name, marker.text if marker else "", NOTHING)
-                case GBNF(text):
-                    if self._foreign:
-                        raise ValueError("two grammars in GBNF are not followed here")
-                    self._foreign = _WORDS.sub(lambda word: f"{name}-root" if word["root"] else word[0], text)
-                    self._written[name] = f"{name}-root"
-                case Lark():
-                    raise ValueError("grammars in Lark are not followed here")
-        return self._known[rule]
+    def _one(self, rule: Rule) -> str:
+        if isinstance(rule, Repeat) and max(rule.least, rule.most or 0) > MOST_REPETITIONS:
+            raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
+        return super()._one(rule)
+
+    def _define(self, rule: Rule, name: str) -> str:
+        own = _name(name)
+        match rule:
+            case Regex(pattern):
+                self._add(own, regex_rule(pattern))
+            case Schema(text):
+                start, named = json_rules(orjson.loads(text), name)
+                self._add(own, start)
+                for each, inner in named.items():
+                    self._add(_name(each), inner)
+            case TextBefore(marker):
+                self._add_text(name, marker.text, Marker(marker.text))
+            case Text(marker):
+                self._add_text(name, marker.text if marker else "", NOTHING)
+            case GBNF(text):
+                if self._foreign:
+                    raise ValueError("two grammars in GBNF are not followed here")
+                self._foreign = _WORDS.sub(lambda word: f"{own}-root" if word["root"] else word[0], text)
+                self._written[own] = f"{own}-root"
+            case Lark():
+                raise ValueError("grammars in Lark are not followed here")
+        return own
 
     def _add_text(self, name: str, marker: str, end: Rule) -> None:
         """Text in which the marker does not stand, and then an end: a rule for each number of the marker's characters
         that have come (Knuth, Morris, Pratt 1977)."""
         if not marker:
-            self._add(name, Repeat(Characters(ANY)))
+            self._add(_name(name), Repeat(Characters(ANY)))
             return
         for come in range(len(marker)):
             begun = marker[:come]
@@ -142,7 +131,7 @@ class _Writer:
             plain = without(ANY, tuple(sorted((ord(c), ord(c)) for c, size in others.items() if size)))
             options.append(sequence(Characters(plain), Reference(_state(name, 0))))
             self._add(_name(_state(name, come)), choice(options))
-        self._written[name] = _name(_state(name, 0))
+        self._written[_name(name)] = _name(_state(name, 0))
 
 
 def _state(name: str, come: int) -> str:
@@ -151,13 +140,6 @@ def _state(name: str, come: int) -> str:
 
 def _name(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _times(least: int, most: int | None) -> str:
-    if max(least, most or 0) > MOST_REPETITIONS:
-        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
-    known = {(0, None): "*", (1, None): "+", (0, 1): "?"}
-    return known.get((least, most)) or f"{{{least},{'' if most is None else most}}}"
 
 
 def _quoted(text: str) -> str:

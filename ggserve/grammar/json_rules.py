@@ -14,26 +14,22 @@ from urllib.parse import unquote
 
 import orjson
 
+from ggserve.grammar.json_strings import JsonSchema, other_string, string, string_with
 from ggserve.grammar.numbers import INTEGER, NUMBER, Bound, decimals, integers
-from ggserve.grammar.regexes import regex_rule
 from ggserve.grammar.rules import (
-    ANY,
     NOTHING,
-    Characters,
     Lexeme,
     Literal,
-    Ranges,
     Reference,
     Repeat,
     Rule,
     Schema,
     choice,
     optional,
+    repeated,
     sequence,
-    without,
 )
 
-MOST_REPETITIONS = 2000  # of llama.cpp's own grammars
 _MOST_NUMBERS = 256  # that are written one by one
 _IGNORED = frozenset(["x-guidance", "$schema", "$id", "$defs", "definitions", "type"])
 _KEYS = {  # that are followed, by type
@@ -47,27 +43,6 @@ _KEYS = {  # that are followed, by type
 _KEYS["number"] = _KEYS["integer"]
 _OF_TYPES = {key: kind for kind, keys in _KEYS.items() for key in keys if kind != "integer"}
 _ALL_TYPES = ("object", "array", "string", "number", "boolean", "null")
-
-_ESCAPES = {ord(each): json.dumps(each)[1:-1] for each in '"\\\b\f\n\r\t'}
-_PLAIN = without(ANY, ((0, 31), (34, 34), (92, 92), (127, 127)))
-_DATE = r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])"
-_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
-_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?"
-_FORMATS = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f"{_DATE}T{_TIME}",
-    "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
-    "ipv4": rf"(?:{_BYTE}\.){{3}}{_BYTE}",
-    "ipv6": r"(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}",
-    "hostname": rf"{_LABEL}(?:\.{_LABEL}){{0,5}}",
-    "email": rf"[a-zA-Z0-9_+-]{{1,32}}(?:\.[a-zA-Z0-9_+-]{{1,16}}){{0,2}}@{_LABEL}(?:\.{_LABEL}){{1,3}}",
-    "duration": r"P(?:\d{1,4}D(?:T\d{1,4}H)?|T\d{1,4}[HMS]|\d{1,4}W)",
-    "uri": rf"https?://{_LABEL}(?:\.{_LABEL}){{0,5}}(?:/[a-zA-Z0-9._~-]{{0,40}}){{0,8}}",
-}
-
-JsonSchema = Mapping[str, Any]
 
 
 def json_rules(
@@ -130,7 +105,7 @@ class _Translator:
             case "array":
                 return self._array(schema)
             case "string":
-                return _string(schema)
+                return string(schema)
             case "integer" | "number":
                 return _number(kind, schema)
             case "boolean" | "null":
@@ -148,8 +123,8 @@ class _Translator:
         if name not in self.named:
             self.named[name] = NOTHING
             value = Reference(name)
-            pair = sequence(_string({}), Literal(": "), value)
-            options = [_braces(_listed(pair, 0, None)), _brackets(_listed(value, 0, None)), _string({}), Lexeme(NUMBER)]
+            pair = sequence(string({}), Literal(": "), value)
+            options = [_braces(_listed(pair, 0, None)), _brackets(_listed(value, 0, None)), string({}), Lexeme(NUMBER)]
             self.named[name] = choice([*options, self._any("boolean"), self._any("null")])
         return Reference(name)
 
@@ -170,7 +145,7 @@ class _Translator:
         after: Rule = NOTHING
         if others is not False and (most is None or most > len(first)):
             further = None if most is None else most - len(first)
-            after = _times(sequence(Literal(", "), self.value(others)), max(least - len(first), 0), further)
+            after = repeated(sequence(Literal(", "), self.value(others)), max(least - len(first), 0), further)
         for number in range(min(len(first), most if most is not None else len(first)) - 1, -1, -1):
             item = sequence(Literal(", ") if number else NOTHING, self.value(first[number]), after)
             after = item if number < least else optional(item)
@@ -213,7 +188,7 @@ class _Translator:
         if not patterns:
             if others is False:
                 return None
-            return sequence(_other_name(properties), Literal(": "), self.value(others))
+            return sequence(other_string(properties), Literal(": "), self.value(others))
         if others is not False:
             raise ValueError("patternProperties beside additionalProperties are not followed here")
         if len(patterns) > 1:
@@ -222,8 +197,7 @@ class _Translator:
             if any(re.search(pattern, name) for name in properties):
                 raise ValueError(f"patternProperties {pattern[:60]!r}, which fits properties too, is not followed here")
         return choice(
-            sequence(_quoted(regex_rule(pattern, _written, anywhere=True)), Literal(": "), self.value(inner))
-            for pattern, inner in patterns.items()
+            sequence(string_with(pattern), Literal(": "), self.value(inner)) for pattern, inner in patterns.items()
         )
 
     def _named(self, rule: Rule) -> Rule:
@@ -276,10 +250,6 @@ def _constant(value: Any) -> Rule:
     return Literal(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
 
 
-def _quoted(rule: Rule) -> Rule:
-    return Lexeme(sequence(Literal('"'), rule, Literal('"')))
-
-
 def _braces(rule: Rule) -> Rule:
     return sequence(Literal("{"), rule, Literal("}"))
 
@@ -288,46 +258,12 @@ def _brackets(rule: Rule) -> Rule:
     return sequence(Literal("["), rule, Literal("]"))
 
 
-def _times(rule: Rule, least: int, most: int | None) -> Rule:
-    if least > MOST_REPETITIONS:
-        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
-    if most is not None and most < least:
-        raise ValueError(f"from {least} to {most} there is none")
-    return Repeat(rule, least, None if most is None else min(most, MOST_REPETITIONS))
-
-
 def _listed(item: Rule, least: int, most: int | None) -> Rule:
     """Items with commas between them."""
     if most == 0:
         return NOTHING
-    further = _times(sequence(Literal(", "), item), max(least - 1, 0), None if most is None else most - 1)
+    further = repeated(sequence(Literal(", "), item), max(least - 1, 0), None if most is None else most - 1)
     return sequence(item, further) if least else optional(sequence(item, further))
-
-
-def _written(ranges: Ranges) -> Rule:
-    """One character of these, as JSON writes it in a string."""
-    plain = without(ranges, without(ANY, _PLAIN))
-    escaped = [_ESCAPES[code] for low, high in ranges for code in _ESCAPES if low <= code <= high]
-    options: list[Rule] = [Characters(plain)] if plain else []
-    options += [Literal(escape) for escape in escaped]
-    if not options:
-        raise ValueError("control characters are not followed here")
-    return choice(options)
-
-
-def _string(schema: JsonSchema) -> Rule:
-    least, most = schema.get("minLength", 0), schema.get("maxLength")
-    pattern, form = schema.get("pattern"), schema.get("format")
-    if pattern is None and form is None:
-        return _quoted(_times(_written(ANY), least, most))
-    limits = [key for key in ("format", "minLength", "maxLength") if key in schema and (pattern or key != "format")]
-    if limits:
-        raise ValueError(f"{limits[0]} beside {'pattern' if pattern is not None else 'format'} is not followed here")
-    if pattern is not None:
-        return _quoted(regex_rule(pattern, _written, anywhere=True))
-    if form not in _FORMATS:
-        raise ValueError(f"the format {str(form)[:60]!r} is not followed here")
-    return _quoted(regex_rule(_FORMATS[form], _written))
 
 
 def _number(kind: str, schema: JsonSchema) -> Rule:
@@ -376,30 +312,3 @@ def _multiples(kind: str, step: Decimal, least: Bound, most: Bound) -> Rule:
     if not fitting:
         raise ValueError("there is no multiple between its bounds")
     return choice(Literal(f"{number.normalize():f}" if number else "0") for number in fitting)
-
-
-def _other_name(names: Collection[str]) -> Rule:
-    """A string that is none of these names, as JSON writes both."""
-    return _quoted(_other_rest([_constant_text(name) for name in names]))
-
-
-def _constant_text(name: str) -> tuple[str, ...]:
-    """A name as characters of a JSON string: escapes are one."""
-    return tuple(_ESCAPES.get(ord(character), character) for character in name)
-
-
-def _other_rest(names: Collection[tuple[str, ...]]) -> Rule:
-    """The rest of a string that shall not be one of these."""
-    if not names:
-        return Repeat(_written(ANY))
-    following: dict[str, list[tuple[str, ...]]] = {}
-    for name in names:
-        if name:
-            following.setdefault(name[0], []).append(name[1:])
-    known = tuple(sorted((ord(each), ord(each)) for each in following if len(each) == 1))
-    options: list[Rule] = [sequence(Characters(without(_PLAIN, known)), Repeat(_written(ANY)))]
-    options += [
-        sequence(Literal(escape), Repeat(_written(ANY))) for escape in _ESCAPES.values() if escape not in following
-    ]
-    options += [sequence(Literal(first), _other_rest(rest)) for first, rest in following.items()]
-    return choice(options if () in names else [NOTHING, *options])

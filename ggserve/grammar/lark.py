@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from ggserve.grammar.json_rules import json_rules
+from ggserve.grammar.rule_writer import RuleWriter, times
 from ggserve.grammar.rules import (
     GBNF,
     Characters,
@@ -52,14 +53,14 @@ def lark(
     return _Writer(rules, controls or {}, forced).text(sorted(ends))
 
 
-class _Writer:
+class _Writer(RuleWriter):
     def __init__(self, rules: Rules, controls: Mapping[str, int], forced: bool) -> None:
+        super().__init__()
         self._rules = rules
         self._controls = controls
         self._control = re.compile(f"({'|'.join(map(re.escape, sorted(controls, key=len, reverse=True))) or '(?!)'})")
         self._head = HEAD if forced else UNFORCED_HEAD
         self._lines: list[str] = []
-        self._known: dict[Rule, str] = {}  # by rule, the name of what stands for it
         self._foreign: list[str] = []
 
     def text(self, ends: list[int]) -> str:
@@ -69,26 +70,12 @@ class _Writer:
         self._lines += [f"{name}: {self._either(rule)}" for name, rule in self._rules.named]
         return "\n".join([self._head + self._lines[0], *self._lines[1:], *self._foreign])
 
-    def _either(self, rule: Rule) -> str:
-        if isinstance(rule, Choice):
-            return " | ".join(self._sequence(option) for option in rule.options)
-        return self._sequence(rule)
-
-    def _sequence(self, rule: Rule) -> str:
-        if isinstance(rule, Sequence):
-            return " ".join(map(self._one, rule.items)) if rule.items else '""'
-        return self._one(rule)
-
-    def _one(self, rule: Rule) -> str:
+    def _simple(self, rule: Rule) -> str:
         match rule:
             case Literal(text):
                 return literal(text)
             case Marker(text):
                 return self._marker(text)
-            case Sequence() | Choice():
-                return f"({self._either(rule)})"
-            case Repeat(inner, least, most):
-                return self._one(inner) + _times(least, most)
             case Reference(name):
                 return name
             case Characters():
@@ -101,16 +88,8 @@ class _Writer:
             f"<[{self._controls[part]}]>" if number % 2 else literal(part) for number, part in enumerate(parts) if part
         )
 
-    def _defined(self, rule: Rule) -> str:
-        """A rule that takes a line of its own, or several."""
-        if rule not in self._known:
-            number = len(self._known)
-            self._known[rule] = f"x_{number}"  # so that no other takes the name
-            self._known[rule] = self._define(rule, number)
-        return self._known[rule]
-
-    def _define(self, rule: Rule, number: int) -> str:
-        name, terminal = f"x_{number}", f"X_{number}"
+    def _define(self, rule: Rule, name: str) -> str:
+        terminal = name.upper()
         match rule:
             case Lexeme(inner):
                 self._lines.append(f"{terminal}: /{_regex(inner)}/")
@@ -189,11 +168,6 @@ def _from_gbnf(text: str) -> str:
         raise ValueError(str(error)) from error
 
 
-def _times(least: int, most: int | None) -> str:
-    known = {(0, None): "*", (1, None): "+", (0, 1): "?"}
-    return known.get((least, most)) or f"{{{least},{'' if most is None else most}}}"
-
-
 def _regex(rule: Rule) -> str:
     """A rule without references as a regular expression, in Rust's syntax."""
     match rule:
@@ -207,7 +181,7 @@ def _regex(rule: Rule) -> str:
         case Choice(options):
             return f"(?:{'|'.join(map(_regex, options))})"
         case Repeat(inner, least, most):
-            return f"(?:{_regex(inner)}){_times(least, most)}"
+            return f"(?:{_regex(inner)}){times(least, most)}"
     raise ValueError(f"{type(rule).__name__} is no part of a regular expression")
 
 

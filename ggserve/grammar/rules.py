@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 LAST_CHARACTER = 0x10FFFF
+MOST_REPETITIONS = 2000  # of llama.cpp's own grammars
 _SURROGATES = (0xD800, 0xDFFF)
 Ranges = tuple[tuple[int, int], ...]  # of code points, sorted, both ends included
 
@@ -192,6 +193,15 @@ def choice(options: Iterable[Rule]) -> Rule:
 
 def optional(rule: Rule) -> Rule:
     return Repeat(rule, 0, 1)
+
+
+def repeated(rule: Rule, least: int, most: int | None) -> Rule:
+    """The rule so many times; no upper bound is above MOST_REPETITIONS. Raises ValueError where a lower one is."""
+    if least > MOST_REPETITIONS:
+        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
+    if most is not None and most < least:
+        raise ValueError(f"from {least} to {most} there is none")
+    return Repeat(rule, least, None if most is None else min(most, MOST_REPETITIONS))
 
 
 def one_of(characters: str) -> Characters:

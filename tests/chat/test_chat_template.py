@@ -81,15 +81,6 @@ def test_hostile_templates_end_in_an_error(source: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_template_without_bounds_is_not_for_engines_without_bounds() -> None:
-    grow = (
-        "{% set ns = namespace(a=['x']) %}{% for i in range(30) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a }}"
-    )
-    assert not ChatTemplate(grow).is_harmless()
-    assert not ChatTemplate("{% if tools %}" + grow + "{% endif %}").is_harmless()
-    assert ChatTemplate("{{ raise_exception('no tools') if tools }}{{ messages[0].content }}").is_harmless()
-
-
 def test_templates_that_look_into_tools_render_without_any() -> None:
     assert ChatTemplate("{% for tool in tools %}{{ tool.name }}{% endfor %}a").render(MESSAGES) == "a"
     assert ChatTemplate("{% if tools is none %}none{% endif %}").render(MESSAGES) == "none"

@@ -88,8 +88,18 @@ class InProcess:
         self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool] = lambda: False
     ) -> None:
         """See Transport. Without a projector it looks at `receive`'s answer only."""
-        if "%llguidance" in body.get("grammar", ""):
-            self._tokenizer.use()
+        if "%llguidance" not in body.get("grammar", ""):
+            self._complete(body, receive, cancelled)
+            return
+        with self._tokenizer.begin() as begun:
+
+            def receive_begun(chunk: Chunk) -> bool:
+                begun()
+                return receive(chunk)
+
+            self._complete(body, receive_begun, cancelled)
+
+    def _complete(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
         if self._sees:  # beside a projector, the Python interface takes neither images nor token ids
             self._stream(body, receive, cancelled)
         else:

@@ -1,14 +1,17 @@
-"""Keeps llama.cpp from reading a grammar with the tokenizer of a model that was freed.
+"""Keeps llama.cpp from reading a grammar with the tokenizer of another model.
 
-llama.cpp keeps one tokenizer for grammars in the process, known by the address of the vocabulary that it was made of. A
-model that is loaded after another was freed may have its vocabulary at that very address: it would get the tokenizer of
-the other, whose tokens are others, and a failed assertion ends the process where their number differs. So before a
-model is freed, a grammar of a tiny model that is never freed replaces what llama.cpp keeps.
+llama.cpp keeps one tokenizer for grammars in the process, known by the address of the vocabulary that it was made of.
+Nothing there guards it: two models that begin a grammar at the same time can leave it with the tokens of one and the
+address of the other, or free it twice. So the models of a process begin their grammars in turn.
+
+A model that is loaded after another was freed may have its vocabulary at that very address: it would get the tokenizer
+of the other. So before a model is freed, a grammar of a tiny model that is never freed replaces what llama.cpp keeps.
 """
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,21 +39,41 @@ class NativeTokenizer:
         self._load = load
         self._used = False
 
-    def use(self) -> None:
-        """A grammar of the model is about to be read."""
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[], None]]:
+        """Run a grammar of the model. Blocks until those of other models have begun; others wait until the function
+        that this yields is called, or the block ends."""
         self._used = True
+        with ExitStack() as turn:
+            turn.enter_context(self._turn())
+            yield turn.close
 
     def forget(self) -> None:
-        """Make llama.cpp keep nothing of the model, which is about to be freed. Blocks for some milliseconds. Raises
-        EngineError."""
+        """Make llama.cpp keep nothing of the model, which is about to be freed. Blocks until the grammars of other
+        models have begun. Raises EngineError."""
         if self._used:
-            with _lock:
+            with self._turn():
                 if not _blank:
                     _blank.append(_load_blank(self._load))
                 _read_grammar(_blank[0][0])
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A time when only this model begins grammars, several at once even."""
+        with _queue, _changed:
+            _changed.wait_for(lambda: all(other is self for other in _beginning))
+            _beginning.append(self)
+        try:
+            yield
+        finally:
+            with _changed:
+                _beginning.remove(self)
+                _changed.notify_all()
 
-_lock = threading.Lock()
+
+_queue = threading.Lock()  # held by the next in turn, so that a busy model does not keep others waiting
+_changed = threading.Condition()
+_beginning: list[NativeTokenizer] = []  # one model, as often as it has grammars that begin
 _blank: list[tuple[Any, PrivateListener]] = []  # the tiny model, once it is loaded
 
 

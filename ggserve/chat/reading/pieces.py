@@ -1,0 +1,37 @@
+"""Compares what a template writes: what texts share, in whole tags and words."""
+
+import re
+from collections.abc import Iterator
+from itertools import takewhile
+
+LONGEST = 300  # characters of a literal
+TOKENS = re.compile(r"<[^<>\s]*>|<[^<>]*>|\[/?[A-Z_ ]+\]|\s+|[^<\[\s]+|.", re.DOTALL)
+ENDS = re.compile(
+    r"<\|(?:im_end|eot_id|eom_id|eot|eom|end|return|call|endoftext|end_of_text|end_of_msg|END_OF_TURN_TOKEN)\|>"
+    r"|</s>|<｜end▁of▁sentence｜>"
+)
+
+
+def shared(one: str, other: str) -> int:
+    """The length of the shared beginning, but for the beginning of a tag."""
+    length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    begun = one.rfind("<", max(0, length - LONGEST), length)
+    return begun if begun >= 0 and ">" not in one[begun:length] and length < max(len(one), len(other)) else length
+
+
+def shared_tokens(one: str, other: str) -> str:
+    """The shared beginning in whole tags, words and runs of white space."""
+    pairs = zip(TOKENS.findall(one), TOKENS.findall(other), strict=False)
+    return "".join(token for token, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def first_tag(text: str) -> Iterator[str]:
+    """The tokens up to the first tag, and that."""
+    for token in TOKENS.findall(text):
+        yield token
+        if token.startswith(("<", "[")):
+            return
+
+
+def short(literal: str) -> str:
+    return literal if len(literal) <= LONGEST else ""
