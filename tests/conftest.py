@@ -1,6 +1,7 @@
 """Models and vocabularies, loaded once for all tests that need them, and a real server in a process of its own."""
 
 import importlib.util
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,11 @@ from ggserve.modelfile.gguf import GGUFFile, read_gguf
 from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.llama_server import launcher
 from tests.processes import clean_environment, free_port
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a script's background job ignores it, and a server inherits that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family

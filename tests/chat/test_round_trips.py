@@ -33,6 +33,8 @@ TOOLS = Tools(
     )
 )
 SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS.functions}
+# The template alone writes arguments in the syntaxes of Gemma 4 and MiniMax M3.
+WRITABLE = [name for name in NAMES if not name.startswith(("google-gemma-4", "MiniMax-M3"))]
 
 
 def renderer(name: str) -> ChatRenderer:
@@ -126,12 +128,10 @@ def test_results_stand_in_the_order_of_their_calls(name: str) -> None:
     assert -1 < told.find(RESULTS[0]) < told.find(RESULTS[1])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WRITABLE)
 def test_a_written_answer_is_parsed_back(name: str) -> None:
     chat_form = renderer(name).form
     count = 1 if chat_form.calls is None or chat_form.calls.next is None else 2
-    if chat_form.calls and chat_form.calls.arguments.syntax in ("gemma", "minimax"):
-        pytest.skip("its arguments are written by the template alone")
     given = [(name, arguments, f"Abcdefgh{i}") for i, (name, arguments) in enumerate(CALLS[:count])]
     thought = THOUGHT if chat_form.thought else ""
     alone = parsed(chat_form, write_answer(chat_form, thought, TEXT, []), "free")
