@@ -8,7 +8,7 @@ from typing import Any
 from ggserve.chat.exceptions import gemma4, minimax_m3
 from ggserve.chat.format import ArgumentsFormat
 from ggserve.chat.literals import common_beginning
-from ggserve.chat.nested_arguments import NestedArguments
+from ggserve.chat.nested_arguments import NestedArguments, Syntax
 from ggserve.errors import InvalidRequest
 from ggserve.grammar.rules import (
     ANY,
@@ -65,9 +65,10 @@ class ArgumentsGrammar:
             ):
                 return sequence(self._with_names(properties), self._end)
             case "gemma" | "minimax" as syntax:
-                nested = NestedArguments(gemma4 if syntax == "gemma" else minimax_m3, self._reference)
+                family: Syntax = gemma4 if syntax == "gemma" else minimax_m3
                 with suppress(ValueError):
-                    return sequence(nested.members(self._parameters), self._end)
+                    members = NestedArguments(family, self._reference).members(self._parameters)
+                    return sequence(members, family.end(self._end_text))
         if not self._end_text:
             return self._end
         return TextBefore(Marker(self._end_text))

@@ -31,6 +31,8 @@ class Syntax(Protocol):
 
     def scalar_value(self, scalar: Rule) -> Rule: ...
 
+    def end(self, text: str) -> Rule: ...
+
 
 class NestedArguments:
     """`named` gives a rule that is used twice a name."""

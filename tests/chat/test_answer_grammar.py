@@ -273,9 +273,13 @@ def test_nested_arguments_follow_the_schema(grammars: Grammars, name: str):
         parts = whole(form, call(arguments), {"f": NESTED})
         assert json.loads("".join(part.arguments for part in parts if isinstance(part, CallPiece))) == value
     first = WRITTEN[name][0]
-    for change in (("Oslo", "Bonn"), ("true", "1"), ("3", "10"), ("city", "town"), ("null", "{}")):
+    for change in (("Oslo", "Bonn"), ("true", "1"), ("3", "10"), ("city", "town"), ("at", "it")):
         assert not accepts(grammars, form, call(first.replace(*change)), tools=tools)
     assert not accepts(grammars, form, call(""), tools=tools)
+    parts = whole(form, call(first.replace("null", "{}")), {"f": NESTED})
+    tags = json.loads("".join(part.arguments for part in parts if isinstance(part, CallPiece)))["tags"]
+    assert tags[1] == ("{}" if name == "minimax" else {})  # raw text, or a value that the grammar excludes
+    assert accepts(grammars, form, call(first.replace("null", "{}")), tools=tools) == (name == "minimax")
 
 
 def test_control_tokens_of_the_format_are_tokens_where_the_engine_knows_them():

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat, ThoughtFormat
+from ggserve.chat.values import typed
 from ggserve.grammar.rules import Literal, Marker, Repeat, Rule, TextBefore, optional, sequence
 
 QUOTE = '<|"|>'
 _SCALAR = re.compile(r"[^,\]}\s]+")
 _KEY = re.compile(rf"\s*(?:{re.escape(QUOTE)}(.*?){re.escape(QUOTE)}|([^:{{}},]*?))\s*:", re.DOTALL)
 _SPACE = re.compile(r"\s*")
-_NAMES = {"true": True, "false": False, "null": None, "None": None, "True": True, "False": False}
 _DEEPEST = 64
 
 
@@ -71,6 +71,11 @@ def scalar_value(scalar: Rule) -> Rule:
     return scalar
 
 
+def end(text: str) -> Rule:
+    """The text behind the arguments."""
+    return Marker(text)
+
+
 class _Incomplete(Exception):
     """The text ends within a value."""
 
@@ -119,7 +124,7 @@ def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
         return None, at
     if scalar.end() == len(text):
         raise _Incomplete
-    return _scalar(scalar[0]), scalar.end()
+    return typed(scalar[0], set()), scalar.end()
 
 
 def _items(text: str, at: int, depth: int) -> tuple[list[Any], int]:
@@ -133,17 +138,6 @@ def _items(text: str, at: int, depth: int) -> tuple[list[Any], int]:
             continue
         value, at = _value(text, at, depth)
         found.append(value)
-
-
-def _scalar(text: str) -> Any:
-    if text in _NAMES:
-        return _NAMES[text]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _skip(text: str, at: int) -> int:

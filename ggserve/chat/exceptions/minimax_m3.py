@@ -5,13 +5,13 @@
 ]<]minimax[>[</tool_call>
 """  # noqa: E501
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat
+from ggserve.chat.values import json_types, typed
 from ggserve.grammar.rules import NOTHING, Literal, Marker, Repeat, Rule, TextBefore, sequence
 
 NAMESPACE = "]<]minimax[>["
@@ -69,6 +69,11 @@ def scalar_value(scalar: Rule) -> Rule:
     return sequence(scalar, _TAG_FOLLOWS)
 
 
+def end(text: str) -> Rule:
+    """The text behind the arguments. Its tag is apart: it begins like the tag of another member."""
+    return sequence(_TAG_FOLLOWS, Marker(text.removeprefix(NAMESPACE)))
+
+
 def arguments(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
     """The arguments at the beginning of a text and where they end; None where they are not complete."""
     stack: list[tuple[str, list[tuple[str, Any]], int]] = [("", [], 0)]
@@ -92,12 +97,7 @@ def _typed(value: Any, schema: Any) -> Any:
         if all(name == "item" for name, _ in value) and schema.get("type") != "object":
             return [_typed(item, schema.get("items")) for _, item in value]
         return {name: _typed(item, _inner(schema, name)) for name, item in value}
-    if schema.get("type") == "string":
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    return typed(value, json_types(schema))
 
 
 def _inner(schema: Mapping[str, Any], key: str) -> Any:
