@@ -125,6 +125,7 @@ class SamplingParams:
     ignore_eos: bool = False
     grammar: Grammar | None = None  # what the answer is held to
     thinking_budget: int | None = None  # tokens of a chat's thought, which is closed then; None: as many as it takes
+    priority: int = 0  # requests that wait are served by it, the lowest first
     continues: bool = False  # the prompt ends with the beginning of this answer, which waits for no other request
     cache_prompt: bool = True  # what is evaluated of the prompt already is not again: quick, but it rounds otherwise
     truncate_prompt: int | None = None  # the prompt's last tokens are kept, this many
@@ -300,6 +301,15 @@ class Occupancy(Protocol):
     @property
     def full(self) -> bool:
         """Whether a request that comes now is turned away."""
+        ...
+
+
+class EmbeddingQueue(Protocol):
+    """How busy an engine is with embeddings."""
+
+    @property
+    def full(self) -> bool:
+        """Whether an embedding request that comes now is turned away."""
         ...
 
 

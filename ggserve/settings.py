@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     context_length: int | None = Field(
         None,
         ge=8,
-        description="context length in tokens, prompt and answer together (default: the model's own, at most 4096)",
+        description="context length in tokens, prompt and answer together (default: the model's own, as far as memory allows)",
     )
     gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="number of layers to run on the GPU; auto: as many as fit, where llama.cpp can use a GPU"
@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         None, ge=-2, le=2, description="default frequency penalty of requests; 0: off (default: 0)"
     )
     queue_size: int = Field(64, ge=0, description="number of requests that may wait for a slot; more get a 429")
+    embedding_queue_size: int = Field(
+        512, ge=1, description="number of embedding requests that may run or wait; more get a 429"
+    )
     speculate: Literal["off", "ngram-mod"] = Field(
         "off", description="speculative decoding from text that occurred before; llama.cpp only"
     )

@@ -5,10 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Occupancy, Ranking, SamplingParams, Scores
+from ggserve.generation import (
+    Delta,
+    Embedding,
+    EmbeddingQueue,
+    Feature,
+    MediaPrompt,
+    Occupancy,
+    Ranking,
+    SamplingParams,
+    Scores,
+)
 from ggserve.machine import Hardware
 
 Speculation = Literal["off", "ngram-mod"]
+SLACK = 64  # tokens by which a request may exceed what it counts: guesses, and those until it is stopped
 CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -20,6 +31,7 @@ class Tuning:
     llama_server: str = "auto"  # a native llama-server to run llama.cpp on: a path, "auto" or "off"
     llama_args: str = ""  # further arguments for it
     queue_size: int = 64  # requests that may wait for a slot
+    embedding_queue_size: int = 512  # embedding requests that may run or wait
     speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
     draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
     prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
@@ -36,9 +48,17 @@ class Tuning:
 class EngineOptions(Tuning):
     """How an engine shall run a file."""
 
-    context_length: int  # tokens of one slot, prompt and answer together
+    context_length: int  # tokens of one request, prompt and answer together
     threads: int = 1
     parallel: int = 1  # slots: answers at the same time
+    shared_tokens: int | None = None  # of the one KV cache that all slots share; None: each has its own
+
+    @property
+    def cache_tokens(self) -> int:
+        """The tokens of all KV caches together."""
+        if self.shared_tokens is None:
+            return self.context_length * self.parallel
+        return self.shared_tokens + SLACK * self.parallel
 
 
 class Engine(Protocol):
@@ -56,6 +76,11 @@ class Engine(Protocol):
     @property
     def pool(self) -> Occupancy:
         """Its slots, and the queue before them."""
+        ...
+
+    @property
+    def batches(self) -> EmbeddingQueue:
+        """The queue of embedding requests."""
         ...
 
     def generate(self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:

@@ -44,6 +44,7 @@ class GGUFModel:
         name: str | None = None,  # None: after the file
         sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
         fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
+        memory: int | None = None,  # bytes that a default context leaves it within; None: all that models may take
         **options: Unpack[LoadArguments],
     ) -> None:
         """Checks and loads the file. `options` are explained at `load.LoadOptions`; with `log_prompts` the log holds
@@ -56,7 +57,7 @@ class GGUFModel:
         self._log_prompts = log_prompts
         self._max_tokens = max_tokens
         started = time.perf_counter()
-        self._loaded = loaded = load(self.path, LoadOptions(**options), report)
+        self._loaded = loaded = load(self.path, LoadOptions(**options), report, memory=memory)
         self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec

@@ -15,11 +15,19 @@ from ggserve.chat.infill import Infill
 from ggserve.chat.named_templates import family_template, read_chat_template
 from ggserve.chat.renderers import TOOL_USE, ChatRenderers
 from ggserve.chat.template import ChatTemplate
-from ggserve.engines.choice import EngineName, EngineWishes, WantedEngine, choose_engine, llama_cpp_uses_gpu
+from ggserve.engines.choice import (
+    EngineName,
+    EngineWishes,
+    WantedEngine,
+    choose_engine,
+    gpu_memory,
+    llama_cpp_uses_gpu,
+)
 from ggserve.engines.contract import CacheType, Engine, EngineOptions, Reranker, SlotFiles, Speculation, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
+from ggserve.engines.llama_cpp.arguments import SHARED_CACHE
 from ggserve.engines.llama_cpp.build import chosen_build
 from ggserve.engines.llama_cpp.child import Child
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
@@ -31,7 +39,7 @@ from ggserve.errors import ContextOverflow, EngineError, ModelFileError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
-from ggserve.machine import usable_cores, usable_memory
+from ggserve.machine import memory_for_models, usable_cores, usable_memory
 from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
 from ggserve.modelfile.facts import ModelFacts, model_facts
 from ggserve.modelfile.file import (
@@ -77,6 +85,7 @@ class LoadArguments(TypedDict, total=False):
     llama_server: str
     llama_args: str
     queue_size: int
+    embedding_queue_size: int
     speculate: Speculation
     draft_model: Path | None
     prompt_cache: int
@@ -96,7 +105,7 @@ class LoadOptions(EngineWishes):
     cache_dir: Path = Path("models")  # where files that an engine needs in another form are kept
     model_type: str | None = None  # the family of a legacy file; None: what the file proves
     chat_template: str | None = None  # a name (prompt/named_templates) or a file; None: the model file's own
-    context_length: int | None = None  # tokens; None: the model's own, at most 4096
+    context_length: int | None = None  # tokens; None: the model's own, as far as memory allows
     threads: int | None = None  # None: the usable cores
 
     def for_engine(self, plan: MemoryPlan) -> EngineOptions:
@@ -107,6 +116,7 @@ class LoadOptions(EngineWishes):
             context_length=plan.context_length,
             threads=self.threads or usable_cores(),
             parallel=plan.slots,
+            shared_tokens=plan.shared_tokens,
         )
 
 
@@ -160,11 +170,12 @@ class Plan:
         """Bytes of memory: weights and KV caches, without the room that the prompt cache may take."""
         companions = (self.options.mmproj_path, self.options.lora_path, self.options.draft_model)
         weights = self.file.size + sum(path.stat().st_size for path in companions if path)
-        return weights + self.memory.slots * self.memory.slot_bytes
+        return weights + self.memory.nbytes
 
 
-def plan_load(path: Path, options: LoadOptions, report: Report | None = None) -> Plan:
-    """Checks the file, chooses the engine and plans the memory. `report` gets what part of a conversion is done.
+def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *, memory: int | None = None) -> Plan:
+    """Checks the file, chooses the engine and plans the memory: where nothing is said of the context, within `memory`
+    bytes (None: all that models may take). `report` gets what part of a conversion is done.
 
     Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
     """
@@ -180,27 +191,43 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
         options = _with_companions(file, options)
-    memory = plan_memory(
+    planned = plan_memory(
         file,
         context_length=options.context_length,
         slots=options.parallel,
         memory=usable_memory(),
+        spare=_spare(file, options, memory or memory_for_models()),
         uses_gpu=options.gpu_layers != 0,
         shares_gpu=engine_name != CTransformersEngine.name,
+        shares_cache=engine_name == LlamaCppEngine.name and _shares_cache(file, options),
         cache_type=options.kv_cache_type,
         draft=draft,
     )
-    return Plan(file, options, engine_name, reason, chosen, memory)
+    return Plan(file, options, engine_name, reason, chosen, planned)
 
 
-def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
-    """Plans and loads. `report` gets what part of the file is read.
+def _spare(file: ModelFile, options: LoadOptions, memory: int) -> int:
+    """Bytes that KV caches may take where nothing is said: half of what the weights leave."""
+    if options.gpu_layers != 0:
+        memory = min(memory, gpu_memory(options) or memory)
+    return max(0, memory - file.size) // 2
+
+
+def _shares_cache(file: ModelFile, options: LoadOptions) -> bool:
+    """Whether all slots of llama.cpp share one cache: not where whole slots are saved, and not in old builds."""
+    build = chosen_build(options.llama_server)
+    old = build is not None and not build.has(SHARED_CACHE)
+    return not (old or options.prompt_cache_dir or is_embedding_model(file))
+
+
+def load(path: Path, options: LoadOptions, report: Report | None = None, *, memory: int | None = None) -> LoadedModel:
+    """Plans and loads. `report` gets what part of the file is read; `memory` as in `plan_load`.
 
     Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
     """
     started = time.perf_counter()
     report = report or (lambda progress: None)
-    plan = plan_load(path, options, _half(report, 0))
+    plan = plan_load(path, options, _half(report, 0), memory=memory)
     if plan.file.path != path:  # converted, which was the first half
         report = _half(report, 1)
     read_ahead(plan.file, report)
@@ -219,19 +246,24 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         log.info("%s", notes)
     hardware = loaded.engine.hardware
     log.info(
-        "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %d slots of up to %.0f MB each, %d threads, %s",
+        "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %s, %d threads, %s",
         path,
         time.perf_counter() - started,
         loaded.engine.name,
         plan.engine_reason,
         hardware.build,
         plan.memory.context_length,
-        plan.memory.slots,
-        plan.memory.slot_bytes / 1e6,
+        _slots(plan.memory),
         loaded.options.threads,
         ", ".join((hardware.layers or "no GPU", *hardware.devices)),
     )
     return replace(loaded, nbytes=plan.nbytes)
+
+
+def _slots(plan: MemoryPlan) -> str:
+    if plan.shared_tokens is None:
+        return f"{plan.slots} slots of up to {plan.slot_bytes / 1e6:.0f} MB each"
+    return f"{plan.slots} slots that share a cache of {plan.shared_tokens} tokens ({plan.nbytes / 1e6:.0f} MB)"
 
 
 def _draft(file: ModelFile, path: Path) -> ModelFile:

@@ -33,10 +33,12 @@ class Answer(RunningRequest):
         native_prompt: Callable[[Sequence[int]], Any],  # a prompt as llama.cpp takes it
         prompt: Sequence[int] | None = None,  # where its tokens are known
         matcher: Matcher | None = None,
+        has_room: Callable[[int], bool] = lambda tokens: True,  # whether prompt and answer may have more tokens
     ) -> None:
         super().__init__(params.n)
         self.params = params
         self.prompt = prompt
+        self._has_room = has_room
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._grammar = matcher
         self._context_length = context_length
@@ -153,7 +155,7 @@ class Answer(RunningRequest):
             self._finish(text, "stop", shows_all=False)
         elif self._stop_token is not None or complete:
             self._finish(text + self._stops.finish(), "stop")
-        elif self._finish_reason is None and self._prompt_tokens + self._completion_tokens >= self._context_length:
+        elif self._finish_reason is None and not self._has_room(self._prompt_tokens + self._completion_tokens):
             self._finish(text + self._stops.finish(), "length")
         elif text:
             self.put(self._delta(text, None))

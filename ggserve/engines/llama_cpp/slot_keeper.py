@@ -19,7 +19,7 @@ class Slot:
     """Room for one request."""
 
     id: int
-    tokens: Sequence[int] = ()  # of the prompt that it last had, where that is known and its history is kept
+    tokens: Sequence[int] = ()  # of the prompt that it last had; of one with images, what `media_key` says
     opened = True
 
 

@@ -57,12 +57,9 @@ class Transport(Protocol):
         """
         ...
 
-    def embed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer of `/v1/embeddings`, which may be an error. Raises EngineError."""
-        ...
-
-    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer of `/v1/rerank`, which may be an error. Raises EngineError."""
+    def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """The answer of `/v1/embeddings` or `/v1/rerank`, which may be an error; empty when cancelled. Raises
+        EngineError."""
         ...
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
