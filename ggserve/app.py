@@ -221,7 +221,7 @@ def state_for(settings: Settings) -> AppState:
         memory=memory,
         most=settings.models_max,
         keep_alive=settings.keep_alive,
-        queue_size=settings.queue_size,
+        queue_size=settings.queue_size + settings.embedding_queue_size,
     )
     return AppState(
         models=models,
@@ -238,6 +238,7 @@ def state_for(settings: Settings) -> AppState:
         ),
         bodies=BodyBudget(settings.max_bodies_mb << 20),
         admission=Admission(),
+        embedding_admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),
     )

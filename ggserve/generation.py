@@ -283,19 +283,14 @@ class Ranking:
     prompt_tokens: int
 
 
-class Occupancy(Protocol):
-    """How busy an engine is."""
+class Queue(Protocol):
+    """How many requests wait for an engine."""
 
-    capacity: int  # requests that may be in slots and in the queue
-
-    @property
-    def idle(self) -> int:
-        """The number of slots without a request."""
-        ...
+    capacity: int  # requests that may run and wait
 
     @property
     def queued(self) -> int:
-        """The number of requests that wait for a slot."""
+        """The number of requests that wait."""
         ...
 
     @property
@@ -304,12 +299,12 @@ class Occupancy(Protocol):
         ...
 
 
-class EmbeddingQueue(Protocol):
-    """How busy an engine is with embeddings."""
+class Occupancy(Queue, Protocol):
+    """How busy an engine's slots are."""
 
     @property
-    def full(self) -> bool:
-        """Whether an embedding request that comes now is turned away."""
+    def idle(self) -> int:
+        """The number of slots without a request."""
         ...
 
 

@@ -75,7 +75,8 @@ class Settings(BaseSettings):
     context_length: int | None = Field(
         None,
         ge=8,
-        description="context length in tokens, prompt and answer together (default: the model's own, as far as memory allows)",
+        description="context length in tokens of one request, prompt and answer together "
+        "(default: the model's own, as far as memory allows)",
     )
     gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="number of layers to run on the GPU; auto: as many as fit, where llama.cpp can use a GPU"

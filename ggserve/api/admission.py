@@ -8,9 +8,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.errors import error_response, model_loading
-from ggserve.api.state import state_of
+from ggserve.api.state import AppState, state_of
 from ggserve.errors import QueueFull
-from ggserve.generation import Occupancy
+from ggserve.generation import Queue
+from ggserve.model.gguf_model import GGUFModel
 
 
 class Admission:
@@ -20,10 +21,10 @@ class Admission:
     def __init__(self) -> None:
         self.unanswered = 0
 
-    def refusal(self, occupancy: Occupancy) -> QueueFull | None:
+    def refusal(self, queue: Queue) -> QueueFull | None:
         """The error for a request that comes now; None where there is room for it."""
-        if occupancy.full or self.unanswered >= occupancy.capacity:
-            return QueueFull(max(occupancy.queued, self.unanswered))
+        if queue.full or self.unanswered >= queue.capacity:
+            return QueueFull(max(queue.queued, self.unanswered))
         return None
 
 
@@ -31,12 +32,18 @@ class GeneratingRoute(JSONRoute):
     """The route class of endpoints that make the model compute. Answers 429 without reading the body when there is no
     room: in a rush, reading it is what would take the time."""
 
+    def _admission(self, state: AppState) -> Admission:
+        return state.admission
+
+    def _queue(self, model: GGUFModel) -> Queue:
+        return model.occupancy
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
-        admission = state.admission
+        admission = self._admission(state)
         refusal: Exception | None = None if state.models.started else model_loading()
         if (model := state.models.only) is not None:  # of several models, each engine turns away its own
-            refusal = admission.refusal(model.occupancy)
+            refusal = admission.refusal(self._queue(model))
         if refusal:
             await error_response(refusal, scope)(scope, receive, send)
             return
@@ -61,6 +68,16 @@ class GeneratingRoute(JSONRoute):
             await super().handle(scope, counting_receive, counting_send)
         finally:
             count(False)
+
+
+class EmbeddingRoute(GeneratingRoute):
+    """The route class of endpoints for embeddings, which have a queue of their own."""
+
+    def _admission(self, state: AppState) -> Admission:
+        return state.embedding_admission
+
+    def _queue(self, model: GGUFModel) -> Queue:
+        return model.embedding_queue
 
 
 def all_routes(routers: Iterable[APIRouter]) -> Iterator[BaseRoute]:

@@ -46,9 +46,9 @@ class Batches(Generic[AnySlot]):
         self._pool = pool
         self._compute = compute
         self._most = most
-        self._queue_size = queue_size
+        self.capacity = queue_size
         self._room = room
-        self._requests = 0  # that have not ended
+        self.queued = 0  # requests that have not ended
         self._waiting: list[_Input] = []
         self._closed = False
         self._changed = threading.Condition()
@@ -57,7 +57,7 @@ class Batches(Generic[AnySlot]):
     @property
     def full(self) -> bool:
         """Whether a request that comes now is turned away."""
-        return self._requests >= self._queue_size
+        return self.queued >= self.capacity
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """The embedding of each input. Raises QueueFull, EngineClosed, or what `compute` raises."""
@@ -66,8 +66,8 @@ class Batches(Generic[AnySlot]):
             if self._closed:
                 raise EngineClosed
             if self.full:
-                raise QueueFull(self._requests)
-            self._requests += 1
+                raise QueueFull(self.queued)
+            self.queued += 1
             self._waiting += added
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="embeddings", daemon=True)
@@ -77,7 +77,7 @@ class Batches(Generic[AnySlot]):
             return await asyncio.gather(*(asyncio.wrap_future(each.embedding) for each in added))
         finally:
             with self._changed:
-                self._requests -= 1
+                self.queued -= 1
                 for each in added:
                     each.unwanted = True
 

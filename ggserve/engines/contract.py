@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 from ggserve.generation import (
     Delta,
     Embedding,
-    EmbeddingQueue,
     Feature,
     MediaPrompt,
     Occupancy,
+    Queue,
     Ranking,
     SamplingParams,
     Scores,
@@ -79,7 +79,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def batches(self) -> EmbeddingQueue:
+    def batches(self) -> Queue:
         """The queue of embedding requests."""
         ...
 

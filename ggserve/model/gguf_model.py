@@ -14,7 +14,7 @@ from typing import Any, Literal, Unpack
 
 from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
+from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Queue, Ranking, SamplingParams
 from ggserve.machine import Hardware
 from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
@@ -121,6 +121,11 @@ class GGUFModel:
     def occupancy(self) -> Occupancy:
         """How busy it is."""
         return self.engine.pool
+
+    @property
+    def embedding_queue(self) -> Queue:
+        """How many embedding requests there are."""
+        return self.engine.batches
 
     @property
     def facts(self) -> ModelFacts:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, Response
 
-from ggserve.api.admission import GeneratingRoute
+from ggserve.api.admission import EmbeddingRoute
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require
@@ -15,7 +15,7 @@ from ggserve.api.ollama.schemas import EmbeddingsRequest, EmbedRequest
 from ggserve.api.streaming import json_response, while_connected
 from ggserve.generation import Embedding
 
-router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
+router = APIRouter(route_class=EmbeddingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 
 
 @router.post("/api/embed")
