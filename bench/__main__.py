@@ -168,7 +168,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 1 when a server that should have been measured was not."""
+    """Return the exit code: 1 when a server that should have been measured was not."""
     options = parse(arguments)
     load = QUICK if options.quick else Load()
     chosen = [scenario for scenario in scenarios(load) if not options.only or scenario.name in options.only]

@@ -33,7 +33,7 @@ class Loop:
         self._threads = threads
 
     def prefill(self, tokens: Sequence[int], keep: int = 0) -> int:
-        """Evaluates `tokens` after the first `keep` of those in the context; returns the next token."""
+        """Evaluate `tokens` after the first `keep` of those in the context and return the next token."""
         del self._context.tokens[keep:]
         for start in range(0, len(tokens), PREFILL_CHUNK):
             self._context.eval(tokens[start : start + PREFILL_CHUNK], self._threads)
@@ -145,7 +145,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measures what its standard input asks for, a line each, until that ends."""
+    """Measure what its standard input asks for, a line each, until that ends."""
     parser = argparse.ArgumentParser("python -m bench.bare")
     parser.add_argument("job", type=json.loads)
     job = parser.parse_args().job

@@ -215,7 +215,7 @@ def pieces(size: Size) -> dict[str, float]:
 
 
 def _read(url: str) -> float:
-    """Reads the ticker's answer; milliseconds until its first piece."""
+    """Read the ticker's answer; milliseconds until its first piece."""
     host, port = url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
     started = time.perf_counter()

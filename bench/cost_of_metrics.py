@@ -34,7 +34,7 @@ async def _seconds(metrics: Metrics) -> float:
 
 
 def main() -> None:
-    """Prints microseconds a token, and their share of a token's decoding."""
+    """Print microseconds a token, and their share of a token's decoding."""
     on, off = Metrics(ModelRegistry(lambda listed, report: GGUFModel(listed.path))), mock.Mock(spec=Metrics)
     for name in ("first", "tokens", "ended"):
         setattr(off, name, lambda *arguments: None)

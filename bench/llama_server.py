@@ -10,7 +10,7 @@ import xllamacpp
 
 
 def main() -> None:
-    """Serves until the process ends."""
+    """Serve until the process ends."""
     parser = argparse.ArgumentParser("python -m bench.llama_server")
     parser.add_argument("model")
     parser.add_argument("--port", type=int, required=True)

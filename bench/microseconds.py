@@ -229,7 +229,7 @@ def _each(work: Callable[[], object], calls: int = 200, tries: int = 7) -> float
 
 
 def main() -> None:
-    """Prints the table for the default model."""
+    """Print the table for the default model."""
     path = default_model(Path("models"))
     if path is None:
         sys.exit("the default model is not installed: `make bench` does it")

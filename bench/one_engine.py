@@ -100,7 +100,7 @@ def one_engine(path: Path, engine: str, threads: int) -> Iterator[Callable[[str]
 
 
 def main() -> None:
-    """Measures what its standard input asks for, a name on each line, until that ends."""
+    """Measure what its standard input asks for, a name on each line, until that ends."""
     parser = argparse.ArgumentParser("python -m bench.one_engine")
     parser.add_argument("path", type=Path)
     parser.add_argument("engine")

@@ -35,7 +35,7 @@ class Run:
 
 
 def run(path: Path, prompt: str, context: int, threads: int, folder: Path | None) -> Run:
-    """Loads the model, asks it and closes it."""
+    """Load the model, ask it and close it."""
     model = GGUFModel(
         path,
         engine="llama.cpp",
@@ -74,7 +74,7 @@ def history(path: Path, tokens: int) -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.restart", description=__doc__)
     parser.add_argument("--tokens", type=int, default=8000, help="tokens of the history (default: 8000)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: the usable cores)")

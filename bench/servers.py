@@ -177,7 +177,7 @@ def _module(name: str, model: Path | None, options: dict[str, object]) -> list[s
 
 @contextmanager
 def running(server: Server, setup: Setup) -> Iterator[Running]:
-    """Starts a server, waits until it is ready, and ends it. Raises BenchError, with what it said last."""
+    """Start a server, wait until it is ready, and end it. Raises BenchError, with what it said last."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         output = Path(folder) / "output"

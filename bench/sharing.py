@@ -64,7 +64,7 @@ def _ratio(files: dict[EngineName, Path], pair: tuple[EngineName, EngineName], t
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.sharing", description=__doc__)
     parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer (default: 96)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each pair (default: 5)")

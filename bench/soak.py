@@ -42,7 +42,7 @@ class Outcome:
 async def soak(
     url: str, pid: int, clients: int, *, requests: int | None = None, seconds: float = math.inf, seed: int = 0
 ) -> Outcome:
-    """Sends requests from `clients` clients at once, half of which leave early, until there were so many or so long.
+    """Send requests from `clients` clients at once, half of which leave early, until there were so many or so long.
 
     Raises on an answer that was not to be expected, and where a slot is lost.
     """

@@ -47,7 +47,7 @@ async def answer(model: GGUFModel, chat: Chat, tokens: int) -> tuple[int, int, i
 
 
 def run(path: Path, chats: Sequence[Chat], tokens: int, **options: Any) -> Run:
-    """Loads the model, evaluates the prompts, and then times the answers."""
+    """Load the model, evaluate the prompts, and then times the answers."""
     model = GGUFModel(
         path, engine="llama.cpp", threads=usable_cores(), parallel=len(chats), context_length=CONTEXT, **options
     )

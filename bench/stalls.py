@@ -67,7 +67,7 @@ def _tool(description: str) -> dict[str, object]:
 
 
 def main(url: str) -> None:
-    """Prints a row for each case."""
+    """Print a row for each case."""
     for name, path, body in cases():
         content = orjson.dumps(body)
         slowest, done = 0.0, threading.Event()

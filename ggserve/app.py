@@ -247,6 +247,6 @@ def _configured_model(settings: Settings, model_path: Path | None) -> Path | Non
 
 
 def _end_process(error: Exception | str, code: int) -> NoReturn:
-    """Ends the process with one line: the way out of uvicorn's lifespan without a traceback."""
+    """End the process with one line: the way out of uvicorn's lifespan without a traceback."""
     print(f"ggserve: {one_line(str(error))}", file=sys.stderr, flush=True)
     os._exit(code)

@@ -169,18 +169,18 @@ class SamplingParams:
 
     @property
     def watches_tokens(self) -> bool:
-        """Whether each token must be looked at as it comes."""
+        """Return whether each token must be looked at as it comes."""
         return bool(self.bans or self.stop_token_ids or self.min_tokens)
 
     def check(self) -> None:
-        """Raises InvalidRequest where parameters do not go together."""
+        """Raise InvalidRequest where parameters do not go together."""
         if self.bans and self.grammar is not None:
             message = f"{self.bans} cannot be combined with structured output or tools: leave one of them out."
             raise InvalidRequest(message, self.bans)
 
     @property
     def repeats_cost(self) -> bool:
-        """Whether DRY does anything."""
+        """Return whether DRY does anything."""
         return self.dry_multiplier != 0 and self.dry_base >= 1 and self.dry_penalty_last_n != 0
 
     @property
@@ -299,7 +299,7 @@ class Occupancy(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether a request that comes now is turned away."""
+        """Return whether a request that comes now is turned away."""
         ...
 
 

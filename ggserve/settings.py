@@ -218,7 +218,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(*, command_line: Sequence[str] | None = None, given: Mapping[str, Any] | None = None) -> Settings:
-    """Reads the settings that are not `given`, from `command_line` too. Raises SettingsError that names each setting
+    """Read the settings that are not `given`, from `command_line` too. Raises SettingsError that names each setting
     that is wrong."""
     try:
         _check_env_file(Path(".env"))
@@ -233,7 +233,7 @@ def load_settings(*, command_line: Sequence[str] | None = None, given: Mapping[s
 
 
 def _check_env_file(path: Path) -> None:
-    """Raises SettingsError where the file is not what pydantic-settings can read."""
+    """Raises SettingsError if the file is not what pydantic-settings can read."""
     try:
         path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -9,7 +9,7 @@ def prefix(pid: int | None = None) -> str:
 
 
 def remove_folders(pid: int) -> None:
-    """Removes what a process that has ended left behind."""
+    """Remove what a process that has ended left behind."""
     import glob  # rarely needed, and by a process that imports next to nothing
     import shutil
     import tempfile

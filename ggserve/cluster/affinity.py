@@ -89,7 +89,7 @@ class Affinity(Generic[Name]):
         return name
 
     def update(self, told: Mapping[Name, list[int]]) -> None:
-        """Takes note of which replicas there are, and of the last marks of prompts that each says it was sent, for
+        """Take note of which replicas there are, and of the last marks of prompts that each says it was sent, for
         others send some too."""
         for name in self._held.keys() - told.keys():
             for chat in self._held.pop(name):
@@ -107,7 +107,7 @@ class Affinity(Generic[Name]):
         return full, load, min(chat.used for chat in chats) if full else len(chats), random.random()
 
     def _hold(self, chat: _Chat[Name], mark: int, now: float) -> None:
-        """Adds a prompt to a chat; forgets what the replica has no slot for, and the chat's oldest prompts."""
+        """Add a prompt to a chat; forget what the replica has no slot for, and the chat's oldest prompts."""
         chats = self._held.setdefault(chat.replica, [])
         if chat not in chats:
             if len(chats) >= self._slots:

@@ -110,7 +110,7 @@ def _default_threads(replicas: int) -> int:
 
 
 def _check_room(settings: Settings) -> None:
-    """Raises SettingsError where the least replicas find no cores: Ray would wait for another machine."""
+    """Raises SettingsError if the least replicas find no cores: Ray would wait for another machine."""
     least, most = settings.replica_range
     threads = settings.threads or _default_threads(most)
     room = sum(cores // threads for cores in _cores())
@@ -122,7 +122,7 @@ def _check_room(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Starts the application on this machine, or on the cluster that RAY_ADDRESS names, until a signal comes."""
+    """Start the application on this machine, or on the cluster that RAY_ADDRESS names, until a signal comes."""
     stopped = threading.Event()
     try:
         settings = load_settings()

@@ -20,7 +20,7 @@ class Replica:
     """Answers requests that gateways pass on. Ray makes it, and reads `check_health` and `record_routing_stats`."""
 
     async def __init__(self, settings: Settings, slots: int) -> None:  # type: ignore[misc]  # Ray awaits it
-        """Loads the model. Raises RuntimeError with one line where that is impossible."""
+        """Load the model. Raises RuntimeError with one line where that is impossible."""
         from ggserve.app import create_app
 
         self._name = str(serve.get_replica_context().rank.rank)

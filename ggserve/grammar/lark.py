@@ -155,7 +155,7 @@ def literal(text: str) -> str:
 
 
 def names_tokens(text: str) -> bool:
-    """Whether a grammar in Lark names tokens by their ids."""
+    """Return whether a grammar in Lark names tokens by their ids."""
     return "<[" in _WORDS.sub(lambda word: word["start"] or "", text)
 
 

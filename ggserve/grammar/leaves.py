@@ -38,7 +38,7 @@ def leaves(text: str) -> list[Leaf]:
 
 
 def _scan(text: str, start: int, path: tuple[str | int, ...], found: list[Leaf]) -> int:
-    """Collects the leaves of the value at `start`, and returns where it ends."""
+    """Collect the leaves of the value at `start`, and return where it ends."""
     match text[start]:
         case "{" | "[" as opening:
             closing = "}" if opening == "{" else "]"
@@ -82,7 +82,7 @@ def alternatives(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[A
 
 
 def has_leaves(schema: Mapping[str, Any]) -> bool:
-    """Whether an answer of the schema can have a leaf."""
+    """Return whether an answer of the schema can have a leaf."""
     return any(map(_has_leaves, _resolved(schema, schema)))
 
 

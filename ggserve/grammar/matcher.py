@@ -70,16 +70,16 @@ class Matcher:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing can follow."""
+        """Return whether nothing can follow."""
         return bool(self._matcher.is_stopped())
 
     @property
     def complete(self) -> bool:
-        """Whether nothing need follow."""
+        """Return whether nothing need follow."""
         return bool(self._matcher.is_accepting())
 
     def allowed(self) -> NDArray[np.bool_]:
-        """bool[n_vocab]: the tokens that may come next. Raises GenerationError where none may."""
+        """bool[n_vocab]: the tokens that may come next. Raises GenerationError if none may."""
         self._compute()
         return np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocab_size].view(np.bool_)
 
@@ -95,7 +95,7 @@ class Matcher:
         return bool(self._matcher.consume_tokens(tokens))
 
     def fits(self, text: bytes) -> bool:
-        """Whether a text of bytes may come next, for a vocabulary of bytes. Takes nothing."""
+        """Return whether a text of bytes may come next, for a vocabulary of bytes. Takes nothing."""
         return bool(self._matcher.validate_tokens(list(text)) == len(text))
 
     def take_text(self, text: str) -> bool:
@@ -158,7 +158,7 @@ class Grammars:
         return Matcher(matcher, self._vocabulary), text
 
     def close(self) -> None:
-        """Ends the threads and processes."""
+        """End the threads and processes."""
         self._trials.close()
         for compiler in (self._compiler, self._careful_compiler):
             compiler.shutdown(cancel_futures=True)
@@ -251,14 +251,14 @@ class _Compiled:
 
 
 def _takes_long(grammar: Grammar) -> bool:
-    """Whether a grammar shall not keep others waiting."""
+    """Return whether a grammar shall not keep others waiting."""
     rules = grammar.rules
     texts = [grammar.text] if rules is None else [schema.text for schema in schemas(rules)]
     return grammar.kind == "lark" or sum(map(len, texts)) > _LARGE or any(map(_is_costly, texts))
 
 
 def _is_costly(text: str) -> bool:
-    """Whether a grammar or schema may take long to compile."""
+    """Return whether a grammar or schema may take long to compile."""
     steps = sum(int(digits.replace(".", "").strip("0") or 0) for digits in _STEP.findall(text))
     users_json = USER_START in text and "%json" in text  # which may spell anything in other ways
     return len(text) > _LARGE or steps > _MOST_STEPS or users_json

@@ -21,7 +21,7 @@ NUMBER = sequence(
 
 
 def integers(least: int | None, most: int | None) -> Rule:
-    """The integers from `least` to `most`. Raises ValueError where there are none."""
+    """The integers from `least` to `most`. Raises ValueError if there are none."""
     if least is None and most is None:
         return INTEGER
     low = min(-(10**_MOST_DIGITS), 10 * (most or 0)) if least is None else least
@@ -37,7 +37,7 @@ def integers(least: int | None, most: int | None) -> Rule:
 
 
 def decimals(least: Bound, most: Bound) -> Rule:
-    """The numbers between two bounds, without exponents. Raises ValueError where there are none."""
+    """The numbers between two bounds, without exponents. Raises ValueError if there are none."""
     low, low_open = least or (min(-_UNBOUNDED, 10 * (most[0] if most else Decimal(0))), False)
     high, high_open = most or (max(_UNBOUNDED, 10 * low), False)
     if low > high or (low == high and (low_open or high_open)):

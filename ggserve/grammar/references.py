@@ -9,7 +9,7 @@ _NESTED = ("object", "array")  # types whose values hold others
 
 
 def endless_reference(schema: Mapping[str, Any]) -> str | None:
-    """A `$ref` of the schema that no finite JSON fits, None if there is none. Raises ValueError where there are so many
+    """A `$ref` of the schema that no finite JSON fits, None if there is none. Raises ValueError if there are so many
     that it would take long to tell."""
     targets: dict[str, Any] = {}
     unseen: list[Any] = [schema]
@@ -61,14 +61,15 @@ class _Search:
         ] = {}  # by ids of schemas: None, they end; else with how many known
 
     def finds(self, reference: str) -> bool:
-        """Whether finite JSON fits a reference of which that was not known."""
+        """Return whether finite JSON fits a reference of which that was not known."""
         if reference in self.ends or not self._end([self._targets[reference]]):
             return False
         self.ends.add(reference)
         return True
 
     def _end(self, schemas: Sequence[Any]) -> bool:
-        """Whether finite JSON fits all of these, where it does for the references that are known and for no other."""
+        """Return whether finite JSON fits all of these, where it does for the references that are known and for no
+        other."""
         parts = self._parts(schemas)
         key = frozenset(map(id, parts))
         known = self._known.get(key, -1)
@@ -104,7 +105,7 @@ class _Search:
         return parts
 
     def _join(self, parts: list[dict[str, Any]]) -> bool:
-        """Whether finite JSON fits all of them, their alternatives left out."""
+        """Return whether finite JSON fits all of them, their alternatives left out."""
         allowed = [set(_types(part)) for part in parts if "type" in part]
         types = set.intersection(*allowed) if allowed else {None}
         if any("enum" in part or "const" in part for part in parts) or not types or types - {*_NESTED}:

@@ -222,7 +222,7 @@ def in_order(
 
 
 def repeated(rule: Rule, least: int, most: int | None) -> Rule:
-    """The rule so many times; no upper bound is above MOST_REPETITIONS. Raises ValueError where a lower one is."""
+    """The rule so many times; no upper bound is above MOST_REPETITIONS. Raises ValueError if a lower one is."""
     if least > MOST_REPETITIONS:
         raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
     if most is not None and most < least:

@@ -37,7 +37,7 @@ def schema_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> Schema:
 
 
 def check_regex_length(regex: str) -> None:
-    """Raises ValueError where a regular expression, repetitions counted, is too long."""
+    """Raises ValueError if a regular expression, repetitions counted, is too long."""
     groups = [[0, 0]]  # that are open: the longest alternative so far, and the one that is being read
     last = 0  # length of the last part
     for part in _REGEX_PARTS.finditer(regex):
@@ -90,7 +90,7 @@ def _stripped(schema: Any, *, closes: bool, lenient: bool) -> Any:
 
 
 def _cheap_multiple(step: Any) -> bool:
-    """Whether the automaton of its multiples is small; what is no step others refuse."""
+    """Return whether the automaton of its multiples is small; what is no step others refuse."""
     if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < math.inf:
         return True
     digits = int(f"{Decimal(repr(step)):f}".replace(".", "").strip("0"))
@@ -98,7 +98,7 @@ def _cheap_multiple(step: Any) -> bool:
 
 
 def _joins(value: Any) -> bool:
-    """Whether somewhere several schemas hold together."""
+    """Return whether somewhere several schemas hold together."""
     if isinstance(value, list):
         return any(map(_joins, value))
     if not isinstance(value, dict):

@@ -22,7 +22,7 @@ class Trials:
         self._lock = threading.Lock()
 
     def check(self, grammar: str, limits: dict[str, Any]) -> None:
-        """Blocks until the grammar in Lark is compiled. Raises ValueError where it cannot be, or takes too much."""
+        """Block until the grammar in Lark is compiled. Raises ValueError if it cannot be, or takes too much."""
         with self._lock:
             if self._closed:
                 raise ValueError("the model is closed")
@@ -46,7 +46,7 @@ class Trials:
             raise ValueError(problem.decode())
 
     def close(self) -> None:
-        """Ends all of them."""
+        """End all of them."""
         with self._lock:
             self._closed = True
             for process in list(self._running):
@@ -66,7 +66,7 @@ class _Bytes:
 
 
 def main() -> None:
-    """Reads a grammar and limits, and writes what is wrong with the grammar."""
+    """Read a grammar and limits, and write what is wrong with the grammar."""
     if sys.platform != "win32":
         import resource
 

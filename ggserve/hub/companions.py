@@ -60,7 +60,7 @@ def projector_beside(model: GGUFFile) -> Path | None:
 
 
 def _fits(path: Path, width: int) -> bool:
-    """Whether a file is a projector of images into embeddings of that length."""
+    """Return whether a file is a projector of images into embeddings of that length."""
     try:
         file = read_gguf(path)
         objection = projector_objection(file)

@@ -17,7 +17,7 @@ def as_gguf(
     """The GGUF of a legacy file in `folder`, made there unless it is there already and nothing has changed: the file,
     what it is read as, or the chat template (Jinja2). `report` gets what part is written, 0 to 1.
 
-    Raises ModelFileError where llama.cpp cannot run the model, or the folder or its disk cannot take the file.
+    Raises ModelFileError if llama.cpp cannot run the model, or the folder or its disk cannot take the file.
     """
     target = folder / f"{file.path.stem}.from-ggml.gguf"
     if not (is_conversion(target, file.path) and _digest(target) == source_digest(file, chat_template)):

@@ -13,7 +13,7 @@ def default_model(models_dir: Path) -> Path | None:
     """The converted default model in `models_dir`, made there on the first call; None without the package.
 
     Processes that call this at once each write a file of their own and rename it: all are equal, the last
-    stays. ModelFileError if the package's file is damaged or the conversion cannot be written.
+    stays. Raises ModelFileError if the package's file is damaged or the conversion cannot be written.
     """
     source = packaged_model()
     if source is None:
@@ -37,12 +37,12 @@ def packaged_model() -> Path | None:
 
 
 def is_conversion(target: Path, source: Path) -> bool:
-    """Whether `target` was made from this `source`: conversions appear whole or not at all, so its age tells."""
+    """Return whether `target` was made from this `source`: conversions appear whole or not at all, so its age tells."""
     return target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder where it is missing. ModelFileError where that cannot be."""
+    """Make the folder where it is missing. Raises ModelFileError if that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +50,7 @@ def make_folder(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the default model's path; `arguments` may hold the folder (else "models")."""
+    """Print the default model's path; `arguments` may hold the folder (else "models")."""
     try:
         path = default_model(Path(arguments[0] if arguments else "models"))
     except ModelFileError as error:

@@ -8,7 +8,7 @@ from ggserve.modelfile.split_files import part_names
 
 
 def remove(path: Path) -> None:
-    """Removes a model's files; in the cache of a hub also their content, where nothing else links to it. Raises
+    """Remove a model's files; in the cache of a hub also their content, where nothing else links to it. Raises
     ModelFileError."""
     try:
         for name in part_names(path.name):
@@ -22,7 +22,7 @@ def remove(path: Path) -> None:
 
 
 def copy(path: Path, folder: Path, name: str) -> Path:
-    """Gives a model a second name in `folder`, which takes no disk where the file system has hard links. Raises
+    """Give a model a second name in `folder`, which takes no disk where the file system has hard links. Raises
     ModelFileError."""
     target = folder / f"{name}{path.suffix}"
     sources = [path.with_name(part).resolve() for part in part_names(path.name)]

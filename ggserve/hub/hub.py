@@ -115,7 +115,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -> None:
-    """Puts the file's content into the cache, where `hf_hub_download` then finds it.
+    """Put the file's content into the cache, where `hf_hub_download` then finds it.
 
     That function would download too, but since huggingface_hub 2 it starts from zero after a restart.
     """
@@ -214,7 +214,7 @@ def _reason(error: OSError) -> str:
 
 @contextmanager
 def _explained(repository: Repository) -> Iterator[None]:
-    """Turns what the hub library raises into ModelFileError, one line that says what to do."""
+    """Turn what the hub library raises into ModelFileError, one line that says what to do."""
     hub = constants.ENDPOINT
     try:
         yield

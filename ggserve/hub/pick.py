@@ -60,7 +60,7 @@ def projector(model: str, sizes: Mapping[str, int]) -> str | None:
 
 
 def is_projector(name: str) -> bool:
-    """Whether a file is a projector by its name."""
+    """Return whether a file is a projector by its name."""
     return bool(_PROJECTOR.search(name))
 
 
@@ -93,7 +93,7 @@ def _is_model(name: str) -> bool:
 
 
 def _whole(name: str, sizes: Mapping[str, int], where: str) -> str:
-    """The first file of the model that `name` is a file of. Raises ModelFileError where one is missing."""
+    """The first file of the model that `name` is a file of. Raises ModelFileError if one is missing."""
     names = part_names(name)
     for part in names:
         if part not in sizes:

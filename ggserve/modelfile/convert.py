@@ -38,10 +38,11 @@ def convert(
     progress: bool = True,
     report: Callable[[float], object] | None = None,
 ) -> None:
-    """Writes `source` to `target`: a legacy file as GGUF for llama.cpp, a GGUF in the form that ctransformers runs.
+    """Write `source` to `target`: a legacy file as GGUF for llama.cpp, a GGUF in the form that ctransformers runs.
 
     `target` appears whole or not at all, and replaces a file of that name. `model_type` and `chat_template` (Jinja2)
-    are for legacy files, which do not tell them. ModelFileError if the model would not run faithfully, or needs no
+    are for legacy files, which do not tell them. Raises ModelFileError if the model would not run faithfully, or needs
+    no
     conversion, or cannot be written. `progress` shows a bar on stderr, `report` gets what part is written, 0 to 1.
     """
     file = read_model_file(source, model_type)

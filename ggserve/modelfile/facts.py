@@ -21,7 +21,7 @@ class ModelFacts:
 
 
 def model_facts(file: ModelFile) -> ModelFacts:
-    """The facts of a checked header. Raises ModelFileError where its chat template is no text."""
+    """The facts of a checked header. Raises ModelFileError if its chat template is no text."""
     count, nbytes = weights(file)
     return ModelFacts(
         "gguf" if file.format.startswith("GGUF") else "ggml",

@@ -75,8 +75,8 @@ def read_model_file(path: str | Path, model_type: str | None = None) -> ModelFil
 
 
 def chat_template(file: ModelFile, name: str | None = None) -> str | None:
-    """The file's own chat template, or a further one by its name; None without one. Raises ModelFileError where it is
-    no text."""
+    """The file's own chat template, or a further one by its name; None without one. Raises ModelFileError if it is no
+    text."""
     key = "tokenizer.chat_template" + (f".{name}" if name else "")
     template = file.get(key)
     if template is not None and not isinstance(template, str):
@@ -85,17 +85,17 @@ def chat_template(file: ModelFile, name: str | None = None) -> str | None:
 
 
 def is_embedding_model(file: ModelFile) -> bool:
-    """Whether it only makes embeddings: by architecture, by attention that is not causal, or by a way of pooling, which
-    converters write for embedding models only."""
+    """Return whether it only makes embeddings: by architecture, by attention that is not causal, or by a way of
+    pooling, which converters write for embedding models only."""
     arch = file.architecture
     return arch in _ENCODERS or file.get(f"{arch}.attention.causal") is False or has_pooling(file)
 
 
 def is_reranker(file: ModelFile) -> bool:
-    """Whether it says how well a text answers a query, and nothing else (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
+    """Return whether it says how well a text answers a query, and nothing else (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
     return bool(file.get(f"{file.architecture}.pooling_type", 0) == _POOLING_RANK)
 
 
 def has_pooling(file: ModelFile) -> bool:
-    """Whether the file says how token vectors become one vector."""
+    """Return whether the file says how token vectors become one vector."""
     return file.get(f"{file.architecture}.pooling_type", 0) not in (0, UNSPECIFIED_POOLING)

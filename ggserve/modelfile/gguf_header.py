@@ -262,7 +262,7 @@ class HeaderReader:
         return TensorInfo(name, shape, kind, self.scalar(_U64), nbytes)
 
     def start(self) -> int:
-        """Checks magic and version; returns the version."""
+        """Check magic and version and return the version."""
         if not self.size:
             raise ModelFileError(f"{self.path.name}: is empty (0 bytes)")
         head = self.need(min(self.size, 64))

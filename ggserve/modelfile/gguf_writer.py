@@ -101,7 +101,7 @@ def plan_gguf(
     version: int = _VERSION,
     alignment: int = 32,
 ) -> Plan:
-    """Lays out a file. `encoded`: entries of the metadata that are written as these bytes."""
+    """Lay out a file. `encoded`: entries of the metadata that are written as these bytes."""
     kept = encoded or {}
     header = MAGIC + struct.pack("<IQQ", version, len(tensors), len(fields))
     header += b"".join(kept.get(key) or encode_field(key, field) for key, field in fields.items())
@@ -123,8 +123,8 @@ def plan_gguf(
 def write_gguf(
     plan: Plan, target: Path, *, progress: bool = True, report: Callable[[float], object] | None = None
 ) -> None:
-    """Writes the file at `target`, which appears whole or not at all, and replaces a file of that name. `report` gets
-    what part is written, 0 to 1; `progress` shows a bar on stderr. ModelFileError where it cannot be written."""
+    """Write the file at `target`, which appears whole or not at all, and replaces a file of that name. `report` gets
+    what part is written, 0 to 1; `progress` shows a bar on stderr. Raises ModelFileError if it cannot be written."""
     try:
         if target.exists() and plan.source.samefile(target):
             raise ModelFileError(f"{plan.source.name}: cannot be converted onto itself")

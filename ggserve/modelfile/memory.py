@@ -46,7 +46,7 @@ def plan_memory(
     """The plan for what is wanted, None for what suits the machine, of which `memory` bytes may be used.
 
     `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: of a GGUF file's keys and values.
-    `draft`: a model that has a cache of its own beside. Raises ModelFileError where one slot cannot be had.
+    `draft`: a model that has a cache of its own beside. Raises ModelFileError if one slot cannot be had.
     """
     trained = int(file.get(f"{file.architecture}.context_length"))
     length = context_length or min(trained, _DEFAULT_CONTEXT)

@@ -12,7 +12,7 @@ from ggserve.modelfile.file import ModelFile
 
 
 def check_norms(file: ModelFile) -> None:
-    """Reads some kB for each layer. Raises ModelFileError where a norm has a value that is not a finite number."""
+    """Read some kB for each layer. Raises ModelFileError if a norm has a value that is not a finite number."""
     norms = [t for t in file.tensors.values() if "norm" in t.name and t.type_name == "F32" and len(t.shape) == 1]
     try:
         with ExitStack() as stack:

@@ -17,8 +17,8 @@ _SILENT = 1.0  # seconds before the console shows a bar
 
 
 def read_ahead(file: ModelFile, report: Callable[[float], object]) -> None:
-    """Reads the file once, unless it is small or larger than the memory that is free; `report` gets the part that is
-    read, 0 to 1. Raises ModelFileError where it cannot be read."""
+    """Read the file once, unless it is small or larger than the memory that is free; `report` gets the part that is
+    read, 0 to 1. Raises ModelFileError if it cannot be read."""
     if not _SMALL <= file.size < free_memory():
         return
     buffer = bytearray(_CHUNK)

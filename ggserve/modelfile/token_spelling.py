@@ -37,7 +37,7 @@ _SPACE = ALPHABET[ord(" ")].encode()
 
 
 def to_raw(token: bytes) -> bytes:
-    """The bytes that a token in the alphabet (as UTF-8) stands for. ValueError if it has other characters."""
+    """The bytes that a token in the alphabet (as UTF-8) stands for. Raises ValueError if it has other characters."""
     try:
         return bytes(map(_BYTES.__getitem__, map(ord, token.decode())))
     except KeyError as error:
@@ -58,7 +58,7 @@ def plain_tokens(gguf: GGUFFile) -> Iterator[tuple[int, bytes]]:
 
 
 def has_raw_tokens(gguf: GGUFFile) -> bool:
-    """Whether a BPE vocabulary's tokens are raw bytes.
+    """Return whether a BPE vocabulary's tokens are raw bytes.
 
     They are if a plain token is a line feed and more plain tokens start with a space than with the character
     that stands for it. (A line feed alone proves nothing: some vocabularies have one as an added token.)

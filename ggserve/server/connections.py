@@ -75,14 +75,14 @@ class Connection(HttpToolsProtocol):
         self._await_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets what it waits for."""
+        """Forget what it waits for."""
         self._stop_header_timer()
         self._stop_drain_timer()
         self._stop_send_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts the bytes of what is not complete yet: a header, a trailer, a chunk's extension."""
+        """Count the bytes of what is not complete yet: a header, a trailer, a chunk's extension."""
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
@@ -192,7 +192,7 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def _close_idle(self) -> bool:
-        """Whether there was one."""
+        """Return whether there was one."""
         idle = {
             each.timeout_keep_alive_task.when(): each.transport
             for each in self.connections
@@ -203,7 +203,7 @@ class Connection(HttpToolsProtocol):
         return bool(idle)
 
     def _feed(self, data: bytes) -> None:
-        """Parses data. An upgrade (Java's clients and curl ask for HTTP/2) is declined: httptools would take what
+        """Parse data. An upgrade (Java's clients and curl ask for HTTP/2) is declined: httptools would take what
         follows the header for another protocol's, so the header is read again without it."""
         while True:
             try:

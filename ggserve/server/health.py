@@ -12,7 +12,7 @@ _SECONDS = 10.0
 
 
 def main(arguments: list[str]) -> int:
-    """Prints what is wrong; returns 0 where the server answers requests, else 1."""
+    """Print what is wrong and return 0 where the server answers requests, else 1."""
     try:
         settings = load_settings(command_line=arguments)
     except SettingsError as error:

@@ -23,7 +23,7 @@ class _LogFile(RotatingFileHandler):
     _failing = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line."""
+        """Write a line."""
         self._failed = False
         super().emit(record)
         self._failing = self._failed
@@ -37,7 +37,7 @@ class _LogFile(RotatingFileHandler):
 
 
 def configure_logs(folder: Path | None, level: str, form: Literal["text", "json"] = "text") -> Path | None:
-    """Opens the console and the log files; with `json` each line of a file is an object. Returns the folder of the
+    """Open the console and the log files; with `json` each line of a file is an object. Returns the folder of the
     files: None where there shall be no files, or none can be written, which is told on the console."""
     root = logging.getLogger("ggserve")
     root.setLevel(level.upper())

@@ -23,7 +23,7 @@ def url_host(host: str) -> str:
 
 
 def check_certificate(certificate: Path | None, key: Path | None) -> None:
-    """Raises OSError or ValueError where HTTPS is wanted and its files are no use."""
+    """Raise OSError or ValueError where HTTPS is wanted and its files are no use."""
     if certificate is not None:
         import ssl  # takes a while, and few need it
 

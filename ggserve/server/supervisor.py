@@ -121,7 +121,7 @@ class _Supervisor:
             os.kill(self._pid, signal.SIGKILL if self._signals > 2 else number)
 
     def _listen_to_worker(self) -> None:
-        """Takes what the worker has said so far."""
+        """Take what the worker has said so far."""
         if self._line is None:
             return
         self._line.setblocking(False)

@@ -71,7 +71,7 @@ class SentencePieceEncoder:
         return ids
 
     def decode_start(self, text: str) -> str:
-        """Takes back the space that `encode` put in front."""
+        """Take back the space that `encode` put in front."""
         return text.removeprefix(" ") if self._space_prefix else text
 
     def _merge(self, word: str) -> list[int]:

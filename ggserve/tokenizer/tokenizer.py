@@ -56,7 +56,7 @@ class Tokenizer:
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
-        """Builds the tokenizer that a GGUF describes; ModelFileError where it can't be had exactly."""
+        """Build the tokenizer that a GGUF describes. Raises ModelFileError if it can't be had exactly."""
         match metadata.get("tokenizer.ggml.model"):
             case "gpt2":
                 return cls(BytePairEncoder(metadata))
@@ -133,7 +133,7 @@ class Tokenizer:
         return piece if piece or skip_special else self._texts[token_id]
 
     def show(self, controls: Iterable[str]) -> None:
-        """Makes these control tokens, as far as there are such, a part of answers: they show in them as text."""
+        """Make these control tokens, as far as there are such, a part of answers: they show in them as text."""
         shown = {text: self.control_tokens[text] for text in controls if text in self.control_tokens}
         if shown:
             texts = {token: text.encode() for text, token in shown.items()}
@@ -143,7 +143,7 @@ class Tokenizer:
     def _parts(
         self, text: str, specials: re.Pattern[str] | None, stand_ins: Mapping[int, str] | None
     ) -> Iterator[str | int]:
-        """Cuts out special tokens: their ids, and the plain text between them."""
+        """Cut out special tokens: their ids, and the plain text between them."""
         if stand_ins:
             for part in self._parts(text, specials, None):
                 if isinstance(part, int):

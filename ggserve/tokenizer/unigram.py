@@ -16,7 +16,7 @@ _SPACE = "▁"
 
 
 def leaves_spaces(metadata: Metadata) -> bool:
-    """Whether a file with T5's kind of vocabulary takes texts as they are, which T5's own does not."""
+    """Return whether a file with T5's kind of vocabulary takes texts as they are, which T5's own does not."""
     flags = (metadata.get(f"tokenizer.ggml.{key}") for key in ("add_space_prefix", "remove_extra_whitespaces"))
     return all(flag is False for flag in flags) and metadata.get("tokenizer.ggml.precompiled_charsmap") is None
 

@@ -81,8 +81,8 @@ class Vocabulary:
         add_bos: bool,
         end_of_text: bytes | None = None,
     ) -> "Vocabulary":
-        """Reads `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` hold where the file
-        says nothing; so does the token spelled `end_of_text`, for BOS and EOS."""
+        """Read `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` hold where the file says
+        nothing; so does the token spelled `end_of_text`, for BOS and EOS."""
         texts = metadata.get("tokenizer.ggml.tokens")
         if not isinstance(texts, list) or not texts:
             raise ModelFileError("the file has no vocabulary (tokenizer.ggml.tokens)")

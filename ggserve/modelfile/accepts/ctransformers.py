@@ -80,7 +80,7 @@ _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 
 
 def ctransformers_objection(gguf: GGUFFile) -> str | None:
-    """None if ctransformers runs the file exactly as it is, else a line naming the key or tensor at fault."""
+    """Return None if ctransformers runs the file exactly as it is, else a line naming the key or tensor at fault."""
     reason = next(_objections(gguf), None)
     return None if reason is None else one_line(reason)
 

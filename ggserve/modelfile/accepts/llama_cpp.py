@@ -56,7 +56,7 @@ _INTEGERS = frozenset(
 
 
 def llama_cpp_objection(gguf: GGUFFile) -> str | None:
-    """None if llama.cpp can be given the file, else one line naming the key at fault."""
+    """Return None if llama.cpp can be given the file, else one line naming the key at fault."""
     return next(_objections(gguf), None)
 
 

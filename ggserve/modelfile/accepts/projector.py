@@ -21,7 +21,7 @@ _SIZES = {  # what a file must have, and the least
 
 
 def projector_objection(gguf: GGUFFile) -> str | None:
-    """None if llama.cpp can be given the projector, else one line naming the key at fault."""
+    """Return None if llama.cpp can be given the projector, else one line naming the key at fault."""
     return next(_objections(gguf), None)
 
 

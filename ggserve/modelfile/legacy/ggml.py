@@ -68,7 +68,7 @@ class GGMLFile:
 
 
 def is_ggml(path: str | Path) -> bool:
-    """Whether the file starts like a legacy GGML file."""
+    """Return whether the file starts like a legacy GGML file."""
     try:
         with open(path, "rb") as file:
             return file.read(4) in LEGACY_MAGICS
@@ -181,7 +181,7 @@ class _Reader:
         return number
 
     def start(self) -> tuple[str, int | None]:
-        """Checks the magic; returns its name and the version that follows it, None for `ggml`."""
+        """Check the magic and return its name and the version that follows it, None for `ggml`."""
         name = LEGACY_MAGICS.get(self.take(4, "the magic"))
         if name is None:
             raise self.error("not a legacy GGML file", 0)
@@ -289,7 +289,7 @@ def _read_body(reader: _Reader, layout: Layout, name: str, version: int | None) 
 
 
 def _fitting(reader: _Reader, check: Callable[[], Any], at: int | None = None) -> Any:
-    """Runs a check of what was read, and names the place where it failed."""
+    """Run a check of what was read, and names the place where it failed."""
     try:
         return check()
     except UnfitHeader as error:

@@ -39,7 +39,7 @@ class UnfitHeader(Exception):
 
 
 def named_family(model_type: str) -> str:
-    """The family that a MODEL_TYPE means, in any spelling that ctransformers takes. ModelFileError if none."""
+    """The family that a MODEL_TYPE means, in any spelling that ctransformers takes. Raises ModelFileError if none."""
     spelled = "".join(filter(str.isalnum, model_type.lower()))
     known = {"".join(filter(str.isalnum, family)): family for family in FAMILIES} | _ALIASES
     if spelled not in known:
@@ -126,7 +126,7 @@ class Layout:
         raise NotImplementedError
 
     def scored(self, magic: str) -> bool:
-        """Whether a score follows each token."""
+        """Return whether a score follows each token."""
         return False
 
     def optional(self) -> frozenset[str]:
@@ -134,18 +134,18 @@ class Layout:
         return frozenset()
 
     def knows(self, name: str) -> bool:
-        """Whether a tensor may be one of this layout's, by its name."""
+        """Return whether a tensor may be one of this layout's, by its name."""
         return name.startswith(self.prefixes)
 
     def check_tokens(self, header: Header, tokens: Sequence[bytes]) -> None:
-        """Raises UnfitHeader where a token would stop the loader."""
+        """Raise UnfitHeader where a token would stop the loader."""
 
     def settled(self, header: Header, tokens: Sequence[bytes], tensors: Mapping[str, TensorInfo]) -> Header:
         """The header, with what only the rest of the file tells."""
         return header
 
     def check_tensors(self, header: Header, tensors: Mapping[str, TensorInfo]) -> None:
-        """Raises UnfitHeader unless `tensors` are exactly those that the loader asks for."""
+        """Raise UnfitHeader unless `tensors` are exactly those that the loader asks for."""
         norms, matrices = self.tensors(header)
         expected = norms | matrices
         for name, shape in expected.items():

@@ -99,8 +99,8 @@ _SAMPLES, _SAMPLE = 64, 4096  # places and bytes that tell a file's weights from
 
 
 def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
-    """The GGUF of a legacy file, with a chat template (Jinja2) if one is given. ModelFileError where llama.cpp cannot
-    run the model exactly."""
+    """The GGUF of a legacy file, with a chat template (Jinja2) if one is given. Raises ModelFileError if llama.cpp
+    cannot run the model exactly."""
     shared = file.family == "starcoder" and _shares_keys(file)
     tensors = list(_tensors(file, shared))
     fields = origin(file.path, file.size)
@@ -128,7 +128,7 @@ def source_digest(file: GGMLFile, chat_template: str | None) -> str:
 
 
 def conversion_objection(file: GGMLFile) -> str | None:
-    """None if llama.cpp can be given the file's model, else why not. Reads no tensor."""
+    """Return None if llama.cpp can be given the file's model, else why not. Reads no tensor."""
     if file.get(_TOKENIZER + "eos_token_id") is None:
         return "its vocabulary has no token that ends a text, and llama.cpp takes another one for it"
     return None
@@ -210,7 +210,7 @@ def _rows(family: str, header: Header, name: str, shared: bool) -> NDArray[np.in
 
 
 def _shares_keys(file: GGMLFile) -> bool:
-    """Whether all heads have the same keys and values in every layer: multi-query attention, written out by the
+    """Return whether all heads have the same keys and values in every layer: multi-query attention, written out by the
     converters of 2023. One copy of them is the same model, and makes the KV cache smaller by the number of heads."""
     embd, heads = file.header.n_embd, file.header.n_head
     weights = np.memmap(file.path, np.uint8, "r")
