@@ -1,8 +1,7 @@
 """Writes rules in GBNF, the grammar language that every build of llama.cpp follows by itself.
 
 Builds without llguidance understand nothing else. With llguidance, GBNF is used for tokenizers that put a space before
-a
-text: llama.cpp tells llguidance what a token is by decoding it alone, which then loses its space (" the" becomes
+a text: llama.cpp tells llguidance what a token is by decoding it alone, which then loses its space (" the" becomes
 "the"). llama.cpp's own grammars see the tokens as they are, and control tokens as their text.
 """
 

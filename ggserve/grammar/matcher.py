@@ -1,8 +1,7 @@
 """Constrains an answer to a grammar, token by token, with llguidance: which tokens may come next, and which must.
 
 Grammars compile in threads of their own. A large grammar is first compiled in a separate process with limits on time
-and
-memory; small ones do not wait for it. `lark` and `gbnf` write the rules.
+and memory; small ones do not wait for it. `lark` and `gbnf` write the rules.
 """
 
 import asyncio

@@ -27,9 +27,8 @@ def schema_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> Schema:
     """Return the rule of JSON that follows a schema.
 
     If the schema has `properties` and does not mention others, no others are allowed, because a small model would add
-    some
-    without end. This does not apply to a schema that combines others, whose properties are in several places. `lenient`
-    leaves out what cannot be enforced. Raises ValueError or TypeError.
+    some without end. This does not apply to a schema that combines others, whose properties are in several places.
+    `lenient` leaves out what cannot be enforced. Raises ValueError or TypeError.
     """
     if (reference := endless_reference(schema)) is not None:
         raise ValueError(f"{reference} requires itself without end")

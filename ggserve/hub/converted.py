@@ -15,8 +15,7 @@ def as_gguf(
     file: GGMLFile, folder: Path, chat_template: str | None, report: Callable[[float], object] | None = None
 ) -> Path:
     """Return the GGUF of a legacy file in `folder`. It is made on the first call, and again when the file, its family
-    or
-    the chat template (Jinja2) changes. `report` receives the fraction written, 0 to 1.
+    or the chat template (Jinja2) changes. `report` receives the fraction written, 0 to 1.
 
     Raises ModelFileError if llama.cpp cannot run the model, or the folder or its disk cannot take the file.
     """
