@@ -1,8 +1,8 @@
 """`python -m bench.restart`: the time to the first token of a long chat after a restart, with and without
 PROMPT_CACHE_DIR.
 
-Runs the default model as it was published. Each figure is that of a freshly loaded model, as after a restart: without
-the folder it evaluates the whole history, with it it reads the state that the model before has saved.
+Runs the default model as it was published. Each figure is that of a freshly loaded model, as after a restart. Without
+the folder it evaluates the whole history; with it, it reads the state that the previous model saved.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def run(path: Path, prompt: str, context: int, threads: int, folder: Path | None
 
 
 def history(path: Path, tokens: int) -> str:
-    """A text of about so many tokens."""
+    """Return a text of roughly this many tokens."""
     model = GGUFModel(path, engine="llama.cpp", threads=1, parallel=1, context_length=256)
     try:
         text, number = "", 1
