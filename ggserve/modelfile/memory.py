@@ -1,4 +1,4 @@
-"""How long a context may be, what it takes in memory, and how many answers fit at the same time; for every format."""
+"""The context length, the memory it takes, and the number of slots that fit; for every format."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -24,11 +24,11 @@ _SHORTEST_CONTEXT = 8  # tokens
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a load may take. `evals`: how a legacy file must be evaluated to stay within its buffers."""
+    """The sizes of a load. `evals`: how a legacy file must be evaluated to stay within its buffers."""
 
     context_length: int  # tokens of one request
-    slots: int  # answers at the same time
-    slot_bytes: int  # of a KV cache that holds a whole context, for a legacy file of weights and buffers too
+    slots: int
+    slot_bytes: int  # memory of a KV cache for a whole context, and for a legacy file of weights and buffers too
     shared_tokens: int | None = None  # of the one cache that all slots share; None: each has its own
     evals: EvalLimits | None = None
 
@@ -53,12 +53,12 @@ def plan_memory(
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
-    """The plan for what is wanted, None for what suits the machine: `memory` bytes may be used at most, and the caches
-    take `spare` bytes where nothing is said.
+    """Return the plan for the wanted sizes (None: what suits the machine), of which `memory` bytes may be used. The
+    caches take `spare` bytes at most where nothing is set.
 
     `shares_gpu`: whether the engine can run several answers on a GPU. `shares_cache`: whether all slots share one
-    cache, in which a request uses what others leave. `cache_type`: of a GGUF file's keys and values. `draft`: a model
-    that has a cache of its own beside. Raises ModelFileError where one slot cannot be had.
+    cache, in which a request uses what others leave. `cache_type`: type of a GGUF file's keys and values. `draft`: a
+    draft model, which has a cache of its own. Raises ModelFileError if not even one slot fits.
     """
     trained = int(file.get(f"{file.architecture}.context_length"))
     token_bytes = cache_bytes_per_token(file, cache_type) + (cache_bytes_per_token(draft) if draft else 0)
@@ -94,13 +94,13 @@ def plan_memory(
 
 
 def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
-    """What a token takes in the KV cache: keys and values for every layer. `cache_type` is a tensor type's name; legacy
-    families have their own."""
+    """Return the bytes that a token takes in the KV cache: keys and values for every layer. `cache_type` is the name of
+    a tensor type; legacy families have their own."""
     if isinstance(file, GGMLFile):
         return kv_cache_bytes(layout_of(file.family), file.header) // file.header.n_ctx
 
     def largest(name: str, default: int) -> int:
-        value = file.get(f"{file.architecture}.{name}", default)  # some architectures have one for each layer
+        value = file.get(f"{file.architecture}.{name}", default)  # some architectures have one per layer
         return int(np.max(value)) if np.size(value) else default
 
     heads = max(1, largest("attention.head_count", 1))
@@ -112,7 +112,8 @@ def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
 
 
 def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
-    """Within what the family's loader can address. LLaMA and Falcon map their weights, the others copy them."""
+    """Return whether the size is within what the family's loader can address. LLaMA and Falcon map their weights, the
+    others copy them."""
     header = file.header
     if length > header.n_ctx and file.family not in _STRETCHABLE:
         raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model")
