@@ -17,6 +17,7 @@ log = logging.getLogger("ggserve.model")
 
 _SMALL_CONTEXT = 4096  # tokens: a default context is shorter only where the model's own is, or memory ends
 DEFAULT_SLOTS = 4  # answers at the same time, where PARALLEL does not say
+_OWN_CACHES = 1 << 30  # bytes up to which each slot has a cache of its own for the whole context
 _ROUND = 256  # tokens: a context that memory bounds is a multiple
 _STRETCHABLE = ("llama", "falcon")  # legacy families whose files do not fix the number of positions
 _SHORTEST_CONTEXT = 8  # tokens
@@ -64,6 +65,9 @@ def plan_memory(
     token_bytes = cache_bytes_per_token(file, cache_type) + (cache_bytes_per_token(draft) if draft else 0)
     alone = uses_gpu or isinstance(file, GGMLFile)  # of legacy files the weights are copied for each slot
     wanted_slots = slots or (1 if alone else DEFAULT_SLOTS)
+    whole = wanted_slots * (context_length or trained) * token_bytes
+    # In a shared cache, what other requests left changes the last bits of an answer.
+    shares_cache = shares_cache and wanted_slots > 1 and whole > min(spare, _OWN_CACHES)
     fit = int(spare / max(1.0, token_bytes)) // (1 if shares_cache else wanted_slots)
     if is_embedding_model(file):  # its batch is as long as its context, and takes the square of that
         fit = _SMALL_CONTEXT

@@ -25,14 +25,15 @@ TOKEN = 2 * 2 * 64 * 3 * 30  # bytes of one token of SmolLM2, which was trained 
 @pytest.mark.parametrize(
     ("wanted", "spare", "shares", "expected"),
     [
-        ((None, None), 1 << 33, True, (8192, 4, 16384)),  # the model's own context, and no more memory than 4 of 4,096
+        ((None, None), 1 << 33, True, (8192, 4, None)),  # so little memory is no reason to share it
+        ((None, 8), 1 << 33, True, (8192, 8, 32768)),  # the model's own context, and no more memory than 8 of 4,096
         ((None, None), 10_000 * TOKEN, True, (8192, 4, 9_999)),
         ((None, None), 6_000 * TOKEN, True, (5888, 4, 5_999)),  # what memory allows
         ((None, None), 100 * TOKEN, True, (4096, 4, 4096)),
         ((None, None), 1 << 33, False, (8192, 4, None)),
         ((None, None), 20_000 * TOKEN, False, (4864, 4, None)),  # each slot has a part of the memory
         ((None, None), 10_000 * TOKEN, False, (4096, 2, None)),
-        ((2048, 8), 1 << 33, True, (2048, 8, 16384)),  # what is asked for
+        ((2048, 8), 1 << 33, True, (2048, 8, None)),  # what is asked for
         ((6000, 3), 13_000 * TOKEN, True, (6000, 3, 12_999)),
         ((6000, 3), 0, False, (6000, 3, None)),
     ],

@@ -353,7 +353,7 @@ class LlamaCppEngine:
         try:
             self._prepare(slot, key, cached=answer.params.cache_prompt)
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
-                answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
+                answer.prompt_scores = self._scorer.prompt(answer.prompt, top, slot.id, lambda: answer.cancelled)
             for index in range(answer.params.n):
                 if answer.cancelled or answer.end is not None:
                     break
