@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
+from pathlib import Path
 
 from bench.__main__ import CONTEXT, NATIVE_SERVERS, find_setup
 from bench.client import BenchError, complete
@@ -51,14 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table; returns the exit code."""
     parser = argparse.ArgumentParser("python -m bench.busy", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--model", type=Path, help="a GGUF file to measure (default: the default model)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    parser.add_argument("--servers", default=",".join(SUBJECTS), help=f"separated by commas, of: {', '.join(SERVERS)}")
     options = parser.parse_args(arguments)
     figures: Figures = {}
     with ExitStack() as stack:
         servers: dict[str, Running] = {}
-        for name in SUBJECTS:
+        for name in options.servers.split(","):
             try:
-                setup = find_setup(options.threads)
+                setup = find_setup(options.threads, options.model)
                 servers[name] = stack.enter_context(running(SERVERS[name](setup, 1), setup))
                 asyncio.run(measure(servers[name], "warm-up"))
             except BenchError as error:

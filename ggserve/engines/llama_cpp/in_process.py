@@ -122,6 +122,9 @@ class InProcess:
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """See Transport. A crash ends this very process."""
 
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """See Transport. It never is."""
+
     def close(self) -> None:
         """See Transport. No call may run: the destructor holds the interpreter's lock, which callbacks need."""
         if self._server is not None:
