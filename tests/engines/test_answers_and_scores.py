@@ -174,6 +174,20 @@ def test_characters_split_over_tokens_have_all_their_scores(either: GGUFModel):
     assert [token.logprob for token in scores] == expected
 
 
+@pytest.mark.parametrize("transport", ["llama_cpp_model", "child_model"])
+def test_a_part_of_a_character_is_as_likely_as_its_place_among_the_likeliest(
+    transport: str, request: pytest.FixtureRequest
+):
+    model: GGUFModel = request.getfixturevalue(transport)
+    ids = model.tokenize(f"{PROMPT}🦀 and 🦀.")
+    start = len(model.tokenize(PROMPT))
+    scorer = model.engine._scorer  # type: ignore[attr-defined]
+    for position in [*range(start, len(ids))] * 3:  # it is found by sampling
+        found = scorer.score(ids[:position], ids[position], 20)
+        places = {place.id: place.logprob for place in found.top}
+        assert found.logprob == pytest.approx(places.get(ids[position], found.logprob), abs=0.01)
+
+
 def test_the_token_that_ends_an_answer_is_scored(either: GGUFModel):
     chat = [{"role": "user", "content": "Reply with the word yes."}]
     found = deltas(either.chat(chat, replace(max_tokens=60, logprobs=1)))
