@@ -26,6 +26,10 @@ def test_help_and_version_import_nothing_heavy(argument: str) -> None:
     assert result.stdout.endswith("\n\n"), result.stdout + result.stderr
 
 
+def test_the_app_does_not_import_the_hub_s_library() -> None:
+    assert run("-c", "import sys, ggserve.app; print('huggingface_hub' in sys.modules)").stdout == "False\n"
+
+
 def test_a_module_is_the_command() -> None:
     assert run("-m", "ggserve", "version").stdout == f"ggserve {__version__}\n"
 

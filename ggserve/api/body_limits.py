@@ -5,8 +5,9 @@ import gc
 from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
 from ggserve.machine import give_back_memory
 
@@ -43,16 +44,10 @@ class BodyBudget:
                 loop.call_later(seconds, lambda: loop.run_in_executor(None, self._give_back))  # it takes a while
 
 
-class BodyLimitsMiddleware:
+class BodyLimitsMiddleware(HTTPMiddleware):
     """Raises a 413 or a 408 where the body is read that breaks the app's limits."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
         limits, budget = state.limits, state.bodies
         received, whole = 0, False

@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ggserve.api.dialect import route_path
+from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
 from ggserve.errors import (
     ContextOverflow,
@@ -187,13 +188,10 @@ def _field_path(location: Sequence[int | str], body: Any, *, is_missing: bool) -
     return ".".join(path) or None
 
 
-class _UnforeseenErrors:
-    """Makes answers of errors that no handler knows, inside of what adds headers to answers."""
+class _UnforeseenErrors(HTTPMiddleware):
+    """Answers errors that no handler knows, inside the middlewares that add headers."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def noticed_send(message: Message) -> None:
@@ -204,7 +202,7 @@ class _UnforeseenErrors:
         try:
             await self._app(scope, receive, noticed_send)
         except Exception as error:
-            if started or scope["type"] != "http":
+            if started:
                 raise
             log.exception("%s failed", scope["state"]["record"].id)
             await error_response(error, scope)(scope, receive, send)

@@ -1,16 +1,15 @@
 """HEAD: answered as GET. The HTTP server leaves the body out."""
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
+
+from ggserve.api.middleware import HTTPMiddleware
 
 
-class HeadMiddleware:
+class HeadMiddleware(HTTPMiddleware):
     """Routes HEAD requests to what answers GET."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("method") != "HEAD":
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
         inner = {**scope, "method": "GET"}  # the server looks at its own scope to leave the body out

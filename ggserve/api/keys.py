@@ -6,10 +6,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ggserve.api.dialect import route_path
 from ggserve.api.errors import APIError, error_response
+from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
 
 _OPEN_PATHS = frozenset(("/", "/favicon.ico", "/health", "/v1/health", "/livez", "/docs", "/openapi.json"))
@@ -50,16 +51,10 @@ def read_keys(keys: str | None, file: Path | None) -> Keys:
     return Keys(found)
 
 
-class KeysMiddleware:
+class KeysMiddleware(HTTPMiddleware):
     """Answers 401 to requests without a key that is accepted. `request.state.known` says whether one was brought."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
         headers = Headers(scope=scope)
         accepted = state.keys.accept(headers) or (bool(state.admin_keys) and state.admin_keys.accept(headers))

@@ -11,9 +11,10 @@ from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ggserve.api.errors import APIError, error_response
+from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
 
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
@@ -97,16 +98,10 @@ class Origins:
         return "*" not in self.origins and origin.lower() not in self.origins
 
 
-class OriginsMiddleware:
+class OriginsMiddleware(HTTPMiddleware):
     """Answers 403 to what Origins refuses, and gives pages of CORS_ORIGINS the headers that browsers ask for."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         rules = state_of(scope).origins
         refusal = rules.refusal(scope)
         app = self._app if refusal is None else error_response(refusal, scope)

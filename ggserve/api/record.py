@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ggserve.api.limits import Limits, with_time_limits
 from ggserve.api.metrics import Metrics
+from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
 from ggserve.generation import Delta
 
@@ -105,16 +106,10 @@ class RequestRecord:
         log.info(line, extra={"request": facts})
 
 
-class RecordMiddleware:
+class RecordMiddleware(HTTPMiddleware):
     """Gives each request its record (`request.state.record`), and the response its `x-request-id`."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"

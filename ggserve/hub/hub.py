@@ -29,6 +29,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_
 
 from ggserve.errors import ModelFileError
 from ggserve.hub.pick import choose, human_size, models, projector
+from ggserve.hub.progress import Progress, Watch
 from ggserve.modelfile.split_files import part_names
 
 log = logging.getLogger("ggserve.model")
@@ -73,19 +74,6 @@ class Repository:
     def url(self, name: str) -> str:
         """Where the hub has a file."""
         return hf_hub_url(self.id, name, revision=self.revision)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the download of a file is."""
-
-    file: str
-    digest: str  # SHA-256, or what the hub tells instead
-    total: int  # bytes
-    completed: int
-
-
-Watch = Callable[[Progress], object]  # ends a download by raising
 
 
 def download(

@@ -13,7 +13,7 @@ from ggserve.chat.reading import format_of
 from ggserve.errors import InvalidRequest, ModelFileError
 from ggserve.hub import files
 from ggserve.hub.companions import projector_beside
-from ggserve.hub.hub import Progress, download
+from ggserve.hub.progress import Progress, Watch
 from ggserve.model.catalog import Listed
 from ggserve.model.registry import ModelRegistry
 from ggserve.modelfile.facts import ModelFacts, file_sampling, model_facts
@@ -38,12 +38,14 @@ class Description:
     sampling: Mapping[str, Any]  # its own default parameters
 
 
-def fetch(name: str, folder: Path | None, watch: Any = lambda progress: None) -> Path:
+def fetch(name: str, folder: Path | None, watch: Watch = lambda progress: None) -> Path:
     """Downloads `org/name` or `org/name:quantization` into a folder, or into the hub library's cache; blocks. Raises
     ModelFileError."""
     match = _REPOSITORY.fullmatch(name.removesuffix(":latest"))
     if match is None:
         raise ModelFileError(f"{name!r} is no repository of a hub: write org/name or org/name:Q4_K_M")
+    from ggserve.hub.hub import download  # its library takes 0.4 s to import
+
     return download(match[1], match[2], cache=folder, watch=watch)
 
 

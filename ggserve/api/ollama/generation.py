@@ -25,33 +25,32 @@ RequestT = TypeVar("RequestT", bound=GenerationRequest)
 _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}, "description": "The answer."}}
 
 
-def _call_or_unload(schema: type[RequestT]) -> Callable[..., AsyncGenerator[Call[RequestT] | Response, None]]:
-    """The call, or the response to a request that only unloads its model: `keep_alive` 0, and nothing to answer."""
+def _call_or_response(schema: type[RequestT]) -> Callable[..., AsyncGenerator[Call[RequestT] | Response, None]]:
+    """The call, or the response to a request that asks nothing: with `keep_alive` 0 it unloads its model, else loads
+    it."""
     call = asynccontextmanager(call_of(schema))
 
     async def dependency(request: Request, body: RequestT) -> AsyncGenerator[Call[RequestT] | Response, None]:
+        chat = isinstance(body, ChatRequest)
         if body.stay == 0 and body.is_empty:
             await state_of(request.scope).models.unload(body.model)
-            chat = isinstance(body, ChatRequest)
             yield OllamaWriter(body.model or "", request.state.record, chat=chat).empty("unload")
-        else:
-            async with call(request, body) as found:
-                yield found
+            return
+        async with call(request, body) as found:
+            require(found.model, "generation", "model")
+            _check_context(found)
+            yield OllamaWriter(found.model.name, found.record, chat=chat).empty("load") if body.is_empty else found
 
     dependency.__annotations__["body"] = schema
     return dependency
 
 
 @router.post("/api/chat", responses=_LINES)  # type: ignore[arg-type]
-async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_unload(ChatRequest))]) -> Response:
+async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_response(ChatRequest))]) -> Response:
     """The assistant's next message."""
     if isinstance(call, Response):
         return call
     body, model = call.body, call.model
-    require(model, "generation", "model")
-    _check_context(call)
-    if body.is_empty:
-        return _loaded(call, chat=True)
     messages = chat_messages(body.messages)
     messages = visible(model, messages, "messages")
     deltas = model.chat(
@@ -62,16 +61,12 @@ async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_un
 
 @router.post("/api/generate", responses=_LINES)  # type: ignore[arg-type]
 async def generate(
-    call: Annotated[Call[GenerateRequest] | Response, Depends(_call_or_unload(GenerateRequest))],
+    call: Annotated[Call[GenerateRequest] | Response, Depends(_call_or_response(GenerateRequest))],
 ) -> Response:
     """The answer to a prompt, with `raw` its continuation, or what belongs between it and a `suffix`."""
     if isinstance(call, Response):
         return call
     body, model = call.body, call.model
-    require(model, "generation", "model")
-    _check_context(call)
-    if body.is_empty:
-        return _loaded(call, chat=False)
     if body.suffix:
         require_infill(model, "suffix")
         deltas = model.infill(body.prompt, body.suffix, body.sampling_params())
@@ -98,11 +93,6 @@ async def _answer(call: Call[RequestT], deltas: AsyncGenerator[Delta, None], *, 
     body = call.body
     writer = OllamaWriter(call.model.name, call.record, chat=chat, scored=bool(body.logprobs))
     return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=body.stream is not False)
-
-
-def _loaded(call: Call[RequestT], *, chat: bool) -> Response:
-    """Ollama's clients load a model by asking nothing of it."""
-    return OllamaWriter(call.model.name, call.record, chat=chat).empty("load")
 
 
 def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:
