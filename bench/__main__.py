@@ -24,6 +24,7 @@ from bench.bandwidth import bytes_per_token, read_bandwidth
 from bench.bare import bare_loop
 from bench.client import BenchError
 from bench.machine import machine
+from bench.others import MOST, undisturbed
 from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
 from bench.servers import ROOT, SERVERS, Setup, running
@@ -95,7 +96,10 @@ class Benchmark:
     def _run(self, name: str, measure: Measure, scenario: Scenario, seed: str) -> None:
         _say(f"{time.monotonic() - self._started:4.0f} s  {seed}, {name}")
         with self.noting(f"{name}, {scenario.name}"):
-            self._add(name, measure(scenario, seed))
+            measures, others = undisturbed(lambda attempt: measure(scenario, f"{seed}, {attempt}" if attempt else seed))
+            if others > MOST:
+                self.notes.append(f"{name}, {scenario.name}: measured beside others that used {others:.1f} cores.")
+            self._add(name, measures)
 
     def _add(self, server: str, measures: Measures) -> None:
         own = self.figures.setdefault(server, {})
