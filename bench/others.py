@@ -58,9 +58,11 @@ def _total() -> float:
 
 
 def _own() -> float:
-    """Seconds that this process and those that it has started have computed."""
+    """Seconds that this process has computed, those that it has started, and those that leave it the cores."""
     this, seconds = psutil.Process(), 0.0
-    for process in (this, *this.children(recursive=True)):
+    own, nice = {this.pid, *(child.pid for child in this.children(recursive=True))}, this.nice()
+    for process in psutil.process_iter():
         with suppress(psutil.Error):
-            seconds += sum(process.cpu_times()[:4])  # user, system, and those of children that have ended
+            if process.pid in own or process.nice() > nice:
+                seconds += sum(process.cpu_times()[:4])  # user, system, and those of children that have ended
     return seconds
