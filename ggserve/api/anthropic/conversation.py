@@ -1,4 +1,5 @@
-"""Anthropic's messages as chat templates expect them: OpenAI's roles, a message for each tool result."""
+"""Converts Anthropic's messages to the form that chat templates expect: OpenAI's roles, a message for each tool
+result."""
 
 from collections.abc import Iterable, Sequence
 from itertools import dropwhile, groupby, takewhile
@@ -24,8 +25,8 @@ _BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each 
 
 
 def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str, str]:
-    """The messages of a chat, and the text and the thought that its answer begins with: those of a last message which
-    is the assistant's."""
+    """Return the messages of a chat, and the text and the thought with which its answer begins: those of a last
+    assistant message."""
     system = [block.text for block in request.system if not block.text.startswith(_BILLING)]
     turns = list(dropwhile(_is_system, request.messages))
     system += [_text(turn.content) for turn in takewhile(_is_system, request.messages)]
@@ -64,7 +65,8 @@ def _assistant(turn: Message) -> list[dict[str, Any]]:
 
 
 def _user(turn: Message) -> list[dict[str, Any]]:
-    """The tool results, then the text: a user's, whatever else the role is called, for few templates know others."""
+    """Return the tool results, then the text. It becomes a user's, whatever else the role is called, because few
+    templates know other roles."""
     messages = [_tool_message(block) for block in turn.content if isinstance(block, ToolResultBlock)]
     if (content := _content(turn.content)) or not messages:
         messages.append({"role": "user", "content": content})
@@ -72,7 +74,7 @@ def _user(turn: Message) -> list[dict[str, Any]]:
 
 
 def _content(blocks: Sequence[Any]) -> str | list[dict[str, Any]]:
-    """A text; with images parts, in their order."""
+    """Return a text, or with images, parts in their order."""
     if not any(isinstance(block, ImageBlock) for block in blocks):
         return _text(blocks)
     return [

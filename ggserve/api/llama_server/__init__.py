@@ -1,5 +1,4 @@
-"""llama-server's own paths, beside OpenAI's: completions, reranking, infill, tokens, state, models. Its errors are
-OpenAI's."""
+"""llama-server's own paths: completions, reranking, infill, tokens, state, models. Its errors have OpenAI's form."""
 
 from fastapi import APIRouter
 
