@@ -1,1 +1,1 @@
-"""HTTP: the parts that all dialects share, and a folder for each dialect. Imports `model`, and no engine."""
+"""HTTP and nothing else: what all dialects share, and a folder for each. Asks `model`, knows no engine."""

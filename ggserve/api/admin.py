@@ -1,5 +1,5 @@
-"""Access to model management: with keys configured, whoever has one (ADMIN_API_KEY if set); without any, programs on
-this machine."""
+"""Who may manage models: with keys configured, whoever has one (ADMIN_API_KEY where that is set); without any, programs
+on this machine."""
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
@@ -27,5 +27,5 @@ async def _may_write(request: Request) -> None:
         raise APIError(403, message, type="permission_error", code="not_local")
 
 
-LOADS = [Depends(_may_load)]  # for routes that load and unload models
-WRITES = [Depends(_may_write)]  # for routes that change files
+LOADS = [Depends(_may_load)]  # of routes that load and unload models
+WRITES = [Depends(_may_write)]  # of routes that change files

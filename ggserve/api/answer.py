@@ -1,4 +1,4 @@
-"""One answer, put together from its deltas: a sequence of blocks for thoughts, texts and tool calls."""
+"""One answer, put together from its deltas: thoughts, texts and tool calls as blocks that follow one another."""
 
 import time
 from collections.abc import Iterator
@@ -15,24 +15,24 @@ Kind = Literal["reasoning", "text", "call"]
 
 @dataclass
 class Block:
-    """A stretch of an answer of one kind."""
+    """A stretch of an answer that is all of one kind."""
 
     kind: Kind
-    index: int  # index in the answer
-    number: int | None = None  # index of a tool call among the calls, or of a quotation among the quotations
-    citation: Citation | None = None  # of a quotation
-    id: str = ""  # id of a tool call, and its function
+    index: int  # in the answer
+    number: int | None = None  # a tool call's index among the calls, a quotation's among the quotations
+    citation: Citation | None = None  # a quotation's
+    id: str = ""  # a tool call's, and its function
     name: str = ""
     pieces: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """The text so far; for a tool call, its arguments as JSON."""
+        """The text so far; a tool call's arguments as JSON."""
         return "".join(self.pieces)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """A tool call's parsed arguments; if the answer ends inside them, as far as they came."""
+        """A tool call's arguments, parsed; where the answer ends inside them, as far as they came."""
         try:
             arguments = from_json(self.text, allow_partial="trailing-strings")
         except ValueError:
@@ -49,17 +49,17 @@ class Step(NamedTuple):
 
 
 class Answer:
-    """One answer so far. A block ends when the next one starts, or with the answer."""
+    """One answer, as far as it has come. A block ends where the next one starts, and with the answer."""
 
     def __init__(self, index: int = 0) -> None:
-        self.index = index  # index among the answers of the request
+        self.index = index  # among the answers of the request
         self.blocks: list[Block] = []
-        self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, if requested
-        self.prompt_ids: tuple[int, ...] = ()  # the prompt's token ids, if the engine knows them
+        self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, where asked for
+        self.prompt_ids: tuple[int, ...] = ()  # the prompt's token ids, where the engine knows them
         self.reasoning_tokens = 0  # completion tokens up to the end of the thoughts
-        self.last = Delta("", 0, 0, 0)  # has the counts, and at the end the finish reason
-        self.first_at = 0.0  # time.perf_counter() of the first delta; 0: none yet
-        self._logprob, self._scored = 0.0, 0  # the sum of its tokens' log-probabilities, and the number of them
+        self.last = Delta("", 0, 0, 0)  # which has the counts, and in the end the finish reason
+        self.first_at = 0.0  # time.perf_counter() when the first delta came; 0: it has not
+        self._logprob, self._scored = 0.0, 0  # the sum of its tokens' log-probabilities, and how many have one
         self._open: Block | None = None
 
     def add(self, delta: Delta) -> list[Step]:
@@ -100,7 +100,7 @@ class Answer:
 
     @property
     def likelihood(self) -> float:
-        """The mean log-probability of its tokens, which ranks several answers."""
+        """The mean log-probability of its tokens, by which the best of several answers is found."""
         return self._logprob / self._scored if self._scored else 0.0
 
     def _joined(self, kind: Kind) -> str:

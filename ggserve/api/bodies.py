@@ -1,4 +1,4 @@
-"""Request bodies: JSON, parsed quickly, and rejected by size before anything slower reads it."""
+"""Bodies: JSON, parsed quickly, and refused by its size before anything slower looks at it."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,15 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 _LARGE = 1 << 20  # bytes
-_MOST_VALUES = 200_000  # in all lists and objects of a body; validating many would hold up every other request
-_DEEPEST = 100  # nesting depth of lists and objects
+_MOST_VALUES = 200_000  # in all lists and objects of a body; validating many holds up every other request
+_DEEPEST = 100  # lists and objects within each other
 
 
 class JSONRequest(Request):
-    """A request whose body is JSON. Raises HTTPException if it has more or deeper values than any client needs."""
+    """A request whose body is JSON. HTTPException where it has more values, or deeper ones, than any client means."""
 
     async def json(self) -> Any:
-        """Return the parsed body. Raises json.JSONDecodeError too, the base class of orjson's error."""
+        """The body, parsed. Raises json.JSONDecodeError too, of which orjson's error is one."""
         if not hasattr(self, "_json"):
             encoding = self.headers.get("content-encoding", "identity")
             if encoding.lower() != "identity":
@@ -31,9 +31,9 @@ class JSONRequest(Request):
 
 
 class JSONRoute(APIRoute):
-    """The route class of endpoints with a JSON body. Its Content-Type is ignored, because curl -d calls it a form.
+    """The route class of endpoints that take a body: JSON whatever its type says, for curl -d calls it a form.
 
-    A web page's body must be declared as JSON, because a browser sends other types without asking the server first.
+    Not a page's body: a browser sends one that is not called JSON without asking the server first.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,8 +64,8 @@ def _parsed(body: bytes) -> Any:
 
 
 def _check_marks(body: bytes) -> None:
-    """Reject a body that would take a second and a gigabyte to parse, by counting the punctuation between its strings.
-    Takes a few passes over the bytes, of milliseconds each."""
+    """Refuses by the marks between its texts a body that would take a second and a gigabyte to parse. In a few passes
+    over the bytes, each of which takes milliseconds."""
     bare = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if bare.count(b'"') > 4 * _MOST_VALUES:  # each is a value, or the key of one
         raise _too_many()
@@ -98,7 +98,7 @@ def _check_size(body: Any) -> None:
 
 
 def _containers(outer: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
-    """Return the lists and objects inside a list or an object."""
+    """The lists and objects that a list or an object holds."""
     inner = outer.values() if isinstance(outer, dict) else outer
     kinds = set(map(type, inner))
     return [value for value in inner if isinstance(value, (dict, list))] if dict in kinds or list in kinds else []

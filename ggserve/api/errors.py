@@ -1,4 +1,4 @@
-"""Errors as OpenAI's error object, `{"error": {"message", "type", "param", "code"}}`, or in a dialect's form."""
+"""Every error as OpenAI's error object, `{"error": {"message", "type", "param", "code"}}`, or as a dialect words it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ log = logging.getLogger("ggserve.main")
 
 
 class ErrorObject(BaseModel):
-    """Return OpenAI's error object."""
+    """OpenAI's error object."""
 
     message: str
     type: str
@@ -42,7 +42,7 @@ class ErrorObject(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The body of an error response."""
+    """The body of an error's answer."""
 
     error: ErrorObject
 
@@ -54,11 +54,11 @@ _DESCRIPTIONS: dict[int | str, str] = {
     500: "The server failed; its log tells more under the answer's `x-request-id`.",
     "default": "Any other error.",
 }
-Responses = dict[int | str, dict[str, Any]]  # for `responses=`, so that OpenAPI lists the possible errors
+Responses = dict[int | str, dict[str, Any]]  # for `responses=`, so that OpenAPI tells what may come
 
 
 def error_responses(body: type[BaseModel]) -> Responses:
-    """Return the possible errors of a dialect with this form."""
+    """The errors of a dialect that words them so."""
     return {status: {"model": body, "description": description} for status, description in _DESCRIPTIONS.items()}
 
 
@@ -66,7 +66,7 @@ ERROR_RESPONSES = error_responses(ErrorAnswer)
 
 
 class APIError(Exception):
-    """An error with its HTTP status, in OpenAI's terms."""
+    """An error with its HTTP status, as OpenAI words it."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class APIError(Exception):
 
     @property
     def naming_message(self) -> str:
-        """The message with its field, for forms that have no other place for it."""
+        """The message, with its field: for envelopes that have no other place for it."""
         return str(self) if self.param is None or self.param in str(self) else f"{self.param}: {self}"
 
     @property
@@ -101,12 +101,12 @@ class APIError(Exception):
 
 
 def openai_envelope(error: APIError) -> dict[str, Any]:
-    """OpenAI's, which applies to all paths that belong to no dialect."""
+    """OpenAI's, which all paths have that no dialect claims."""
     return error.body
 
 
 def error_response(error: Exception, scope: Scope) -> Response:
-    """Return the response to a failed request, in the form of its path's dialect."""
+    """The answer to a request that failed, as its path's dialect words it."""
     answer = api_error(error)
     envelope = state_of(scope).envelopes.of(scope)
     headers = dict(answer.headers or {})
@@ -114,7 +114,7 @@ def error_response(error: Exception, scope: Scope) -> Response:
 
 
 def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
-    """Return the API's error for an error of a lower layer. `prompt`: the request field that has the prompt."""
+    """The API's word for an error from below. `prompt`: the field of the request that holds the prompt."""
     message = str(error)
     match error:
         case APIError():
@@ -123,7 +123,7 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
             return APIError(
                 400,
                 message,
-                type="exceed_context_size_error",  # llama-server's name, as the two facts are; the code is OpenAI's
+                type="exceed_context_size_error",  # llama-server's, as the two facts are; the code is OpenAI's
                 param=prompt,
                 code="context_length_exceeded",
                 facts={"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context_length},
@@ -147,13 +147,13 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
         case EngineError():
             return APIError(500, message, type="server_error", code="generation_failed")
         case _:
-            # An OSError's own text would reveal a path.
+            # An OSError's own text would tell a path.
             reason = error.strerror or "failed" if isinstance(error, OSError) else error
             return APIError(500, f"{type(error).__name__}: {reason}", type="server_error", code="internal_error")
 
 
 def model_loading() -> APIError:
-    """Return the response to a request that comes before the model is loaded."""
+    """The answer to whoever comes before the model."""
     message = "The model is loading. Try again in a moment; /health tells how far it is."
     return APIError(503, message, type="server_error", code="model_loading", headers={"Retry-After": "1"})
 
@@ -163,7 +163,7 @@ def _validation_error(error: RequestValidationError) -> APIError:
     location = first["loc"][1:] if first["loc"][:1] == ("body",) else first["loc"]
     if first["type"] == "json_invalid":
         return APIError(400, f"The request's body is not JSON: {first['ctx']['error']}.", code="invalid_json")
-    if "param" in first.get("ctx", {}):  # the error of one field, from a validator of the whole body
+    if "param" in first.get("ctx", {}):  # what a validator of the whole body says of one field
         return APIError(400, first["msg"], param=first["ctx"]["param"], code=first["type"])
     if not location:
         empty = first["type"] == "missing" or error.body is None
@@ -175,8 +175,7 @@ def _validation_error(error: RequestValidationError) -> APIError:
 
 
 def _field_path(location: Sequence[int | str], body: Any, *, is_missing: bool) -> str | None:
-    """Return the place of a field in the body, such as `messages.0.content`; pydantic also names the types that it
-    tried."""
+    """Where in the body a field is, as `messages.0.content`: pydantic names the types that it tried as well."""
     path: list[str] = []
     for number, part in enumerate(location, 1):
         if is_missing and number == len(location):
@@ -210,7 +209,7 @@ class _UnforeseenErrors(HTTPMiddleware):
 
 
 def _unknown_path(request: Request) -> str:
-    """Return the message of a 404: the path, and the most similar existing one."""
+    """What a 404 says: the path, and the one that was probably meant."""
     path, relative = request.scope["path"], route_path(request.scope)
     root = path.removesuffix(relative)
     message = f"Unknown path: {request.method} {path}"
@@ -222,14 +221,14 @@ def _unknown_path(request: Request) -> str:
 
 
 def _allowed(request: Request) -> str:
-    """Return the methods that the path accepts, over all routes."""
+    """The methods that the path takes, whichever routes they have."""
     scopes = ({**request.scope, "method": method} for method in ("GET", "HEAD", "POST", "DELETE"))
     taken = (scope["method"] for scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in request.app.routes))
     return ", ".join(taken)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Turn every exception into an error object. Call it before adding middleware that changes responses."""
+    """Turns every exception into an error object. Comes before all middleware that adds to answers."""
 
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -250,7 +249,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(answer, request.scope)
 
     async def on_left(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # nginx's status; nobody reads it
+        return Response(status_code=499)  # as nginx says it; nobody reads it
 
     async def on_error(request: Request, error: Exception) -> Response:
         return error_response(error, request.scope)

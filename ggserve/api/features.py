@@ -1,4 +1,4 @@
-"""Checks that a model can do what a request needs; otherwise a 400 names the field."""
+"""What a request needs of its model: a 400 that names the field where the model cannot do it."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _UNSEEN = "[image: this model has no vision]"
 
 
 def require(model: GGUFModel, feature: Feature, field: str) -> None:
-    """Raise a 400 that names `field` unless the model's engine has the feature."""
+    """Raises a 400 that names `field` unless the model's engine has the feature."""
     if feature in model.features:
         return
     if feature == "generation":
@@ -30,9 +30,9 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
 def visible(
     model: GGUFModel, messages: list[dict[str, Any]], field: str, *, counted: bool = False
 ) -> list[dict[str, Any]]:
-    """Return the messages in a form for this model. Without vision, images of earlier turns and tool results are
-    replaced by a short text. Raises a 400 that names `field` if the last user message has images and the model has no
-    vision, or if the tokens of images are to be `counted`."""
+    """The messages as the model can see them: for one without vision, images of earlier turns and of tool results are
+    replaced by a short text. Raises a 400 that names `field` where the last user message has images and the model has
+    no vision, or where the tokens of images are to be `counted`."""
     if not have_images(messages):
         return messages
     if "images" in model.features:
@@ -51,7 +51,7 @@ def visible(
 
 
 def require_infill(model: GGUFModel, field: str) -> None:
-    """Raise a 400 that names `field` unless the model can fill in the middle of a text."""
+    """Raises a 400 that names `field` unless the model can fill in the middle of a text."""
     if objection := model.infill_objection:
         message = f"{model.name} cannot fill in the middle: {objection}"
         raise APIError(400, message, param=field, code="unsupported_parameter")

@@ -1,4 +1,4 @@
-"""A long JSON list, written piece by piece: no step takes long, and the list never exists as objects."""
+"""A long JSON list, written piece by piece: no step takes long, and it never exists as objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ _MOST_BYTES = 64 << 20
 
 
 class Fragments:
-    """The list of log-probabilities of an answer that is not streamed. Raises a 400 if it becomes too long."""
+    """The list of log-probabilities of an answer that is not streamed. Raises a 400 where it becomes too long."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -32,5 +32,5 @@ class Fragments:
 
     @property
     def json(self) -> Any:
-        """Return the list in a form that orjson writes as part of an object."""
+        """The list, for orjson to write as a part of an object."""
         return orjson.Fragment(b"[%s]" % b",".join(self._pieces))

@@ -1,4 +1,4 @@
-"""The hardware of a model, for `/health` and `/v1/models`."""
+"""What a model runs on, as `/health` and `/v1/models` tell it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ggserve.model.gguf_model import GGUFModel
 
 
 def hardware_fields(model: GGUFModel) -> dict[str, Any]:
-    """Return the engine's build, its GPUs, and the reason if they are used less than they should be."""
+    """The engine's build, its GPUs, and whether and why they do less than they should."""
     hardware = model.hardware
     return {
         "engine_build": hardware.build,

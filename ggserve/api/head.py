@@ -1,4 +1,4 @@
-"""HEAD: answered like GET. The HTTP server leaves the body out."""
+"""HEAD: answered as GET. The HTTP server leaves the body out."""
 
 from starlette.types import Receive, Scope, Send
 
@@ -6,13 +6,13 @@ from ggserve.api.middleware import HTTPMiddleware
 
 
 class HeadMiddleware(HTTPMiddleware):
-    """Routes HEAD requests to the endpoints of GET."""
+    """Routes HEAD requests to what answers GET."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        inner = {**scope, "method": "GET"}  # the server checks its own scope to leave the body out
+        inner = {**scope, "method": "GET"}  # the server looks at its own scope to leave the body out
         try:
             await self._app(inner, receive, send)
         finally:

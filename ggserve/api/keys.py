@@ -1,4 +1,4 @@
-"""API keys. The chat page stays open, so that a user can enter a key."""
+"""Keys: who may use the server at all. What a page needs before somebody has typed a key stays open."""
 
 import hmac
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _OPEN_FOLDER = "/web/"
 
 
 class Keys:
-    """The accepted keys, as digests; without any, every request is accepted."""
+    """The keys that are accepted, as digests; without any, everyone is."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [sha256(key.encode()).digest() for key in keys]
@@ -27,20 +27,19 @@ class Keys:
         return bool(self._digests)
 
     def accept(self, headers: Headers) -> bool:
-        """Return whether a request has an accepted key: `Authorization: Bearer KEY`, as OpenAI's clients send it, or
-        `x-api-key`."""
+        """Whether a request brings one: `Authorization: Bearer KEY` as OpenAI's clients do, or `x-api-key`."""
         if not self._digests:
             return True
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", "").strip(), bearer.strip() if scheme.lower() == "bearer" else ""]
         digests = [sha256(key.encode("latin-1")).digest() for key in given]
-        # Every pair is compared to the end, so that the time reveals nothing about a guess.
+        # Each with each, to the end: the time tells nothing of how near a guess was.
         return sum(hmac.compare_digest(one, known) for one in digests for known in self._digests) > 0
 
 
 def read_keys(keys: str | None, file: Path | None) -> Keys:
-    """Read keys from a text, separated by commas, and from a file, one per line. Raises ValueError, naming the setting,
-    if the file cannot be read or contains no key."""
+    """Keys of a text, separated by commas, and of a file, one a line. Raises ValueError that names the setting where
+    the file cannot be read, or where no key was given."""
     found: set[str] = set()
     for name, lines in (("API_KEY", keys.split(",") if keys else None), ("API_KEY_FILE", _lines(file))):
         if lines is None:
@@ -53,7 +52,7 @@ def read_keys(keys: str | None, file: Path | None) -> Keys:
 
 
 class KeysMiddleware(HTTPMiddleware):
-    """Answers 401 to requests without an accepted key. `request.state.known` says whether a request had one."""
+    """Answers 401 to requests without a key that is accepted. `request.state.known` says whether one was brought."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)

@@ -1,4 +1,4 @@
-"""The limits of one request: bytes, prompts, seconds."""
+"""What one request may take: bytes, prompts, seconds."""
 
 import asyncio
 import time
@@ -12,16 +12,16 @@ from ggserve.generation import Delta
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of one request. 0 seconds means no limit."""
+    """The limits of one request. Seconds are 0 where there is no limit."""
 
     body_bytes: int
-    body_seconds: float  # seconds to receive the body
-    first_token_seconds: float  # from the beginning of the request
-    request_seconds: float  # seconds until the answer is complete
+    body_seconds: float  # until the body is there
+    first_token_seconds: float  # from the request's beginning
+    request_seconds: float  # until the answer is complete
     prompts: int
 
     def check_prompts(self, count: int) -> None:
-        """Raise a 400 if a request has too many prompts."""
+        """Raises a 400 where a request has too many prompts."""
         if count > self.prompts:
             raise APIError(400, f"The request has {count} prompts, at most {self.prompts} are allowed.", param="prompt")
 
@@ -29,8 +29,8 @@ class Limits:
 async def with_time_limits(
     deltas: AsyncGenerator[Delta, None], limits: Limits, started: float, has_begun: Callable[[], bool]
 ) -> AsyncGenerator[Delta, None]:
-    """Yield the same deltas until the request's time is over (a 503). `started` is a time.perf_counter() value;
-    `has_begun` returns whether the request has its first token, from this stream or another."""
+    """The same deltas, until the time of their request is over (a 503). `started` is of `time.perf_counter`;
+    `has_begun` tells whether the request has its first token, from this stream or another."""
     loop = asyncio.get_running_loop()
     offset = loop.time() - time.perf_counter() + started
     async with aclosing(deltas):

@@ -1,4 +1,4 @@
-"""The base class of ggserve's ASGI middlewares."""
+"""The base of ggserve's ASGI middlewares."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HTTPMiddleware(ABC):
-    """Handles HTTP requests; lifespan events go to the app unchanged."""
+    """Handles HTTP requests; lifespan events go to the app as they are."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -16,4 +16,4 @@ class HTTPMiddleware(ABC):
 
     @abstractmethod
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on to the app."""
+        """Answers a request, or has the app answer it."""

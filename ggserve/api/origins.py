@@ -1,7 +1,7 @@
-"""CORS and host checks: the names that the server answers to, and the pages that may use it.
+"""What browsers may do: the names that the server answers to, and the pages that may use it.
 
-Otherwise a page of another site could send requests to a server on the visitor's own machine, and, by pointing its own
-name at that machine's address (DNS rebinding), read the answers.
+A page of another site could otherwise send requests to a server on the visitor's own machine, and, by giving its own
+name that machine's address (DNS rebinding), read the answers.
 """
 
 import re
@@ -18,7 +18,7 @@ from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
 
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
-# Names that no stranger can register: single words, names reserved for private networks (RFC 6761, RFC 6762), and
+# Names that no stranger can register: single words, what is set aside for private networks (RFC 6761, RFC 6762), and
 # Kubernetes' services.
 _PRIVATE_NAME = re.compile(r"[\w-]+|(?:[\w-]+\.)+(?:local|localhost|internal|lan|home\.arpa|svc)")
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -26,11 +26,11 @@ _EXPOSED = ("x-request-id", "retry-after")
 
 
 class Origins:
-    """The trusted host names and pages."""
+    """Which names and pages are trusted."""
 
     def __init__(self, *, hosts: Iterable[str] = (), origins: Iterable[str] = (), keyed: bool = False) -> None:
         """`hosts`: names of the server besides its own, `*.name` for all below a name, `*` for any. `origins`: sites
-        whose pages may use it, `*` for any. `keyed`: every request needs a key, so that a page gains nothing."""
+        whose pages may use it, `*` for any. `keyed`: nobody gets in without a key, so that a page gains nothing."""
         self.origins = tuple(origins)
         schemes = [re.escape(origin.removesuffix("*")) for origin in self.origins if origin.endswith("://*")]
         self.origin_pattern = f"(?:{'|'.join(schemes)})[^/]+" if schemes else None  # of `chrome-extension://*`
@@ -40,7 +40,7 @@ class Origins:
         self._own = frozenset(("localhost", own, own.partition(".")[0], f"{own.partition('.')[0]}.local"))
 
     def refusal(self, scope: Scope) -> APIError | None:
-        """Return the error for a request that a browser should not have sent, or None."""
+        """The error for a request that a browser should not have sent; None where all is well."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host"), headers.get("origin")
         forwarded = [name.strip() for name in headers.get("x-forwarded-host", "").split(",") if name.strip()]
@@ -65,7 +65,7 @@ class Origins:
         return None
 
     def _answers_to(self, host: str, server: tuple[str, int | None] | None) -> bool:
-        if server is None or server[1] is None:  # a Unix socket: no browser reaches it
+        if server is None or server[1] is None:  # a Unix socket: no browser gets there
             return True
         if (match := _HOST.fullmatch(host)) is None:
             return False
@@ -74,7 +74,7 @@ class Origins:
             return True
         try:
             ip_address(name)
-            return True  # a page whose site is an address cannot point that elsewhere
+            return True  # a page whose site is an address cannot give that another meaning
         except ValueError:
             return _PRIVATE_NAME.fullmatch(name) is not None
 
@@ -86,7 +86,7 @@ class Origins:
 
     def _is_foreign(self, method: str, headers: Headers) -> bool:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        if origin is None:  # not a browser, or one that opens a link: harmless, and how people come to the page
+        if origin is None:  # no browser, or one that opens a link: harmless, and how people come to the page
             follows_link = method in ("GET", "HEAD") and headers.get("sec-fetch-dest") == "document"
             return site == "cross-site" and not follows_link
         # A page cannot set `X-Forwarded-Host` in a request to another site without asking first.
@@ -99,8 +99,7 @@ class Origins:
 
 
 class OriginsMiddleware(HTTPMiddleware):
-    """Answers 403 to requests that Origins rejects, and gives pages of CORS_ORIGINS the headers that browsers
-    require."""
+    """Answers 403 to what Origins refuses, and gives pages of CORS_ORIGINS the headers that browsers ask for."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         rules = state_of(scope).origins
@@ -120,7 +119,7 @@ class OriginsMiddleware(HTTPMiddleware):
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server that listens on `host`."""
+    """Whether only this machine reaches a server that listens on `host`."""
     try:
         address = ip_address(host)
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback

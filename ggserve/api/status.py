@@ -1,4 +1,4 @@
-"""The state of the server: `/health`, `/livez` and `/metrics`."""
+"""What state the server is in: `/health`, `/livez` and `/metrics`."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -12,10 +12,10 @@ router = APIRouter(tags=["server"])
 
 @router.get("/health", openapi_extra={"security": [{}]})
 async def health(request: Request) -> Response:
-    """Return readiness: whether requests are answered, and how busy the server is. A 503 with the progress while the
-    configured model loads at the start; later loads change nothing.
+    """Readiness: whether requests are answered, and how busy the server is. A 503 with the progress while the model
+    loads at the start; later loads change nothing.
 
-    Without a required key it returns only the status.
+    Without a key where one is needed: the status alone.
     """
     models = state_of(request.scope).models
     model = models.current
@@ -43,11 +43,11 @@ async def health(request: Request) -> Response:
 
 @router.get("/livez", openapi_extra={"security": [{}]})
 async def livez() -> dict[str, str]:
-    """Return liveness: 200 as long as the process answers, even while a model loads."""
+    """Liveness: answers as long as the process does, also while a model loads."""
     return {"status": "ok"}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(request: Request) -> Response:
-    """Return Prometheus metrics."""
+    """Counters, histograms and gauges, as Prometheus scrapes them."""
     return Response(state_of(request.scope).metrics.text(), media_type="text/plain; version=0.0.4")

@@ -1,5 +1,4 @@
-"""Converts Anthropic's messages to the form that chat templates expect: OpenAI's roles, a message for each tool
-result."""
+"""Anthropic's messages as chat templates expect them: OpenAI's roles, a message for each tool result."""
 
 from collections.abc import Iterable, Sequence
 from itertools import dropwhile, groupby, takewhile
@@ -25,8 +24,8 @@ _BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each 
 
 
 def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str, str]:
-    """Return the messages of a chat, and the text and the thought with which its answer begins: those of a last
-    assistant message."""
+    """The messages of a chat, and the text and the thought that its answer begins with: those of a last message which
+    is the assistant's."""
     system = [block.text for block in request.system if not block.text.startswith(_BILLING)]
     turns = list(dropwhile(_is_system, request.messages))
     system += [_text(turn.content) for turn in takewhile(_is_system, request.messages)]
@@ -65,8 +64,7 @@ def _assistant(turn: Message) -> list[dict[str, Any]]:
 
 
 def _user(turn: Message) -> list[dict[str, Any]]:
-    """Return the tool results, then the text. It becomes a user's, whatever else the role is called, because few
-    templates know other roles."""
+    """The tool results, then the text: a user's, whatever else the role is called, for few templates know others."""
     messages = [_tool_message(block) for block in turn.content if isinstance(block, ToolResultBlock)]
     if (content := _content(turn.content)) or not messages:
         messages.append({"role": "user", "content": content})
@@ -74,7 +72,7 @@ def _user(turn: Message) -> list[dict[str, Any]]:
 
 
 def _content(blocks: Sequence[Any]) -> str | list[dict[str, Any]]:
-    """Return a text, or with images, parts in their order."""
+    """A text; with images parts, in their order."""
     if not any(isinstance(block, ImageBlock) for block in blocks):
         return _text(blocks)
     return [

@@ -1,4 +1,4 @@
-"""Anthropic's request bodies. Unknown fields are ignored, including `cache_control`."""
+"""Anthropic's request bodies, validated. Unknown fields are ignored, `cache_control` among them."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from ggserve.messages import Document, Tools, documents_problem
 
 
 def _as_blocks(content: Any) -> Any:
-    """A text is short for one text block; a single form keeps the places in error messages short."""
+    """A text is short for one text block; one form keeps the places that errors name short too."""
     if content is None or isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
@@ -40,7 +40,7 @@ class ThinkingBlock(Strict):
 
 
 class SkippedBlock(Strict):
-    """Blocks that only Anthropic can read, or that its own tools produce."""
+    """What only Anthropic can read, or its own tools do."""
 
     type: Literal[
         "redacted_thinking",
@@ -148,7 +148,7 @@ class Message(Strict):
 
 
 class Tool(Strict):
-    """A tool of the client. Anthropic's own tools (`web_search_...`) have a type and no schema, and are left out."""
+    """A tool of the client's. Anthropic's own (`web_search_...`) have a type and no schema, and are left out."""
 
     type: str | None = None
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
@@ -167,7 +167,7 @@ class Tool(Strict):
 
     @property
     def function(self) -> dict[str, Any]:
-        """Return the tool as OpenAI's tool object."""
+        """As OpenAI's tool object."""
         described = {} if self.description is None else {"description": self.description}
         return {"type": "function", "function": {"name": self.name, **described, "parameters": self.input_schema}}
 
@@ -194,8 +194,7 @@ class OutputConfig(Strict):
 
 
 class ContextEdit(Strict):
-    """Edits of a conversation by Anthropic's server. Here everything is kept, so only edits that keep everything are
-    accepted."""
+    """What Anthropic's server would drop from a conversation. Here all of it is kept, so only that may be asked for."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -214,7 +213,7 @@ class ContextManagement(Strict):
 
 
 class PromptRequest(ModelRequest):
-    """`POST /v1/messages/count_tokens`, and the fields that `/v1/messages` shares with it."""
+    """`POST /v1/messages/count_tokens`, and what `/v1/messages` has in common with it."""
 
     endpoint = "/v1/messages"
     prompt_field = "messages"
@@ -240,12 +239,12 @@ class PromptRequest(ModelRequest):
 
     @property
     def template_arguments(self) -> dict[str, Any]:
-        """Return the variables of the chat template."""
+        """What the chat template is told."""
         return thinking(None if self.thinking is None else self.thinking.type != "disabled")
 
     @property
     def called_tools(self) -> Tools | None:
-        """Return the functions that the answer may call."""
+        """What the answer may call."""
         choice = self.tool_choice or ToolChoice(type="auto")
         functions = tuple(
             tool.function
@@ -288,7 +287,7 @@ class MessagesRequest(PromptRequest):
 
     @property
     def quoted(self) -> tuple[Document, ...]:
-        """Return the documents that the answer quotes."""
+        """The documents that the answer quotes."""
         blocks = [block for block in self._documents() if block.citations and block.citations.enabled]
         return tuple(Document(block.source.data, block.title) for block in blocks)
 
@@ -302,7 +301,7 @@ class MessagesRequest(PromptRequest):
     metadata: dict[str, Any] | None = None
 
     def sampling_params(self) -> SamplingParams:
-        """Return the parameters of the request, with defaults for the others."""
+        """The parameters given, and defaults for the rest."""
         new = self.output_config and self.output_config.format
         form, field = (new, "output_config.format") if new else (self.output_format, "output_format")
         given: dict[str, Any] = {

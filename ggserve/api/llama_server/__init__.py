@@ -1,4 +1,5 @@
-"""llama-server's own paths: completions, reranking, infill, tokens, state, models. Its errors have OpenAI's form."""
+"""llama-server's own paths, beside OpenAI's: completions, reranking, infill, tokens, state, models. Its errors are
+OpenAI's."""
 
 from fastapi import APIRouter
 

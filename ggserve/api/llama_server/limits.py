@@ -1,4 +1,4 @@
-"""llama-server's limits of an answer: `n_indent` and `t_max_predict_ms`."""
+"""Where llama-server ends an answer that goes on: `n_indent` and `t_max_predict_ms`."""
 
 import re
 import time
@@ -10,9 +10,8 @@ from ggserve.generation import Delta
 
 
 async def limited(deltas: AsyncGenerator[Delta, None], indent: int, seconds: float) -> AsyncGenerator[Delta, None]:
-    """Yield the deltas up to a later line that is indented by less than `indent` blanks, or, after a line break, to
-    `seconds` after the first of them. 0: no limit. The text of a line before its indentation is kept, as in
-    llama-server."""
+    """The deltas up to a later line that is indented by less than `indent` blanks, or, once there is a line break, to
+    `seconds` after the first of them. 0: no limit. What is in a line before its text stays, as in llama-server."""
     outdented = re.compile(rf"\n[ \t]{{0,{max(indent - 1, 0)}}}(?=[^ \t])")
     tail, broken, deadline = "", False, 0.0  # the last characters, and whether there was a line break
     async with aclosing(deltas):

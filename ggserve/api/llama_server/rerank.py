@@ -1,4 +1,4 @@
-"""`POST /v1/rerank`, in the form of llama-server and Jina: documents by their relevance to a query."""
+"""`POST /v1/rerank`, as llama-server and Jina have it: documents by how well they answer a query."""
 
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ class RerankRequest(ModelRequest):
 @router.post("/rerank")
 @router.post("/reranking")
 async def rerank(call: Annotated[Call[RerankRequest], Depends(call_of(RerankRequest))]) -> Response:
-    """Rank documents by relevance to a query, the most relevant first, with the model's own scores."""
+    """The documents, the most relevant first, with the model's own scores."""
     body, model = call.body, call.model
     require(model, "rerank", "model")
     ranking = await while_connected(call.request, model.rerank(body.query, body.documents))

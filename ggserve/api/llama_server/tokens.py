@@ -1,4 +1,5 @@
-"""`POST /tokenize`, `/detokenize` and `/apply-template` in llama-server's form, and vLLM's `/tokenizer_info`.
+"""`POST /tokenize`, `/detokenize` and `/apply-template`, named and shaped as in llama.cpp's server, and vLLM's
+`/tokenizer_info`.
 
 Plain functions: they run in a thread, because long texts take a while.
 """
@@ -17,8 +18,8 @@ router = APIRouter(route_class=JSONRoute, tags=["tokens"])
 
 @router.post("/tokenize")
 def tokenize(call: Annotated[Call[TokenizeRequest], Depends(call_of(TokenizeRequest))]) -> dict[str, Any]:
-    """Return the token ids of a text; `with_pieces`: also the text of each, or its bytes if they are incomplete
-    characters. A body with vLLM's `prompt` or `messages` gets vLLM's response."""
+    """Token ids of a text; with pieces, the text of each, or its bytes where they are no whole characters. vLLM's
+    `prompt` and `messages` are answered as vLLM does."""
     body, model = call.body, call.model
     if body.messages is not None:
         ids = model.tokenize_chat([message.template_message() for message in body.messages])
@@ -39,14 +40,14 @@ def tokenize(call: Annotated[Call[TokenizeRequest], Depends(call_of(TokenizeRequ
 
 @router.post("/detokenize")
 def detokenize(call: Annotated[Call[DetokenizeRequest], Depends(call_of(DetokenizeRequest))]) -> dict[str, str]:
-    """Return the text of token ids, including special tokens; vLLM's name for it is `prompt`."""
+    """The text of token ids, special tokens included; `prompt` is vLLM's name of it."""
     text = call.model.detokenize(call.body.tokens, skip_special=False)
     return {"content": text, "prompt": text}
 
 
 @router.get("/tokenizer_info")
 def tokenizer_info(model: LoadedModel) -> dict[str, str | None]:
-    """Return the spelling of the model's special tokens, and its chat template."""
+    """How the model spells its special tokens, and its chat template: what clients need that leave tokens to it."""
     return model.tokenizer_facts
 
 
@@ -54,7 +55,7 @@ def tokenizer_info(model: LoadedModel) -> dict[str, str | None]:
 def apply_template(
     call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))],
 ) -> dict[str, str]:
-    """Return the prompt that `/v1/chat/completions` would make from the same fields."""
+    """The prompt that the same fields make in `/v1/chat/completions`."""
     return {"prompt": call.model.render_chat(**call.body.chat())}
 
 

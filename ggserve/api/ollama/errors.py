@@ -1,4 +1,4 @@
-"""Errors in Ollama's form: `{"error": "..."}`."""
+"""Errors as Ollama words them: `{"error": "..."}`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ggserve.api.errors import APIError, error_responses
 
 
 class OllamaError(BaseModel):
-    """The body of an error response."""
+    """The body of an error's answer."""
 
     error: str
 
@@ -17,5 +17,5 @@ OLLAMA_ERRORS = error_responses(OllamaError)
 
 
 def ollama_envelope(error: APIError) -> dict[str, Any]:
-    """Return the body of an error response, and the last line of a stream that fails."""
+    """The body of an error's response, and the last line of a stream that breaks."""
     return {"error": error.naming_message}

@@ -1,6 +1,6 @@
 """`POST /v1/decisions` and `POST /v1/systemone`: typed questions, answered with probabilities and without text.
 
-The same thing in two forms: OpenAI's, and that of TypeSafe's System One models, which vLLM, llama.cpp and Ollama have.
+One thing in two shapes: OpenAI's, and the one of TypeSafe's System One models, which vLLM, llama.cpp and Ollama have.
 """
 
 import time
@@ -29,7 +29,7 @@ router = APIRouter(route_class=GeneratingRoute, tags=["decisions"])
 
 @router.post("/v1/systemone")
 async def systemone(call: Annotated[Call[SystemOneRequest], Depends(call_of(SystemOneRequest))]) -> Response:
-    """Answer typed questions about a state; the answers are keyed by the questions' ids."""
+    """The answers to typed questions about a state, by the questions' ids."""
     decisions = await _decided(call, "state")
     questions = call.body.questions
     answers = {
@@ -53,7 +53,7 @@ async def systemone(call: Annotated[Call[SystemOneRequest], Depends(call_of(Syst
 
 @router.post("/v1/decisions")
 async def decisions(call: Annotated[Call[DecisionsRequest], Depends(call_of(DecisionsRequest))]) -> Response:
-    """Answer typed questions about an input, in the order of the questions."""
+    """The answers to typed questions about an input, in the order of the questions."""
     decisions = await _decided(call, "input")
     answers = [
         _openai_answer(question, decision) for question, decision in zip(call.body.questions, decisions, strict=True)
@@ -68,8 +68,7 @@ async def _decided(call: Call[SystemOneRequest] | Call[DecisionsRequest], field:
 
 
 def _usage(decisions: Sequence[Decision]) -> dict[str, Any]:
-    """Return the tokens of all prompts, counting the state with each question; those that were evaluated before are
-    `cached`."""
+    """Tokens of all prompts, the state's counted with each question: those that were evaluated before are `cached`."""
     tokens = sum(decision.prompt_tokens for decision in decisions)
     cached = sum(decision.cached_tokens for decision in decisions)
     return {

@@ -1,4 +1,4 @@
-"""The items of a conversation in the Responses API: messages, thoughts, calls and their results."""
+"""What a conversation of the Responses API consists of, validated: messages, thoughts, calls and their results."""
 
 import uuid
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from ggserve.api.images import check_image
 
 
 def _as_parts(content: Any) -> Any:
-    """A text is short for one part; a single form keeps the places in error messages short."""
+    """A text is short for one part; one form keeps the places that errors name short too."""
     if content is None:
         return []
     if isinstance(content, str):
@@ -104,7 +104,7 @@ class CustomCallItem(Strict):
 
 
 class ShellCallItem(Strict):
-    """A call of codex's shell tool."""
+    """A call of the shell that codex runs."""
 
     type: Literal["local_shell_call"]
     id: str | None = None
@@ -127,7 +127,7 @@ class CallOutputItem(Strict):
 
 
 class HostedItem(Strict):
-    """Items of OpenAI's own tools, and compacted histories that only OpenAI can read: skipped."""
+    """What only OpenAI's own tools do, and compacted histories that only OpenAI can read: skipped."""
 
     type: Literal[
         "web_search_call",
@@ -162,7 +162,7 @@ class ItemReference(Strict):
 
 
 def _typed(item: Any) -> Any:
-    """Add the types that OpenAI's clients leave out."""
+    """The types that OpenAI's clients leave out."""
     if isinstance(item, dict) and item.get("type") is None:
         return {**item, "type": "message" if "role" in item else "item_reference"}
     return item
@@ -195,17 +195,17 @@ _PREFIXES = {
 
 
 def new_id(kind: str) -> str:
-    """Return an id for an item of some type."""
+    """An id for an item of some type."""
     return f"{_PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
 
 
 def function_name(name: str, namespace: str | None) -> str:
-    """Return the name under which the model knows a tool."""
+    """The name under which the model knows a tool."""
     return f"{namespace}__{name}" if namespace else name
 
 
 def listed(item: Item) -> dict[str, Any]:
-    """Return the item as JSON, with an id."""
+    """The item as JSON, with an id."""
     fields = item.model_dump(exclude_none=True)
     if item.type == "message":
         fields["status"] = "completed"

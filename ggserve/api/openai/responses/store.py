@@ -1,4 +1,4 @@
-"""Stored responses, for later retrieval and continuation: in memory, the least recently used are forgotten first."""
+"""Responses that may be asked for, or gone on from, later: in memory, the least recently used forgotten first."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class _Record:
-    """A response and its input items as JSON: each item separately, so that one can be read alone."""
+    """A response and the items that it answered, as JSON: each item by itself, so that one can be read alone."""
 
     response: bytes  # without its output
     previous: str | None
@@ -26,7 +26,7 @@ class _Record:
 
 
 class ResponseStore:
-    """The stored responses, each with its input items."""
+    """Each response with the input items that it answered."""
 
     def __init__(self, max_count: int = _MAX_COUNT, max_bytes: int = _MAX_BYTES) -> None:
         self._max_count = max_count
@@ -36,7 +36,7 @@ class ResponseStore:
         self._bytes = 0
 
     def put(self, response: dict[str, Any], input_items: list[dict[str, Any]]) -> None:
-        """Store a response, and forget others if there is no room."""
+        """Keeps a response, and forgets others if there is no room."""
         head, output = {**response, "output": []}, response["output"]
         inputs, outputs = ([orjson.dumps(item) for item in items] for items in (input_items, output))
         ids = [item["id"] for item in (*input_items, *output)]
@@ -48,14 +48,14 @@ class ResponseStore:
             self.delete(next(iter(self._records)))
 
     def get(self, response_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """Return a response and its input items."""
+        """A response and its input items."""
         if (record := self._used(response_id)) is None:
             return None
         response: dict[str, Any] = orjson.loads(record.response)
         return {**response, "output": _read(record.outputs)}, _read(record.inputs)
 
     def delete(self, response_id: str) -> bool:
-        """Forget a response and return whether it existed."""
+        """Forgets a response; returns whether it was there."""
         if (record := self._records.pop(response_id, None)) is None:
             return False
         self._bytes -= record.size
@@ -65,8 +65,7 @@ class ResponseStore:
         return True
 
     def conversation(self, response_id: str) -> list[bytes] | None:
-        """Return the items of a response and of all responses before it, the oldest first, as JSON; None if one is
-        missing."""
+        """The items of a response and all that it follows, the oldest first, as JSON; None where one is missing."""
         turns = []
         following: str | None = response_id
         while following:
@@ -77,7 +76,7 @@ class ResponseStore:
         return [item for turn in reversed(turns) for item in turn]
 
     def item(self, item_id: str) -> bytes | None:
-        """Return an item by its id, as JSON."""
+        """An item by its id, as JSON."""
         response_id, item = self._items.get(item_id, ("", None))
         self._used(response_id)
         return item

@@ -24,7 +24,7 @@ class CompletionRequest(GenerationRequest):
     ]
     best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     echo: bool | None = None
-    suffix: str | None = None  # the text after the gap that the answer fills
+    suffix: str | None = None  # what comes after the gap that the answer fills
     logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @field_validator("logprobs", mode="before")
@@ -59,7 +59,7 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """Return the prompts, one for each stream of answers."""
+        """The prompts, one for each stream of answers."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -68,19 +68,19 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def best(self) -> int | None:
-        """Return how many of the answers to keep, if not all."""
+        """How many of the answers to keep, where that is not all."""
         n = self.n or 1
         return n if self.best_of is not None and self.best_of > n else None
 
     @property
     def scored(self) -> int | None:
-        """The number of alternatives for each token; None: no log-probabilities."""
+        """How many alternatives come with each token; None: no log-probabilities."""
         return self.logprobs if self.logprobs is not None else self.n_probs or None
 
     def sampling_params(self) -> SamplingParams:
         params = super().sampling_params()
         scored = self.scored if self.scored is not None else params.logprobs
-        if self.best is not None:  # ranked by the probability of their tokens
+        if self.best is not None:  # found by how likely their tokens are
             params, scored = replace(params, n=self.best_of or 1), scored or 0
         echoed = self.scored if self.echo else None
         given = [count for count in (echoed, self.prompt_logprobs) if count is not None]

@@ -21,7 +21,7 @@ _YES, _NO = "yes", "no"
 
 
 def as_text(value: Any) -> str:
-    """Return a text unchanged, anything else as JSON."""
+    """A text as it is, anything else as JSON."""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
@@ -30,7 +30,7 @@ def _described(value: Any) -> str | None:
 
 
 def _question(kind: Any, instructions: str, options: Sequence[Option], source: str) -> Question:
-    """Raise ValueError if the options are ambiguous."""
+    """Raises ValueError where the options cannot be told apart."""
     most = _MOST_LEVELS if kind == "score" else _MOST_OPTIONS
     if not 1 <= len(options) <= most:
         raise ValueError(f"must have 1 to {most} options")
@@ -57,8 +57,8 @@ def _score(instructions: str, levels: Sequence[str], source: str) -> Question:
 
 
 class SystemOneQuestion(Strict):
-    """`criteria`: for a choice, the options and their descriptions; for a noul, the meaning of true and false; for a
-    score, its levels, the lowest first."""
+    """`criteria`: of a choice the options and their descriptions, of a noul what true and false mean, of a score its
+    levels, the lowest first."""
 
     type: Literal["choice", "noul", "predicate", "score"]
     instructions: Any = ""
@@ -71,16 +71,16 @@ class SystemOneQuestion(Strict):
 
     @property
     def levels(self) -> list[str]:
-        """Return the texts of a score's levels."""
+        """The texts of a score's levels."""
         return [as_text(level) for level in self.criteria]
 
     @property
     def choices(self) -> list[str]:
-        """Return the names of a choice's options."""
+        """The names of a choice's options."""
         return [as_text(name) for name in self.criteria]
 
     def question(self, source: str) -> Question:
-        """Raise ValueError."""
+        """Raises ValueError."""
         criteria, instructions = self.criteria, _described(self.instructions) or ""
         if self.type == "choice":
             if not isinstance(criteria, dict | list) or not criteria:
@@ -133,11 +133,11 @@ class SystemOneRequest(ModelRequest):
         return images
 
     def all_questions(self) -> list[Question]:
-        """Return the questions in their order."""
+        """The questions in their order."""
         return [question.question(f"questions.{name}.criteria") for name, question in self.questions.items()]
 
     def messages(self) -> list[dict[str, Any]]:
-        """Return the state as a chat."""
+        """The state as a chat."""
         given = _as_messages(self.state)
         if given is None:
             chat: list[dict[str, Any]] = [{"role": "user", "content": as_text(self.state)}]
@@ -152,7 +152,7 @@ class SystemOneRequest(ModelRequest):
 
 
 def _as_messages(state: Any) -> list[Any] | None:
-    """Return the messages of a state that is a chat."""
+    """The messages of a state that is a chat."""
     if isinstance(state, dict) and state.keys() == {"messages"}:
         state = state["messages"]
     is_chat = isinstance(state, list) and all(
@@ -162,7 +162,7 @@ def _as_messages(state: Any) -> list[Any] | None:
 
 
 def _with_json_as_text(content: Any) -> Any:
-    """Return OpenAI's parts, with JSON as text."""
+    """OpenAI's parts with JSON, as text."""
     if not isinstance(content, list):
         return content
     return [
@@ -174,7 +174,7 @@ def _with_json_as_text(content: Any) -> Any:
 
 
 def _as_item(item: Any) -> Any:
-    """An item of the input in the form of the Responses API."""
+    """An item of the input as the Responses API has it."""
     if not isinstance(item, dict):
         return item
     kind = item.get("type") or "message"
@@ -191,7 +191,7 @@ InputItem = Annotated[
 
 
 def _as_instructions(instructions: Any) -> Any:
-    """Return instructions in parts as one text."""
+    """Instructions in parts, as one text."""
     parts = _with_json_as_text(instructions)
     if not isinstance(parts, list):
         return parts
@@ -208,7 +208,7 @@ class _DecisionQuestion(Strict):
     instructions: Instructions
 
     def question(self, place: str) -> Question:
-        """Return the question, which is at that place in the body. Raises ValueError."""
+        """The question, which is at that place of the body. Raises ValueError."""
         raise NotImplementedError
 
 
@@ -239,7 +239,7 @@ class ChoiceQuestion(_DecisionQuestion):
 
 
 def _labelled(choices: Sequence[DecisionChoice]) -> list[Option]:
-    """Return the options; a text that could be mistaken for a boolean is written as JSON."""
+    """The options; a text that would be taken for a boolean is written as JSON."""
     booleans = {as_text(choice.value) for choice in choices if isinstance(choice.value, bool)}
     return [
         Option(
@@ -276,11 +276,11 @@ class DecisionsRequest(ModelRequest):
     questions: Annotated[list[AnyQuestion], Field(min_length=1, max_length=MOST_QUESTIONS)]
 
     def all_questions(self) -> list[Question]:
-        """Return the questions in their order."""
+        """The questions in their order."""
         return [question.question(f"questions.{index}") for index, question in enumerate(self.questions)]
 
     def messages(self) -> list[dict[str, Any]]:
-        """Return the input as a chat."""
+        """The input as a chat."""
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
         return chat_messages(None, self.input)

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from ggserve.api.fields import ModelRequest, TokenIds, Whole, one_of
 
-_MAX_INPUTS = 2048  # of /v1/embeddings, as in OpenAI's API
+_MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
 
 
 class EmbeddingsRequest(ModelRequest):
@@ -36,7 +36,7 @@ class EmbeddingsRequest(ModelRequest):
 
     @property
     def inputs(self) -> list[Any]:
-        """Return the inputs, each a text or token ids."""
+        """The inputs, each a text or token ids."""
         if isinstance(self.input, str) or isinstance(self.input[0], int):
             return [self.input]
         return list(self.input)

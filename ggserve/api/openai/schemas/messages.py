@@ -1,4 +1,4 @@
-"""The messages of a chat, and their parts."""
+"""The messages of a chat, and what they are made of."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ class TextPart(Strict):
 
 
 class RefusalPart(Strict):
-    """An assistant's refusal to answer."""
+    """What an assistant said instead of an answer."""
 
     type: Literal["refusal"]
     refusal: str
@@ -35,7 +35,7 @@ class ImagePart(Strict):
     image_url: ImageURL
 
 
-_ROLES = {"developer": "system", "function": "tool"}  # the names in older and newer templates
+_ROLES = {"developer": "system", "function": "tool"}  # as older and newer templates know them
 
 
 class Message(Strict):
@@ -63,8 +63,8 @@ class Message(Strict):
         return isinstance(self.content, list) and any(isinstance(part, ImagePart) for part in self.content)
 
     def template_message(self) -> dict[str, Any]:
-        """Return the message as chat templates expect it: content as a string (with images: parts), and older names in
-        place of OpenAI's newer roles."""
+        """The message as chat templates expect it: content a string (with images: parts), OpenAI's newer role names as
+        older ones."""
         content: Any = self.content or ""
         if self.has_image:
             content = [part.model_dump() for part in content]
@@ -73,7 +73,7 @@ class Message(Strict):
         return {**self._extra(), "role": _ROLES.get(self.role, self.role), "content": content}
 
     def _extra(self) -> dict[str, Any]:
-        """Return the other fields; a call in the old form, and its result, become those of tools."""
+        """The other fields; a call of the old form, and its result, as tools have them."""
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         if isinstance(call := extra.pop("function_call", None), dict):
             extra["tool_calls"] = [{"id": f"call_{call.get('name')}", "type": "function", "function": call}]

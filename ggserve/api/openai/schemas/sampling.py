@@ -1,4 +1,4 @@
-"""Sampling parameters: the fields that the bodies of OpenAI, vLLM and llama-server share."""
+"""How tokens are chosen: the fields that OpenAI's bodies, vLLM's and llama-server's have in common."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from ggserve.generation import SamplerName, SamplingParams
 
 MAX_LOGPROBS = 20  # alternatives to a token
 
-_LETTERS: dict[str, SamplerName] = {  # llama.cpp's limit
+_LETTERS: dict[str, SamplerName] = {  # llama.cpp's
     "e": "penalties",
     "d": "dry",
     "s": "top_n_sigma",
@@ -45,16 +45,16 @@ def _none_if_minus_one(value: Any) -> Any:
 
 
 def called(*names: str, **limits: Any) -> Any:
-    """Return an optional field with several names."""
+    """An optional field of several names."""
     return Field(None, validation_alias=AliasChoices(*names), **limits)
 
 
 MaxTokens = Annotated[
     Annotated[Whole, Field(ge=0)] | None, BeforeValidator(_none_if_minus_one)
-]  # -1: no limit, as in llama.cpp
+]  # -1: no limit, as llama.cpp's
 Seed = Annotated[
     Whole | None, BeforeValidator(_none_if_minus_one)
-]  # -1: a random one, as in llama.cpp, vLLM and Ollama
+]  # -1: a random one, as for llama.cpp, vLLM and Ollama
 Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 LastTokens = Annotated[Whole, Field(ge=-1, lt=2**31)]  # -1: all of them
@@ -68,7 +68,7 @@ _BIAS_FORMS = "an object of token ids and their bias, or a list of pairs: a toke
 
 
 class SamplingRequest(StructuredRequest):
-    """The fields of `SamplingParams`, under the names that clients use."""
+    """The fields that `SamplingParams` has, by the names that clients know."""
 
     max_tokens: MaxTokens = called("max_tokens", "n_predict")  # llama.cpp's name
     min_tokens: Whole | None = Field(None, ge=0)
@@ -142,7 +142,7 @@ class SamplingRequest(StructuredRequest):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def sampling_params(self) -> SamplingParams:
-        """Return the parameters of the request, with defaults for the others. Raises InvalidRequest."""
+        """The parameters given, and defaults for the rest. Raises InvalidRequest."""
         names = _LETTERS if isinstance(self.samplers, str) else _NAMES
         ids, texts = self._biases()
         given: dict[str, Any] = {

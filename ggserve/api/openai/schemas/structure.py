@@ -1,4 +1,4 @@
-"""Structured output, besides OpenAI's `response_format`: the fields of vLLM, SGLang and llama-server."""
+"""What an answer shall be held to, besides OpenAI's `response_format`: the fields of vLLM, SGLang and llama-server."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -25,8 +25,8 @@ class StructuredOutputs(Strict):
 
 
 class StructuredRequest(ModelRequest):
-    """At most one of these fields. Under vLLM's names, a grammar with `::=` is EBNF, read as GBNF, and any other is
-    llguidance's Lark. `grammar` is llama.cpp's GBNF; `regex` and `ebnf` are SGLang's."""
+    """One of these fields at most. Under vLLM's names a grammar with `::=` is EBNF, read as GBNF, and another one is
+    llguidance's Lark. `grammar` is llama.cpp's GBNF, `regex` and `ebnf` are SGLang's."""
 
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | None = None
@@ -48,18 +48,18 @@ class StructuredRequest(ModelRequest):
 
     @property
     def confidence(self) -> ConfidenceField | None:
-        """Return the kind of confidence that is requested, or None."""
+        """How sure the model was of the answer, where that is asked for."""
         if self.choice_probabilities:
             return "choice_probabilities"
         return "field_confidence" if self.field_confidence else None
 
     @property
     def held_to(self) -> Grammar | None:
-        """Return the structure that the answer must follow. Raises InvalidRequest."""
+        """What the answer is held to. Raises InvalidRequest."""
         return next(iter(self.grammars()), None)
 
     def grammars(self) -> list[Grammar]:
-        """Return all that are given; the same one under two names counts once. Raises InvalidRequest."""
+        """All that is given; the same under two names counts once. Raises InvalidRequest."""
         given = self.structured_outputs or StructuredOutputs.model_validate({})
         any_object = {"type": "object"} if given.json_object else None
         found: list[Grammar] = []

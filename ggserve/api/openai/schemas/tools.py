@@ -39,7 +39,7 @@ class AllowedTools(Strict):
 
 
 class AllowedChoice(Strict):
-    """The subset of tools that the answer may call."""
+    """The answer may call some of the tools only."""
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
@@ -53,8 +53,7 @@ ToolChoice = Annotated[
 
 
 def chosen_tools(tools: Sequence[Tool], choice: Choice | None, *, parallel: bool) -> Tools | None:
-    """Return the functions that an answer may call. Raises ValueError, without the field's name, if the choice fits no
-    tool."""
+    """What an answer may call. ValueError, without the field's name, where the choice fits no tool."""
     if not tools and choice == "required":
         raise ValueError("is 'required', but there are no tools")
     names: Collection[str] = [tool.function.name for tool in tools]
