@@ -108,6 +108,11 @@ class ChatFormat:
     refused: frozenset[Refusal] = frozenset()
     proven: frozenset[Literal["thought", "calls"]] = frozenset()  # what predicted other renderings rightly
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether an answer that cannot call is all text."""
+        return not (self.thought or self.text_open or self.text_close or self.dropped)
+
     def literals(self) -> Iterator[str]:
         """All that a model writes between its thought, text, names and values."""
         yield from (self.text_open, self.text_close, *self.dropped)
