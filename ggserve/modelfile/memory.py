@@ -43,7 +43,7 @@ def plan_memory(
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
-    """Return the plan for the wanted sizes (None: what suits the machine), of which `memory` bytes may be used.
+    """Return the plan for the wanted sizes (None: what suits the machine), using at most `memory` bytes.
 
     `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: type of a GGUF file's keys and
     values.
