@@ -54,8 +54,8 @@ def plan_memory(
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
-    """Return the plan for the wanted sizes (None: what suits the machine), of which `memory` bytes may be used. The
-    caches take `spare` bytes at most where nothing is set.
+    """Return the plan for the wanted sizes (None: what suits the machine), using at most `memory` bytes, and at most
+    `spare` bytes for caches of sizes that are not set.
 
     `shares_gpu`: whether the engine can run several answers on a GPU. `shares_cache`: whether all slots share one
     cache, in which a request uses what others leave. `cache_type`: type of a GGUF file's keys and values. `draft`: a

@@ -104,6 +104,7 @@ class LlamaCppEngine:
         )
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        transport.when_restarted(self._forget)
         self.pool = Pool(
             self._slots, options.queue_size, None if options.shared_tokens is None else options.cache_tokens
         )
@@ -374,6 +375,10 @@ class LlamaCppEngine:
         if self._keeper:
             self._keeper.prepare(slot, prompt if cached else ())
         slot.tokens = prompt
+
+    def _forget(self) -> None:
+        for slot in self._slots:
+            slot.tokens = ()
 
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str

@@ -125,7 +125,11 @@ class ChatRequest(GenerationRequest):
         enabled = self.citations.enabled if isinstance(self.citations, Citations) else bool(self.citations)
         if not enabled:
             if self.documents:
-                raise field_error("documents", "documents are for answers with citations: set citations to true")
+                raise field_error(
+                    "documents",
+                    "documents are for answers with citations: set citations to true, or give the chat template its "
+                    "documents in chat_template_kwargs",
+                )
             return self
         if not self.documents:
             raise field_error("documents", "an answer with citations needs documents to quote")
