@@ -1,4 +1,4 @@
-"""What of the machine this process may use: cores to compute with, and memory."""
+"""The hardware that this process may use: CPU cores, memory, and whether a GPU can be present."""
 
 import ctypes
 import os
@@ -13,36 +13,37 @@ import psutil
 
 try:
     import resource
-except ImportError:  # Windows has no such limits
+except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 _DEVICES = Path("/sys/devices")
-_GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dri/renderD128", "dxg")  # of /dev: NVIDIA, AMD, any with Mesa, WSL
+_GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dri/renderD128", "dxg")  # in /dev: NVIDIA, AMD, any with Mesa, WSL
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a model runs on."""
+    """The hardware that a model runs on."""
 
-    build: str  # of the engine, with its version
-    devices: tuple[str, ...] = ()  # the GPUs that it uses, one line each
-    layers: str | None = None  # how much of the model they hold
-    fallback: str | None = None  # why they hold less than they should
+    build: str  # the engine and its version
+    devices: tuple[str, ...] = ()  # the GPUs in use, one line each
+    layers: str | None = None  # the layers on the GPUs
+    fallback: str | None = None  # why fewer layers than requested are on the GPUs
 
 
 def may_have_gpu() -> bool:
-    """Return whether this machine has a GPU's device node: a cheap test before libraries are loaded for one."""
+    """Return whether this machine can have a GPU. Looks for device nodes only, which is cheaper than loading a GPU
+    library."""
     return sys.platform != "linux" or any(Path("/dev", name).exists() for name in _GPU_NODES)
 
 
 def usable_cores() -> int:
-    """The physical cores that this process may run on, of two kinds the fast ones, and no more than the time that its
-    container or service may take fills.
+    """Return the number of physical CPU cores that this process may use, limited by affinity and by the CPU quota of
+    its container or service.
 
-    ggml's threads share each matrix evenly and wait for the slowest, which are those that share a core or have a small
-    one.
+    On hybrid processors only performance cores count. ggml's threads get equal shares of each matrix and wait for the
+    slowest one, so a thread on an efficiency core or on a shared core slows all of them.
     """
     shares = []
     for folder in _group_folders("cpu"):
@@ -55,7 +56,8 @@ def usable_cores() -> int:
 
 
 def usable_memory() -> int:
-    """Bytes: the machine's memory, or what the container, the service or `ulimit -v` leaves this process of it."""
+    """Return the memory that this process may use, in bytes: the machine's memory, or the limit of its container,
+    service or `ulimit -v`."""
     files = (folder / name for folder in _group_folders("memory") for name in ("memory.max", "memory.limit_in_bytes"))
     limits = [int(text) for text in map(_text, files) if text.isdigit()]
     if resource is not None and (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
@@ -64,18 +66,19 @@ def usable_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes: the memory that is free, and no more than this process may use."""
+    """Return the free memory in bytes, at most `usable_memory()`."""
     return min(psutil.virtual_memory().available, usable_memory())
 
 
 def memory_for_models() -> int:
-    """Bytes: the usable memory less a reserve of an eighth, at least 1 GiB and at most half, for all else."""
+    """Return the memory that models may use, in bytes: the usable memory less one eighth (at least 1 GiB, at most half)
+    for everything else."""
     usable = usable_memory()
     return usable - min(max(usable // 8, 1 << 30), usable // 2)
 
 
 def give_back_memory() -> None:
-    """Returns to the system what was freed while loading, where the C library (glibc) would keep it."""
+    """Return memory that was freed while loading to the system. glibc would keep it."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
@@ -83,20 +86,20 @@ def give_back_memory() -> None:
 def _physical_cores() -> int:
     if sys.platform == "darwin":
         with suppress(OSError, ValueError, subprocess.SubprocessError):
-            command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]  # of Apple's two kinds the fast one
+            command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]  # Apple's performance cores
             return int(subprocess.check_output(command, stderr=subprocess.DEVNULL))
     if sys.platform != "linux":
         return psutil.cpu_count(logical=False) or os.cpu_count() or 1
     cpus = os.sched_getaffinity(0)
-    fast = cpus & _numbers(_text(_DEVICES / "cpu_core/cpus"))  # on processors of two kinds; "cpu_atom" are the others
+    fast = cpus & _numbers(_text(_DEVICES / "cpu_core/cpus"))  # of hybrid Intel processors; "cpu_atom" has the others
     siblings = (_text(_DEVICES / f"system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in fast or cpus)
     known = [each for each in siblings if each]
     return len(set(known)) or len(cpus)
 
 
 def _group_folders(controller: str) -> Iterator[Path]:
-    """The folders of this process's control group and those above it, of cgroup v2 and of a controller of v1. A
-    container sees its own as the root."""
+    """Yield the folders of this process's control group and its ancestors, for cgroup v2 and for a cgroup v1
+    controller. A container sees its own group as the root."""
     for line in _text(_OWN_GROUP).splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -107,7 +110,7 @@ def _group_folders(controller: str) -> Iterator[Path]:
 
 
 def _numbers(ranges: str) -> set[int]:
-    """Of a list as Linux writes it: "0-3,8"."""
+    """Return the numbers in a Linux CPU list such as "0-3,8"."""
     ends = [part.partition("-") for part in ranges.split(",") if part]
     return {number for first, _, last in ends for number in range(int(first), int(last or first) + 1)}
 

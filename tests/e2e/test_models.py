@@ -223,4 +223,4 @@ def test_a_folder_that_does_not_exist_stops_the_start(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2
     assert "MODELS_DIR" in ended.stderr
-    assert "there is no such folder" in ended.stderr
+    assert "no such folder" in ended.stderr

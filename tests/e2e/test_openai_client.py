@@ -173,9 +173,9 @@ def test_an_answer_that_fills_the_context_ends_with_length(client):
 
 
 def test_token_ids_outside_of_the_vocabulary_are_refused(client):
-    with pytest.raises(openai.BadRequestError, match="outside of the vocabulary"):
+    with pytest.raises(openai.BadRequestError, match="outside the vocabulary"):
         client.completions.create(model="x", prompt=[1, 99_999])
-    with pytest.raises(openai.BadRequestError, match="outside of the vocabulary"):
+    with pytest.raises(openai.BadRequestError, match="outside the vocabulary"):
         client.completions.create(model="x", prompt="Hi", logit_bias={"99999": 1})
 
 

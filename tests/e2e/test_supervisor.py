@@ -86,7 +86,7 @@ def test_a_taken_port_is_told_at_once(small, tmp_path):
         )
     assert ended.returncode == 2
     assert ended.stderr.startswith("ggserve: HOST=127.0.0.1, PORT=")
-    assert "cannot listen there: Address already in use" in ended.stderr
+    assert "cannot listen on this address: Address already in use" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "loaded" not in ended.stderr
 

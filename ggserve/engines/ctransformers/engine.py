@@ -79,7 +79,7 @@ class CTransformersEngine:
         self._check(prompt, params)
         params.check()
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
-        marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.repeats_cost else None
+        marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.uses_dry else None
         context = await self.pool.acquire(prompt if params.cache_prompt else (), continues=params.continues)
         generation = self._new_generation(prompt, params, matcher, marks)
         self._workers.submit(self._run, context, generation)
