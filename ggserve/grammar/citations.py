@@ -1,6 +1,6 @@
-"""The grammar of answers that quote documents: free text, and between two marks only what the documents say.
+"""The grammar of answers with citations: free text, and between two marks only text from the documents.
 
-A quotation is one terminal, closing mark included: as two, the lexer would refuse what a document has before a `<`.
+A quotation and its closing mark are one terminal. As two, the lexer would reject a document's text before a `<`.
 """
 
 import json
@@ -15,14 +15,14 @@ _START = "start: answer\n"
 
 @dataclass(frozen=True)
 class Marks:
-    """What stands before and after a quotation. No document has the closing one."""
+    """The texts before and after a quotation. No document contains the closing mark."""
 
     open: str
     close: str
 
 
 def marks_for(documents: Sequence[str]) -> Marks:
-    """Marks that cannot be mistaken for a part of the documents."""
+    """Return marks that cannot be mistaken for a part of the documents."""
     number = 0
     while any(f"</quote{number or ''}>" in document for document in documents):
         number += 1
@@ -30,17 +30,17 @@ def marks_for(documents: Sequence[str]) -> Marks:
 
 
 def citation_grammar(documents: Sequence[str], marks: Marks, source: str) -> Grammar:
-    """Answers that quote these documents, from a request's field."""
+    """Return the grammar of answers that quote these documents, from a request field."""
     return Grammar("citations", json.dumps([documents, marks.open, marks.close], ensure_ascii=False), source)
 
 
 def opening_mark(grammar: Grammar) -> str:
-    """What stands before a quotation."""
+    """Return the mark before a quotation."""
     return str(json.loads(grammar.text)[1])
 
 
 def citation_lark(grammar: Grammar) -> str:
-    """The grammar in llguidance's dialect of Lark. A quotation is made of whole words."""
+    """Return the grammar in llguidance's dialect of Lark. A quotation consists of whole words."""
     documents, opening, closing = json.loads(grammar.text)
     names = [f"DOCUMENT_{index}" for index in range(len(documents))]
     least = LEAST_QUOTED + len(closing)
@@ -51,7 +51,7 @@ def citation_lark(grammar: Grammar) -> str:
             "answer: (TEXT | ANGLE | quotation)*\n",
             f"quotation: {json.dumps(opening)} QUOTED\n",
             "TEXT: /[^<]+/\n",
-            "ANGLE: /<+[^q<]/\n",  # a `<` that opens no quotation
+            "ANGLE: /<+[^q<]/\n",  # a `<` that does not open a quotation
             f"QUOTED: (({' | '.join(names)}) {json.dumps(closing)}) & /(?s:.{{{least},}})/\n",
             *(
                 f'{name}: %regex {{"substring_words": {json.dumps(document, ensure_ascii=False)}}}\n'
@@ -62,6 +62,6 @@ def citation_lark(grammar: Grammar) -> str:
 
 
 def with_ends(text: str, end_ids: Iterable[int]) -> str:
-    """The grammar of the same answers, which one of these tokens may end."""
+    """Return the grammar with these tokens as optional ends of the answer."""
     ids = ",".join(map(str, sorted(end_ids)))
     return text.replace(_START, f"start: answer (<[{ids}]>)?\n", 1) if ids else text

@@ -1,25 +1,26 @@
-"""A grammar as a tree of rules, from which `lark` and `gbnf` write what the engines read."""
+"""Grammars as trees of rules, from which `lark` and `gbnf` write the engines' formats."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 LAST_CHARACTER = 0x10FFFF
-MOST_REPETITIONS = 2000  # of llama.cpp's own grammars
+MOST_REPETITIONS = 2000  # llama.cpp's own limit
 _SURROGATES = (0xD800, 0xDFFF)
 Ranges = tuple[tuple[int, int], ...]  # of code points, sorted, both ends included
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """This text."""
+    """Exactly this text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A text of the chat format, whose control tokens are meant as tokens where the engine tells them from text."""
+    """A marker of the chat format. Its control tokens are matched as tokens if the engine can distinguish them from
+    text."""
 
     text: str
 
@@ -33,21 +34,21 @@ class Characters:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One after the other."""
+    """One rule after the other."""
 
     items: "tuple[Rule, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of these."""
+    """One of these rules."""
 
     options: "tuple[Rule, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """The rule, `least` to `most` times; None: any number."""
+    """The rule `least` to `most` times; None: no limit."""
 
     rule: "Rule"
     least: int = 0
@@ -56,7 +57,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A rule of `Rules.named`."""
+    """A reference to a rule in `Rules.named`."""
 
     name: str
 
@@ -70,29 +71,29 @@ class Lexeme:
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """Any text that fits a regular expression as a whole."""
+    """Text that matches a regular expression as a whole."""
 
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """JSON of a schema: see `schemas`."""
+    """JSON under a schema; see `schemas`."""
 
     text: str  # the schema, as JSON
-    lenient: bool = False  # what cannot be followed is left out
+    lenient: bool = False  # ignore unsupported keywords
     tool: str | None = None  # the function whose arguments it describes
-    loose: bool = False  # where the schema cannot be followed, `spare` will do
-    spare: str = '{"type":"object"}'  # a schema that takes its place
+    loose: bool = False  # if the schema is not supported, use `spare`
+    spare: str = '{"type":"object"}'  # the fallback schema
 
     def loosened(self) -> "Schema":
-        """What takes its place."""
+        """Return the fallback schema."""
         return Schema(self.spare)
 
 
 @dataclass(frozen=True, slots=True)
 class TextBefore:
-    """Any text that begins with none of `starts`, up to the first place where the marker stands, and the marker."""
+    """Text that begins with none of `starts`, up to and including the first marker."""
 
     marker: Marker
     starts: tuple[Marker, ...] = ()
@@ -100,7 +101,7 @@ class TextBefore:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Any text that begins with none of `starts`, and does not hold the marker."""
+    """Text that begins with none of `starts` and does not contain the marker."""
 
     without: Marker | None = None
     starts: tuple[Marker, ...] = ()
@@ -140,14 +141,14 @@ Rule: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A whole grammar: what an answer is, and the rules that it refers to."""
+    """A complete grammar: the rule for the answer, and the rules that it refers to."""
 
     start: Rule
     named: tuple[tuple[str, Rule], ...] = ()
 
 
 def schemas(rules: Rules) -> list[Schema]:
-    """The schemas in a grammar, each once."""
+    """Return the schemas in a grammar, without duplicates."""
     found: dict[Schema, None] = {}
     unseen = [rules.start, *(rule for _, rule in rules.named)]
     while unseen:
@@ -162,7 +163,7 @@ def schemas(rules: Rules) -> list[Schema]:
 
 
 def with_schemas(rules: Rules, changes: Mapping[Schema, Rule]) -> Rules:
-    """The grammar with these schemas changed."""
+    """Return the grammar with these schemas replaced."""
 
     def changed(rule: Rule) -> Rule:
         match rule:
@@ -180,13 +181,13 @@ def with_schemas(rules: Rules, changes: Mapping[Schema, Rule]) -> Rules:
 
 
 def sequence(*items: Rule) -> Rule:
-    """The rules one after the other, without empty ones."""
+    """Return the rules one after the other, without empty ones."""
     flat = tuple(item for item in items if item != NOTHING)
     return flat[0] if len(flat) == 1 else Sequence(flat)
 
 
 def choice(options: Iterable[Rule]) -> Rule:
-    """One of the rules, each named once."""
+    """Return the choice between these rules, without duplicates."""
     distinct = tuple(dict.fromkeys(options))
     return distinct[0] if len(distinct) == 1 else Choice(distinct)
 
@@ -196,11 +197,12 @@ def optional(rule: Rule) -> Rule:
 
 
 def repeated(rule: Rule, least: int, most: int | None) -> Rule:
-    """The rule so many times; no upper bound is above MOST_REPETITIONS. Raises ValueError where a lower one is."""
+    """Return the rule repeated. An upper bound is limited to MOST_REPETITIONS. Raises ValueError if the lower bound is
+    higher."""
     if least > MOST_REPETITIONS:
-        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
+        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not supported")
     if most is not None and most < least:
-        raise ValueError(f"from {least} to {most} there is none")
+        raise ValueError(f"the minimum {least} is more than the maximum {most}")
     return Repeat(rule, least, None if most is None else min(most, MOST_REPETITIONS))
 
 
@@ -209,7 +211,7 @@ def one_of(characters: str) -> Characters:
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """The ranges sorted, and those that touch as one."""
+    """Return the ranges sorted, with adjacent ranges merged."""
     result: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if result and low <= result[-1][1] + 1:
@@ -220,7 +222,7 @@ def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def without(ranges: Ranges, excluded: Ranges) -> Ranges:
-    """What is in `ranges` and not in `excluded`."""
+    """Return the characters in `ranges` that are not in `excluded`."""
     left = list(ranges)
     for low, high in excluded:
         left = [

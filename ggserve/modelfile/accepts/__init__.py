@@ -1,1 +1,1 @@
-"""Which engine runs a file exactly as it is, and which one is chosen."""
+"""The rules that decide whether an engine runs a file exactly."""

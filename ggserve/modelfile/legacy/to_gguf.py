@@ -1,6 +1,6 @@
-"""What a legacy file becomes as GGUF: llama.cpp's names of tensors and settings, its spelling of tokens, its row order.
+"""Plan the GGUF form of a legacy file: llama.cpp's tensor names, settings, token spelling and row order.
 
-No weight changes. Where llama.cpp wants rows in another order, whole rows move, so quantized blocks stay as they are.
+Weights do not change. If llama.cpp needs rows in another order, whole rows move, so quantized blocks stay intact.
 """
 
 import re
@@ -31,8 +31,8 @@ ARCHITECTURES = {
     "dolly-v2": "gptneox",
     "gptj": "phi2",
 }
-"""llama.cpp's architecture for each family. It has none for GPT-J, whose graph is phi2's without some biases, if the
-dimensions that turn are put in halves instead of pairs."""
+"""llama.cpp's architecture for each family. GPT-J has none, but its graph is phi2's without some biases if the rotated
+dimensions are ordered in halves instead of pairs."""
 
 _NAMES = {
     "tok_embeddings": "token_embd",
@@ -55,7 +55,7 @@ _BLOCK = re.compile(r"(?:layers|transformer\.h|transformer\.blocks|gpt_neox\.lay
 _BLOCK_NAMES = {
     "attention_norm": "attn_norm",
     "input_layernorm": "attn_norm",
-    "ln_mlp": "attn_norm",  # falcon 40B: llama.cpp calls the one before the feed-forward so
+    "ln_mlp": "attn_norm",  # falcon 40B: llama.cpp's name for the norm before the feed-forward
     "ln_attn": "attn_norm_2",
     "ln_1": "attn_norm",
     "norm_1": "attn_norm",
@@ -94,13 +94,13 @@ _PARTS = {"weight": "weight", "g": "weight", "w": "weight", "bias": "bias", "b":
 _TOKENIZER = "tokenizer.ggml."
 _PRE_TOKENIZERS = {"gpt-neox": "mpt"}  # MPT has GPT-NeoX's tokenizer
 SOURCE_DIGEST = "ggserve.source_digest"
-_FORM = b"1"  # to count up when the same file shall become another one
-_SAMPLES, _SAMPLE = 64, 4096  # places and bytes that tell a file's weights from others'
+_FORM = b"1"  # increment when the conversion changes
+_SAMPLES, _SAMPLE = 64, 4096  # number of places and bytes per place that identify a file's weights
 
 
 def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
-    """The GGUF of a legacy file, with a chat template (Jinja2) if one is given. ModelFileError where llama.cpp cannot
-    run the model exactly."""
+    """Return the plan for the GGUF form of a legacy file, with a chat template (Jinja2) if given. Raises ModelFileError
+    if llama.cpp cannot run the model exactly."""
     shared = file.family == "starcoder" and _shares_keys(file)
     tensors = list(_tensors(file, shared))
     fields = origin(file.path, file.size)
@@ -116,7 +116,8 @@ def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
 
 
 def source_digest(file: GGMLFile, chat_template: str | None) -> str:
-    """What a conversion is made from, in short: two that differ in anything but a few weights differ in this."""
+    """Return a digest of the input of a conversion. Inputs that differ in more than a few weights have different
+    digests."""
     digest = blake2b(f"{file.family} {file.size} {chat_template or ''}".encode(), key=_FORM, digest_size=16)
     start = min(tensor.offset for tensor in file.tensors.values())
     with opened(file.path) as reader:
@@ -128,9 +129,9 @@ def source_digest(file: GGMLFile, chat_template: str | None) -> str:
 
 
 def conversion_objection(file: GGMLFile) -> str | None:
-    """None if llama.cpp can be given the file's model, else why not. Reads no tensor."""
+    """Return None if the file can be converted for llama.cpp, else the reason. Reads no tensor."""
     if file.get(_TOKENIZER + "eos_token_id") is None:
-        return "its vocabulary has no token that ends a text, and llama.cpp takes another one for it"
+        return "its vocabulary has no end-of-text token, and llama.cpp would use another token"
     return None
 
 
@@ -148,7 +149,7 @@ def _metadata(file: GGMLFile, n_head_kv: int) -> dict[str, Any]:
 
 
 def _tokenizer(file: GGMLFile) -> dict[str, Any]:
-    """`tokenizer.ggml.*` as llama.cpp wants it."""
+    """Return `tokenizer.ggml.*` in llama.cpp's form."""
     found = {key: file.get(key) for key in file.metadata_keys() if key.startswith(_TOKENIZER)}
     model = found[_TOKENIZER + "model"]
     found[_TOKENIZER + "add_bos_token"] = model == "llama"
@@ -181,7 +182,7 @@ def _tensors(file: GGMLFile, shared: bool) -> Iterator[NewTensor]:
 
 def _name(legacy: str) -> str:
     stem, _, part = legacy.replace("/", ".").rpartition(".")
-    if part not in _PARTS:  # GPT-2's embeddings have no part
+    if part not in _PARTS:  # GPT-2's embeddings have no such suffix
         stem, part = f"{stem}.{part}", "weight"
     if block := _BLOCK.fullmatch(stem):
         return f"blk.{block[1]}.{_BLOCK_NAMES[block[2]]}.{_PARTS[part]}"
@@ -189,15 +190,15 @@ def _name(legacy: str) -> str:
 
 
 def _rows(family: str, header: Header, name: str, shared: bool) -> NDArray[np.intp] | None:
-    """Which rows of the legacy tensor the new one has, in this order; None: all as they are."""
+    """Return the legacy tensor's rows for the new tensor, in order; None: all rows in place."""
     stem = name.split(".")[-2]
     heads, width = header.n_head, header.n_embd // header.n_head
     if family in ("gptneox", "dolly-v2") and stem == "attn_qkv":
-        # Head by head, each with its queries, keys and values. llama.cpp has all queries, all keys, all values.
+        # The file has queries, keys and values head by head; llama.cpp has all queries, all keys, all values.
         parts = np.arange(3 * header.n_embd).reshape(heads, 3, width)
         return np.concatenate([parts[:, part].ravel() for part in range(3)])
     if family == "gptj" and stem in ("attn_q", "attn_k") and header.n_rot:
-        # Dimensions 2i and 2i + 1 turn together. In phi2 these are i and i + n_rot / 2.
+        # Dimensions 2i and 2i + 1 are rotated together; in phi2, i and i + n_rot / 2.
         turned = np.arange(header.n_rot).reshape(-1, 2).T.ravel()
         order = np.concatenate([turned, np.arange(header.n_rot, width)])
         return np.concatenate([head * width + order for head in range(heads)])
@@ -210,8 +211,8 @@ def _rows(family: str, header: Header, name: str, shared: bool) -> NDArray[np.in
 
 
 def _shares_keys(file: GGMLFile) -> bool:
-    """Whether all heads have the same keys and values in every layer: multi-query attention, written out by the
-    converters of 2023. One copy of them is the same model, and makes the KV cache smaller by the number of heads."""
+    """Return whether all heads of every layer have the same keys and values: multi-query attention, written out by the
+    converters of 2023. Keeping one copy divides the KV cache by the number of heads."""
     embd, heads = file.header.n_embd, file.header.n_head
     weights = np.memmap(file.path, np.uint8, "r")
     for name, tensor in file.tensors.items():
