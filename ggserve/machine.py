@@ -50,7 +50,7 @@ def usable_cores() -> int:
         quota, period = _text(folder / "cpu.max").split() or [
             _text(folder / f"cpu.cfs_{each}_us") for each in ("quota", "period")
         ]
-        if quota.isdigit():  # not "max", and not -1
+        if quota.isdigit():  # neither "max" nor -1
             shares.append(int(quota) / int(period))
     return max(1, int(min([_physical_cores(), *shares])))
 

@@ -27,6 +27,7 @@ from ggserve.grammar.rules import (
     Rule,
     Schema,
     choice,
+    in_order,
     optional,
     repeated,
     sequence,

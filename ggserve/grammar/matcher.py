@@ -48,7 +48,7 @@ class GrammarVocabulary:
 
     pieces: Sequence[bytes]  # by token id: the bytes that the token adds to a text; b"" for tokens without text
     end_ids: frozenset[int]  # tokens that end an answer
-    encode: Callable[[str], list[int]]  # ids of a text in the middle of an answer
+    encode: Callable[[str], list[int]]  # encodes a text in the middle of an answer
 
 
 def byte_vocabulary() -> GrammarVocabulary:
@@ -273,7 +273,7 @@ def _is_costly(text: str) -> bool:
 
 
 def _tokenizer(vocabulary: GrammarVocabulary) -> Any:
-    """llguidance's view of the vocabulary. Takes about 0.2 s for 50,000 tokens, with the interpreter's lock."""
+    """Build llguidance's view of the vocabulary. Takes about 0.2 s for 50,000 tokens, while holding Python's lock."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     return LLTokenizer(

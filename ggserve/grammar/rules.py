@@ -1,13 +1,14 @@
 """Grammars as trees of rules, from which `lark` and `gbnf` write the engines' formats."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Sequenced
 from dataclasses import dataclass
 from typing import TypeAlias
 
 LAST_CHARACTER = 0x10FFFF
 MOST_REPETITIONS = 2000  # llama.cpp's own limit
 _SURROGATES = (0xD800, 0xDFFF)
-Ranges = tuple[tuple[int, int], ...]  # of code points, sorted, both ends included
+Ranges = tuple[tuple[int, int], ...]  # code points, sorted, both ends included
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Characters:
-    """One character of these ranges."""
+    """One character in these ranges."""
 
     ranges: Ranges
 
@@ -147,6 +148,9 @@ class Rules:
     named: tuple[tuple[str, Rule], ...] = ()
 
 
+NOTHING: Rule = Sequence(())
+
+
 def schemas(rules: Rules) -> list[Schema]:
     """Return the schemas in a grammar, without duplicates."""
     found: dict[Schema, None] = {}
@@ -196,6 +200,29 @@ def optional(rule: Rule) -> Rule:
     return Repeat(rule, 0, 1)
 
 
+def in_order(
+    items: Sequenced[tuple[Rule, bool]],
+    separator: Rule,
+    named: Callable[[Rule], Rule],
+    *,
+    opening: Rule = NOTHING,
+    closing: Rule = NOTHING,
+    empty: Rule = NOTHING,
+) -> Rule:
+    """Return the rule of items in order, each with whether it is required. `opening` comes before the first item that
+    occurs, and `closing` after the last; `empty` stands for no items. `named` gives a name to a rule that is used
+    twice."""
+    begun = closing
+    for item, required in reversed(items):
+        after = named(begun)
+        first = sequence(opening, item, after)
+        if required:
+            begun, empty = sequence(separator, item, after), first
+        else:
+            begun, empty = sequence(optional(sequence(separator, item)), after), choice([first, named(empty)])
+    return empty
+
+
 def repeated(rule: Rule, least: int, most: int | None) -> Rule:
     """Return the rule repeated. An upper bound is limited to MOST_REPETITIONS. Raises ValueError if the lower bound is
     higher."""
@@ -236,7 +263,6 @@ def without(ranges: Ranges, excluded: Ranges) -> Ranges:
     return tuple(left)
 
 
-NOTHING: Rule = Sequence(())
 ANY = without(((0, LAST_CHARACTER),), (_SURROGATES,))
 DIGIT = one_of("0123456789")
 SPACE = one_of(" \n\r\t")

@@ -29,7 +29,8 @@ class UnigramEncoder:
         scores = token_array(metadata, "scores", len(vocabulary.texts))
         if scores is None or vocabulary.unk_id is None:
             raise ModelFileError("the file has a unigram vocabulary without scores or without an unknown token")
-        self.shrinks = 1 if TokenType.BYTE in vocabulary.types else 1000  # unknown characters become one unknown token
+        # a run of unknown characters becomes one unknown token
+        self.shrinks = 1 if TokenType.BYTE in vocabulary.types else 1000
         self.pieces: list[bytes] = []
         self._bytes: dict[int, int] = {}
         entries: list[tuple[str, float]] = []

@@ -18,7 +18,7 @@ class Metadata(Protocol):
     def get(self, key: str, default: Any = None, /) -> Any: ...
 
 
-# Control tokens that end a model's turn, whatever the file names as EOS.
+# Control tokens that end a model's turn, whatever token the file names as EOS.
 _END_TEXTS = frozenset(
     [
         "<|eot_id|>",

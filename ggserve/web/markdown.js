@@ -1,10 +1,11 @@
 // Markdown to elements, safely: marked parses, DOMPurify keeps a short list of tags, raw HTML is shown as text, images
-// become links (fetching one would tell a stranger what was said). While a text grows, only its last blocks are redrawn.
+// become links (fetching one would reveal the chat to a third party). While a text grows, only its last blocks are redrawn.
 
 import { Marked } from "./vendor/marked.js";
 import "./vendor/purify.js";
 import { copy, el, iconButton } from "./dom.js";
 import { highlight } from "./highlight.js";
+import { BoundedLexer, tokenizer } from "./lexer.js";
 
 const purify = globalThis.DOMPurify;
 const RULES = {
@@ -13,7 +14,7 @@ const RULES = {
     "pre", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul",
   ],
   ALLOWED_ATTR: ["align", "data-language", "href", "start", "title"],
-  ADD_URI_SAFE_ATTR: ["align", "data-language", "start", "title"], // they hold no address
+  ADD_URI_SAFE_ATTR: ["align", "data-language", "start", "title"], // they contain no address
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
@@ -27,6 +28,7 @@ const asLines = (text) => `<p>${escape(text.trim()).replaceAll("\n", "<br>")}</p
 
 const marked = new Marked({
   gfm: true,
+  tokenizer,
   renderer: {
     html: ({ text, block }) => (HARMLESS.test(text.trim()) ? text : block ? asLines(text) : escape(text)),
     heading({ tokens, depth }) {
@@ -39,17 +41,29 @@ const marked = new Marked({
   },
 });
 
+const LONGEST = 300_000; // characters; a longer text stays plain
+
+/** The blocks of a text. What the parser fails at is one block of plain text: a message must not take the chat with it. */
+function lex(text) {
+  try {
+    if (text.length <= LONGEST) return new BoundedLexer(marked.defaults).lex(text);
+  } catch (error) {
+    console.warn("This Markdown is shown as text:", error);
+  }
+  return [{ type: "html", block: true, raw: text, text }];
+}
+
 /** An element that shows a Markdown text, which may grow. */
 export class MarkdownView {
-  #blocks = []; // of { raw, nodes }, as they stand in the element
+  #blocks = []; // of { raw, nodes }, in the order of the element
 
   constructor(element) {
     this.element = element;
   }
 
-  /** Shows `text`; `done` is false while more of it may come. */
+  /** Show `text`; `done` is false while more may arrive. */
   update(text, done = true) {
-    const tokens = marked.lexer(text);
+    const tokens = lex(text);
     const links = JSON.stringify(tokens.links);
     let same = 0;
     while (same < tokens.length && same < this.#blocks.length) {

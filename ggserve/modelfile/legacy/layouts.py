@@ -127,7 +127,7 @@ class NeoXLayout(Layout):
 
 
 class ReplitLayout(Layout):
-    """replit; its vocabulary has SentencePiece scores."""
+    """replit, whose vocabulary has SentencePiece scores."""
 
     families: tuple[str, ...] = ("replit",)
     prefixes = ("transformer.",)
