@@ -113,7 +113,7 @@ def test_versions_and_quantizations(
     if runs:
         make()
     else:
-        with pytest.raises(Exception, match="no longer supported|is supported"):
+        with pytest.raises(Exception, match=r"no longer supported|is supported"):
             make()
 
 
