@@ -298,7 +298,7 @@ def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
     told, *others = sorted(result.stderr.splitlines())  # two processes tell, and either may be the first
     assert re.fullmatch(r"ggserve: llama\.cpp ended while loading bad\.gguf: .*GGML_ASSERT.*", told)
     assert len(others) <= 1
-    assert all(re.fullmatch("ggserve: the worker was ended by SIGABRT: .*", other) for other in others)
+    assert all(re.fullmatch("ggserve: the worker was killed by SIGABRT: .*", other) for other in others)
 
 
 def test_the_listener_is_private_and_goes_away(llama_cpp_model: GGUFModel, original_path: Path):

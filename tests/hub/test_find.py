@@ -74,7 +74,7 @@ def test_odd_numbers_make_no_parts(name: str) -> None:
             None,
             "parts of a model, and m-00003-of-00003.gguf is not",
         ),
-        (["a.gguf", "m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", "m-00001-of-00002.gguf is not there"),
+        (["a.gguf", "m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", "m-00001-of-00002.gguf is missing"),
         (
             ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "a.gguf"],
             None,

@@ -141,7 +141,7 @@ class InProcess:
                 if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
                     return
         except (OSError, EOFError) as error:
-            raise GenerationError(f"llama.cpp broke off its answer: {error}") from error
+            raise GenerationError(f"llama.cpp aborted its answer: {error}") from error
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         for chunk in reader.rest():
@@ -167,8 +167,8 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     options, path = plan.options, plan.path
     if options.gpu_layers and not gpus():
         raise EngineError(
-            f"GPU_LAYERS={options.gpu_layers} needs an xllamacpp build for this machine's GPU, and the one that is "
-            "installed sees none: install one (see docs/gpu.md), or set GPU_LAYERS=0"
+            f"GPU_LAYERS={options.gpu_layers} needs an xllamacpp build for this machine's GPU, but the installed "
+            "one finds no GPU: install one (see docs/gpu.md), or set GPU_LAYERS=0"
         )
     params = xllamacpp.CommonParams()
     params.model.path = str(path)

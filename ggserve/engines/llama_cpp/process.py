@@ -174,13 +174,13 @@ class LlamaServer:
         """Decide how it goes on after one more death. Raises EngineUnavailable where it does not."""
         deaths.append(time.monotonic())
         if len(deaths) >= _MOST_DEATHS:
-            raise EngineUnavailable(f"llama-server died {len(deaths)} times in a row: {reason}")
+            raise EngineUnavailable(f"llama-server crashed {len(deaths)} times in a row: {reason}")
         recent = [each for each in deaths if deaths[-1] - each < _GPU_SECONDS]
         if len(recent) >= _GPU_DEATHS and self._options.gpu_layers == "auto" and self._layers != 0:
-            self._fall_back(0, f"llama-server died {len(recent)} times within a minute on the GPU: {reason}")
+            self._fall_back(0, f"llama-server crashed {len(recent)} times within a minute on the GPU: {reason}")
             deaths.clear()
             return
-        log.warning("llama-server died: %s. Starting it again", reason)
+        log.warning("llama-server crashed: %s. Restarting it", reason)
         with self._changed:
             self._changed.wait_for(lambda: self._closing, 0.0 if len(deaths) == 1 else 2.0 ** (len(deaths) - 2))
 
@@ -204,7 +204,7 @@ class LlamaServer:
 
     def _fall_back(self, layers: int, reason: str) -> None:
         self._layers = layers
-        then = f"trying {layers} layers on the GPU" if layers else "going on without the GPU"
+        then = f"trying {layers} layers on the GPU" if layers else "continuing without the GPU"
         log.warning("%s; %s", reason, then)
         self.fallback = f"{layers} layers on the GPU: {reason}" if layers else f"no GPU: {reason}"
 
@@ -278,7 +278,7 @@ class LlamaServer:
         """Why it ended: what it wrote last, and how it ended."""
         ended = f"exit code {code}"
         if code < 0:
-            ended = f"ended by {signal.Signals(-code).name}"
+            ended = f"killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
                 ended += ", memory may have run out"
         for pattern in _REASONS:

@@ -68,7 +68,7 @@ class NativeScorer:
             if found := self._beside(prefix, token, other, lead):
                 logprob = beside["logprob"] + math.log(found["prob"]) + lead
                 return ScoredToken(token, bytes(found["bytes"]), logprob, place.top)
-        raise GenerationError("llama.cpp does not tell how likely a token is.")
+        raise GenerationError("llama.cpp did not return a token's probability.")
 
     def split(self, prefix: Sequence[int], text: str, count: int, last: ScoredToken, top: int) -> list[ScoredToken]:
         """The `count` tokens of a text whose characters are split over several, of which llama.cpp told the `last`.
