@@ -141,7 +141,7 @@ def test_models(client):
     models = client.models.list().data
     assert [m.id for m in models] == ["SmolLM2-135M-Instruct.Q4_1"]
     assert client.models.retrieve(models[0].id).id == models[0].id
-    with pytest.raises(openai.NotFoundError, match="is not served here"):
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.models.retrieve("gpt-4o")
 
 

@@ -67,7 +67,7 @@ def test_odd_numbers_make_no_parts(name: str) -> None:
     [
         ([], None, "here has no model files (.gguf, .ggml, .bin)"),
         (["pytorch_model.bin"], None, "here has no model files (.gguf, .ggml, .bin)"),
-        (["pytorch_model.bin"], "pytorch_model.bin", "is not a model file by its name"),
+        (["pytorch_model.bin"], "pytorch_model.bin", "is not that of a model file"),
         (["a.gguf"], "b.gguf", "there is no file b.gguf in here; it has a.gguf (1 B)"),
         (
             ["m-00002-of-00003.gguf", "m-00001-of-00003.gguf"],
