@@ -65,7 +65,8 @@ class Settings(BaseSettings):
     )
     chat_template: str | None = Field(
         None,
-        description="chat template: a built-in name (docs/model-files.md) or a Jinja2 file (default: the model's own)",
+        description="chat template: a name in the model file, a built-in name (docs/model-files.md) or a Jinja2 file "
+        "(default: the model's own)",
     )
     engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="inference engine")
     mmproj_path: UserPath | None = Field(

@@ -1,4 +1,4 @@
-"""The grammar of arguments in a family's own syntax of nested values, as the family's module writes each of them."""
+"""The grammar of arguments in a family's own syntax of nested values. The family's module writes each kind of value."""
 
 import json
 import re
@@ -8,12 +8,12 @@ from typing import Any, Protocol
 from ggserve.grammar.rules import Literal, Rule, choice, in_order
 from ggserve.grammar.schemas import schema_rule
 
-_NAME = re.compile(r"(?!invoke$)[\w.-]{1,256}")  # that no syntax takes for something else
+_NAME = re.compile(r"(?!invoke$)[\w.-]{1,256}")  # characters that no syntax mistakes for something else
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
 
 class Syntax(Protocol):
-    """A module of `exceptions`: the grammar of each kind of value."""
+    """The interface of a module of `exceptions`: the grammar of each kind of value."""
 
     @property
     def NAMES_SORTED(self) -> bool: ...
@@ -35,15 +35,15 @@ class Syntax(Protocol):
 
 
 class NestedArguments:
-    """`named` gives a rule that is used twice a name."""
+    """`named` gives a name to a rule that is used twice."""
 
     def __init__(self, syntax: Syntax, named: Callable[[Rule], Rule]) -> None:
         self._syntax = syntax
         self._named = named
 
     def members(self, schema: Any) -> Rule:
-        """The properties of a schema, those that are not required may be left out. Raises ValueError where the schema
-        says more than this follows."""
+        """Return the rule of a schema's properties; optional ones may be left out. Raises ValueError if the schema says
+        more than is supported."""
         properties = schema.get("properties", {}) if isinstance(schema, Mapping) else None
         if not isinstance(properties, Mapping) or not all(map(_NAME.fullmatch, properties)):
             raise ValueError("its properties are not supported")

@@ -1,31 +1,31 @@
-"""The renderers of one model: its template, and the one for chats with tools where the file has one of its own."""
+"""The renderers of one model: its template, and those that a file has for chats with tools or with documents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ggserve.chat.reading import read_format
 from ggserve.chat.rendering import Chat, ChatRenderer
 from ggserve.chat.template import ChatTemplate
 
-TOOL_USE = "tool_use"  # the name of a file's template for chats with tools
+# The names of a file's templates for chats with tools, and for chats with documents.
+TOOL_USE, RAG = PURPOSES = ("tool_use", "rag")
 
 
 class ChatRenderers:
-    """`main` renders chats without tools."""
+    """`main` renders all chats for which there is no template of its own."""
 
     def __init__(
         self,
         template: ChatTemplate,
-        with_tools: ChatTemplate | None,
+        named: Mapping[str, ChatTemplate],
         control_texts: Sequence[str],
         end_texts: Iterable[str],
     ) -> None:
-        """`end_texts`: how the tokens that end answers are spelled."""
-        self.main = ChatRenderer(template, read_format(template), control_texts)
-        tools = ChatRenderer(with_tools, read_format(with_tools), control_texts) if with_tools else None
-        self._with_tools = tools or self.main
-        literals = "\0".join(
-            literal for renderer in {self.main, self._with_tools} for literal in renderer.form.literals()
+        """`named`: templates by their PURPOSES. `end_texts`: how the tokens that end answers are spelled."""
+        self.main, *others = (
+            ChatRenderer(each, read_format(each), control_texts) for each in (template, *named.values())
         )
+        self._named = dict(zip(named, others, strict=True))
+        literals = "\0".join(literal for renderer in (self.main, *others) for literal in renderer.form.literals())
         ends = frozenset(end_texts)
         # Control tokens that are part of thoughts and calls: answers must show them.
         self.shown_controls = tuple(text for text in control_texts if text in literals and text not in ends)
@@ -33,7 +33,9 @@ class ChatRenderers:
     def of(self, chat: Chat) -> ChatRenderer:
         """The renderer of a chat."""
         calls = chat.tools is not None or any(message.get("tool_calls") for message in chat.messages)
-        return self._with_tools if calls else self.main
+        if calls and TOOL_USE in self._named:
+            return self._named[TOOL_USE]
+        return self._named.get(RAG, self.main) if chat.template_arguments.get("documents") else self.main
 
     @property
     def notes(self) -> str:

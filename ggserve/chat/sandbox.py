@@ -29,6 +29,10 @@ from ggserve.errors import TemplateError
 _BUDGET = 64_000_000  # characters built by one rendering
 _LONGEST = 500_000  # items of a list or dict
 _LARGEST = 16_000_000  # characters that a list or dict may have when all in it is written out
+_LONGEST_TEXTS = {  # characters of what a filter or method takes apart
+    **dict.fromkeys(("list", "max", "min", "sort", "title", "unique"), _LONGEST),
+    **dict.fromkeys(("from_json", "rsplit", "split", "splitlines"), 4_000_000),
+}
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
 MAX_SECONDS = 5.0
 _CHARACTERS_PER_STEP = 16  # of a text that a method looks through
@@ -45,7 +49,7 @@ def _names(text: str) -> frozenset[str]:
 
 _FILTERS = _names(
     "abs capitalize count d default dictsort first float indent int items join last length list lower map max min "
-    "reject rejectattr replace reverse round safe select selectattr sort string sum title trim unique upper"
+    "reject rejectattr replace reverse round safe select selectattr sort string title trim unique upper"
 )
 _TESTS = _names(
     "!= < <= == > >= boolean defined eq equalto even false float ge greaterthan gt in integer iterable le lessthan lt "
@@ -193,6 +197,17 @@ class ChatSandbox(SandboxedEnvironment):
             self.spend(len(text) + text.count(str(old)) * len(str(new)))
         elif name == "join" and args:
             self._check_join(text, args[0])
+        else:
+            self._check_parts(text, name, *args, **kwargs)
+
+    def _check_parts(self, text: str, name: str, sep: Any = None, maxsplit: Any = -1, *_: Any, **__: Any) -> None:
+        if name in ("split", "rsplit") and sep:
+            parts = text.count(str(sep)) if maxsplit < 0 else min(maxsplit, len(text))
+            longest = _LONGEST
+        else:
+            parts, longest = len(text), _LONGEST_TEXTS.get(name, _BUDGET)
+        if parts > longest:
+            raise TemplateError("the chat template takes too long a text apart")
 
     def _check_join(self, separator: Any, parts: Any) -> None:
         if not hasattr(parts, "__len__"):

@@ -24,7 +24,7 @@ _DEFAULT = """\
 {%- if add_generation_prompt %}Assistant:{% endif -%}
 """
 _DEFAULT_STOP = ("\nUser:", "\nSystem:", "\nTool:")
-_MAX_SOURCE = 1_000_000
+_MAX_SOURCE = 200_000
 _MAX_OUTPUT = 16_000_000
 
 

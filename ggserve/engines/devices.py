@@ -12,7 +12,7 @@ from ggserve.settings import Settings, SettingsError, load_settings
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print them; `arguments` are settings, of which LLAMA_SERVER matters. Returns the exit code."""
+    """Print the devices; `arguments` are settings, such as LLAMA_SERVER. Returns the exit code."""
     try:
         print("\n".join(_lines(load_settings(command_line=arguments))))
     except (EngineError, SettingsError) as error:

@@ -37,6 +37,7 @@ log = logging.getLogger("ggserve.model")
 _LIST_TIMEOUT = 10.0  # seconds
 _USUAL = "Q4_K_M"  # the choice of other programs too, for a repository with many quantizations
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAIN_NAME = re.compile(r"(?!\.)[\w.+=-]+")  # of one file, which leads to no other folder
 
 
 @dataclass(frozen=True, slots=True)

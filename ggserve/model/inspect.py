@@ -1,4 +1,4 @@
-"""Prints what a model file is: `python -m modelfile.inspect FILE`. Reads its header only."""
+"""Prints what a model file is: `ggserve inspect FILE`. Reads only its header."""
 
 import argparse
 import sys
@@ -30,11 +30,11 @@ _VOCABULARIES = {
 _SPECIAL = "tokenizer.ggml."
 _SPECIAL_END = "_token_id"
 
-Facts = Iterator[tuple[str, str]]  # what, and how it is in this file
+Facts = Iterator[tuple[str, str]]  # a feature, and its form in this file
 
 
 def describe(path: Path, model_type: str | None = None) -> Facts:
-    """Everything worth knowing about the file. Raises ModelFileError for one that cannot be used."""
+    """Return the facts worth knowing about the file. Raises ModelFileError if it cannot be used."""
     return _describe(read_model_file(path, model_type))
 
 
@@ -58,7 +58,7 @@ def _describe(gguf: ModelFile) -> Facts:
 
 
 def _weights(gguf: ModelFile) -> str:
-    """How many, and how they are stored: the type that takes most bytes first."""
+    """Return the number of weights, and their types, the one that takes most bytes first."""
     if not gguf.tensors:
         return "none: the file contains only a vocabulary"
     count, nbytes = weights(gguf)
@@ -101,7 +101,7 @@ def _template(gguf: ModelFile) -> str:
 
 
 def _chat_format(gguf: ModelFile) -> Facts:
-    """What is read off the chat template."""
+    """Return the properties that are read off the chat template."""
     template = chat_template(gguf)
     if template is None:
         return
@@ -117,7 +117,7 @@ def _chat_format(gguf: ModelFile) -> Facts:
 
 
 def _engines(gguf: ModelFile) -> Facts:
-    """Which engines run the file, and why others do not."""
+    """Return which engines run the file, and the reasons why others do not."""
     if isinstance(gguf, GGMLFile):
         old, new, runs = (
             None,
@@ -141,12 +141,13 @@ def _choice(gguf: ModelFile) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without anything that a terminal would obey."""
+    """Return the text without anything that a terminal would interpret."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the facts or, with `--template`, the chat template alone; 2 for a file that cannot be used."""
+    """Print the facts or, with `--template`, only the chat template. Returns the exit code: 2 if the file cannot be
+    used."""
     parser = argparse.ArgumentParser(prog="ggserve inspect", description=__doc__)
     parser.add_argument("file", type=Path, help="a model file")
     parser.add_argument("--template", action="store_true", help="print only the file's chat template")

@@ -1,4 +1,4 @@
-"""Models fetched from a hub, deleted, copied and described, in the folder of a registry."""
+"""Models in the folder of a registry: pulled from a hub, deleted, copied and described."""
 
 import asyncio
 import queue
@@ -24,22 +24,22 @@ __all__ = ["Description", "ModelFacts", "Progress", "copy", "delete", "describe"
 
 _REPOSITORY = re.compile(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 _NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
-_POLL = 0.1  # seconds between two looks at a download
+_POLL = 0.1  # seconds between two checks of a download
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file tells of a model that need not be loaded."""
+    """The facts of a model that need not be loaded."""
 
     listed: Listed
     facts: ModelFacts
     context_length: int  # tokens that it was trained on
-    capabilities: list[str]  # in Ollama's words
+    capabilities: list[str]  # in Ollama's terms
     sampling: Mapping[str, Any]  # its own default parameters
 
 
 def fetch(name: str, folder: Path | None, watch: Watch = lambda progress: None) -> Path:
-    """Downloads `org/name` or `org/name:quantization` into a folder, or into the hub library's cache; blocks. Raises
+    """Download `org/name` or `org/name:quantization` into a folder, or into the hub library's cache; blocks. Raises
     ModelFileError."""
     match = _REPOSITORY.fullmatch(name.removesuffix(":latest"))
     if match is None:
@@ -50,8 +50,8 @@ def fetch(name: str, folder: Path | None, watch: Watch = lambda progress: None) 
 
 
 async def pull(models: ModelRegistry, name: str) -> AsyncGenerator[Progress, None]:
-    """Downloads a model into the registry's folder, and tells how far it is. Closing the generator stops the download,
-    which a later one continues. Raises ModelFileError or InvalidRequest."""
+    """Download a model into the registry's folder, and yield the progress. Closing the generator stops the download,
+    and a later one continues it. Raises ModelFileError or InvalidRequest."""
     folder = _folder(models)
     news: queue.SimpleQueue[Progress] = queue.SimpleQueue()
     stopped = False
@@ -77,7 +77,7 @@ async def pull(models: ModelRegistry, name: str) -> AsyncGenerator[Progress, Non
 
 
 async def delete(models: ModelRegistry, name: str) -> None:
-    """Deletes the files of a model of the registry's folder; it is unloaded once its answers have ended. Raises
+    """Delete the files of a model in the registry's folder; it is unloaded when its answers have ended. Raises
     UnknownModel, ModelFileError or InvalidRequest."""
     folder = _folder(models)
     listed = await asyncio.to_thread(models.catalog.find, name)
@@ -88,7 +88,7 @@ async def delete(models: ModelRegistry, name: str) -> None:
 
 
 async def copy(models: ModelRegistry, source: str, destination: str) -> None:
-    """Gives a model of the registry a second name. Raises UnknownModel, ModelFileError or InvalidRequest."""
+    """Give a model of the registry a second name. Raises UnknownModel, ModelFileError or InvalidRequest."""
     folder = _folder(models)
     name = destination.removesuffix(":latest")
     if not _NAME.fullmatch(name):
@@ -99,7 +99,7 @@ async def copy(models: ModelRegistry, source: str, destination: str) -> None:
 
 
 def describe(listed: Listed) -> Description:
-    """Reads the header of a model's file; blocks. Raises ModelFileError."""
+    """Read the header of a model's file; blocks. Raises ModelFileError."""
     file = read_model_file(listed.path)
     facts = model_facts(file)
     template = facts.chat_template or ""

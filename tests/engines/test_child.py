@@ -231,6 +231,11 @@ def dies_at_start(folder: Path) -> Path:
     return launcher(folder, before='case "$*" in *--model*) echo "error: no such kernel"; exit 3;; esac')
 
 
+def knows_fewer_options_than_it_says(folder: Path) -> Path:
+    refusal = 'case "$*" in *--embeddings*) echo "error: invalid argument: --embeddings"; exit 1;; esac'
+    return launcher(folder, before=refusal)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -239,6 +244,7 @@ def dies_at_start(folder: Path) -> Path:
         (other_program, "not a llama-server"),
         (no_program, "cannot be run"),
         (dies_at_start, r"did not start: no such kernel \(exit code 3\)"),
+        (knows_fewer_options_than_it_says, r"did not start: invalid argument: --embeddings \(exit code 1\)"),
     ],
 )
 def test_a_bad_llama_server_is_one_line_and_exit_code_2(

@@ -97,6 +97,10 @@ class Child:
         """See Transport."""
         self._server.when_failed(callback)
 
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """See Transport."""
+        self._server.when_restarted(callback)
+
     def close(self) -> None:
         """See Transport."""
         self._server.close()

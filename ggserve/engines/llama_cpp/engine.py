@@ -100,6 +100,7 @@ class LlamaCppEngine:
         )
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        transport.when_restarted(self._forget)
         self.pool = Pool(self._slots, options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
@@ -350,6 +351,10 @@ class LlamaCppEngine:
         if self._keeper:
             self._keeper.prepare(slot, prompt if cached else ())
             slot.tokens = prompt
+
+    def _forget(self) -> None:
+        for slot in self._slots:
+            slot.tokens = ()
 
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str

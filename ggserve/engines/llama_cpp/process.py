@@ -55,6 +55,7 @@ class LlamaServer:
         self._build = build
         self._options = plan.options
         self._on_failure: Callable[[str], object] = lambda reason: None
+        self._on_restart: Callable[[], object] = lambda: None
         self._layers: int | None = plan.options.gpu_layers if plan.options.gpu_layers != "auto" else None
         self._fitted = 0  # layers that the process which started last put on the GPU
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,6 +114,10 @@ class LlamaServer:
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """Call it, from another thread, with the reason should it die too often."""
         self._on_failure = callback
+
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """Call it, from another thread, each time a process has loaded the model, before that one gets requests."""
+        self._on_restart = callback
 
     def restart(self) -> None:
         """Start it again with the command line as it is now, and wait for it."""
@@ -198,6 +203,7 @@ class LlamaServer:
                     raise self._too_many(error) from error
                 else:
                     raise EngineError(f"LLAMA_SERVER={self._build.path} did not start: {error}") from error
+        self._on_restart()
         with self._changed:
             self._ready = True
             self._changed.notify_all()
