@@ -99,7 +99,7 @@ class _Quotations:
             if text and (start := document.text.find(text)) >= 0:
                 citation = Citation(index, document.title, start, start + len(text), text)
                 return replace(bare, quotation=number, citation=citation)
-        raise GenerationError("The answer quotes what no document says.")
+        raise GenerationError("The answer quotes text that is in no document.")
 
 
 def _beginning(text: str, mark: str) -> int:
