@@ -35,7 +35,8 @@ def with_clean_images(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     sizes = [_pixels(file) for file in files]
     if sum(sizes) > MOST_PIXELS_TOGETHER:
         raise InvalidRequest(
-            f"The images have {sum(sizes)} pixels together, but at most {MOST_PIXELS_TOGETHER} are allowed. Make them smaller."
+            f"The images have {sum(sizes)} pixels together, but at most {MOST_PIXELS_TOGETHER} are allowed. "
+            "Make them smaller."
         )
     clean = iter([_png_url(file) for file in files])
     return [_with_images(message, clean) for message in messages]
@@ -83,9 +84,7 @@ def _pixels(file: bytes) -> int:
         if pixels > MOST_PIXELS:
             raise InvalidRequest(f"the image has {pixels} pixels, but at most {MOST_PIXELS} are allowed")
         if max(image.size) > _LONGEST_SIDE:
-            raise InvalidRequest(
-                f"the image has a side of {max(image.size)} pixels, but at most {_LONGEST_SIDE} are allowed"
-            )
+            raise InvalidRequest(f"a side of the image has {max(image.size)} pixels, more than {_LONGEST_SIDE}")
     return pixels
 
 

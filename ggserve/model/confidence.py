@@ -70,9 +70,7 @@ def _check(params: SamplingParams) -> None:
         if grammar is None or grammar.kind != "json_schema":
             raise InvalidRequest("field_confidence needs a JSON schema that the answer follows, and no tools.", field)
         if not has_leaves(json.loads(grammar.text)):
-            raise InvalidRequest(
-                "field_confidence needs a JSON schema with values; this schema has none.", grammar.source
-            )
+            raise InvalidRequest("field_confidence needs a JSON schema with values.", grammar.source)
 
 
 class _ChoiceWatch:

@@ -74,9 +74,7 @@ def spellings(loaded: LoadedModel, options: Sequence[Option], source: str) -> li
                 if b"".join(codec.pieces(tokens)).lstrip() != text.encode().lstrip():
                     raise InvalidRequest(f"The model's tokenizer has no tokens for the option {text!r}.", source)
                 if len(tokens) > _MOST_TOKENS:
-                    message = (
-                        f"The option {text[:50]!r}... has {len(tokens)} tokens, but at most {_MOST_TOKENS} are allowed."
-                    )
+                    message = f"The option {text[:50]!r}... has {len(tokens)} tokens, more than {_MOST_TOKENS}."
                     raise InvalidRequest(message, source)
                 if owners.setdefault(tokens, index) != index:
                     other = options[owners[tokens]].label

@@ -61,9 +61,7 @@ def read_models_file(path: Path) -> dict[str, ModelSettings]:
         for alias in settings.aliases:
             if other := named.get(alias):
                 line = _line(text, name, "aliases")
-                raise ModelFileError(
-                    f"{path}, line {line}: aliases of {name!r}: {alias!r} is also an alias of {other!r}"
-                )
+                raise ModelFileError(f"{path}, line {line}: {alias!r} is an alias of {name!r} and of {other!r}")
             named[alias] = name
         found[name.lower()] = settings
     return found
