@@ -111,6 +111,11 @@ class ChatFormat:
     # the parts of the format that predicted other renderings correctly
     proven: frozenset[Literal["thought", "calls"]] = frozenset()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether an answer that cannot call is all text."""
+        return not (self.thought or self.text_open or self.text_close or self.dropped)
+
     def literals(self) -> Iterator[str]:
         """All literals that a model writes between its thought, text, names and values."""
         yield from (self.text_open, self.text_close, *self.dropped)

@@ -12,11 +12,11 @@ from typing import Any
 from ggserve.errors import InvalidRequest
 
 MOST_IMAGES = 64
-"""The limit for one request."""
+"""Of one request."""
 MOST_PIXELS = 40_000_000
-"""The limit for one image."""
+"""Of one image."""
 MOST_PIXELS_TOGETHER = 80_000_000
-"""The limit for all images of one request."""
+"""Of all images of one request."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 _SHOWN_PIXELS = 4_000_000  # larger images are reduced to this; vision models use 3.2 million at most
@@ -30,13 +30,12 @@ def with_clean_images(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     thread. Raises InvalidRequest."""
     urls = [part["image_url"]["url"] for message in messages for part in _images(message)]
     if len(urls) > MOST_IMAGES:
-        raise InvalidRequest(f"The request has {len(urls)} images, but at most {MOST_IMAGES} are allowed.")
+        raise InvalidRequest(f"The request has {len(urls)} images, and {MOST_IMAGES} are the most.")
     files = [_file(url) for url in urls]
     sizes = [_pixels(file) for file in files]
     if sum(sizes) > MOST_PIXELS_TOGETHER:
         raise InvalidRequest(
-            f"The images have {sum(sizes)} pixels together, but at most {MOST_PIXELS_TOGETHER} are allowed. "
-            "Make them smaller."
+            f"The images have {sum(sizes)} pixels together, and {MOST_PIXELS_TOGETHER} are the most: make them smaller."
         )
     clean = iter([_png_url(file) for file in files])
     return [_with_images(message, clean) for message in messages]
@@ -73,7 +72,7 @@ def _opened(file: bytes) -> Any:
     try:
         return Image.open(io.BytesIO(file), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise InvalidRequest(f"the image cannot be read: its format is not one of {', '.join(_FORMATS)}") from None
+        raise InvalidRequest(f"the image cannot be read: it is none of {', '.join(_FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise any exception
         raise InvalidRequest(f"the image cannot be read: {error}") from None
 
@@ -82,9 +81,9 @@ def _pixels(file: bytes) -> int:
     with _opened(file) as image:
         pixels: int = image.width * image.height
         if pixels > MOST_PIXELS:
-            raise InvalidRequest(f"the image has {pixels} pixels, but at most {MOST_PIXELS} are allowed")
+            raise InvalidRequest(f"the image has {pixels} pixels, and {MOST_PIXELS} are the most")
         if max(image.size) > _LONGEST_SIDE:
-            raise InvalidRequest(f"a side of the image has {max(image.size)} pixels, more than {_LONGEST_SIDE}")
+            raise InvalidRequest(f"the image has a side of {max(image.size)} pixels, and {_LONGEST_SIDE} are the most")
     return pixels
 
 

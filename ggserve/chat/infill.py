@@ -1,4 +1,4 @@
-"""Fill in the middle: the prompt of fill-in-the-middle, for models that were trained on it.
+"""Fill in the middle: the prompt of a text with a gap, for models that were trained on it.
 
 The prompt is the text before the gap, the text after it, then the token after which the middle follows (Bavarian et al.
 2022, arXiv:2207.14255). Mistral's models continue the text before the gap, which comes last (mistral-common). Other
@@ -86,7 +86,7 @@ def infill_objection(metadata: Metadata) -> str | None:
     """Return the reason why a model cannot fill in the middle, or None if it can."""
     tokens = _role_tokens(metadata)
     missing = [role for role in _NEEDED if role not in tokens]
-    return f"its vocabulary has no token for the {', the '.join(missing)} of fill-in-the-middle" if missing else None
+    return f"its vocabulary has no token for the {', the '.join(missing)} of a text with a gap" if missing else None
 
 
 def _role_tokens(metadata: Metadata) -> dict[str, int]:

@@ -83,6 +83,12 @@ def earliest(
     return best and (best[0], best[1], best[3])
 
 
+def first_characters(patterns: Iterable[Pattern]) -> re.Pattern[str]:
+    """Finds where one of the literals may begin."""
+    firsts = "".join(re.escape(pattern.text[0]) for pattern in patterns)
+    return re.compile(f"[{firsts}]" if firsts else "(?!)")
+
+
 def skip_space(text: str, at: int = 0) -> int:
     """Return the end of the white space at `at`."""
     found = _SPACE.match(text, at)

@@ -11,7 +11,7 @@ from typing import Any
 from ggserve.chat.arguments import arguments_reader
 from ggserve.chat.call_heads import CallHead, CallHeads
 from ggserve.chat.format import ChatFormat, ThoughtState
-from ggserve.chat.literals import MORE, Pattern, earliest, skip_space
+from ggserve.chat.literals import MORE, Pattern, earliest, first_characters, skip_space
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class AnswerParser:
             *([self._open] if thought and thought.reopens else []),
             *(self._calls.openings if self._calls else []),
         ]
+        self._stop_begins = first_characters(self._stops)
         self._held = ""
         self._made = 0  # number of calls
         self._read = {"open": self._read_thought, None: self._read_text}.get(state, self._read_start)
@@ -140,7 +141,8 @@ class AnswerParser:
             parts.append(Text(self._take(len(self._held))))
             return False
         searched = 0
-        while found := earliest(self._held, self._stops, searched, final=self._final):
+        stops = self._stops if self._stop_begins.search(self._held) else ()
+        while found := earliest(self._held, stops, searched, final=self._final):
             begin, end, pattern = found
             head: CallHead | int | None = None
             if self._calls and pattern in self._calls.openings:

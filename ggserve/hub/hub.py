@@ -37,6 +37,7 @@ log = logging.getLogger("ggserve.model")
 _LIST_TIMEOUT = 10.0  # seconds
 _USUAL = "Q4_K_M"  # the choice of other programs too, for a repository with many quantizations
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAIN_NAME = re.compile(r"(?!\.)[\w.+=-]+")  # of one file, which leads to no other folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Repository:
             validate_repo_id(repo_id)
         except HFValidationError as error:
             raise ModelFileError(f"there is no file or folder {name}, and it names no repository: {error}") from None
+        if revision and not all(map(_PLAIN_NAME.fullmatch, revision.split("/"))):  # it becomes a path of the cache
+            raise ModelFileError(f"{revision!r} is no revision of {repo_id}: write a branch, a tag or a commit")
         return cls(repo_id, revision or constants.DEFAULT_REVISION, cache or Path(constants.HF_HUB_CACHE))
 
     def __str__(self) -> str:
@@ -123,6 +126,8 @@ def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -
     size = metadata.size or size
     if metadata.etag is None:
         raise ModelFileError(f"{constants.ENDPOINT} does not answer as a hub does: no ETag for {name}")
+    if not _PLAIN_NAME.fullmatch(metadata.etag):  # it becomes the name of a file
+        raise ModelFileError(f"{constants.ENDPOINT} does not answer as a hub does: ETag {metadata.etag!r} of {name}")
     blob = repository.folder / "blobs" / metadata.etag
     partial = blob.with_name(f"{blob.name}.incomplete")
     lock = repository.cache / ".locks" / repository.folder.name / f"{metadata.etag}.lock"

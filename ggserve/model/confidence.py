@@ -64,19 +64,19 @@ def _check(params: SamplingParams) -> None:
         if grammar is None or grammar.kind != "choice":
             raise InvalidRequest("choice_probabilities needs guided_choice.", field)
         if len(json.loads(grammar.text)) > _MOST_CHOICES:
-            message = f"choice_probabilities supports at most {_MOST_CHOICES} choices."
+            message = f"choice_probabilities are told of up to {_MOST_CHOICES} choices."
             raise InvalidRequest(message, grammar.source)
     if field == "field_confidence":
         if grammar is None or grammar.kind != "json_schema":
             raise InvalidRequest("field_confidence needs a JSON schema that the answer follows, and no tools.", field)
         if not has_leaves(json.loads(grammar.text)):
-            raise InvalidRequest("field_confidence needs a JSON schema with values.", grammar.source)
+            raise InvalidRequest("field_confidence needs a JSON schema with values: this one has none.", grammar.source)
 
 
 class _ChoiceWatch:
     def __init__(self, loaded: LoadedModel, params: SamplingParams, prompt: Sequence[int] | None) -> None:
         if prompt is None:
-            raise InvalidRequest("choice_probabilities is not available for messages with images.", params.confidence)
+            raise InvalidRequest("choice_probabilities are not told of answers to images.", params.confidence)
         assert params.grammar is not None
         self._loaded = loaded
         self._grammar = params.grammar
@@ -199,7 +199,7 @@ class _Reader:
 
     def _matcher_at(self, byte: int) -> None:
         if byte < self._at:
-            raise ValueError("the fields of an answer are read in order")
+            raise ValueError("the fields of an answer are read in their order")
         self._matcher.take(list(self._answer[self._at : byte]))
         self._at = max(byte, self._at)
 

@@ -60,7 +60,7 @@ def _describe(gguf: ModelFile) -> Facts:
 def _weights(gguf: ModelFile) -> str:
     """Return the number of weights, and their types, the one that takes most bytes first."""
     if not gguf.tensors:
-        return "none: the file only contains a vocabulary"
+        return "none: the file holds a vocabulary only"
     count, nbytes = weights(gguf)
     kinds = Counter(tensor.type_name for tensor in gguf.tensors.values())
     parts = [f"{name} ({kinds[name]} tensors, {human_size(size)})" for name, size in nbytes.most_common()]
@@ -73,7 +73,7 @@ def _vocabulary(gguf: ModelFile) -> str:
         return "none"
     kind = f"{model} ({_VOCABULARIES[model]})" if model in _VOCABULARIES else str(model)
     size = len(tokens) if isinstance(tokens, list) else 0
-    return f"{kind}, {size} tokens, pre-tokenizer {gguf.get('tokenizer.ggml.pre', 'not named')}"
+    return f"{kind}, {size} tokens, pre-tokenizer {gguf.get('tokenizer.ggml.pre', 'not said')}"
 
 
 def _special_tokens(gguf: ModelFile) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _chat_format(gguf: ModelFile) -> Facts:
     thought, calls = form.thought, form.calls
     yield "thoughts", f"{thought.open!r} ... {thought.close!r}" if thought else "none that can be read off it"
     if calls is None:
-        yield "tool calls", "none that can be read off it: ggserve describes tools in its own words"
+        yield "tool calls", "none that can be read off it: tools are told in our own words"
     else:
         yield "tool calls", shown(f"{calls.first!r} NAME {calls.after_name!r} {calls.arguments.syntax} {calls.last!r}")
     if form.refused:
@@ -146,8 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
     used."""
     parser = argparse.ArgumentParser(prog="ggserve inspect", description=__doc__)
     parser.add_argument("file", type=Path, help="a model file")
-    parser.add_argument("--template", action="store_true", help="print only the file's chat template")
-    parser.add_argument("--model-type", help="the family of a legacy file, if the file does not say")
+    parser.add_argument("--template", action="store_true", help="print the file's chat template, nothing else")
+    parser.add_argument("--model-type", help="the family of a legacy file, where it does not tell")
     options = parser.parse_args(arguments)
     try:
         if options.template:

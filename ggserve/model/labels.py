@@ -74,13 +74,11 @@ def spellings(loaded: LoadedModel, options: Sequence[Option], source: str) -> li
                 if b"".join(codec.pieces(tokens)).lstrip() != text.encode().lstrip():
                     raise InvalidRequest(f"The model's tokenizer has no tokens for the option {text!r}.", source)
                 if len(tokens) > _MOST_TOKENS:
-                    message = f"The option {text[:50]!r}... has {len(tokens)} tokens, more than {_MOST_TOKENS}."
+                    message = f"The option {text[:50]!r}... has {len(tokens)} tokens, and {_MOST_TOKENS} may be."
                     raise InvalidRequest(message, source)
                 if owners.setdefault(tokens, index) != index:
                     other = options[owners[tokens]].label
-                    raise InvalidRequest(
-                        f"The options {other!r} and {text!r} have the same tokens. Rename one of them.", source
-                    )
+                    raise InvalidRequest(f"The options {other!r} and {text!r} are equal for the model.", source)
     return [[tokens for tokens, owner in owners.items() if owner == index] for index in range(len(options))]
 
 

@@ -222,7 +222,7 @@ class ModelRegistry:
         models = await asyncio.to_thread(self.catalog.models)
         if listed := self.catalog.configured or next(iter(models), None):
             return listed
-        raise UnknownModel("There is no model. Put a GGUF file into MODELS_DIR.")
+        raise UnknownModel("There is no model: put a GGUF file into MODELS_DIR.")
 
     def forget_removed(self) -> None:
         """Unloads the models whose files are gone."""

@@ -243,6 +243,19 @@ def test_a_damaged_download_is_not_kept(machine: Machine, hub: Hub) -> None:
     assert machine.found("org/one").read_bytes() == SMALL
 
 
+def test_neither_a_name_nor_a_hub_leads_out_of_the_cache(machine: Machine, hub: Hub, tmp_path: Path) -> None:
+    outside = tmp_path / "hf" / "outside"
+    outside.mkdir(parents=True)
+    (outside / "one.Q4_0.gguf").write_bytes(SMALL)
+    for revision in ("../../../outside", "..", "a/../..", "/etc", ".git"):
+        assert "is no revision of org/one" in machine.error(f"org/one@{revision}")
+    hub.repos["org/etag"] = Repo({"a.gguf": SMALL}, etag="../../../outside/etag")
+    assert "does not answer as a hub does: ETag '../../../outside/etag' of a.gguf" in machine.error("org/etag")
+    hub.repos["org/file"] = Repo({"../../../../outside/file.gguf": SMALL})
+    machine.error("org/file")
+    assert [path.name for path in outside.iterdir()] == ["one.Q4_0.gguf"]
+
+
 def test_a_full_disk(machine: Machine, hub: Hub) -> None:
     hub.repos["org/large"] = Repo({"large.gguf": LARGE})
     # A limit on the size of files fails the write in the middle, as a disk that fills up meanwhile.

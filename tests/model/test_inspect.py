@@ -44,8 +44,8 @@ def test_a_vocabulary_without_weights(tmp_path: Path, capsys: pytest.CaptureFixt
     spec = llama()
     spec.tensors.clear()
     found = facts(spec.write(tmp_path / "vocabulary.gguf"), capsys)
-    assert found["weights"] == "none: the file only contains a vocabulary"
-    assert found["vocabulary"] == "llama (SentencePiece), 280 tokens, pre-tokenizer not named"
+    assert found["weights"] == "none: the file holds a vocabulary only"
+    assert found["vocabulary"] == "llama (SentencePiece), 280 tokens, pre-tokenizer not said"
     assert found["special tokens"] == "bos 1 <s>, eos 2 </s>"
 
 
