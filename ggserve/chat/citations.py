@@ -101,11 +101,11 @@ class _Quotations:
         """The end of the open quotation."""
         text, self._quoted = self._quoted or "", None
         number, self._number = self._number, self._number + 1
-        if text and (place := self._place(text)):
-            index, start = place
-            citation = Citation(index, self._documents[index].title, start, start + len(text), text)
-            return replace(bare, quotation=number, citation=citation)
-        raise GenerationError("The answer quotes what no document says.")
+        for index, document in enumerate(self._documents):
+            if text and (start := document.text.find(text)) >= 0:
+                citation = Citation(index, document.title, start, start + len(text), text)
+                return replace(bare, quotation=number, citation=citation)
+        raise GenerationError("The answer contains a quotation that is not in the documents.")
 
     def _place(self, text: str) -> tuple[int, int] | None:
         """The first document that has the text, and where."""

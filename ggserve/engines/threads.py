@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 
-_SPINS = "10000"  # about 0.4 ms; libgomp's own 300,000 are up to 13 ms that other programs' threads could use
+_SPINS = "20000"  # about 0.8 ms; libgomp's own 300,000 take up to 13 ms, which other programs' threads could use
 
 
 def bound_spinning(environment: MutableMapping[str, str]) -> None:
