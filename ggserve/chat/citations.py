@@ -102,10 +102,10 @@ class _Quotations:
         """Yield the end of the open quotation."""
         text, self._quoted = self._quoted or "", None
         number, self._number = self._number, self._number + 1
-        for index, document in enumerate(self._documents):
-            if text and (start := document.text.find(text)) >= 0:
-                citation = Citation(index, document.title, start, start + len(text), text)
-                return replace(bare, quotation=number, citation=citation)
+        if text and (place := self._place(text)):
+            index, start = place
+            citation = Citation(index, self._documents[index].title, start, start + len(text), text)
+            return replace(bare, quotation=number, citation=citation)
         raise GenerationError("The answer contains a quotation that is not in the documents.")
 
     def _place(self, text: str) -> tuple[int, int] | None:

@@ -41,6 +41,6 @@ class ChatRenderers:
     def notes(self) -> str:
         """What could not be read off the templates, in a line."""
         missing = [] if self.main.form.thought else ["thoughts"]
-        if self._with_tools.own_tools:
+        if self._named.get(TOOL_USE, self.main).own_tools:
             missing.append("tool calls (ggserve's own format is used)")
         return f"the chat template has no known format for {' and '.join(missing)}" if missing else ""

@@ -58,6 +58,8 @@ class Repository:
             raise ModelFileError(
                 f"there is no file or folder {name}, and it is not a repository name: {error}"
             ) from None
+        if revision and not all(map(_PLAIN_NAME.fullmatch, revision.split("/"))):  # it becomes a path of the cache
+            raise ModelFileError(f"{revision!r} is no revision of {repo_id}: write a branch, a tag or a commit")
         return cls(repo_id, revision or constants.DEFAULT_REVISION, cache or Path(constants.HF_HUB_CACHE))
 
     def __str__(self) -> str:
@@ -126,6 +128,10 @@ def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -
     size = metadata.size or size
     if metadata.etag is None:
         raise ModelFileError(f"{constants.ENDPOINT} does not respond like a Hugging Face hub: no ETag for {name}")
+    if not _PLAIN_NAME.fullmatch(metadata.etag):  # it becomes the name of a file
+        raise ModelFileError(
+            f"{constants.ENDPOINT} does not respond like a Hugging Face hub: ETag {metadata.etag!r} of {name}"
+        )
     blob = repository.folder / "blobs" / metadata.etag
     partial = blob.with_name(f"{blob.name}.incomplete")
     lock = repository.cache / ".locks" / repository.folder.name / f"{metadata.etag}.lock"

@@ -91,7 +91,7 @@ class SavedStates:
         try:
             answer: dict[str, Any] = post(f"/slots/{slot}?action=save", {"filename": partial.name})
             tokens = _tokens(partial)
-            if common_prefix(tokens.tolist(), expected) + 1 < min(len(tokens), len(expected)):
+            if common_prefix(tokens.tolist(), expected) + 1 < min(len(tokens), len(expected)) or not len(tokens):
                 raise EngineError("the slot has changed")
             partial.chmod(0o600)
             state = State(path, tokens, partial.stat().st_size, _sha256(partial))
