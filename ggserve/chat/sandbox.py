@@ -141,7 +141,7 @@ class ChatSandbox(SandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, (bytes, bytearray)):
-            raise TemplateError("the chat template computes with bytes")
+            raise TemplateError("the chat template uses bytes")
         if operator == "*":
             for sized, times in ((left, right), (right, left)):
                 if hasattr(sized, "__len__") and isinstance(times, int):
@@ -153,7 +153,7 @@ class ChatSandbox(SandboxedEnvironment):
         elif operator == "%" and isinstance(left, str):
             self.spend(len(left))
             if not _PLAIN_FORMAT.fullmatch(left):
-                raise TemplateError("the chat template formats in a way that is not allowed")
+                raise TemplateError("the chat template uses a format that is not allowed")
         return self._charge(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -189,7 +189,7 @@ class ChatSandbox(SandboxedEnvironment):
             widths = [len(value) if isinstance(value, str) else value for value in (*args, *kwargs.values())]
             width = max((width for width in widths if isinstance(width, int)), default=4)
             if width > _MAX_WIDTH:
-                raise TemplateError("the chat template asks for too wide a text")
+                raise TemplateError("the chat template builds too wide a text")
             self.spend(len(text.splitlines()) * width)
         elif name == "replace":
             old = args[0] if args else kwargs.get("old", kwargs.get("s", ""))
@@ -217,7 +217,7 @@ class ChatSandbox(SandboxedEnvironment):
     def _check_append(self, items: list[Any], args: tuple[Any, ...]) -> None:
         """Only what no other value contains may grow, or sizes would no longer be true."""
         if id(items) in self._inner or any(arg is items for arg in args):
-            raise TemplateError("the chat template changes a list that is within another")
+            raise TemplateError("the chat template changes a nested list")
         self._sizes.pop(id(items), None)
         self._bounded([*items, *args])
 
@@ -364,5 +364,5 @@ def _raise_exception(message: str) -> None:
 
 def _strftime_now(layout: str) -> str:
     if re.search(r"%[^A-Za-z%]*\d", layout):  # glibc pads to any width
-        raise TemplateError("the chat template asks for a date with a width")
+        raise TemplateError("the chat template uses a date format with a width")
     return datetime.now().strftime(layout)
