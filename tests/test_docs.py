@@ -104,6 +104,14 @@ def test_the_fields_page_is_what_the_code_says():
     assert made["PAGE"].read_text() == made["page"](), "run `python docs/make_api.py`"
 
 
+def test_the_architecture_page_lists_every_module():
+    made = runpy.run_path(str(ROOT / "docs/make_architecture.py"))
+    listed, expected = (
+        re.findall(r"^- `(\w+\.py)`", text, re.MULTILINE) for text in (made["PAGE"].read_text(), made["page"]())
+    )
+    assert listed == expected, "run `python docs/make_architecture.py`"
+
+
 def test_the_table_of_fields_has_every_field_of_the_schemas():
     made = runpy.run_path(str(ROOT / "docs/make_api.py"))
     fields = {name for schema in made["SCHEMAS"] for name in made["fields_of"](schema)}

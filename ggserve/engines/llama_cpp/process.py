@@ -1,4 +1,4 @@
-"""A llama-server in a child process: started, monitored, and restarted when it crashes."""
+"""A llama-server in a child process: started, watched, and restarted after a crash."""
 
 import logging
 import os
@@ -22,15 +22,15 @@ from ggserve.errors import EngineClosed, EngineError, EngineUnavailable, one_lin
 
 log = logging.getLogger("ggserve.model")
 
-_MOST_DEATHS = 5  # crashes in a row after which the model is unavailable
-_LONG_LIFE = 600.0  # seconds of uptime after which the next crash counts as the first
-_GPU_DEATHS, _GPU_SECONDS = 3, 60.0  # this many crashes within this many seconds end the use of the GPU
-_DYING = 5.0  # seconds for a process that no longer listens to exit
-_POLL = 0.03  # seconds between checks of a loading process
-_KEPT_LINES = 200  # lines of its output to keep
+_MOST_DEATHS = 5  # crashes in a row, after which the model is unavailable
+_LONG_LIFE = 600.0  # seconds after which a crash counts as the first again
+_GPU_DEATHS, _GPU_SECONDS = 3, 60.0  # this number of crashes within this number of seconds ends the use of the GPU
+_DYING = 5.0  # seconds that a process that no longer listens may take to end
+_POLL = 0.03  # seconds between checks of a process that is loading
+_KEPT_LINES = 200  # of its output
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _LEVEL = re.compile(r"^\S+ ([A-Z]) ")
-_REASONS = (  # the most informative first
+_REASONS = (  # the most telling first
     re.compile(r"error loading model: (.+)"),
     re.compile(r"(?i)^error: (.+)"),
     re.compile(r"(?i)((?:\S+: )?(?:unable|failed) to allocate .+|.*out of .*memory.*)"),
@@ -40,12 +40,12 @@ _REASONS = (  # the most informative first
 
 
 class StartFailed(EngineError):
-    """The process exited before it had loaded the model."""
+    """The process ended before it had loaded the model."""
 
 
 class LlamaServer:
-    """Keeps one llama-server running. A dedicated thread starts it, because the system kills it when the thread that
-    started it ends (PR_SET_PDEATHSIG)."""
+    """Keeps one llama-server running. A thread of its own starts it, because the system ends it together with the
+    thread that started it (PR_SET_PDEATHSIG)."""
 
     def __init__(self, build: Build, plan: ServerPlan) -> None:
         """Start it and wait until it has loaded the model. Raises EngineError."""
@@ -57,7 +57,7 @@ class LlamaServer:
         self._on_failure: Callable[[str], object] = lambda reason: None
         self._on_restart: Callable[[], object] = lambda: None
         self._layers: int | None = plan.options.gpu_layers if plan.options.gpu_layers != "auto" else None
-        self._fitted = 0  # layers that the current process put on the GPU
+        self._fitted = 0  # layers that the last started process put on the GPU
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._changed = threading.Condition()
@@ -77,8 +77,8 @@ class LlamaServer:
             raise
 
     def wait(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Wait until requests are answered or the caller cancels. Raises EngineUnavailable, or another EngineError if
-        the first start failed."""
+        """Return when requests are answered, or nobody waits any more. Raises EngineUnavailable, or another EngineError
+        if the first start failed."""
         with self._changed:
             while not self._ready and not cancelled():
                 if self._failure is not None:
@@ -88,7 +88,7 @@ class LlamaServer:
                 self._changed.wait(0.25)
 
     def stream(self, path: str, body: bytes, cancelled: Callable[[], bool]) -> Iterator[bytes]:
-        """See PrivateListener.stream. A request that a dying process did not receive is sent to the next one, once."""
+        """See PrivateListener.stream. A request that a dying process ignored is sent to the next process, once."""
         for last in (False, True):
             self.wait(cancelled)
             process = self._process
@@ -109,14 +109,14 @@ class LlamaServer:
                     if process.returncode is None:
                         raise
                     if self._process is process:
-                        self._ready = False  # the monitoring thread may not know yet
+                        self._ready = False  # the thread that watches it may not know yet
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
-        """Call it, from another thread, with the reason if the process crashes too often."""
+        """Call `callback`, from another thread, with the reason if it crashes too often."""
         self._on_failure = callback
 
     def when_restarted(self, callback: Callable[[], object]) -> None:
-        """Call it, from another thread, each time a process has loaded the model, before it gets requests."""
+        """Call it, from another thread, each time a process has loaded the model, before that one gets requests."""
         self._on_restart = callback
 
     def restart(self) -> None:
@@ -128,7 +128,7 @@ class LlamaServer:
         self.wait()
 
     def close(self) -> None:
-        """Stop it."""
+        """End it."""
         with self._changed:
             self._closing = True
             self._ready = False
@@ -138,7 +138,7 @@ class LlamaServer:
         self.listener.close()
 
     def _keep(self) -> None:
-        deaths: list[float] = []  # times of crashes in a row
+        deaths: list[float] = []  # the times of crashes in a row
         try:
             self._start()
         except EngineError as error:
@@ -176,7 +176,7 @@ class LlamaServer:
             self._changed.notify_all()
 
     def _died(self, reason: str, deaths: list[float]) -> None:
-        """Decide what to do after a crash. Raises EngineUnavailable after too many."""
+        """Decide how to continue after another crash. Raises EngineUnavailable if it must not."""
         deaths.append(time.monotonic())
         if len(deaths) >= _MOST_DEATHS:
             raise EngineUnavailable(f"llama-server crashed {len(deaths)} times in a row: {reason}")
@@ -190,7 +190,7 @@ class LlamaServer:
             self._changed.wait_for(lambda: self._closing, 0.0 if len(deaths) == 1 else 2.0 ** (len(deaths) - 2))
 
     def _start(self) -> None:
-        """Start it, with fewer layers on the GPU if necessary. Raises EngineError."""
+        """Start it, with less on the GPU if that helps. Raises EngineError."""
         while True:
             try:
                 self._launch(self._layers)
@@ -215,7 +215,7 @@ class LlamaServer:
         self.fallback = f"{layers} layers on the GPU: {reason}" if layers else f"no GPU: {reason}"
 
     def _too_many(self, error: EngineError) -> EngineError:
-        """Return the error for the user's number of GPU layers, with the number that would fit."""
+        """Return the error for a number of layers that the user chose, with the number that would fit."""
         advice = "set GPU_LAYERS=0, or auto"
         if self._build.has("--fit"):
             try:
@@ -227,7 +227,7 @@ class LlamaServer:
         return EngineError(f"GPU_LAYERS={self._layers}: llama-server did not start: {error}; {advice}")
 
     def _launch(self, layers: int | None) -> None:
-        """Launch the process. Raises StartFailed."""
+        """Raise StartFailed."""
         listener = self.listener
         key = listener.folder / "key"
         key.write_text(listener.key)
@@ -250,9 +250,9 @@ class LlamaServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # With a different marker in each process, prompts with images would be unreadable after a restart.
+                # With a new marker for each process, prompts with images would be unreadable after a restart.
                 env={**child_environment(), "LLAMA_MEDIA_MARKER": f"<__media_{listener.key}__>"},
-                start_new_session=True,  # Ctrl-C goes to this process, which stops the child when it is done
+                start_new_session=True,  # a Ctrl-C is for this process, which ends the child when it is done
             )
         assert process.stdout is not None
         reader = threading.Thread(target=self._read, args=(process.stdout,), name="llama-server's log", daemon=True)
@@ -267,7 +267,7 @@ class LlamaServer:
         raise StartFailed(self._why(process.returncode))
 
     def _read(self, output: IO[bytes]) -> None:
-        """Log the process's output until it exits."""
+        """Log the output of the process until it ends."""
         with output:
             for raw in output:
                 line = one_line(raw.decode("utf-8", "replace").rstrip())
@@ -281,7 +281,7 @@ class LlamaServer:
                 log.log(logging.WARNING if level and level[1] == "E" else logging.DEBUG, "llama-server: %s", line)
 
     def _why(self, code: int) -> str:
-        """Return why it exited: the reason in its last output, and its exit status."""
+        """Return why it ended: its last output, and its exit status."""
         ended = f"exit code {code}"
         if code < 0:
             ended = f"killed by {signal.Signals(-code).name}"
@@ -294,7 +294,7 @@ class LlamaServer:
         return ended
 
     def _kill(self) -> None:
-        """Kill the process and its children, without waiting."""
+        """End the process and its children, without waiting."""
         process = self._process
         if process is None or process.poll() is not None:
             return

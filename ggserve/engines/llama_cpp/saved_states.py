@@ -1,9 +1,9 @@
-"""Saved states of llama.cpp's slots on disk, so that a long prompt need not be evaluated again after a restart.
+"""States of llama.cpp's slots on disk, so that a long history need not be evaluated again after a restart.
 
-A state is two files in a private folder: llama.cpp's file, and a record of its tokens, its size and its SHA-256.
-llama.cpp ends the process if a state is truncated or belongs to another model, so it only reads states that match their
+A state is two files in a private folder: llama.cpp's own, and a record of its tokens, its size and its SHA-256.
+llama.cpp ends the process if a state is cut off or of another model, so it never reads one that does not match its
 record. The folder belongs to one model, build and cache type: `fingerprint` names it. A record is written last and
-removed first, both by rename, so a crash leaves only complete states and unreferenced files.
+removed first, both by rename, so that a crash leaves only whole states and unreferenced files.
 """
 
 import hashlib
@@ -29,16 +29,14 @@ from ggserve.errors import EngineError, InvalidRequest
 
 log = logging.getLogger("ggserve.model")
 
-LEAST = 256  # a state must save at least this many tokens to be worth saving or reading
-_NEARLY = (
-    0.9  # fraction of a state's tokens that must match; the next prompt may spell an answer at its end differently
-)
-_MAGIC = 0x67677371  # of llama.cpp's sequence state files
-_SAMPLES, _SAMPLE = 64, 1 << 16  # samples that identify a model file, and their bytes
+LEAST = 256  # tokens that a state must save to be worth writing or reading
+_NEARLY = 0.9  # fraction of a state's tokens: what follows may be an answer that the next prompt spells differently
+_MAGIC = 0x67677371  # of llama.cpp's files of one sequence
+_SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a model file that identify it, and bytes of each
 _STALE = 600.0  # seconds after which a file without a record counts as left by a crash
 _CLIENT_NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)
 
-Post = Callable[[str, dict[str, Any]], Any]  # Transport.post
+Post = Callable[[str, dict[str, Any]], Any]  # of a Transport
 
 
 @dataclass(eq=False)
@@ -56,10 +54,10 @@ class State:
 
 
 class SavedStates:
-    """The states of one model. Any thread that holds the slot in question can call the methods."""
+    """The states of one model. All methods may be called from any thread that holds the slot in question."""
 
     def __init__(self, root: Path, key: str, limit: int) -> None:
-        """Read the records in `root`/`key`. `limit`: bytes of the states of all models. Raises EngineError."""
+        """Read the records in `root`/`key`. `limit`: bytes of all models' states. Raises EngineError."""
         self._root, self._limit = root, limit
         self.folder = root / key
         try:
@@ -71,8 +69,8 @@ class SavedStates:
         self._states = {state.path.name: state for state in self._read()}
 
     def best(self, prompt: Sequence[int], held: int) -> State | None:
-        """Return the state that saves the most of a prompt whose first `held` tokens are in a slot, or None if no state
-        is worth it."""
+        """Return the state that saves the most of a prompt of which a slot holds `held` tokens; None if none is worth
+        it."""
         tokens = np.asarray(prompt, np.int32)
         found, longest = None, held + LEAST - 1
         for state in list(self._states.values()):
@@ -86,8 +84,8 @@ class SavedStates:
         return any(_common(state.tokens, wanted) == len(wanted) for state in list(self._states.values()))
 
     def save(self, post: Post, slot: int, expected: Sequence[int], name: str | None = None) -> dict[str, Any] | None:
-        """Save a slot that should hold at least the `expected` tokens. Return None if that fails, which is logged.
-        Blocks for as long as the disk takes."""
+        """Save a slot that should hold the `expected` tokens, and maybe more; return None if that fails, which is
+        logged. Blocks while the disk is written."""
         path = self.folder / f"{name or uuid.uuid4().hex}.state"
         partial = self.folder / f"{uuid.uuid4().hex}.partial"
         try:
@@ -112,12 +110,12 @@ class SavedStates:
         return answer
 
     def restore(self, post: Post, slot: int, state: State) -> dict[str, Any] | None:
-        """Load a state into a slot. Return None if that fails; the state is then removed."""
+        """Read a state into a slot; return None if it is unreadable, and remove it."""
         try:
             if state.path.stat().st_size != state.size or _sha256(state.path) != state.digest:
                 raise EngineError("the file is damaged")
             answer: dict[str, Any] = post(f"/slots/{slot}?action=restore", {"filename": state.path.name})
-            os.utime(state.record)  # records the use
+            os.utime(state.record)  # marks it as used
         except (OSError, EngineError) as error:
             log.warning("a saved prompt was removed: %s", error)
             self._remove(state.path.name)
@@ -125,7 +123,7 @@ class SavedStates:
         return answer
 
     def named(self, name: str) -> State:
-        """Return the state that a client saved under a name. Raises InvalidRequest."""
+        """Return the state that a client has saved under a name. Raises InvalidRequest."""
         state = self._states.get(f"{self.client_name(name)}.state")
         if state is None:
             raise InvalidRequest(f"There is no saved state {name!r} of this model and build.", "filename")
@@ -159,7 +157,7 @@ class SavedStates:
                     path.unlink()
 
     def _drop_outdated(self, state: State) -> None:
-        """Remove states that the new one contains almost completely, such as earlier turns of a chat."""
+        """Remove states that the new one nearly contains, such as the earlier turns of its chat."""
         for name, old in list(self._states.items()):
             if _common(old.tokens, state.tokens) >= _NEARLY * len(old.tokens) and not name.startswith("client-"):
                 self._remove(name)
@@ -188,12 +186,12 @@ class SavedStates:
             total -= size
 
     def has_room(self, nbytes: int) -> bool:
-        """Return whether the disk and the limit have room for a state of this many bytes."""
+        """Return whether the disk and the limit have room for a state of this size."""
         return nbytes <= min(self._limit, shutil.disk_usage(self.folder).free)
 
 
 def fingerprint(paths: Sequence[Path], facts: Sequence[object]) -> str:
-    """Return a name for everything that a state depends on: the contents of model files and adapters, and other
+    """Return a name for everything that a state depends on: model files and adapters by their content, and further
     facts."""
     digest = hashlib.sha256(repr(facts).encode())
     for path in paths:
@@ -219,7 +217,7 @@ def _tokens(path: Path) -> NDArray[np.int32]:
         if magic != _MAGIC or count * 4 > path.stat().st_size:
             raise EngineError("llama.cpp writes saved states in an unknown format")
         tokens = np.frombuffer(file.read(4 * count), np.int32)
-    if count > 3 and tokens[0] == -1:  # the server's own header: a version, and the number of tokens
+    if count > 3 and tokens[0] == -1:  # the server's own header: a version, and the number of tokens that follow
         tokens = tokens[3 : 3 + int(tokens[2])]
     return tokens.copy()
 
