@@ -1,4 +1,4 @@
-"""What the documents say of the project's surface is true: links, settings, metrics, bodies, the version."""
+"""The documentation agrees with the code: links, anchors, settings, metrics, bodies, units, the version."""
 
 import json
 import re
