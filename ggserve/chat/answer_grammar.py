@@ -173,7 +173,7 @@ def _own_rule(own: Grammar) -> Rule:
     try:
         return answer_rule(own)
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"No answer can be held to the grammar: {error}", own.source) from error
+        raise InvalidRequest(f"The grammar cannot be used: {error}", own.source) from error
 
 
 def _trigger(form: ChatFormat) -> str:

@@ -80,7 +80,7 @@ class ArgumentsGrammar:
         except (TypeError, ValueError) as error:
             if self._loose:
                 return Schema(spare_text)
-            raise InvalidRequest(f"The parameters of {self._name} cannot be followed: {error}", "tools") from error
+            raise InvalidRequest(f"The parameters of {self._name} are not supported: {error}", "tools") from error
         return replace(rule, tool=self._name, loose=self._loose, spare=spare_text)
 
     def _with_names(self, properties: Mapping[str, Any]) -> Rule:

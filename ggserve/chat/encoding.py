@@ -32,7 +32,7 @@ class Guard:
         free = (code for code in _STAND_INS if chr(code) not in used)
         stand_ins = dict(zip(self._firsts, free, strict=False))
         if len(stand_ins) < len(self._firsts):
-            raise InvalidRequest("The messages have every character of Unicode's private use. Leave some out.")
+            raise InvalidRequest("The messages use every private-use character of Unicode. Leave some out.")
         replaced = self._replacing(stand_ins)
         return {code: char for char, code in stand_ins.items()}, lambda value: _map_strings(value, replaced)
 

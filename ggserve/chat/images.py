@@ -30,12 +30,12 @@ def with_clean_images(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     thread. Raises InvalidRequest."""
     urls = [part["image_url"]["url"] for message in messages for part in _images(message)]
     if len(urls) > MOST_IMAGES:
-        raise InvalidRequest(f"The request has {len(urls)} images, and {MOST_IMAGES} are the most.")
+        raise InvalidRequest(f"The request has {len(urls)} images; the limit is {MOST_IMAGES}.")
     files = [_file(url) for url in urls]
     sizes = [_pixels(file) for file in files]
     if sum(sizes) > MOST_PIXELS_TOGETHER:
         raise InvalidRequest(
-            f"The images have {sum(sizes)} pixels together, and {MOST_PIXELS_TOGETHER} are the most: make them smaller."
+            f"The images have {sum(sizes)} pixels in total; the limit is {MOST_PIXELS_TOGETHER}: make them smaller."
         )
     clean = iter([_png_url(file) for file in files])
     return [_with_images(message, clean) for message in messages]
@@ -72,7 +72,7 @@ def _opened(file: bytes) -> Any:
     try:
         return Image.open(io.BytesIO(file), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise InvalidRequest(f"the image cannot be read: it is none of {', '.join(_FORMATS)}") from None
+        raise InvalidRequest(f"the image cannot be read: its format is not one of {', '.join(_FORMATS)}") from None
     except Exception as error:  # Pillow's readers raise any exception
         raise InvalidRequest(f"the image cannot be read: {error}") from None
 
@@ -81,9 +81,9 @@ def _pixels(file: bytes) -> int:
     with _opened(file) as image:
         pixels: int = image.width * image.height
         if pixels > MOST_PIXELS:
-            raise InvalidRequest(f"the image has {pixels} pixels, and {MOST_PIXELS} are the most")
+            raise InvalidRequest(f"the image has {pixels} pixels; the limit is {MOST_PIXELS}")
         if max(image.size) > _LONGEST_SIDE:
-            raise InvalidRequest(f"the image has a side of {max(image.size)} pixels, and {_LONGEST_SIDE} are the most")
+            raise InvalidRequest(f"the image has a side of {max(image.size)} pixels; the limit is {_LONGEST_SIDE}")
     return pixels
 
 

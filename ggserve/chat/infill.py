@@ -86,7 +86,7 @@ def infill_objection(metadata: Metadata) -> str | None:
     """Return the reason why a model cannot fill in the middle, or None if it can."""
     tokens = _role_tokens(metadata)
     missing = [role for role in _NEEDED if role not in tokens]
-    return f"its vocabulary has no token for the {', the '.join(missing)} of a text with a gap" if missing else None
+    return f"its vocabulary has no fill-in-the-middle token for the {', the '.join(missing)}" if missing else None
 
 
 def _role_tokens(metadata: Metadata) -> dict[str, int]:

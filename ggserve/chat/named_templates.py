@@ -52,5 +52,5 @@ def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TemplateError(
-            f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {', '.join(NAMES)}"
+            f"CHAT_TEMPLATE={chosen}: not a file ({reason}) and not one of {', '.join(NAMES)}"
         ) from None

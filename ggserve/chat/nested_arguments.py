@@ -46,7 +46,7 @@ class NestedArguments:
         more than is supported."""
         properties = schema.get("properties", {}) if isinstance(schema, Mapping) else None
         if not isinstance(properties, Mapping) or not all(map(_NAME.fullmatch, properties)):
-            raise ValueError("its properties are not followed here")
+            raise ValueError("its properties are not supported")
         names = sorted(properties, key=str.lower) if self._syntax.NAMES_SORTED else properties
         required = _several(schema["required"]) if schema.get("required") else ()
         members = [(self._syntax.member(name, self._value(properties[name])), name in required) for name in names]
@@ -54,7 +54,7 @@ class NestedArguments:
 
     def _value(self, schema: Any) -> Rule:
         if not isinstance(schema, Mapping):
-            raise ValueError("a schema without a type is not followed here")
+            raise ValueError("a schema without a type is not supported")
         values = [schema["const"]] if "const" in schema else schema.get("enum")
         if values is not None:
             return choice(map(self._constant, _several(values)))
@@ -65,7 +65,7 @@ class NestedArguments:
         if isinstance(value, str):
             return self._syntax.text_value(value)
         if isinstance(value, list | dict):
-            raise ValueError("constants of several values are not followed here")
+            raise ValueError("constants with several values are not supported")
         return self._syntax.scalar_value(Literal(json.dumps(value)))
 
     def _typed(self, kind: str, schema: Mapping[str, Any]) -> Rule:
@@ -79,10 +79,10 @@ class NestedArguments:
             case "integer" | "number" | "boolean" | "null":
                 bounds = {key: schema[key] for key in _BOUNDS if key in schema}
                 return self._syntax.scalar_value(schema_rule({"type": kind, **bounds}, lenient=True))
-        raise ValueError(f"the type {kind!r} is not followed here")
+        raise ValueError(f"the type {kind!r} is not supported")
 
 
 def _several(value: Any) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise ValueError("a list without members is not followed here")
+        raise ValueError("a list without members is not supported")
     return value

@@ -178,6 +178,6 @@ class Candidates:
 def _check(logit: np.float32) -> None:
     """Raise GenerationError if the largest logit is not a number."""
     if logit == -np.inf:
-        raise GenerationError("No token may come next: the request forbids all of them.")
+        raise GenerationError("No token is allowed next: the request bans all of them.")
     if not np.isfinite(logit):
-        raise GenerationError("The model computed values that are not numbers: the file may be damaged.")
+        raise GenerationError("The model computed logits that are not finite numbers: the file may be damaged.")

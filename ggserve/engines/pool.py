@@ -1,4 +1,4 @@
-"""Who runs next: the slots that hold the contexts, and the queue of requests that wait for one."""
+"""The scheduler: the slots that hold the contexts, and the queue of requests that wait for one."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ class Slot(Protocol):
 
     @property
     def opened(self) -> bool:
-        """Whether it holds memory already."""
+        """True if it already uses memory."""
         ...
 
     @property
@@ -29,7 +29,7 @@ AnySlot = TypeVar("AnySlot", bound=Slot)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the longest common prefix."""
+    """Return the length of the longest common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -85,7 +85,7 @@ class Pool(Generic[AnySlot]):
         """A slot for `prompt`, with `room` for so many tokens; waits for both. A caller that is cancelled leaves the
         queue. A request that `continues` an answer in the making is the next; those of a lower `priority` come first.
 
-        Raises QueueFull when too many wait already, EngineClosed when the pool is closed.
+        Raises QueueFull if too many requests are waiting, and EngineClosed if the pool is closed.
         """
         waiter = self._enter(_Waiter(prompt, room, priority, continues), always=continues)
         if waiter.slot.done():
@@ -115,7 +115,7 @@ class Pool(Generic[AnySlot]):
         return taken
 
     def release(self, slot: AnySlot) -> None:
-        """Takes a slot back, for the first in the queue."""
+        """Return a slot to the pool, for the first request in the queue."""
         with self._lock:
             del self._reserved[slot]
             self._idle.append(slot)
@@ -132,7 +132,7 @@ class Pool(Generic[AnySlot]):
             return have
 
     def close(self) -> None:
-        """Turns away those who wait, and everyone who comes later."""
+        """Turn away all waiting and future requests."""
         with self._lock:
             self._closed = True
             for waiter in self._queue:
@@ -183,10 +183,10 @@ class Pool(Generic[AnySlot]):
         return slot
 
     def _choose(self, prompt: Sequence[int]) -> AnySlot:
-        """The idle slot to use: the one that spares most of the prompt, else the least recently used.
+        """Return the idle slot that saves most of the prompt, else the least recently used one.
 
-        A short common beginning, such as a template's system prompt, does not count: it would make every new chat
-        take the slot of the last one and throw away its history.
+        A short common prefix, such as a template's system prompt, does not count: otherwise, every new chat would take
+        the slot of the last one and discard its history.
         """
         opened = [slot for slot in self._idle if slot.opened]
         if not opened:

@@ -48,7 +48,7 @@ class Sampler:
                 _ENTIRE if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n,
                 breakers or {},
             )
-            if params.repeats_cost
+            if params.uses_dry
             else None
         )
         self._history = History(prompt)

@@ -108,8 +108,8 @@ class Catalog:
         if len(fitting) == 1:
             return fitting[0]
         names = ", ".join(model.name for model in fitting or models) or "none"
-        problem = "fits several models" if fitting else "is not here"
-        raise UnknownModel(f"The model {name!r} {problem}. There are: {names}.")
+        problem = "matches several models" if fitting else "does not exist"
+        raise UnknownModel(f"The model {name!r} {problem}. Available models: {names}.")
 
     def unknown_settings(self) -> list[str]:
         """Return the names in `models.toml` that no model has."""

@@ -64,11 +64,11 @@ def _check(params: SamplingParams) -> None:
         if grammar is None or grammar.kind != "choice":
             raise InvalidRequest("choice_probabilities needs guided_choice.", field)
         if len(json.loads(grammar.text)) > _MOST_CHOICES:
-            message = f"choice_probabilities are told of up to {_MOST_CHOICES} choices."
+            message = f"choice_probabilities supports up to {_MOST_CHOICES} choices."
             raise InvalidRequest(message, grammar.source)
     if field == "field_confidence":
         if grammar is None or grammar.kind != "json_schema":
-            raise InvalidRequest("field_confidence needs a JSON schema that the answer follows, and no tools.", field)
+            raise InvalidRequest("field_confidence requires structured output with a JSON schema, and no tools.", field)
         if not has_leaves(json.loads(grammar.text)):
             raise InvalidRequest("field_confidence needs a JSON schema with values: this one has none.", grammar.source)
 
@@ -76,7 +76,7 @@ def _check(params: SamplingParams) -> None:
 class _ChoiceWatch:
     def __init__(self, loaded: LoadedModel, params: SamplingParams, prompt: Sequence[int] | None) -> None:
         if prompt is None:
-            raise InvalidRequest("choice_probabilities are not told of answers to images.", params.confidence)
+            raise InvalidRequest("choice_probabilities cannot be combined with images.", params.confidence)
         assert params.grammar is not None
         self._loaded = loaded
         self._grammar = params.grammar

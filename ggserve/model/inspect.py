@@ -60,7 +60,7 @@ def _describe(gguf: ModelFile) -> Facts:
 def _weights(gguf: ModelFile) -> str:
     """Return the number of weights, and their types, the one that takes most bytes first."""
     if not gguf.tensors:
-        return "none: the file holds a vocabulary only"
+        return "none: the file contains only a vocabulary"
     count, nbytes = weights(gguf)
     kinds = Counter(tensor.type_name for tensor in gguf.tensors.values())
     parts = [f"{name} ({kinds[name]} tensors, {human_size(size)})" for name, size in nbytes.most_common()]
@@ -107,9 +107,9 @@ def _chat_format(gguf: ModelFile) -> Facts:
         return
     form = format_of(template)
     thought, calls = form.thought, form.calls
-    yield "thoughts", f"{thought.open!r} ... {thought.close!r}" if thought else "none that can be read off it"
+    yield "thoughts", f"{thought.open!r} ... {thought.close!r}" if thought else "no known format"
     if calls is None:
-        yield "tool calls", "none that can be read off it: tools are told in our own words"
+        yield "tool calls", "no known format: tools are described in ggserve's own format"
     else:
         yield "tool calls", shown(f"{calls.first!r} NAME {calls.after_name!r} {calls.arguments.syntax} {calls.last!r}")
     if form.refused:
@@ -119,7 +119,11 @@ def _chat_format(gguf: ModelFile) -> Facts:
 def _engines(gguf: ModelFile) -> Facts:
     """Return which engines run the file, and the reasons why others do not."""
     if isinstance(gguf, GGMLFile):
-        old, new, runs = None, conversion_objection(gguf), "runs it converted to GGUF: ENGINE=llama.cpp does both"
+        old, new, runs = (
+            None,
+            conversion_objection(gguf),
+            "runs it after conversion to GGUF; ENGINE=llama.cpp does both",
+        )
     else:
         assert isinstance(gguf, GGUFFile)
         old, new, runs = ctransformers_objection(gguf), llama_cpp_objection(gguf), "runs it"
@@ -146,8 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
     used."""
     parser = argparse.ArgumentParser(prog="ggserve inspect", description=__doc__)
     parser.add_argument("file", type=Path, help="a model file")
-    parser.add_argument("--template", action="store_true", help="print the file's chat template, nothing else")
-    parser.add_argument("--model-type", help="the family of a legacy file, where it does not tell")
+    parser.add_argument("--template", action="store_true", help="print only the file's chat template")
+    parser.add_argument("--model-type", help="model family of a legacy file that does not state it")
     options = parser.parse_args(arguments)
     try:
         if options.template:

@@ -58,7 +58,7 @@ class Decision:
         if self.label_mass >= _LITTLE:
             return None
         return (
-            f"Only {self.label_mass:.2g} of the model's probability falls on the options: it would rather answer "
+            f"Only {self.label_mass:.2g} of the model's probability is on the options: it would rather answer "
             "something else. Describe the options, or use a model that follows instructions better."
         )
 
@@ -74,11 +74,11 @@ def spellings(loaded: LoadedModel, options: Sequence[Option], source: str) -> li
                 if b"".join(codec.pieces(tokens)).lstrip() != text.encode().lstrip():
                     raise InvalidRequest(f"The model's tokenizer has no tokens for the option {text!r}.", source)
                 if len(tokens) > _MOST_TOKENS:
-                    message = f"The option {text[:50]!r}... has {len(tokens)} tokens, and {_MOST_TOKENS} may be."
+                    message = f"The option {text[:50]!r}... has {len(tokens)} tokens; the limit is {_MOST_TOKENS}."
                     raise InvalidRequest(message, source)
                 if owners.setdefault(tokens, index) != index:
                     other = options[owners[tokens]].label
-                    raise InvalidRequest(f"The options {other!r} and {text!r} are equal for the model.", source)
+                    raise InvalidRequest(f"The options {other!r} and {text!r} have the same tokens.", source)
     return [[tokens for tokens, owner in owners.items() if owner == index] for index in range(len(options))]
 
 

@@ -43,7 +43,7 @@ def fetch(name: str, folder: Path | None, watch: Watch = lambda progress: None) 
     ModelFileError."""
     match = _REPOSITORY.fullmatch(name.removesuffix(":latest"))
     if match is None:
-        raise ModelFileError(f"{name!r} is no repository of a hub: write org/name or org/name:Q4_K_M")
+        raise ModelFileError(f"{name!r} is not a hub repository: write org/name or org/name:Q4_K_M")
     from ggserve.hub.hub import download  # its library takes 0.4 s to import
 
     return download(match[1], match[2], cache=folder, watch=watch)
@@ -82,7 +82,7 @@ async def delete(models: ModelRegistry, name: str) -> None:
     folder = _folder(models)
     listed = await asyncio.to_thread(models.catalog.find, name)
     if not listed.path.is_relative_to(folder):
-        raise InvalidRequest(f"{listed.name} does not lie in MODELS_DIR: delete its file by hand.", "model")
+        raise InvalidRequest(f"{listed.name} is not in MODELS_DIR: delete its file manually.", "model")
     await asyncio.to_thread(files.remove, listed.path)
     models.forget_removed()
 
@@ -92,7 +92,7 @@ async def copy(models: ModelRegistry, source: str, destination: str) -> None:
     folder = _folder(models)
     name = destination.removesuffix(":latest")
     if not _NAME.fullmatch(name):
-        message = f"{destination!r} is no name for a copy: use letters, digits, '.', '-', '_' and '/'."
+        message = f"{destination!r} is not a valid name for a copy: use letters, digits, '.', '-', '_' and '/'."
         raise InvalidRequest(message, "destination")
     listed = await asyncio.to_thread(models.catalog.find, source)
     await asyncio.to_thread(files.copy, listed.path, folder, name)
@@ -120,5 +120,5 @@ def describe(listed: Listed) -> Description:
 
 def _folder(models: ModelRegistry) -> Path:
     if models.catalog.folder is None:
-        raise InvalidRequest("The server has one model only: set MODELS_DIR to a folder to manage several.")
+        raise InvalidRequest("The server has only one model: set MODELS_DIR to a folder to manage several.")
     return models.catalog.folder

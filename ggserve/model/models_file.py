@@ -49,7 +49,7 @@ def read_models_file(path: Path) -> dict[str, ModelSettings]:
     named: dict[str, str] = {}  # by alias
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise ModelFileError(f"{path}, line {_line(text, None, name)}: {name} belongs into a model's table, [NAME]")
+            raise ModelFileError(f"{path}, line {_line(text, None, name)}: {name} belongs in a model's table, [NAME]")
         try:
             given = _Table.model_validate(table)
         except ValidationError as error:
@@ -61,7 +61,7 @@ def read_models_file(path: Path) -> dict[str, ModelSettings]:
         for alias in settings.aliases:
             if other := named.get(alias):
                 line = _line(text, name, "aliases")
-                raise ModelFileError(f"{path}, line {line}: aliases of {name!r}: {alias!r} is one of {other!r} too")
+                raise ModelFileError(f"{path}, line {line}: aliases of {name!r}: {alias!r} already means {other!r}")
             named[alias] = name
         found[name.lower()] = settings
     return found

@@ -1,4 +1,4 @@
-"""The context length, the memory it takes, and the number of slots that fit; for every format."""
+"""The context length, its memory, and the number of parallel slots that fit, for every file format."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ _SHORTEST_CONTEXT = 8  # tokens
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The sizes of a load. `evals`: how a legacy file must be evaluated to stay within its buffers."""
+    """The memory that a model takes. `evals` keeps the evals of a legacy model within its loader's buffers."""
 
     context_length: int  # tokens of one request
     slots: int
@@ -75,18 +75,20 @@ def plan_memory(
     plan = MemoryPlan(length, 1, int(token_bytes * length))
     if isinstance(file, GGMLFile):
         plan = _legacy_plan(file, length)
-    elif length > trained and "position_embd.weight" in file.tensors:  # llama.cpp would read past its end
-        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model")
+    elif length > trained and "position_embd.weight" in file.tensors:  # llama.cpp would read past the end of it
+        raise ModelFileError(
+            f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model: set it lower"
+        )
     elif length > trained:
         log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
     if plan.slot_bytes > memory:
         raise ModelFileError(
-            f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, and "
-            f"there are {memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
+            f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, but "
+            f"only {memory / 1e9:.1f} GB are available: set CONTEXT_LENGTH lower"
         )
     if uses_gpu and not shares_gpu:
         if slots and slots > 1:
-            log.warning("PARALLEL=%d: on a GPU ctransformers runs one answer at a time, the others wait", slots)
+            log.warning("PARALLEL=%d has no effect: on a GPU, ctransformers runs one request at a time", slots)
         return plan
     if shares_cache:
         each = plan.context_length if context_length else min(plan.context_length, _SMALL_CONTEXT)
@@ -98,8 +100,8 @@ def plan_memory(
 
 
 def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
-    """Return the bytes that a token takes in the KV cache: keys and values for every layer. `cache_type` is the name of
-    a tensor type; legacy families have their own."""
+    """Return the KV cache bytes per token: keys and values of all layers. `cache_type` is a tensor type's name; legacy
+    families have a fixed one."""
     if isinstance(file, GGMLFile):
         return kv_cache_bytes(layout_of(file.family), file.header) // file.header.n_ctx
 
@@ -116,16 +118,22 @@ def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
 
 
 def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
-    """Return whether the size is within what the family's loader can address. LLaMA and Falcon map their weights, the
-    others copy them."""
+    """Return a plan within the limits of the family's loader. LLaMA and Falcon map their weights; the others copy
+    them."""
     header = file.header
     if length > header.n_ctx and file.family not in _STRETCHABLE:
-        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model")
+        raise ModelFileError(
+            f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model: set it lower"
+        )
     limits = eval_limits(file, length)
     if limits.context_length < _SHORTEST_CONTEXT or limits.chunk < 1:
-        raise ModelFileError(f"{file.path.name}: {file.family} computes in 256 MiB, too little for layers this wide")
+        raise ModelFileError(
+            f"{file.path.name}: {file.family} has compute buffers of 256 MiB, too small for layers this wide"
+        )
     if limits.context_length < length:
-        log.warning("%s computes in 256 MiB: the context is cut to %d tokens", file.family, limits.context_length)
+        log.warning(
+            "%s has compute buffers of 256 MiB: the context is reduced to %d tokens", file.family, limits.context_length
+        )
     cached = header.n_ctx if header.fixed_context else limits.context_length
     nbytes = int(cache_bytes_per_token(file)) * cached + buffer_bytes(file, limits)
     if file.family not in _STRETCHABLE:

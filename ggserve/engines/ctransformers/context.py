@@ -97,8 +97,8 @@ class Context:
         """Map the weights and allocate the KV cache. Raises EngineError."""
         if self._gpu_layers > 0 and not cuda_devices():
             raise EngineError(
-                f"GPU_LAYERS={self._gpu_layers} needs an NVIDIA GPU with its driver for ctransformers, and there is "
-                "none here: install the driver, or set GPU_LAYERS=0"
+                f"GPU_LAYERS={self._gpu_layers} needs an NVIDIA GPU with its driver for ctransformers, but "
+                "there is none: install the driver, or set GPU_LAYERS=0"
             )
         module = _import_llm()
         config = module.Config(context_length=self._context_length, gpu_layers=self._gpu_layers)

@@ -63,13 +63,13 @@ def read_build(path: str) -> Build:
     """Return the build at a path, or of that name on PATH. Raises EngineError, with one line that says what to do."""
     found = shutil.which(os.path.expanduser(path))
     if found is None:
-        problem = "the file is not executable" if os.path.exists(path) else "there is no such file"
+        problem = "the file is not executable" if os.path.exists(path) else "no such file"
         raise EngineError(f"LLAMA_SERVER={path}: {problem}; name a llama-server executable, or set LLAMA_SERVER=off")
     text = _ask(found, "--help")
     aliases = _aliases(text)
     if missing := [flag for flag in _NEEDED if flag not in aliases]:
         raise EngineError(
-            f"LLAMA_SERVER={path}: this is no llama-server, for its --help does not list {missing[0]}: "
+            f"LLAMA_SERVER={path}: not a llama-server, because its --help does not list {missing[0]}: "
             "name a llama-server executable, or set LLAMA_SERVER=off"
         )
     listed = _ask(found, "--list-devices") if "--list-devices" in aliases else ""

@@ -95,7 +95,7 @@ def _read_grammar(server: Any) -> None:
     body = {"prompt": [1], "n_predict": 1, "grammar": _GRAMMAR, "stream": True}
     server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))
     if any("error" in orjson.loads(chunk) for chunk in chunks):
-        raise GenerationError(f"llama.cpp does not take a grammar: {chunks[0].decode()}")
+        raise GenerationError(f"llama.cpp does not accept a grammar: {chunks[0].decode()}")
 
 
 def _blank_model() -> bytes:

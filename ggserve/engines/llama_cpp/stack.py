@@ -50,7 +50,7 @@ class WordLimit:
         if any(map(self._too_long, _strings(value))):
             raise InvalidRequest(
                 f"A text has more than {_WINDOW} letters, digits, spaces or other characters of one kind in a row, "
-                "which llama.cpp's tokenizer cannot take. Break them up."
+                "which llama.cpp's tokenizer cannot handle. Break them up."
             )
 
     def _too_long(self, text: str) -> bool:

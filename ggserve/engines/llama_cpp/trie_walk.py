@@ -104,7 +104,7 @@ class TrieWalk:
             return self._scorer.score([*self._ids, *path], token, 0, self._body["id_slot"]).logprob or 0.0
         told = self._told(path, [token], 1)
         if not told:
-            raise GenerationError("llama.cpp does not tell how likely a token is.")
+            raise GenerationError("llama.cpp did not return a token's probability.")
         return told[0][token]
 
     def _told(self, path: Sequence[int], tokens: Sequence[int], top: int) -> list[dict[int, float]]:
