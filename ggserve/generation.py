@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ggserve.errors import InvalidRequest
 from ggserve.messages import ToolCallDelta
+from ggserve.prompt_progress import CacheMiss, PromptProgress
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules", "citations"]
@@ -135,6 +136,7 @@ class SamplingParams:
     logprobs: int | None = None  # each token comes with its log-probability and as many likeliest ones; None: without
     sampled_probabilities: bool = False  # `logprobs` are those that tokens are drawn by, after all samplers
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
+    progress: PromptProgress | None = field(default=None, compare=False)  # tells how far its prompt is
     given: frozenset[str] | None = None  # the fields that a request sets; None: all mean what they say
 
     @classmethod
@@ -255,6 +257,7 @@ class Delta:
     prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, where `prompt_logprobs` asks for it
     confidence: Mapping[str, Any] | None = None  # on an answer's last delta: fields of the response, where asked for
     prompt_ids: tuple[int, ...] = ()  # on the first delta of all, where the engine was given token ids
+    cache_miss: CacheMiss | None = None  # why tokens of the prompt were evaluated again, where many were
 
 
 @dataclass(frozen=True, slots=True)

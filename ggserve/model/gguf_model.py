@@ -21,7 +21,9 @@ from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadArguments, LoadOptions, Report, load
+from ggserve.model.prompt_memory import Parts
 from ggserve.modelfile.facts import ModelFacts, file_sampling
+from ggserve.prompt_progress import PromptProgress
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
@@ -139,7 +141,9 @@ class GGUFModel:
             ids = await self._loaded.off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
-        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), self._capped(params), ids)
+        params = self._capped(params)
+        self._remember(params, ids)
+        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), params, ids)
         async with aclosing(self._logged(prompt, watched)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -174,6 +178,7 @@ class GGUFModel:
         ids = await self._loaded.off_loop(
             length, encoded, (prefix, suffix), others=sum(len(file.text) for file in files)
         )
+        self._remember(params, ids)
         async with aclosing(self._logged([prefix, suffix], self.engine.generate(ids, params))) as deltas:
             async for delta in deltas:
                 yield delta
@@ -223,6 +228,7 @@ class GGUFModel:
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         """The parameters within the model's limits; the bias of texts is one of their tokens."""
         params = (params or SamplingParams()).over(self.sampling)
+        params = dataclasses.replace(params, progress=params.progress or PromptProgress())
         if params.text_bias:
             texts = {
                 token: bias
@@ -232,6 +238,10 @@ class GGUFModel:
             params = dataclasses.replace(params, logit_bias={**texts, **params.logit_bias}, text_bias={})
         limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
         return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
+
+    def _remember(self, params: SamplingParams, ids: Sequence[int]) -> None:
+        if params.cache_prompt and params.progress:
+            self._chats.memory.explaining(params.progress, params.kept(ids), lambda: Parts(hash(None)))
 
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas

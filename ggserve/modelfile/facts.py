@@ -7,6 +7,8 @@ from typing import Any
 
 from ggserve.modelfile.file import ModelFile, chat_template
 
+_FORGETTING = (".attention.sliding_window", ".ssm.state_size", ".wkv.head_size")  # keys of such layers
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -18,6 +20,11 @@ class ModelFacts:
     quantization: str  # the type of tensor that takes the most bytes, such as "Q4_K"
     chat_template: str | None
     metadata: dict[str, Any] = field(default_factory=dict)  # single values and short texts, by GGUF's keys
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether its KV cache can go back to any token: sliding windows and recurrent layers cannot."""
+        return not any(key.endswith(_FORGETTING) and value for key, value in self.metadata.items())
 
 
 def model_facts(file: ModelFile) -> ModelFacts:

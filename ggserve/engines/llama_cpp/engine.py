@@ -317,8 +317,15 @@ class LlamaCppEngine:
         if self._keeper:
             body["id_slot"] = slot.id
         answer = Answer(
-            params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
+            params,
+            self.context_length,
+            self._scorer,
+            slot=slot.id,
+            native_prompt=self._prompt,
+            prompt=prompt,
+            matcher=matcher,
         )
+        answer.progress.slot = slot.id
         self._running.add(answer)
         self._submit(self._run, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
@@ -350,10 +357,11 @@ class LlamaCppEngine:
             answer.put_end()
 
     def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
-        """Fills the slot with what is saved of a prompt, where prompts are saved."""
+        """Fills the slot with what is saved of a prompt, where prompts are saved. The pool chooses by its tokens, as
+        llama.cpp does among its own slots."""
         if self._keeper:
             self._keeper.prepare(slot, prompt if cached else ())
-            slot.tokens = prompt
+        slot.tokens = prompt
 
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str
