@@ -93,13 +93,12 @@ class PromptMemory:
         if longest - cached >= LEAST:
             nearest = earlier[len(common) - 1 - common[::-1].index(longest)]
             return self._lost(nearest, prompt, longest, cached, earlier)
-        found = [_repeated(prompt.tokens[at:], each.known[at:]) for at, each in zip(common, earlier, strict=True)]
-        most = max(found, default=0)
-        if most < LEAST:
+        again = [_repeated(prompt.tokens[at:], each.known[at:]) for at, each in zip(common, earlier, strict=True)]
+        index = max(range(len(earlier)), key=lambda each: (common[each] + again[each], common[each]), default=0)
+        if not earlier or again[index] < LEAST:
             return None
-        index = len(found) - 1 - found[::-1].index(most)
         reason, message = prompt.parts.difference(earlier[index].parts)
-        return CacheMiss(reason, most, earlier[index].progress.slot or 0, common[index], message)
+        return CacheMiss(reason, again[index], earlier[index].progress.slot or 0, common[index], message)
 
     def _lost(
         self, nearest: _Prompt, prompt: _Prompt, common: int, cached: int, earlier: Sequence[_Prompt]

@@ -59,7 +59,7 @@ def details(answer: dict[str, Any]) -> dict[str, Any]:
 def test_what_parts_two_prompts_is_told(
     server: Server, reason: str, message: int | None, changes: dict[str, Any]
 ) -> None:
-    body = {"messages": chat("Hi.", "Hello.", LATER), "tools": [TOOL], "tool_choice": "none"}
+    body = {"messages": chat("Hi.", "Hello.", LATER), "tools": [TOOL]}
     ask(server, prompt="x" * 300, path="/v1/completions")
     ask(server, **body)
     found = details(ask(server, **{**body, **changes}))

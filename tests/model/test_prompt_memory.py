@@ -56,6 +56,14 @@ def test_a_prompt_that_goes_on_or_is_another_misses_nothing() -> None:
     assert run(memory, COMMON + list(range(5000, 5300)), cached=len(COMMON)) is None
 
 
+def test_the_nearest_prompt_is_the_one_that_has_most_in_common() -> None:
+    memory = PromptMemory(rewinds=True)
+    run(memory, [9, *COMMON, 1, *REST])
+    run(memory, [*COMMON, 2, *REST], slot=1)
+    assert run(memory, [*COMMON, 3, *REST], cached=100) == CacheMiss("text", len(REST), 1, len(COMMON))
+    assert run(memory, [*COMMON, *range(5000, 5300)], cached=100) is None
+
+
 def test_tokens_that_another_prompt_drove_out_are_told() -> None:
     memory = PromptMemory(rewinds=True)
     run(memory, COMMON + REST)
