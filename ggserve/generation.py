@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ggserve.errors import InvalidRequest
+from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.messages import ToolCallDelta
 from ggserve.prompt_progress import CacheMiss, PromptProgress
 
@@ -312,3 +312,10 @@ class File:
 
     name: str
     text: str
+
+
+def check_tokens(tokens: Iterable[int], vocab_size: int, field: str | None = None) -> None:
+    """Raises InvalidToken for an id that is outside of the vocabulary, in that field of the request."""
+    for token in (min(tokens, default=0), max(tokens, default=0)):
+        if not 0 <= token < vocab_size:
+            raise InvalidToken(token, vocab_size, field)

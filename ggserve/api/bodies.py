@@ -86,17 +86,19 @@ def _check_encoding(body: bytes) -> None:
 
 
 def _check_size(body: Any) -> None:
-    level, values = [body], 0
+    containers, values = _containers([body]), 0
     for _ in range(_DEEPEST):
-        containers = [value for value in level if isinstance(value, dict | list)]
         if not containers:
             return
         values += sum(map(len, containers))
         if values > _MOST_VALUES:
             raise _too_many()
-        level = [value for container in containers for value in _inside(container)]
+        containers = [inner for outer in containers for inner in _containers(outer)]
     raise HTTPException(400, f"The request is nested more than {_DEEPEST} levels deep.")
 
 
-def _inside(container: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(container.values()) if isinstance(container, dict) else container
+def _containers(outer: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
+    """The lists and objects that a list or an object holds."""
+    inner = outer.values() if isinstance(outer, dict) else outer
+    kinds = set(map(type, inner))
+    return [value for value in inner if isinstance(value, (dict, list))] if dict in kinds or list in kinds else []

@@ -2,20 +2,16 @@
 required, or an answer of a schema, a regular expression or a grammar."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
+from ggserve.chat.arguments_grammar import ArgumentsGrammar, marker
 from ggserve.chat.format import ID, INDEX, CallsFormat, ChatFormat, ThoughtFormat, ThoughtState
+from ggserve.chat.literals import common_beginning
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Grammar
 from ggserve.grammar.requested import answer_rule
 from ggserve.grammar.rules import (
-    ANY,
-    MOST_REPETITIONS,
     NOTHING,
     SPACE,
-    Characters,
     Lexeme,
     Literal,
     Marker,
@@ -24,18 +20,14 @@ from ggserve.grammar.rules import (
     Repeat,
     Rule,
     Rules,
-    Schema,
     Text,
     TextBefore,
     choice,
     optional,
     sequence,
-    without,
 )
-from ggserve.grammar.schemas import schema_rule
 from ggserve.messages import Tools
 
-_NO_ARGUMENTS = {"type": "object", "properties": {}}
 _SPACES = optional(Lexeme(Repeat(SPACE, 1, 4)))
 _HOLES = re.compile(f"([{ID}{INDEX}])")
 _IDS = {
@@ -87,7 +79,7 @@ class _Answer:
         ended = self._after_thought(thought)
         if state == "open":
             return ended
-        begun = sequence(_marker(thought.open.strip()), ended)
+        begun = sequence(marker(thought.open.strip()), ended)
         return choice([begun, self._direct((Marker(thought.open.strip()),))])
 
     def _direct(self, starts: tuple[Marker, ...]) -> Rule:
@@ -95,7 +87,7 @@ class _Answer:
         opening = self._form.text_open.strip()
         if not opening:
             return self._said_or_called(starts)
-        said = sequence(_marker(opening), self._said_or_called(()))
+        said = sequence(marker(opening), self._said_or_called(()))
         return choice([self._calls, said]) if self._calls else said
 
     def _after_thought(self, thought: ThoughtFormat) -> Rule:
@@ -106,8 +98,8 @@ class _Answer:
         if self._calls is None or close == to_call:
             ended = sequence(_before(close), _SPACES, said)
         elif common := common_beginning(close, to_call):
-            after = sequence(_marker(close[len(common) :].strip()), _SPACES, said)
-            called = sequence(_marker(to_call[len(common) :].strip()), _SPACES, self._calls)
+            after = sequence(marker(close[len(common) :].strip()), _SPACES, said)
+            called = sequence(marker(to_call[len(common) :].strip()), _SPACES, self._calls)
             ended = sequence(_before(common), choice([after, called]))
         else:
             ended = choice([sequence(_before(close), _SPACES, said), sequence(_before(to_call), _SPACES, self._calls)])
@@ -118,7 +110,7 @@ class _Answer:
     def _said_or_called(self, starts: tuple[Marker, ...]) -> Rule:
         closing = self._form.text_close.strip()
         if self._own is not None:
-            said = sequence(self._own, optional(_marker(closing)) if closing else NOTHING)
+            said = sequence(self._own, optional(marker(closing)) if closing else NOTHING)
             return choice([self._calls, said]) if self._calls else said
         assert self._calls is not None and self._tools is not None
         if self._tools.required:
@@ -143,10 +135,11 @@ class _Answer:
         # JSON in the pieces that a schema's JSON has, so that llguidance can tell apart later what begins alike.
         in_pieces = self._own is not None and first.startswith("{")
         write = _json_pieces if in_pieces else lambda text: self._with_holes(text, form)
+        ended = self._with_holes(end, form), _HOLES.split(end)[0].rstrip()
         options = []
         for tool in tools.functions:
             function = tool["function"]
-            arguments = _Arguments(self, form, end, function, required=tools.required)
+            arguments = ArgumentsGrammar(form.arguments, self.named, function, ended, required=tools.required)
             if in_pieces:
                 options.append(sequence(write(f"{first}{function['name']}{form.after_name}"), arguments.rule()))
             else:
@@ -169,105 +162,10 @@ class _Answer:
         parts = _HOLES.split(text)
         return sequence(
             *(
-                (Regex(_IDS[form.id_form]) if part == ID else Regex("[0-9]{1,3}")) if number % 2 else _marker(part)
+                (Regex(_IDS[form.id_form]) if part == ID else Regex("[0-9]{1,3}")) if number % 2 else marker(part)
                 for number, part in enumerate(parts)
             )
         )
-
-
-class _Arguments:
-    """The arguments of a call of one function, and `end`, which follows all calls."""
-
-    def __init__(
-        self, answer: _Answer, form: CallsFormat, end: str, function: Mapping[str, Any], *, required: bool
-    ) -> None:
-        self._named = answer.named
-        self._form = form.arguments
-        self._end = answer._with_holes(end, form)
-        self._end_text = _HOLES.split(end)[0].rstrip()
-        self._name: str = function["name"]
-        self._strict = bool(function.get("strict"))
-        self._loose = not self._strict and not required
-        self._parameters = function.get("parameters") or _NO_ARGUMENTS
-
-    def rule(self) -> Rule:
-        match self._form.syntax:
-            case "json":
-                return sequence(self._schema(lambda: {"type": "object", **self._parameters}, "object"), self._end)
-            case "parameters" if isinstance(self._parameters, dict) and isinstance(
-                properties := self._parameters.get("properties", {}), dict
-            ):
-                return sequence(self._with_names(properties), self._end)
-        if not self._end_text:
-            return self._end
-        return TextBefore(Marker(self._end_text))
-
-    def _schema(self, schema: Any, spare: str | None) -> Rule:
-        spare_text = '{"type":"object"}' if spare else "{}"
-        try:
-            rule = schema_rule(schema(), lenient=not self._strict)
-        except (TypeError, ValueError) as error:
-            if self._loose:
-                return Schema(spare_text)
-            raise InvalidRequest(f"The parameters of {self._name} cannot be followed: {error}", "tools") from error
-        return replace(rule, tool=self._name, loose=self._loose, spare=spare_text)
-
-    def _with_names(self, properties: Mapping[str, Any]) -> Rule:
-        """Parameters in the order of the schema; those that are not required may be left out."""
-        form = self._form
-        common = common_beginning(form.between, form.close)
-        common = common[: common.rfind(">") + 1] if ">" in common and not form.quote else ""
-        between, close = Marker(form.between[len(common) :]), _marker(form.close[len(common) :])
-        required = self._parameters.get("required", ())
-        begun: Rule = close
-        empty: Rule = _marker(form.empty) if form.empty else sequence(_marker(form.open), close)
-        for name, schema in reversed(list(properties.items())):
-            pair = self._reference(sequence(Literal(name), self._value(schema, common)))
-            after = self._reference(begun)
-            opened = sequence(_marker(form.open), pair, after)
-            if name in required:
-                begun, empty = sequence(between, pair, after), opened
-            else:
-                begun, empty = sequence(optional(sequence(between, pair)), after), choice([opened, empty])
-        return empty
-
-    def _reference(self, rule: Rule) -> Reference:
-        name = f"a_{len(self._named)}"
-        self._named[name] = rule
-        return Reference(name)
-
-    def _value(self, schema: Any, common: str) -> Rule:
-        form = self._form
-        types = schema.get("type") if isinstance(schema, dict) else None
-        if types == "string" or (not form.quote and (types is None or "string" in types)):
-            return sequence(_marker(form.after_key), self._text(schema, common))
-        whole = {key: self._parameters[key] for key in ("$defs", "definitions") if key in self._parameters}
-        other = form.after_key if form.after_key_other is None else form.after_key_other
-        return sequence(_marker(other), self._schema(lambda: {**schema, **whole}, None), _marker(common))
-
-    def _text(self, schema: Any, common: str) -> Rule:
-        form = self._form
-        values = schema.get("enum", ()) if isinstance(schema, dict) else ()
-        if form.quote == '"':
-            return self._schema(lambda: schema, None)
-        if values and all(isinstance(value, str) for value in values):
-            return sequence(choice(Literal(f"{form.quote}{value}{form.quote}") for value in values), _marker(common))
-        if common:
-            short = _short(schema, common[0])
-            return sequence(short, _marker(common)) if short is not None else TextBefore(Marker(common))
-        ends = {form.quote[:1] or text[:1] for text in (form.between.strip(), form.close.strip()) if text}
-        inner = Repeat(Characters(without(ANY, tuple(sorted((ord(each), ord(each)) for each in ends if each)))))
-        return Lexeme(sequence(Literal(form.quote), inner, Literal(form.quote)) if form.quote else inner)
-
-
-def _short(schema: Any, end: str) -> Rule | None:
-    """Raw text of a length that the schema limits, None where it does not; it does not have the character `end`."""
-    most = schema.get("maxLength") if isinstance(schema, dict) else None
-    if not isinstance(most, int) or not 0 < most <= MOST_REPETITIONS:
-        return None
-    least = schema.get("minLength", 0)
-    text = Lexeme(Repeat(Characters(without(ANY, ((ord(end), ord(end)),))), max(least, 1), most))
-    return text if least else optional(text)
 
 
 def _own_rule(own: Grammar) -> Rule:
@@ -291,22 +189,8 @@ def _trigger(form: ChatFormat) -> str:
     return whole if not tag or any(other.strip().startswith(tag) for other in others) else tag
 
 
-def _marker(text: str) -> Rule:
-    return Marker(text) if text else NOTHING
-
-
 def _before(marker: str) -> Rule:
     return TextBefore(Marker(marker))
-
-
-def common_beginning(first: str, second: str) -> str:
-    """The characters that both begin with."""
-    return first[
-        : next(
-            (at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-            len(min(first, second, key=len)),
-        )
-    ]
 
 
 def _json_pieces(text: str) -> Rule:

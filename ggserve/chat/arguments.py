@@ -1,6 +1,5 @@
 """Reads the arguments of one tool call as they come, and gives them back as pieces of JSON text."""
 
-import ast
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -8,9 +7,9 @@ from typing import Any, Protocol
 from ggserve.chat.exceptions import gemma4, minimax_m3
 from ggserve.chat.format import ArgumentsFormat
 from ggserve.chat.literals import MORE, Pattern, skip_space
+from ggserve.chat.values import json_types, typed
 
 _CDATA = "<![CDATA["
-_LONGEST_LITERAL = 100_000  # characters of a value in Python's syntax
 
 
 class ArgumentsReader(Protocol):
@@ -153,7 +152,7 @@ class _ParametersReader:
         start, end, literal, self._kind = found
         self._key = held[at:start].strip().strip("\"'")
         self._lead = _trailing_space(literal) if not self._quote else ""
-        types = _types(self._properties.get(self._key))
+        types = json_types(self._properties.get(self._key))
         self._streams = not self._quote and (self._kind == "string" or (self._kind == "any" and types == {"string"}))
         self._types, self._begun, self._state = types, False, "value"
         self._count += 1
@@ -224,17 +223,9 @@ class _ParametersReader:
         return None, len(held)
 
     def _value(self, text: str) -> Any:
-        stripped = text.strip()
-        if self._kind == "string" and not self._quote:
-            return text
-        if self._types and self._types <= {"string"} and not self._quote:
-            return text
-        parsed, value = _parsed(stripped)
-        if not parsed:
-            return text if not self._quote else stripped
-        if self._types and not _fits(value, self._types) and "string" in self._types and not isinstance(value, str):
-            return text if not self._quote else stripped
-        return value
+        if self._quote:
+            return typed(text.strip(), self._types, quoted=True)
+        return text if self._kind == "string" else typed(text, self._types)
 
     def _end(self, at: int) -> tuple[str, int, bool]:
         self._state = "end"
@@ -244,56 +235,6 @@ class _ParametersReader:
 def _hit(pattern: Pattern, held: str, at: int, literal: str, kind: str) -> tuple[int, int, str, str] | None:
     found = pattern.find(held, at)
     return (*found, literal, kind) if found else None
-
-
-def _parsed(text: str) -> tuple[bool, Any]:
-    """A value in JSON or Python's syntax."""
-    try:
-        return True, json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    if len(text) > _LONGEST_LITERAL:
-        return False, None
-    try:
-        value = ast.literal_eval(text)
-        json.dumps(value)
-        return True, value
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return False, None
-
-
-_JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "object": (dict,),
-    "array": (list,),
-    "null": (type(None),),
-}
-
-
-def _fits(value: Any, types: set[str]) -> bool:
-    return any(isinstance(value, _JSON_TYPES.get(kind, ())) for kind in types)
-
-
-def _types(schema: Any) -> set[str]:
-    """The JSON types that a schema allows; empty where it does not say."""
-    if not isinstance(schema, dict):
-        return set()
-    kind = schema.get("type")
-    if isinstance(kind, str):
-        return {kind}
-    if isinstance(kind, list):
-        return {name for name in kind if isinstance(name, str)}
-    for word in ("anyOf", "oneOf"):
-        if isinstance(schema.get(word), list):
-            inner = [_types(part) for part in schema[word]]
-            return set().union(*inner) if all(inner) else set()
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-        return {"string"}
-    return set()
 
 
 def _escaped(text: str) -> str:

@@ -6,6 +6,7 @@ numbers. A literal is stripped first: what reads on skips the white space at its
 
 import re
 from collections.abc import Iterable
+from itertools import takewhile
 
 from ggserve.chat.format import ID, INDEX, NAME
 
@@ -86,3 +87,8 @@ def skip_space(text: str, at: int = 0) -> int:
     found = _SPACE.match(text, at)
     assert found is not None
     return found.end()
+
+
+def common_beginning(one: str, other: str) -> str:
+    """The characters that both begin with."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -25,6 +25,7 @@ from ggserve.grammar.rules import (
     Rule,
     Schema,
     choice,
+    in_order,
     optional,
     repeated,
     sequence,
@@ -169,15 +170,9 @@ class _Translator:
         if least > len(required) or (most is not None and (other is not None or most < len(properties))):
             raise ValueError("minProperties and maxProperties beside properties are not followed here")
         more = NOTHING if other is None else Repeat(sequence(Literal(", "), other))
-        begun, empty = more, NOTHING if other is None else _listed(other, 0, None)  # where a property has come, or none
-        for (name, _), pair in zip(reversed(properties.items()), reversed(pairs), strict=True):
-            after = self._named(begun)
-            if name in required:
-                begun, empty = sequence(Literal(", "), pair, after), sequence(pair, after)
-            else:
-                begun = sequence(optional(sequence(Literal(", "), pair)), after)
-                empty = choice([sequence(pair, after), self._named(empty)])
-        return _braces(empty)
+        none = NOTHING if other is None else _listed(other, 0, None)
+        listed = [(pair, name in required) for name, pair in zip(properties, pairs, strict=True)]
+        return _braces(in_order(listed, Literal(", "), self._named, closing=more, empty=none))
 
     def _pair(self, name: str, inner: Any) -> Rule:
         return sequence(_constant(name), Literal(": "), self.value(inner))

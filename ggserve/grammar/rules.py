@@ -1,6 +1,7 @@
 """A grammar as a tree of rules, from which `lark` and `gbnf` write what the engines read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Sequenced
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -146,6 +147,9 @@ class Rules:
     named: tuple[tuple[str, Rule], ...] = ()
 
 
+NOTHING: Rule = Sequence(())
+
+
 def schemas(rules: Rules) -> list[Schema]:
     """The schemas in a grammar, each once."""
     found: dict[Schema, None] = {}
@@ -195,6 +199,28 @@ def optional(rule: Rule) -> Rule:
     return Repeat(rule, 0, 1)
 
 
+def in_order(
+    items: Sequenced[tuple[Rule, bool]],
+    separator: Rule,
+    named: Callable[[Rule], Rule],
+    *,
+    opening: Rule = NOTHING,
+    closing: Rule = NOTHING,
+    empty: Rule = NOTHING,
+) -> Rule:
+    """Items in their order, each with whether it is required; `opening` comes before the first one that is there, and
+    `closing` after the last. `empty` stands for none. `named` gives a rule that is used twice a name."""
+    begun = closing
+    for item, required in reversed(items):
+        after = named(begun)
+        first = sequence(opening, item, after)
+        if required:
+            begun, empty = sequence(separator, item, after), first
+        else:
+            begun, empty = sequence(optional(sequence(separator, item)), after), choice([first, named(empty)])
+    return empty
+
+
 def repeated(rule: Rule, least: int, most: int | None) -> Rule:
     """The rule so many times; no upper bound is above MOST_REPETITIONS. Raises ValueError where a lower one is."""
     if least > MOST_REPETITIONS:
@@ -234,7 +260,6 @@ def without(ranges: Ranges, excluded: Ranges) -> Ranges:
     return tuple(left)
 
 
-NOTHING: Rule = Sequence(())
 ANY = without(((0, LAST_CHARACTER),), (_SURROGATES,))
 DIGIT = one_of("0123456789")
 SPACE = one_of(" \n\r\t")

@@ -139,8 +139,7 @@ class Chats:
 
     async def _rendered(self, chat: Chat, renderer: ChatRenderer) -> RenderedChat:
         """In a thread, for a template may take seconds."""
-        texts = [chat.messages, chat.tools and chat.tools.functions, chat.begun, chat.begun_thought]
-        self._loaded.check_length(text_length([*texts, dict(chat.template_arguments)]))
+        _check_length(self._loaded, chat)
         return await asyncio.to_thread(renderer.render, chat, self._loaded.engine.media_marker)
 
     async def _prompt(self, rendered: RenderedChat) -> list[int] | MediaPrompt:
@@ -159,8 +158,14 @@ class Chats:
 
 
 def render_text(loaded: LoadedModel, chat: Chat) -> str:
-    """The prompt's text. Blocks. Raises TemplateError and InvalidRequest."""
+    """The prompt's text. Blocks. Raises TemplateError, ContextOverflow and InvalidRequest."""
+    _check_length(loaded, chat)
     return loaded.renderers.of(chat).render(chat, loaded.engine.media_marker).shown
+
+
+def _check_length(loaded: LoadedModel, chat: Chat) -> None:
+    texts = [chat.messages, chat.tools and chat.tools.functions, chat.begun, chat.begun_thought]
+    loaded.check_length(text_length([*texts, dict(chat.template_arguments)]))
 
 
 async def _parsed(

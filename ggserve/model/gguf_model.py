@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from ggserve.chat.images import with_clean_images
-from ggserve.errors import InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams
+from ggserve.errors import InvalidRequest
+from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams, check_tokens
 from ggserve.machine import Hardware
 from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
@@ -329,9 +329,7 @@ class GGUFModel:
         return self._codec.pieces(ids)
 
     def _check_tokens(self, ids: Sequence[int]) -> None:
-        for token in ids:
-            if not 0 <= token < self._loaded.vocab_size:
-                raise InvalidToken(token, self._loaded.vocab_size)
+        check_tokens(ids, self._loaded.vocab_size)
 
     def close(self) -> None:
         """Ends every answer and frees the model."""

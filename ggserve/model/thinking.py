@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from ggserve.chat.answer_grammar import common_beginning
 from ggserve.chat.format import ChatFormat, ThoughtFormat, ThoughtState
+from ggserve.chat.literals import common_beginning
 from ggserve.generation import Delta, Grammar, SamplingParams
 
 # Continues a prompt by a text that the answer has already.

@@ -5,6 +5,7 @@ import { Marked } from "./vendor/marked.js";
 import "./vendor/purify.js";
 import { copy, el, iconButton } from "./dom.js";
 import { highlight } from "./highlight.js";
+import { BoundedLexer, tokenizer } from "./lexer.js";
 
 const purify = globalThis.DOMPurify;
 const RULES = {
@@ -27,6 +28,7 @@ const asLines = (text) => `<p>${escape(text.trim()).replaceAll("\n", "<br>")}</p
 
 const marked = new Marked({
   gfm: true,
+  tokenizer,
   renderer: {
     html: ({ text, block }) => (HARMLESS.test(text.trim()) ? text : block ? asLines(text) : escape(text)),
     heading({ tokens, depth }) {
@@ -39,6 +41,18 @@ const marked = new Marked({
   },
 });
 
+const LONGEST = 300_000; // characters; a longer text stays plain
+
+/** The blocks of a text. What the parser fails at is one block of plain text: a message must not take the chat with it. */
+function lex(text) {
+  try {
+    if (text.length <= LONGEST) return new BoundedLexer(marked.defaults).lex(text);
+  } catch (error) {
+    console.warn("This Markdown is shown as text:", error);
+  }
+  return [{ type: "html", block: true, raw: text, text }];
+}
+
 /** An element that shows a Markdown text, which may grow. */
 export class MarkdownView {
   #blocks = []; // of { raw, nodes }, as they stand in the element
@@ -49,7 +63,7 @@ export class MarkdownView {
 
   /** Shows `text`; `done` is false while more of it may come. */
   update(text, done = true) {
-    const tokens = marked.lexer(text);
+    const tokens = lex(text);
     const links = JSON.stringify(tokens.links);
     let same = 0;
     while (same < tokens.length && same < this.#blocks.length) {

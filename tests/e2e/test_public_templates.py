@@ -56,8 +56,7 @@ async def _deltas(model: GGUFModel, params: SamplingParams, tools: Tools | None 
     return [delta async for delta in model.chat(CHAT, params, tools=tools, template_arguments=QUIET)]
 
 
-# No grammar holds the arguments of Gemma 4 and MiniMax M3, whose nested syntaxes are their own: a small model's go on.
-@on_both_engines([name for name in NAMES if name not in ("google-gemma-4-31B-it", "MiniMax-M3")])
+@on_both_engines(NAMES)
 def test_a_required_call(model: GGUFModel) -> None:
     deltas = asyncio.run(_deltas(model, SamplingParams(max_tokens=250, temperature=0), TOOLS))
     calls = [call for delta in deltas for call in delta.tool_calls]

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
-from ggserve.api.fields import ModelRequest, Strict, Whole, field_error, one_of
+from ggserve.api.fields import ModelRequest, Strict, TokenId, TokenIds, Whole, field_error, one_of, whole_items
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.openai.schemas.completions import CompletionRequest
 from ggserve.api.openai.schemas.messages import Message
-from ggserve.api.openai.schemas.sampling import Number, Positive, SamplingRequest, TokenId, TokenIds, called
+from ggserve.api.openai.schemas.sampling import Number, Positive, SamplingRequest, called
 from ggserve.generation import LLAMA_CPP_SAMPLERS, File, SamplingParams
 
 _LONGEST = 1_000_000  # characters of a text to tokenize
@@ -42,6 +42,9 @@ class WideCompletionRequest(WideRequest, CompletionRequest):
     logprobs: Whole | None = Field(None, ge=0, le=_MOST_PROBS)
 
 
+_Parts = Annotated[list[str | TokenId], Field(fail_fast=True), BeforeValidator(whole_items)]
+
+
 class NativeRequest(WideRequest):
     """`POST /completion`. The order of samplers is llama.cpp's, unless `samplers` says another."""
 
@@ -49,7 +52,7 @@ class NativeRequest(WideRequest):
     prompt_field = "prompt"
 
     prompt: Annotated[
-        str | list[str | TokenId] | list[str | list[str | TokenId]],
+        str | _Parts | Annotated[list[str | _Parts], Field(fail_fast=True)],
         one_of("a text, a list of token ids and texts, or a list of such prompts"),
     ]
     n_cmpl: Whole = Field(1, ge=1, le=16)
@@ -160,7 +163,7 @@ class InfillRequest(WideRequest):
         return [File(file.filename, file.text) for file in self.input_extra]
 
 
-_Input = str | list[TokenId]
+_Input = str | TokenIds
 
 
 class EmbeddingRequest(ModelRequest):

@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat, ThoughtFormat
+from ggserve.chat.values import typed
+from ggserve.grammar.rules import Literal, Marker, Repeat, Rule, TextBefore, optional, sequence
 
 QUOTE = '<|"|>'
 _SCALAR = re.compile(r"[^,\]}\s]+")
 _KEY = re.compile(rf"\s*(?:{re.escape(QUOTE)}(.*?){re.escape(QUOTE)}|([^:{{}},]*?))\s*:", re.DOTALL)
 _SPACE = re.compile(r"\s*")
-_NAMES = {"true": True, "false": False, "null": None, "None": None, "True": True, "False": False}
 _DEEPEST = 64
 
 
@@ -38,6 +39,41 @@ def corrected(form: ChatFormat) -> ChatFormat:
         arguments=ArgumentsFormat(syntax="gemma"),
     )
     return replace(form, thought=thought, calls=calls, proven=frozenset(("thought", "calls")))
+
+
+NAMES_SORTED = True  # the template sorts the members of objects
+SEPARATOR: Rule = Literal(",")
+
+
+def member(name: str, value: Rule) -> Rule:
+    """A member of an object."""
+    return sequence(Literal(f"{name}:"), value)
+
+
+def object_value(members: Rule) -> Rule:
+    """An object inside the arguments."""
+    return sequence(Literal("{"), members, Literal("}"))
+
+
+def list_value(item: Rule) -> Rule:
+    """A list of any length."""
+    return sequence(Literal("["), optional(sequence(item, Repeat(sequence(SEPARATOR, item)))), Literal("]"))
+
+
+def text_value(text: str | None) -> Rule:
+    """A string: this one, or any."""
+    quote = Marker(QUOTE)
+    return sequence(quote, TextBefore(quote) if text is None else sequence(Literal(text), quote))
+
+
+def scalar_value(scalar: Rule) -> Rule:
+    """Any other value, as JSON."""
+    return scalar
+
+
+def end(text: str) -> Rule:
+    """The text behind the arguments."""
+    return Marker(text)
 
 
 class _Incomplete(Exception):
@@ -88,7 +124,7 @@ def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
         return None, at
     if scalar.end() == len(text):
         raise _Incomplete
-    return _scalar(scalar[0]), scalar.end()
+    return typed(scalar[0], set()), scalar.end()
 
 
 def _items(text: str, at: int, depth: int) -> tuple[list[Any], int]:
@@ -102,17 +138,6 @@ def _items(text: str, at: int, depth: int) -> tuple[list[Any], int]:
             continue
         value, at = _value(text, at, depth)
         found.append(value)
-
-
-def _scalar(text: str) -> Any:
-    if text in _NAMES:
-        return _NAMES[text]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _skip(text: str, at: int) -> int:

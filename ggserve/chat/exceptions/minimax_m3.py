@@ -5,13 +5,14 @@
 ]<]minimax[>[</tool_call>
 """  # noqa: E501
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat
+from ggserve.chat.values import json_types, typed
+from ggserve.grammar.rules import NOTHING, Literal, Marker, Repeat, Rule, TextBefore, sequence
 
 NAMESPACE = "]<]minimax[>["
 END = "</invoke>"
@@ -38,6 +39,41 @@ def corrected(form: ChatFormat) -> ChatFormat:
     return replace(form, calls=calls, proven=form.proven | {"calls"})
 
 
+NAMES_SORTED = False
+SEPARATOR = NOTHING
+_TAG_FOLLOWS = Marker(NAMESPACE)
+
+
+def member(name: str, value: Rule) -> Rule:
+    """An element. A value ends with the token that is in front of the closing tag."""
+    return sequence(_TAG_FOLLOWS, Literal(f"<{name}>"), value, Literal(f"</{name}>"))
+
+
+def object_value(members: Rule) -> Rule:
+    """An object inside the arguments."""
+    return sequence(members, _TAG_FOLLOWS)
+
+
+def list_value(item: Rule) -> Rule:
+    """A list of any length, but for the empty one, which reads like an empty string."""
+    return sequence(Repeat(member("item", item), 1), _TAG_FOLLOWS)
+
+
+def text_value(text: str | None) -> Rule:
+    """A string: this one, or any."""
+    return TextBefore(_TAG_FOLLOWS) if text is None else sequence(Literal(text), _TAG_FOLLOWS)
+
+
+def scalar_value(scalar: Rule) -> Rule:
+    """Any other value, as JSON."""
+    return sequence(scalar, _TAG_FOLLOWS)
+
+
+def end(text: str) -> Rule:
+    """The text behind the arguments. Its tag is apart: it begins like the tag of another member."""
+    return sequence(_TAG_FOLLOWS, Marker(text.removeprefix(NAMESPACE)))
+
+
 def arguments(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
     """The arguments at the beginning of a text and where they end; None where they are not complete."""
     stack: list[tuple[str, list[tuple[str, Any]], int]] = [("", [], 0)]
@@ -61,12 +97,7 @@ def _typed(value: Any, schema: Any) -> Any:
         if all(name == "item" for name, _ in value) and schema.get("type") != "object":
             return [_typed(item, schema.get("items")) for _, item in value]
         return {name: _typed(item, _inner(schema, name)) for name, item in value}
-    if schema.get("type") == "string":
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    return typed(value, json_types(schema))
 
 
 def _inner(schema: Mapping[str, Any], key: str) -> Any:

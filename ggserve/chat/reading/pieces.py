@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from itertools import takewhile
 
+from ggserve.chat.literals import common_beginning
+
 LONGEST = 300  # characters of a literal
 TOKENS = re.compile(r"<[^<>\s]*>|<[^<>]*>|\[/?[A-Z_ ]+\]|\s+|[^<\[\s]+|.", re.DOTALL)
 ENDS = re.compile(
@@ -14,7 +16,7 @@ ENDS = re.compile(
 
 def shared(one: str, other: str) -> int:
     """The length of the shared beginning, but for the beginning of a tag."""
-    length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    length = len(common_beginning(one, other))
     begun = one.rfind("<", max(0, length - LONGEST), length)
     return begun if begun >= 0 and ">" not in one[begun:length] and length < max(len(one), len(other)) else length
 

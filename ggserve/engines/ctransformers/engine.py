@@ -19,8 +19,8 @@ from ggserve.engines.logprobs import PromptScores, Scorer, logprobs_of
 from ggserve.engines.pool import Pool
 from ggserve.engines.threads import PROCESS, ThreadBudget
 from ggserve.engines.token_trie import TokenTrie
-from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, SamplingParams, Scores
+from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest
+from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, SamplingParams, Scores, check_tokens
 from ggserve.grammar.matcher import Grammars, Matcher
 from ggserve.machine import Hardware
 
@@ -145,9 +145,7 @@ class CTransformersEngine:
         if len(prompt) >= self.context_length:
             raise ContextOverflow(len(prompt), self.context_length)
         for field, tokens in ((None, prompt), *params.named_tokens):
-            for token in tokens:
-                if not 0 <= token < len(self._pieces):
-                    raise InvalidToken(token, len(self._pieces), field)
+            check_tokens(tokens, len(self._pieces), field)
 
     def _new_generation(
         self,

@@ -28,8 +28,8 @@ from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
-from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest, InvalidToken
-from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores
+from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest
+from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores, check_tokens
 from ggserve.grammar import citations
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import lark
@@ -280,9 +280,7 @@ class LlamaCppEngine:
             raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
 
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
-        for token in tokens:
-            if not 0 <= token < self._vocab_size:
-                raise InvalidToken(token, self._vocab_size, field)
+        check_tokens(tokens, self._vocab_size, field)
 
     async def _stream(
         self, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None

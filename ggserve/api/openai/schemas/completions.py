@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from ggserve.api.fields import Whole, field_error, one_of
+from ggserve.api.fields import TokenIds, Whole, field_error, one_of
 from ggserve.api.openai.schemas.generation import MAX_CHOICES, GenerationRequest
-from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, TokenIds
+from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS
 from ggserve.generation import SamplingParams
 
 

@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ggserve.api.fields import ModelRequest, Whole, one_of
-from ggserve.api.openai.schemas.sampling import TokenIds
+from ggserve.api.fields import ModelRequest, TokenIds, Whole, one_of
 
 _MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
 
@@ -31,7 +30,7 @@ class EmbeddingsRequest(ModelRequest):
     @field_validator("input")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
-        if value == "" or (isinstance(value, list) and any(item in ("", []) for item in value)):
+        if value == "" or (isinstance(value, list) and ("" in value or [] in value)):
             raise ValueError("an input is empty")
         return value
 

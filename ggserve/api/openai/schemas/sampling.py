@@ -4,7 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator
 
-from ggserve.api.fields import Penalty, Probability, RepetitionPenalty, Temperature, Whole, one_of
+from ggserve.api.fields import (
+    Penalty,
+    Probability,
+    RepetitionPenalty,
+    Temperature,
+    TokenId,
+    TokenIds,
+    Whole,
+    one_of,
+    whole_items,
+)
 from ggserve.api.openai.schemas.structure import StructuredRequest
 from ggserve.generation import SamplerName, SamplingParams
 
@@ -27,9 +37,6 @@ _NAMES: dict[str, SamplerName] = {name: name for name in _LETTERS.values()} | {
 }
 
 Stop = Annotated[list[str], Field(max_length=16)]
-TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
-# Only the first error is told: to collect all of a long list takes a second.
-TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 _LONGEST_ID = 10  # digits
 
 
@@ -51,11 +58,11 @@ Seed = Annotated[
 Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 LastTokens = Annotated[Whole, Field(ge=-1, lt=2**31)]  # -1: all of them
-Tokens = Annotated[list[TokenId], Field(max_length=1_000_000)]
 Phrases = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=64)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 BiasPair = tuple[TokenId | Annotated[str, Field(max_length=200)], Number | Literal[False]]
-BiasPairs = Annotated[list[BiasPair], Field(max_length=10_000)]
+_MOST_BIASES = Field(max_length=10_000)
+BiasPairs = Annotated[list[BiasPair], _MOST_BIASES]
 
 _BIAS_FORMS = "an object of token ids and their bias, or a list of pairs: a token id or a text, and its bias or false"
 
@@ -89,15 +96,13 @@ class SamplingRequest(StructuredRequest):
     mirostat_tau: Positive | None = None
     mirostat_eta: Positive | None = None
     samplers: list[str] | str | None = None
-    logit_bias: (
-        Annotated[dict[str, Bias] | Annotated[list[BiasPair], Field(max_length=10_000)], one_of(_BIAS_FORMS)] | None
-    ) = None
-    allowed_token_ids: Tokens | None = None
+    logit_bias: Annotated[Annotated[dict[str, Bias], _MOST_BIASES] | BiasPairs, one_of(_BIAS_FORMS)] | None = None
+    allowed_token_ids: TokenIds | None = None
     bad_words: Phrases | None = None
     banned_strings: Phrases | None = None
     seed: Seed = None
     stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=1000)] | None = None
+    stop_token_ids: Annotated[TokenIds, Field(max_length=1000)] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     ignore_eos: bool | None = None
@@ -110,7 +115,7 @@ class SamplingRequest(StructuredRequest):
     @classmethod
     def _as_pairs(cls, bias: Any) -> Any:
         if isinstance(bias, list):
-            return [tuple(pair) if isinstance(pair, list) else pair for pair in bias]
+            return [tuple(whole_items(pair)) if isinstance(pair, list) else pair for pair in bias]
         return bias
 
     @field_validator("logit_bias")
