@@ -146,7 +146,8 @@ class ModelRegistry:
         def report(progress: float) -> None:
             self.progress = progress
 
-        return self._load(Listed.of(path), report)
+        self.catalog.configured = listed = Listed.of(path)
+        return self._load(listed, report)
 
     def start(self, model: GGUFModel | None) -> None:
         """Begins to serve: with the configured model, or with a folder only. Pinned models begin to load."""
