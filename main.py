@@ -1,8 +1,9 @@
-"""The entry point of a checkout: `uvicorn main:app` or `python main.py`. Installed, the command is `ggserve`."""
+"""The entry point of a checkout: `uvicorn main:app` or `python main.py`. An installed package has the command
+`ggserve`."""
 
 import sys
 
-# The model file to serve, for those who prefer editing this line to setting MODEL_PATH, which takes precedence.
+# The model file to serve, if you prefer editing this line to setting MODEL_PATH, which takes precedence.
 model_path = ""
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""`from model import GGUFModel` in a checkout; installed, it is `from ggserve import GGUFModel`."""
+"""The entry point `from model import GGUFModel` of a checkout; in an installed package it is `from ggserve import
+GGUFModel`."""
 
 from ggserve.model import GGUFModel, SamplingParams
 

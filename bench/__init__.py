@@ -1,1 +1,2 @@
-"""ggserve against its peers, and a soak test. Figures only mean something on a machine that does nothing else."""
+"""Benchmarks of ggserve against its peers, and a soak test. Figures mean something only on an otherwise idle
+machine."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: starts the servers, measures them in turn, and prints how ggserve compares.
+"""`python -m bench`: starts the servers, measures them in turn, and prints a comparison.
 
 Writes results.json (every single figure) and ratios.png next to this file.
 """
@@ -32,10 +32,10 @@ from ggserve.machine import usable_cores
 
 BARE = "bare"
 DEFAULT_SERVERS = ("ggserve", "llama-server", "llama-cpp-python", "naive", BARE)
-NATIVE_SERVERS = ("ggserve-native", "native-llama-server")  # with LLAMA_SERVER set
-ONE_ROUND = ("naive",)  # slow, and never close: one round tells enough
-CONTEXT = 2048  # tokens for each slot
-IDLE = 10.0  # per cent of the processor's time that others may use while we measure
+NATIVE_SERVERS = ("ggserve-native", "native-llama-server")  # if LLAMA_SERVER is set
+ONE_ROUND = ("naive",)  # slow, and never close: one round is enough
+CONTEXT = 2048  # tokens per slot
+IDLE = 10.0  # per cent of the processor's time that other programs may use while we measure
 
 Measure = Callable[[Scenario, str], Measures]  # of a scenario, with a seed for its prompts
 
@@ -55,10 +55,10 @@ class Benchmark:
         self.notes: list[str] = []
 
     def round(self, number: int, servers: Sequence[str], chosen: Sequence[Scenario]) -> None:
-        """Every server in every scenario. What fails becomes a note, and the rest goes on.
+        """Measure every server in every scenario. A failure becomes a note, and the rest continues.
 
-        A machine that others share changes its speed from minute to minute. So all servers are there at once, and
-        take turns at each scenario, every time in another order.
+        The speed of a shared machine changes from minute to minute. So all servers run at once, and take turns at each
+        scenario, every time in another order.
         """
         jobs = [
             (scenario, f"{scenario.name} {number}.{index}")
@@ -83,7 +83,7 @@ class Benchmark:
 
     @contextmanager
     def _subject(self, name: str, slots: int, seed: str) -> Iterator[Measure]:
-        """A running server, or the bare loop, as the function that measures a scenario on it."""
+        """Start a server, or the bare loop; yield the function that measures a scenario on it."""
         if name == BARE:
             with bare_loop(self._setup, quick=self._quick) as loop:
                 yield lambda scenario, seed: loop(scenario.name, seed)
@@ -104,7 +104,7 @@ class Benchmark:
 
     @contextmanager
     def noting(self, who: str) -> Iterator[None]:
-        """A BenchError in this block becomes a note."""
+        """Turn a BenchError in this block into a note."""
         try:
             yield
         except BenchError as error:
@@ -115,17 +115,17 @@ class Benchmark:
 
 
 def find_setup(threads: int) -> Setup:
-    """The default model, as published and as converted for ctransformers. Raises BenchError."""
+    """Return the default model, as published and as converted for ctransformers. Raises BenchError."""
     original, converted = packaged_model(), default_model(ROOT / "models")
     if original is None or converted is None:
         raise BenchError("the default model is not installed: `make bench` does it")
     for path in (original, converted):
-        path.read_bytes()  # into the page cache, so that the first to start is no slower than the rest
+        path.read_bytes()  # into the page cache, so that the first server to start is no slower than the others
     return Setup(original, converted, threads, CONTEXT)
 
 
 def limit(setup: Setup) -> dict[str, float]:
-    """What memory bandwidth allows."""
+    """Print the limit that memory bandwidth sets."""
     bandwidth, weights = read_bandwidth(setup.threads), bytes_per_token(setup.converted)
     return {"bytes_per_second": bandwidth, "bytes_per_token": weights, "tokens_per_second": bandwidth / weights}
 
@@ -168,7 +168,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 1 when a server that should have been measured was not."""
+    """Run the benchmark. Returns the exit code: 1 if a requested server was not measured."""
     options = parse(arguments)
     load = QUICK if options.quick else Load()
     chosen = [scenario for scenario in scenarios(load) if not options.only or scenario.name in options.only]

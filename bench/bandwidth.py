@@ -1,4 +1,4 @@
-"""How fast memory can be read: no decode loop is faster than its weights can be read once a token."""
+"""Memory bandwidth. No decode loop is faster than reading its weights once per token."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ TRIES = 6
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes per second that `threads` threads read from memory together, best of several tries."""
+    """Return the bytes per second that `threads` threads read from memory together, the best of several tries."""
     # Zeros from the allocator would all be one physical page.
     numbers = np.ones(BYTES // 4, dtype=np.float32)
     parts = np.array_split(numbers, threads)
@@ -21,16 +21,16 @@ def read_bandwidth(threads: int) -> float:
     with ThreadPoolExecutor(threads) as workers:
         for _ in range(TRIES):
             started = time.perf_counter()
-            list(workers.map(np.max, parts))  # numpy lets go of the GIL meanwhile
+            list(workers.map(np.max, parts))  # numpy releases the GIL meanwhile
             best = min(best, time.perf_counter() - started)
     return BYTES / best
 
 
 def bytes_per_token(model: Path) -> int:
-    """The weights that one token needs: all, but for the embeddings, of which it needs one row, unless the output is
-    made with them too.
+    """Return the bytes of weights that one token needs: all but the embeddings, of which it needs one row, unless the
+    output uses them too.
 
-    The key-value cache comes on top: little in a short text.
+    The KV cache comes on top; it is small in a short text.
     """
     tensors = read_gguf(model).tensors
     tied = "output.weight" not in tensors

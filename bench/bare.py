@@ -1,6 +1,6 @@
 """The limit: the same work as a bare ctransformers loop, `eval` and `argmax`, without a server or a sampler.
 
-Run by bench.__main__ in a process of its own, which gets scenarios and prints its figures, a line of JSON each.
+bench.__main__ runs it in a process of its own, sends it scenarios and reads figures, a line of JSON each.
 """
 
 import argparse
@@ -33,14 +33,14 @@ class Loop:
         self._threads = threads
 
     def prefill(self, tokens: Sequence[int], keep: int = 0) -> int:
-        """Evaluates `tokens` after the first `keep` of those in the context; returns the next token."""
+        """Evaluate `tokens` after the first `keep` of those in the context and return the next token."""
         del self._context.tokens[keep:]
         for start in range(0, len(tokens), PREFILL_CHUNK):
             self._context.eval(tokens[start : start + PREFILL_CHUNK], self._threads)
         return int(self._context.logits().argmax())
 
     def decode(self, token: int, count: int) -> list[int]:
-        """The `count` tokens after `token`."""
+        """Return the `count` tokens after `token`."""
         decoded = []
         for _ in range(count):
             self._context.eval((token,), self._threads)
@@ -50,14 +50,14 @@ class Loop:
 
 
 class Bare:
-    """The scenarios of bench.rows, as far as they mean anything here."""
+    """The scenarios of bench.rows, as far as they make sense here."""
 
     def __init__(self, setup: Setup, load: Load) -> None:
         # For its tokenizer and template.
         self._model = GGUFModel(setup.converted, engine="ctransformers", context_length=setup.context, parallel=1)
         self._load = load
         self._alone = Loop(setup, setup.threads)
-        # As fast as it gets with many to serve: a context for each core, with one thread.
+        # The fastest form for many clients: a context per core, with one thread.
         self._loops = [Loop(setup, 1) for _ in range(setup.threads)]
 
     def decode(self, seed: str) -> Measures:
@@ -99,7 +99,7 @@ class Bare:
         return self._model.tokenize(words(tokens, seed))
 
     def run(self, scenario: str, seed: str) -> Measures:
-        """The figures of one scenario; none for one that has no meaning without a server."""
+        """Return the figures of one scenario; none if it makes no sense without a server."""
         if scenario.startswith("clients-"):
             return self.many_clients(int(scenario.removeprefix("clients-")), seed)
         runs = {"decode": self.decode, "prompt": self.long_prompt, "turn": self.chat_turn}
@@ -108,7 +108,8 @@ class Bare:
 
 @contextmanager
 def bare_loop(setup: Setup, *, quick: bool) -> Iterator[Callable[[str, str], Measures]]:
-    """A new process that measures a scenario, given by name and seed, at each call. It may raise BenchError."""
+    """Start a process that measures a scenario, given by name and seed, at each call. The calls may raise
+    BenchError."""
     job = {
         "original": str(setup.original),
         "converted": str(setup.converted),
@@ -145,7 +146,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Measures what its standard input asks for, a line each, until that ends."""
+    """Measure what standard input asks for, line by line, until it ends."""
     parser = argparse.ArgumentParser("python -m bench.bare")
     parser.add_argument("job", type=json.loads)
     job = parser.parse_args().job

@@ -1,8 +1,8 @@
 """`python -m bench.busy`: prompts and decoding, alone and beside programs that keep cores busy.
 
-ggserve on both engines, and llama-server's core with nothing set, which take turns; with LLAMA_SERVER, that build alone
-and behind ggserve. The share in brackets is that of the figure without busy programs: with L of them on C cores a fair
-share is C / (C + L).
+Measures ggserve on both engines, and llama-server's core with default settings, in turns; with LLAMA_SERVER also that
+build alone and behind ggserve. The figure in brackets is the share of the speed without busy programs: with L of them
+on C cores, a fair share is C / (C + L).
 """
 
 import argparse
@@ -25,12 +25,12 @@ SUBJECTS = ("ggserve", "ggserve-llama.cpp", "llama-server", *NATIVE_SERVERS)
 BUSY = (0, 2, 6)  # programs
 PROMPT, ANSWER = 256, 32  # tokens
 
-Figures = dict[tuple[str, str, int], list[float]]  # tokens/s, by subject, kind and busy programs
+Figures = dict[tuple[str, str, int], list[float]]  # tokens/s, by subject, kind and number of busy programs
 
 
 @contextmanager
 def busy_programs(count: int) -> Iterator[None]:
-    """So many processes that each keep a core busy."""
+    """Run processes that each keep a core busy."""
     programs = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -41,14 +41,14 @@ def busy_programs(count: int) -> Iterator[None]:
 
 
 async def measure(server: Running, seed: str) -> dict[str, float]:
-    """Tokens per second of a prompt, and of the answer to a short one."""
+    """Return the tokens per second of a prompt, and of the answer to a short one."""
     prompt = await complete(server.url, words(PROMPT, f"{seed} prompt"), 1)
     answer = await complete(server.url, words(8, f"{seed} answer"), ANSWER)
     return {"prompt": PROMPT / prompt.first_token_seconds, "decode": answer.decode_rate}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table; returns the exit code."""
+    """Print a table and return the exit code."""
     parser = argparse.ArgumentParser("python -m bench.busy", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(names: Sequence[str], figures: Figures) -> str:
-    """Medians, in Markdown."""
+    """Return the medians in Markdown."""
     head = " | ".join(f"{kind}, {count} busy" for kind in ("prompt", "decode") for count in BUSY)
     lines = [f"| tokens/s | {head} |", f"| --- |{' ---: |' * 2 * len(BUSY)}"]
     for name in names:

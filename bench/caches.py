@@ -1,6 +1,6 @@
-"""`python -m bench.caches`: what llama.cpp's types of KV cache and its flash attention cost and save.
+"""`python -m bench.caches`: cost and savings of llama.cpp's KV cache types and flash attention.
 
-Runs the default model as it was published, each time in a process of its own, with a prompt that nearly fills a slot.
+Runs the default model as it was published, each time in a new process, with a prompt that nearly fills a slot.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from ggserve.machine import usable_cores
 from ggserve.model.gguf_model import GGUFModel, SamplingParams
 
 RESULTS = Path(__file__).parent / "caches.json"
-CONTEXT, PROMPT, ANSWER, SLOTS = 2048, 1000, 64, 2  # tokens for each slot, of a prompt, of an answer; slots
+CONTEXT, PROMPT, ANSWER, SLOTS = 2048, 1000, 64, 2  # tokens per slot, of a prompt, of an answer; slots
 Variant = tuple[CacheType, Literal["on", "off"]]  # flash attention
 VARIANTS: tuple[Variant, ...] = (("f16", "on"), ("f16", "off"), ("q8_0", "on"), ("q4_0", "on"))  # type, flash attention
 
 
 def measure(path: Path, cache: CacheType, attention: Literal["on", "off"]) -> dict[str, float]:
-    """Seconds to the first token, tokens/s after it, and megabytes of the process when its slots are full."""
+    """Return the seconds to the first token, tokens/s after it, and megabytes of the process with full slots."""
     model = GGUFModel(
         path,
         engine="llama.cpp",
@@ -52,7 +52,7 @@ def measure(path: Path, cache: CacheType, attention: Literal["on", "off"]) -> di
 
 
 async def _answer(model: GGUFModel) -> tuple[float, float]:
-    """Seconds to the first token of an answer to a new prompt, and from there to the last."""
+    """Return the seconds to the first token of an answer to a new prompt, and from there to the last token."""
     prompt = [random.randrange(300, 32000) for _ in range(PROMPT)]
     started, first = time.perf_counter(), 0.0
     async for _ in model.complete(prompt, SamplingParams(max_tokens=ANSWER, temperature=0, ignore_eos=True)):

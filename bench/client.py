@@ -1,6 +1,5 @@
-"""The one HTTP client for all servers. It shares their cores, so while a stream runs it only takes note of bytes and
-times; what they say is read when all is over.
-"""
+"""The one HTTP client for all servers. It shares their cores, so while a stream runs it only records bytes and times;
+the bytes are parsed when everything is over."""
 
 import asyncio
 import sys
@@ -17,20 +16,20 @@ Json = dict[str, Any]
 
 
 class BenchError(Exception):
-    """A server failed, or did not do what was asked; str() is one line."""
+    """A server failed, or did something else than requested. `str()` is one line."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, and when. Times are time.perf_counter()'s, in seconds."""
+    """An answer and its times, in seconds of time.perf_counter()."""
 
     text: str
-    tokens: int  # of the completion; pieces of text where the server does not count
+    tokens: int  # of the completion; pieces of text if the server does not count tokens
     prompt_tokens: int | None  # None: the server does not count
-    cached_tokens: int  # of the prompt, as far as the server says
+    cached_tokens: int  # tokens of the prompt, as the server reports them
     sent: float
-    first: float  # when the first text arrived
-    last: float  # when the last text arrived
+    first: float  # arrival of the first text
+    last: float  # arrival of the last text
     streamed: bool
 
     @property
@@ -39,14 +38,14 @@ class Answer:
 
     @property
     def decode_rate(self) -> float:
-        """Tokens per second after the first; of a server that does not stream, all tokens in all of its time."""
+        """Tokens per second after the first; for a server that does not stream, all tokens over the whole time."""
         if self.streamed and self.last > self.first:
             return (self.tokens - 1) / (self.last - self.first)
         return self.tokens / (self.last - self.sent)
 
 
 class _Exchange(asyncio.Protocol):
-    """One request on one connection, which the server closes; keeps the pieces of the answer with their times."""
+    """Send one request on one connection, which the server closes; keep the pieces of the answer with their times."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request
@@ -68,12 +67,12 @@ class _Exchange(asyncio.Protocol):
 
 
 async def complete(url: str, prompt: str, tokens: int) -> Answer:
-    """Exactly so many tokens after a text."""
+    """Request exactly this many tokens after a text."""
     return await _post(url, "/v1/completions", {"prompt": prompt}, tokens)
 
 
 async def chat(url: str, messages: list[dict[str, str]], tokens: int) -> Answer:
-    """An answer of exactly so many tokens."""
+    """Request an answer of exactly this many tokens."""
     return await _post(url, "/v1/chat/completions", {"messages": messages}, tokens)
 
 
@@ -104,7 +103,7 @@ async def _post(url: str, path: str, body: Json, tokens: int) -> Answer:
 
 
 def read_answer(pieces: list[tuple[float, bytes]], sent: float) -> Answer:
-    """The answer that arrived in these pieces, each with its time. Raises BenchError unless it is a whole one."""
+    """Return the answer that arrived in these pieces, each with its time. Raises BenchError unless it is complete."""
     head, _, first_body = b"".join(data for _, data in pieces).partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     if status != [b"200"]:
@@ -119,9 +118,10 @@ def read_answer(pieces: list[tuple[float, bytes]], sent: float) -> Answer:
 
 
 def _body(pieces: list[tuple[float, bytes]], start: int, *, chunked: bool) -> list[tuple[float, bytes]]:
-    """The pieces without the head, `start` bytes long, and without the frames of the chunked coding (RFC 9112)."""
+    """Return the pieces without the head, `start` bytes long, and without the frames of the chunked coding (RFC
+    9112)."""
     body: list[tuple[float, bytes]] = []
-    skip = start  # bytes that are no part of the body
+    skip = start  # bytes that are not part of the body
     left = 0 if chunked else sys.maxsize  # bytes until the next frame
     frame = b""
     for when, piece in pieces:
@@ -142,7 +142,7 @@ def _body(pieces: list[tuple[float, bytes]], start: int, *, chunked: bool) -> li
 
 
 def _events(body: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
-    """The payload of each server-sent event, when its last byte arrived."""
+    """Yield the payload of each server-sent event, with the time of its last byte."""
     rest = b""
     for when, data in body:
         *events, rest = (rest + data.replace(b"\r", b"")).split(b"\n\n")
@@ -177,7 +177,7 @@ def _streamed(events: Iterator[tuple[float, bytes]], sent: float) -> Answer:
 
 
 def _text(answer: Json) -> str:
-    """The text of a completion or chat completion, or of a chunk of one."""
+    """Return the text of a completion or chat completion, or of a chunk of one."""
     if not answer["choices"]:
         return ""
     choice = answer["choices"][0]
@@ -185,6 +185,6 @@ def _text(answer: Json) -> str:
 
 
 def _usage(usage: Json) -> tuple[int, int | None, int]:
-    """Tokens of the completion, tokens of the prompt, and how many of these came from a cache."""
+    """Return the tokens of the completion, the tokens of the prompt, and how many of these were cached."""
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     return usage["completion_tokens"], usage["prompt_tokens"], cached

@@ -1,7 +1,8 @@
-"""What Ray costs, and what routing by prompts brings: `python -m bench.cluster` against one process on the same cores.
+"""`python -m bench.cluster`: the cost of Ray and the gain of prefix-aware routing, against one process on the same
+cores.
 
-Needs requirements-cluster.txt, two cores and a machine that does nothing else; takes some minutes, and `--quick`, which
-shows that it works, two. Figures go to bench/cluster.json, those of a part that was not run stay. `--only NAME`.
+Needs the extra `cluster`, two cores and an otherwise idle machine; takes some minutes, and two with `--quick`, which
+only shows that it works. Writes bench/cluster.json; `--only NAME` runs one part and keeps the figures of the others.
 """
 
 import argparse
@@ -41,14 +42,14 @@ from ggserve.settings import load_settings
 
 RESULTS = ROOT / "bench/cluster.json"
 _REPLICAS = 3  # of the part about routing
-_TICKS, _TICK_SECONDS = 400, 0.01  # of the answer that measures a piece's cost
+_TICKS, _TICK_SECONDS = 400, 0.01  # of the answer that measures the cost of a piece
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """The amount of work."""
 
-    tries: int = 3  # of what is compared by time
+    tries: int = 3  # of comparisons by time
     tokens: int = 300  # of a long answer
     chats: int = 30
     turns: int = 4
@@ -60,7 +61,7 @@ QUICK = Size(tries=1, tokens=60, chats=6, turns=3, slots=2, pieces=(0.0, 0.03))
 
 
 class RandomRouter(PromptRouter):
-    """Any replica with a free slot."""
+    """A router that picks any replica with a free slot."""
 
     async def choose_replicas(self, candidate_replicas: list[Any], pending_request: Any = None) -> list[list[Any]]:
         lengths = self.replica_queue_len_cache
@@ -69,7 +70,7 @@ class RandomRouter(PromptRouter):
 
 
 class Ticker:
-    """In a replica's place: says something every 10 ms, and joins what it says within some time."""
+    """A stand-in for a replica: emits text every 10 ms, and joins what comes within some time."""
 
     def __init__(self, piece_seconds: float) -> None:
         importlib.import_module("ggserve.cluster.response")._PIECE_SECONDS = piece_seconds  # type: ignore[attr-defined]
@@ -89,7 +90,7 @@ async def _tick(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextmanager
 def on_ray(build: Callable[[], serve.Application], cores: int) -> Iterator[Running]:
-    """An application on a Ray of its own; `cores`: what Ray is told that there are."""
+    """Run an application on its own Ray. `cores`: the number of cores that Ray believes in."""
     port, started = free_port(), time.perf_counter()
     ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
     try:
@@ -103,20 +104,20 @@ def on_ray(build: Callable[[], serve.Application], cores: int) -> Iterator[Runni
 
 
 def on_replicas(replicas: int, slots: int, router: type[PromptRouter] = PromptRouter) -> Any:
-    """Replicas of one thread each on Ray."""
+    """Run replicas of one thread each on Ray."""
     given = {"replicas": str(replicas), "threads": 1, "parallel": slots, "context_length": 512, "log_dir": "/tmp/bench"}
     return on_ray(lambda: application(load_settings(given=given), router), replicas + 1)
 
 
 def on_one(slots: int, threads: int) -> Any:
-    """One process with all slots and all threads."""
+    """Run one process with all slots and all threads."""
     environment = {"THREADS": str(threads), "PARALLEL": str(slots), "CONTEXT_LENGTH": "512"}
     setup = Setup(Path(), Path(), threads, 512)
     return running(Server(["env", "PORT={port}", sys.executable, "main.py"], environment, slots=slots), setup)
 
 
 def cpu_seconds() -> float:
-    """Of this process, what it started, and Ray's."""
+    """Return the CPU seconds of this process, its children, and Ray's processes."""
     own = psutil.Process()
     total = 0.0
     for process in (own, *own.children(recursive=True)):
@@ -128,7 +129,7 @@ def cpu_seconds() -> float:
 
 
 async def together(url: str, streams: int, tokens: int, seed: str) -> float:
-    """Tokens per second of some streams that run at the same time."""
+    """Return the tokens per second of concurrent streams."""
     started = time.perf_counter()
     prompts = [words(8, f"{seed} {n}") for n in range(streams)]
     await asyncio.gather(*(complete(url, prompt, tokens) for prompt in prompts))
@@ -136,7 +137,7 @@ async def together(url: str, streams: int, tokens: int, seed: str) -> float:
 
 
 async def short(url: str, seed: str) -> float:
-    """Milliseconds of a request for one token."""
+    """Return the milliseconds of a request for one token."""
     times = []
     for n in range(20):
         answer = await complete(url, words(4, f"{seed} {n}"), 1)
@@ -145,8 +146,8 @@ async def short(url: str, seed: str) -> float:
 
 
 async def cached_share(url: str, size: Size) -> tuple[float, float]:
-    """Of the prompt tokens of chats that run at the same time, those found in the cache: of all turns, and of those
-    that follow another."""
+    """Return the share of prompt tokens found in the cache, for concurrent chats: of all turns, and of all but the
+    first."""
     chats = [first_turn(40, f"chat {n}") for n in range(size.chats)]
     prompt, cached = [0] * size.turns, [0] * size.turns
     for turn in range(size.turns):
@@ -158,7 +159,7 @@ async def cached_share(url: str, size: Size) -> tuple[float, float]:
 
 
 def cost(size: Size) -> dict[str, float]:
-    """Throughput, latency and CPU of two replicas of one thread each, against one process with two slots."""
+    """Measure throughput, latency and CPU of two replicas of one thread each, against one process with two slots."""
     measured: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
@@ -191,7 +192,7 @@ _COMPARED = ("tokens/s", "ms for one token", "ms of CPU a token")
 
 
 def pieces(size: Size) -> dict[str, float]:
-    """CPU of Ray's processes for each token, when tokens are joined for so long."""
+    """Measure the CPU of Ray's processes per token, for each time within which tokens are joined."""
     measured: dict[str, float] = {}
     for seconds in size.pieces:
 
@@ -215,7 +216,7 @@ def pieces(size: Size) -> dict[str, float]:
 
 
 def _read(url: str) -> float:
-    """Reads the ticker's answer; milliseconds until its first piece."""
+    """Read the ticker's answer and return the milliseconds until its first piece."""
     host, port = url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
     started = time.perf_counter()
@@ -228,7 +229,8 @@ def _read(url: str) -> float:
 
 
 def routing(size: Size) -> dict[str, float]:
-    """The share of prompt tokens found in the cache: by prompts, at random, and in one process with all slots."""
+    """Measure the share of prompt tokens found in the cache: by prompts, at random, and in one process with all
+    slots."""
     measured: dict[str, float] = {}
     for name, server in (
         ("one process", on_one(_REPLICAS * size.slots, 2)),

@@ -1,5 +1,5 @@
-"""What metrics cost a decoded token: `python -m bench.cost_of_metrics`. A delta's way through a request's record is
-timed with and without them, in turns; no model runs."""
+"""`python -m bench.cost_of_metrics`: the cost of metrics per decoded token. Times a delta's way through a request's
+record with and without them, in turns; no model runs."""
 
 import asyncio
 import statistics
@@ -17,7 +17,7 @@ from ggserve.model.registry import ModelRegistry
 LIMITS = Limits(body_bytes=1, body_seconds=0, first_token_seconds=600, request_seconds=3600, prompts=1)
 TOKENS = 20_000
 ROUNDS = 9
-DECODE = 7e-3  # seconds of a token of the default model on two cores, in the benchmark's table
+DECODE = 7e-3  # seconds per token of the default model on two cores, from the benchmark's table
 
 
 async def _deltas() -> AsyncGenerator[Delta, None]:
@@ -34,7 +34,7 @@ async def _seconds(metrics: Metrics) -> float:
 
 
 def main() -> None:
-    """Prints microseconds a token, and their share of a token's decoding."""
+    """Print the microseconds per token, and their share of decoding a token."""
     on, off = Metrics(ModelRegistry(lambda listed, report: GGUFModel(listed.path))), mock.Mock(spec=Metrics)
     for name in ("first", "tokens", "ended"):
         setattr(off, name, lambda *arguments: None)

@@ -1,4 +1,4 @@
-"""Figures of both engines to tables, and to the rule of modelfile/accepts/speed.py."""
+"""Turns figures of both engines into tables, and into the rule of ggserve/engines/speed.py."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,15 +12,15 @@ from ggserve.engines.speed import Gain, measured_gain
 ENGINES = ("ctransformers", "llama.cpp")
 DEFAULT = "default"  # the default model, as converted for ctransformers and as published
 SMALL = ("0.13B",)  # sizes that the rule calls small
-ROWS = ("mix", "clients-4")  # that the rule is about: seconds for one answer, and for four
+ROWS = ("mix", "clients-4")  # rows that the rule uses: seconds for one answer, and for four
 
 Tries = dict[str, list[float]]  # by row
 Figures = Mapping[str, Mapping[str, Mapping[str, Tries]]]  # by size, mix and engine
 
 
 def table(figures: Figures, limits: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """Markdown for each size: medians of ctransformers and llama.cpp, and how many times better llama.cpp is. `limits`:
-    by size and mix, the tokens/s that no decode loop can pass."""
+    """Return Markdown for each size: medians of ctransformers and llama.cpp, and their ratio (above 1: llama.cpp is
+    better). `limits`: the maximum of tokens/s for a decode loop, by size and mix."""
     many = f"of {PROMPT // MANY}+{ANSWER // MANY}, s"
     columns = {
         "prompt": f"prompt of {PROMPT}, s",
@@ -45,7 +45,7 @@ def table(figures: Figures, limits: Mapping[str, Mapping[str, float]] | None = N
 
 
 def draw(figures: Figures, title: str, target: Path) -> None:
-    """A PNG of how many times as fast llama.cpp is with each file: a panel for each of ROWS, a mark for each size."""
+    """Draw how many times as fast llama.cpp is with each file: a panel for each of ROWS, a mark for each size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,8 +81,8 @@ def _cell(row: str, old: float | None, new: float | None) -> str:
 
 
 def gains_measured(machines: Sequence[Figures]) -> dict[str, list[list[float]]]:
-    """What speed.GAINS should hold: by type, of small files and of larger ones, alone and four at a time. Each machine
-    counts as much as another."""
+    """Return the values of speed.GAINS: by type, for small and larger files, alone and four at a time. All machines
+    have the same weight."""
     found = {}
     for mix, (kind, _, _) in MIXES.items():
         sizes: list[list[list[Mapping[str, Tries]]]] = [[], []]  # by machine, the figures of each size
@@ -108,7 +108,7 @@ def _ratio(engines: Mapping[str, Tries], row: str) -> float:
 
 
 def gains(machines: Sequence[Figures]) -> str:
-    """The same as Python, to put into speed.py."""
+    """Return the same as Python source, for speed.py."""
     lines = [
         f'    "{kind}": ({", ".join(str(tuple(some)) for some in both)}),'
         for kind, both in gains_measured(machines).items()
@@ -117,7 +117,7 @@ def gains(machines: Sequence[Figures]) -> str:
 
 
 def rule_table(figures: Figures) -> str:
-    """What `ENGINE=auto` takes for each file, and its speed over that of the better engine."""
+    """Return the choice of `ENGINE=auto` for each file, and its speed relative to the better engine."""
     lines = [["file", "auto alone", "speed / best", "auto, PARALLEL=4", "speed / best"]]
     worst = 1.0
     for name, cells in _choices(figures):

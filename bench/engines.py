@@ -1,8 +1,8 @@
-"""`python -m bench.engines`: the faster engine for every quantization and size, and what `ENGINE=auto` makes of it.
+"""`python -m bench.engines`: the faster engine for every quantization and size, and the result of `ENGINE=auto`.
 
 Makes LLaMA-shaped files with random weights in a temporary folder, measures both engines in turns, and updates
-engines.json next to this file with each combination that it has measured. `--table` only prints what is there;
-`--results bench/engines-NAME.json` keeps another machine's figures apart. The rule is made from those of all machines.
+engines.json next to this file with each measured combination. `--table` only prints the existing figures;
+`--results bench/engines-NAME.json` keeps another machine's figures apart. The rule uses those of all machines.
 """
 
 import argparse
@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "engines.json"
 
 @contextmanager
 def model_files(size: str, mix: str) -> Iterator[dict[str, Path]]:
-    """By engine, the file to run. Raises BenchError."""
+    """Return the file to run, by engine. Raises BenchError."""
     if size == DEFAULT:
         original, converted = packaged_model(), default_model(ROOT / "models")
         if original is None or converted is None:
@@ -51,7 +51,7 @@ def model_files(size: str, mix: str) -> Iterator[dict[str, Path]]:
 
 
 def measure(paths: Mapping[str, Path], rounds: int, threads: int) -> dict[str, Tries]:
-    """The figures of each engine with its file. Both are loaded all the time, and take turns at each measurement."""
+    """Measure each engine with its file. Both stay loaded, and take turns at each measurement."""
     tries: dict[str, Tries] = {engine: {} for engine in ENGINES}
 
     def note(engine: str, figures: Measured) -> None:
@@ -65,7 +65,7 @@ def measure(paths: Mapping[str, Path], rounds: int, threads: int) -> dict[str, T
             for engine in turns:
                 loaded[engine] = stack.enter_context(one_engine(paths[engine], engine, threads))
                 figures = loaded[engine]("memory")
-                if len(loaded) == 1:  # the second shares the file's pages with the first
+                if len(loaded) == 1:  # the second engine shares the file's pages with the first
                     note(engine, figures)
             for name in MEASUREMENTS:
                 for engine in turns:
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def all_figures() -> list[Figures]:
-    """Those of each machine that was measured."""
+    """Return the figures of each machine."""
     return [_ordered(json.loads(path.read_text())["figures"]) for path in sorted(RESULTS.parent.glob("engines*.json"))]
 
 

@@ -1,6 +1,7 @@
-"""`python -m bench.gpu`: ggserve on a machine with a GPU, against llama-bench of the same build. Under eight minutes.
+"""`python -m bench.gpu`: ggserve on a machine with a GPU, against llama-bench of the same build. Takes under eight
+minutes.
 
-Prompts, decoding, and 1 to 16 clients at the same time. LLAMA_SERVER names the build; without it, xllamacpp's is used.
+Measures prompts, decoding, and 1 to 16 concurrent clients. LLAMA_SERVER names the build; the default is xllamacpp's.
 """
 
 import argparse
@@ -27,21 +28,21 @@ from ggserve.machine import usable_cores
 
 CLIENTS = (1, 2, 4, 8, 16)
 PROMPT, ANSWER = 512, 128  # tokens
-CONTEXT = 1024  # tokens for each slot
+CONTEXT = 1024  # tokens per slot
 TRIES = 3
-SECONDS = 120  # that llama-bench may take
+SECONDS = 120  # timeout of llama-bench
 
 Rates = dict[str, float]  # tokens per second, by row
 
 
 async def measure(server: Running) -> Rates:
-    """The best of some tries for each row."""
+    """Return the best of some tries for each row."""
     rates: Rates = {}
 
     def note(row: str, rate: float) -> None:
         rates[row] = max(rates.get(row, 0.0), rate)
 
-    for number in range(TRIES + 1):  # the first compiles kernels, and is slow
+    for number in range(TRIES + 1):  # the first try compiles kernels, and is slow
         first = await complete(server.url, words(PROMPT, f"prompt {number}"), 1)
         note("prompt", PROMPT / first.first_token_seconds)
         note("decode", (await complete(server.url, words(16, f"decode {number}"), ANSWER)).decode_rate)
@@ -55,7 +56,7 @@ async def measure(server: Running) -> Rates:
 
 
 def llama_bench(path: Path, model: Path) -> Rates:
-    """What llama-bench beside llama-server measures; nothing where there is none."""
+    """Return the figures of the llama-bench beside llama-server; none if there is none."""
     program = path.with_name("llama-bench")
     if not program.exists():
         return {}
@@ -69,7 +70,7 @@ def llama_bench(path: Path, model: Path) -> Rates:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table; returns the exit code, 2 where there is no GPU."""
+    """Print a table and return the exit code, 2 if there is no GPU."""
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
     parser.add_argument("--model", type=Path, default=packaged_model(), help="a GGUF file (default: the default model)")
     parser.add_argument("--bandwidth", type=float, help="of the GPU's memory in GB/s, from its data sheet")

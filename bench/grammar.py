@@ -1,7 +1,7 @@
-"""What a grammar costs: `python -m bench.grammar`.
+"""`python -m bench.grammar`: the cost of a grammar.
 
-The time of a step in the grammar, with the vocabulary of the default model, and how fast an answer comes whose keys are
-long, so that much of it is forced, beside free text.
+Measures the time of a step in the grammar, with the vocabulary of the default model, and the speed of an answer with
+long keys, so that much of it is forced, compared with free text.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 
 def steps(path: Path) -> dict[str, list[float]]:
-    """By schema, seconds of each step: the mask, and a token at random that goes on."""
+    """Return the seconds of each step by schema: the mask, and a random allowed token."""
     tokenizer = Tokenizer.from_metadata(read_gguf(path))
     grammars = Grammars(GrammarVocabulary(tokenizer.pieces, tokenizer.end_ids, tokenizer.encode_middle))
     random = np.random.default_rng(1)
@@ -68,7 +68,7 @@ def steps(path: Path) -> dict[str, list[float]]:
 
 
 def speeds(path: Path, threads: int) -> dict[str, float]:
-    """Tokens a second of whole answers on ctransformers, the prompt known already: the best of RUNS."""
+    """Return the tokens per second of whole answers on ctransformers with a cached prompt: the best of RUNS."""
     model = GGUFModel(path, engine="ctransformers", context_length=CONTEXT, threads=threads, parallel=1)
 
     async def speed(grammar: Grammar | None) -> float:

@@ -1,7 +1,7 @@
 """`python -m bench.legacy`: legacy GGML files on ctransformers, and converted to GGUF on llama.cpp.
 
 Makes files of 2023's layouts with random weights in a temporary folder, converts each, measures both engines in turns,
-and writes the figures to engines.json next to this file. `--table` only prints what is there.
+and writes the figures to engines.json next to this file. `--table` only prints the existing figures.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from ggserve.machine import usable_cores
 from ggserve.modelfile.convert import convert
 
 Matrix = tuple[str, int, int]  # name, rows, columns; one row: a norm or a bias
-Layout = tuple[bytes, int, list[Matrix]]  # what comes before the tensors, alignment of their data, and the tensors
+Layout = tuple[bytes, int, list[Matrix]]  # the part before the tensors, the alignment of their data, and the tensors
 
 _CONTEXT = 2048  # tokens
-_FTYPE = {Kind.Q4_0: 2, Kind.Q8_0: 7, Kind.F16: 1}  # ggml's numbers for most of a file's weights
+_FTYPE = {Kind.Q4_0: 2, Kind.Q8_0: 7, Kind.F16: 1}  # ggml's numbers for the type of most weights
 _BLOCKS_OF_JUNE_2023 = 2000  # added to the file type by all families but LLaMA
 
 
 def llama(kind: Kind) -> Layout:
-    """0.4B: TinyLlama's width, 6 layers, all heads with keys of their own; ggjt version 3."""
+    """0.4B: TinyLlama's width, 6 layers, all heads with their own keys; ggjt version 3."""
     width, layers, heads, feed_forward, vocabulary = 2048, 6, 32, 5632, 32000
     words = [b"<unk>", b"<s>", b"</s>"] + [bytes([byte]) for byte in range(256)]
     words += [f" w{number}".encode() for number in range(vocabulary - len(words))]
@@ -84,7 +84,7 @@ def _counted(data: bytes) -> bytes:
 
 
 def write_legacy(path: Path, layout: Layout, kind: Kind) -> None:
-    """The file: each tensor's sizes, name and data, one after the other."""
+    """Write the file: each tensor's sizes, name and data, one after the other."""
     head, alignment, matrices = layout
     random = np.random.default_rng(0)
     with path.open("wb") as file:
@@ -103,7 +103,7 @@ def write_legacy(path: Path, layout: Layout, kind: Kind) -> None:
 
 
 def measured(rounds: int, threads: int) -> Iterator[tuple[str, str, dict[str, Tries]]]:
-    """Family, quantization, and the figures of both engines."""
+    """Yield family, quantization, and the figures of both engines."""
     for family, layout in FAMILIES.items():
         for kind in KINDS:
             with tempfile.TemporaryDirectory(prefix="bench-") as folder:

@@ -1,4 +1,4 @@
-"""llama-server's own core on its own HTTP listener, through xllamacpp: run by bench.servers in a process of its own.
+"""llama-server's own core on its own HTTP listener, through xllamacpp. bench.servers runs it in a process of its own.
 
 No Python runs while it serves.
 """
@@ -10,7 +10,7 @@ import xllamacpp
 
 
 def main() -> None:
-    """Serves until the process ends."""
+    """Serve until the process ends."""
     parser = argparse.ArgumentParser("python -m bench.llama_server")
     parser.add_argument("model")
     parser.add_argument("--port", type=int, required=True)
@@ -22,10 +22,10 @@ def main() -> None:
     params.model.path = options.model
     params.port = options.port
     params.n_parallel = options.slots
-    # Shared out evenly; with -1 slots llama-server takes four and lets them share it as they need.
+    # Divided evenly; with -1 slots llama-server makes four that share the context as needed.
     params.n_ctx = options.slots * options.context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
-    server = xllamacpp.Server(params)  # keep it: its end is the listener's end
+    server = xllamacpp.Server(params)  # keep the reference: without it the listener ends
     print(server.listening_address, flush=True)
     threading.Event().wait()
 

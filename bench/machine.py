@@ -1,4 +1,4 @@
-"""The machine under the benchmark: what it is, and whether others use it just now."""
+"""The machine under the benchmark: its hardware, and whether other programs use it."""
 
 import os
 import platform
@@ -13,12 +13,12 @@ from ggserve.machine import usable_cores
 
 Result = TypeVar("Result")
 
-_DISTURBED = 0.1  # of the processor's time, used by others
+_DISTURBED = 0.1  # share of the processor's time used by others
 _RETRIES = 2
 
 
 def machine() -> str:
-    """The processor, its usable cores, and the memory."""
+    """Return the processor, its usable cores, and the memory."""
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -27,7 +27,7 @@ def machine() -> str:
 
 
 def undisturbed(measure: Callable[[], Result]) -> Result:
-    """What `measure` gives while others leave the machine alone: of some tries the one with the least of them."""
+    """Return `measure`'s result from the try with the least use by others."""
     best: tuple[float, Result] | None = None
     for _ in range(1 + _RETRIES):
         started, all_before, own_before = time.monotonic(), _busy_seconds(), _own_seconds()

@@ -1,7 +1,7 @@
-"""Where each microsecond of a token's way goes: `python -m bench.microseconds`.
+"""`python -m bench.microseconds`: the cost of each step of a token, in microseconds.
 
-Calls the real functions of the engine and the API. What runs between two evals makes every token later; what the event
-loop does runs beside the next eval, and takes its share of a core.
+Calls the real functions of the engine and the API. Work between two evals delays every token; work of the event loop
+runs beside the next eval, and takes its share of a core.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from ggserve.model.gguf_model import GGUFModel
 from ggserve.settings import Settings
 
 CONTEXT = 1024  # tokens
-PROMPT = 600  # tokens, which the penalties look at
+PROMPT = 600  # tokens that the penalties count
 EVALS = 48
 BIG_VOCABULARY = 50_000
 STREAMED = 200  # tokens
@@ -74,7 +74,7 @@ class Cost:
 class Replay(GGUFModel):
     """A model whose answers cost nothing: a thread sends one word every PACE seconds."""
 
-    loop_seconds = 0.0  # of processor time that the event loop's thread needed for an answer
+    loop_seconds = 0.0  # processor time of the event loop's thread for an answer
 
     async def complete(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None
@@ -96,7 +96,7 @@ class Replay(GGUFModel):
 
 
 def measure(path: Path, threads: int) -> list[Cost]:
-    """The costs for a model file that ctransformers runs."""
+    """Measure the costs for a model file that ctransformers runs."""
     model = Replay(path, engine="ctransformers", context_length=CONTEXT, threads=threads, parallel=1)
     context = Context(path, "gguf", EngineOptions(context_length=CONTEXT))
     context.open()
@@ -115,7 +115,7 @@ def measure(path: Path, threads: int) -> list[Cost]:
 
 
 def table(costs: Sequence[Cost]) -> str:
-    """Markdown."""
+    """Return the table in Markdown."""
     lines = [("one token", "where", "µs"), *((cost.what, cost.where, f"{cost.microseconds:.1f}") for cost in costs)]
     return "\n".join(aligned(lines, left=2))
 
@@ -160,7 +160,7 @@ def _budget() -> Callable[[], object]:
 
 
 async def _put() -> float:
-    """Microseconds of processor time of the thread that puts, at the pace of a stream."""
+    """Return the processor time, in microseconds, of the thread that puts, at the pace of a stream."""
     channel: Channel[float] = Channel()
 
     def send() -> float:
@@ -180,7 +180,7 @@ async def _put() -> float:
 
 
 async def _hop() -> float:
-    """Microseconds from the first put in a thread to the item in the hands of the event loop's task."""
+    """Return the microseconds from the first put in a thread to the arrival in the event loop's task."""
 
     async def first() -> float:
         channel: Channel[float] = Channel()
@@ -207,7 +207,7 @@ def _event_loop(model: Replay) -> Iterator[Cost]:
 
 @contextmanager
 def _served(model: Replay) -> Iterator[str]:
-    """The real app over HTTP, in a thread of its own, with this model."""
+    """Run the real app with this model over HTTP, in a thread of its own."""
     app = create_app()
     app.state.ggserve = state_for(Settings())
     app.state.ggserve.models.add(Listed.of(model.path), model)
@@ -224,12 +224,12 @@ def _served(model: Replay) -> Iterator[str]:
 
 
 def _each(work: Callable[[], object], calls: int = 200, tries: int = 7) -> float:
-    """Microseconds of one call: the median of several tries."""
+    """Return the microseconds of one call: the median of several tries."""
     return 1e6 * statistics.median(timeit.repeat(work, number=calls, repeat=tries)) / calls
 
 
 def main() -> None:
-    """Prints the table for the default model."""
+    """Print the table for the default model."""
     path = default_model(Path("models"))
     if path is None:
         sys.exit("the default model is not installed: `make bench` does it")

@@ -1,6 +1,6 @@
 """The server that people write in a few lines: one ctransformers model, `llm(prompt)` behind FastAPI.
 
-Every setting is the library's default, but for a context that holds the benchmark's prompts. It answers one request
+All settings are the library's defaults, except for a context that fits the benchmark's prompts. It answers one request
 at a time, whole, without the model's chat template and with the library's guess of the tokens.
 """
 
@@ -17,13 +17,13 @@ llm: Any = None
 
 @app.post("/v1/completions")
 async def completions(body: dict[str, Any]) -> dict[str, Any]:
-    """The continuation of `body["prompt"]`."""
+    """Return the continuation of `body["prompt"]`."""
     return generate(body["prompt"], body["max_tokens"])
 
 
 @app.post("/v1/chat/completions")
 async def chat(body: dict[str, Any]) -> dict[str, Any]:
-    """The next message of a chat."""
+    """Return the next message of a chat."""
     return generate("\n".join(message["content"] for message in body["messages"]), body["max_tokens"])
 
 

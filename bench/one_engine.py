@@ -1,6 +1,5 @@
-"""One engine with one file, without HTTP. Run by bench.engines in a process of its own, which gets the names of
-measurements and prints their figures, a line of JSON each.
-"""
+"""One engine with one file, without HTTP. bench.engines runs it in a process of its own, sends it names of measurements
+and reads figures, a line of JSON each."""
 
 import argparse
 import asyncio
@@ -23,8 +22,8 @@ from ggserve.model.gguf_model import GGUFModel, SamplingParams
 Figures = dict[str, float]
 
 SLOTS = 8
-CONTEXT = 512  # tokens for each slot
-PROMPT, ANSWER = 256, 128  # tokens of what is asked of it alone; of many at once each asks a quarter
+CONTEXT = 512  # tokens per slot
+PROMPT, ANSWER = 256, 128  # tokens of a single answer; with several at once, each has a quarter
 MANY = 4
 _FIRST_WORD, _LAST_WORD = 300, 32000  # token ids to draw prompts from
 
@@ -38,13 +37,14 @@ class OneEngine:
         self._load_seconds = time.perf_counter() - started
 
     def memory(self) -> Figures:
-        """After four clients: megabytes of this process (its proportional set size), and the seconds of the load."""
+        """Return, after four clients, the megabytes of this process (its proportional set size), and the seconds of the
+        load."""
         asyncio.run(self._together(4, 32, 4))
-        asyncio.run(self._answer(16, 8))  # alone again: what an engine learns at first is known after that
+        asyncio.run(self._answer(16, 8))  # alone again, with what an engine learns at first
         return {"memory": psutil.Process().memory_full_info().pss / 1e6, "load": self._load_seconds}
 
     def alone(self) -> Figures:
-        """Seconds to the first token, tokens per second after it, and seconds of all."""
+        """Return the seconds to the first token, tokens per second after it, and the total seconds."""
         started = time.perf_counter()
         first, last = asyncio.run(self._answer(PROMPT, ANSWER))
         return {
@@ -54,7 +54,7 @@ class OneEngine:
         }
 
     def clients(self, count: int) -> Figures:
-        """Seconds of so many at once."""
+        """Return the seconds of concurrent answers."""
         started = time.perf_counter()
         asyncio.run(self._together(count, PROMPT // MANY, ANSWER // MANY))
         return {f"clients-{count}": time.perf_counter() - started}
@@ -68,7 +68,7 @@ class OneEngine:
         await asyncio.gather(*(self._answer(prompt, answer) for _ in range(count)))
 
     async def _answer(self, prompt: int, answer: int) -> tuple[float, float]:
-        """Greedy tokens after a prompt that was never seen before: when the first came, and when the last."""
+        """Generate greedily after a new prompt; return the times of the first and the last token."""
         ids = [random.randrange(_FIRST_WORD, _LAST_WORD) for _ in range(prompt)]
         params = SamplingParams(max_tokens=answer, temperature=0, ignore_eos=True)
         first, tokens = 0.0, 0
@@ -81,7 +81,8 @@ class OneEngine:
 
 @contextmanager
 def one_engine(path: Path, engine: str, threads: int) -> Iterator[Callable[[str], Figures]]:
-    """A new process with a loaded file: a function from a measurement's name to its figures. Raises BenchError."""
+    """Start a process with a loaded file; return a function from a measurement's name to its figures. Raises
+    BenchError."""
     command = [sys.executable, "-m", "bench.one_engine", str(path), engine, str(threads)]
     with subprocess.Popen(
         command, cwd=ROOT, env=clean_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -100,7 +101,7 @@ def one_engine(path: Path, engine: str, threads: int) -> Iterator[Callable[[str]
 
 
 def main() -> None:
-    """Measures what its standard input asks for, a name on each line, until that ends."""
+    """Measure what standard input asks for, a name per line, until it ends."""
     parser = argparse.ArgumentParser("python -m bench.one_engine")
     parser.add_argument("path", type=Path)
     parser.add_argument("engine")

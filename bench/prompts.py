@@ -25,12 +25,12 @@ SYSTEM_PROMPT = "You are a careful assistant who answers in plain words."
 
 
 def words(tokens: int, seed: str) -> str:
-    """A text of so many tokens."""
+    """Return a text of this many tokens."""
     return " " + " ".join(random.Random(seed).choices(WORDS, k=tokens))
 
 
 def first_turn(tokens: int, seed: str) -> list[dict[str, str]]:
-    """The messages of a chat's beginning, with a question of so many tokens."""
+    """Return the first messages of a chat, with a question of this many tokens."""
     return [
         {"role": "system", "content": SYSTEM_PROMPT},
         {"role": "user", "content": words(tokens, seed).strip()},
@@ -38,6 +38,6 @@ def first_turn(tokens: int, seed: str) -> list[dict[str, str]]:
 
 
 def next_turn(messages: list[dict[str, str]], answer: str, seed: str) -> list[dict[str, str]]:
-    """The messages of the turn after that: the answer, and a short question."""
+    """Return the messages of the next turn: the answer, and a short question."""
     question = words(12, f"{seed}, next").strip()
     return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": question}]

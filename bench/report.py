@@ -1,4 +1,4 @@
-"""Figures to medians, ratios, a table in Markdown and a picture. Knows nothing about servers."""
+"""Turns figures into medians, ratios, a Markdown table and a picture. Knows nothing about servers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,29 +6,29 @@ from statistics import median
 
 from bench.rows import Row
 
-Figures = Mapping[str, Mapping[str, Sequence[float]]]  # by server and row name, one for each try
+Figures = Mapping[str, Mapping[str, Sequence[float]]]  # by server and row name, one figure per try
 Medians = Mapping[str, Mapping[str, float]]  # by server and row name
 
 OWN = "ggserve"
-PEERS = ("llama-server", "bare")  # that the table compares with
+PEERS = ("llama-server", "bare")  # the peer that the table compares with
 MARKERS = (("o", "#0072b2"), ("D", "#d55e00"), ("s", "#009e73"), ("^", "#cc79a7"), ("v", "#e69f00"))
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 def medians(figures: Figures) -> dict[str, dict[str, float]]:
-    """The median of each row's tries."""
+    """Return the median of each row's tries."""
     return {
         server: {row: median(tries) for row, tries in measured.items() if tries} for server, measured in figures.items()
     }
 
 
 def ratio(row: Row, own: float, peer: float) -> float:
-    """How many times better `own` is than `peer`: above 1 is faster, sooner or smaller."""
+    """Return how many times better `own` is than `peer`: above 1 is faster, sooner or smaller."""
     return own / peer if row.more_is_better else peer / own
 
 
 def shown(value: float, unit: str) -> str:
-    """A figure with its unit, to three digits."""
+    """Format a figure with its unit, to three digits."""
     if unit == "s" and value < 1:
         return f"{1000 * value:.0f} ms"
     digits = 0 if value >= 100 or unit == "%" else 1 if value >= 10 else 2
@@ -36,7 +36,7 @@ def shown(value: float, unit: str) -> str:
 
 
 def table(rows: Sequence[Row], values: Medians) -> str:
-    """Markdown: a line for each row that was measured, a column for each server, then ggserve's ratios."""
+    """Return a Markdown table: a line per measured row, a column per server, then ggserve's ratios."""
     servers = list(values)
     peers = [peer for peer in PEERS if OWN in values and peer in values]
     lines = [["", *servers, *(f"vs {peer}" for peer in peers)]]
@@ -60,7 +60,8 @@ def _ratio(row: Row, values: Medians, peer: str) -> float | None:
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Cells as a Markdown table that is readable as text too: `left` columns to the left, the others to the right."""
+    """Return cells as a Markdown table that is readable as text too: `left` columns aligned to the left, the others to
+    the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
 
     def joined(line: Sequence[str]) -> str:
@@ -73,7 +74,7 @@ def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def draw(rows: Sequence[Row], values: Medians, title: str, target: Path) -> None:
-    """A PNG of ggserve's ratios to every other server, a line for each row; right of 1 ggserve is better."""
+    """Draw ggserve's ratios to every other server, a line per row; to the right of 1 ggserve is better."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator

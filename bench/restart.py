@@ -1,8 +1,8 @@
 """`python -m bench.restart`: the time to the first token of a long chat after a restart, with and without
 PROMPT_CACHE_DIR.
 
-Runs the default model as it was published. Each figure is that of a freshly loaded model, as after a restart: without
-the folder it evaluates the whole history, with it it reads the state that the model before has saved.
+Runs the default model as it was published. Each figure is that of a freshly loaded model, as after a restart. Without
+the folder it evaluates the whole history; with it, it reads the state that the previous model saved.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Run:
 
 
 def run(path: Path, prompt: str, context: int, threads: int, folder: Path | None) -> Run:
-    """Loads the model, asks it and closes it."""
+    """Load the model, ask it and close it."""
     model = GGUFModel(
         path,
         engine="llama.cpp",
@@ -61,7 +61,7 @@ def run(path: Path, prompt: str, context: int, threads: int, folder: Path | None
 
 
 def history(path: Path, tokens: int) -> str:
-    """A text of about so many tokens."""
+    """Return a text of roughly this many tokens."""
     model = GGUFModel(path, engine="llama.cpp", threads=1, parallel=1, context_length=256)
     try:
         text, number = "", 1
@@ -74,7 +74,7 @@ def history(path: Path, tokens: int) -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.restart", description=__doc__)
     parser.add_argument("--tokens", type=int, default=8000, help="tokens of the history (default: 8000)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: the usable cores)")

@@ -1,4 +1,4 @@
-"""What is measured: the rows of the table, and the scenarios that measure them on a running server."""
+"""The rows of the table, and the scenarios that measure them on a running server."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,19 +12,19 @@ from bench.servers import Running
 Measures = dict[str, list[float]]  # by row name, the figures of each try
 
 CLIENTS = (2, 4, 8, 16, 32)
-SLOTS = 4  # of a server with up to so many clients
-MANY_SLOTS = 8  # of a server with more
+SLOTS = 4  # tokens of a server with up to this many clients
+MANY_SLOTS = 8  # tokens of a server with more
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked of a server."""
+    """The amount of work for a server."""
 
     prompt_tokens: int = 600  # of a long prompt
     short_prompt_tokens: int = 24
     decode_tokens: int = 128  # of a lone stream
     stream_tokens: int = 64  # of each of many streams
-    tries: int = 3  # of what one client does, in each round
+    tries: int = 3  # tokens of one client in each round
     clients: tuple[int, ...] = CLIENTS
 
 
@@ -42,7 +42,7 @@ class Row:
 
 
 def rows(load: Load) -> list[Row]:
-    """The lines of the table, from the top."""
+    """The rows of the table, from the top."""
     many = [
         row
         for n in load.clients
@@ -65,17 +65,17 @@ def rows(load: Load) -> list[Row]:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Measures one or more rows. `run` takes the server, what to ask of it, and a seed for its prompts."""
+    """Measures one or more rows. `run` receives the server, the amount of work, and a seed for its prompts."""
 
     name: str
     slots: int
     run: Callable[[Running, Load, str], Coroutine[Any, Any, Measures]]
-    alone: bool = False  # no other server may be there
+    alone: bool = False  # no other server may run
     once: bool = False  # its figures do not vary: the first round is enough
 
 
 async def warm_up(server: Running, load: Load, seed: str) -> None:
-    """Every slot answers once, and then one alone: what is made or learned when first needed is there after that."""
+    """Answer once in every slot, and then once alone, so that everything made on first use exists afterwards."""
     await _together(server, server.slots, load.short_prompt_tokens, 2, f"{seed}, warm-up")
     await complete(server.url, words(load.short_prompt_tokens, f"{seed}, warm-up alone"), 16)
 
@@ -85,7 +85,7 @@ async def ready(server: Running, load: Load, seed: str) -> Measures:
 
 
 async def memory(server: Running, load: Load, seed: str) -> Measures:
-    """First of all scenarios, before a server keeps what was said in earlier ones."""
+    """Runs first, before a server caches anything from other scenarios."""
     await _together(server, server.slots, load.prompt_tokens, 2, seed)
     return {"memory": [server.memory() / 1e6]}
 
@@ -110,7 +110,7 @@ async def chat_turn(server: Running, load: Load, seed: str) -> Measures:
 
 
 def many_clients(count: int) -> Scenario:
-    """So many clients ask at the same moment, each something else."""
+    """Send different prompts from several clients at the same moment."""
 
     async def run(server: Running, load: Load, seed: str) -> Measures:
         answers = await _together(server, count, load.short_prompt_tokens, load.stream_tokens, seed)

@@ -1,6 +1,6 @@
-"""The servers under test: how each is started, when it is ready, what memory it holds, how it ends.
+"""The servers under test: how each starts, its readiness, its memory, and its end.
 
-To add one, write a function that gives its `Server` and name it in SERVERS.
+To add one, write a function that returns its `Server` and name it in SERVERS.
 """
 
 import http.client
@@ -29,24 +29,24 @@ STOP_TIMEOUT = 20.0  # seconds until a server must have ended
 
 @dataclass(frozen=True)
 class Setup:
-    """What every server gets."""
+    """The settings that every server gets."""
 
     original: Path  # the model file as published
     converted: Path  # the same weights, for ctransformers
     threads: int
-    context: int  # tokens for each slot
+    context: int  # tokens per slot
     other: Path | None = None  # another checkout of this project
 
 
 @dataclass(frozen=True)
 class Server:
-    """How to start a server. Its command may hold `{port}`."""
+    """The way to start a server. Its command may contain `{port}`."""
 
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     health: str = "/health"  # answers 200 once requests are answered
-    slots: int = 1  # answers at the same time
-    folder: Path = ROOT  # where it is started
+    slots: int = 1  # concurrent answers
+    folder: Path = ROOT  # working directory
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Running:
     context: int
 
     def memory(self) -> int:
-        """Bytes resident, of the process and its children.
+        """Return the resident bytes of the process and its children.
 
-        On Linux the proportional set size: the resident set size counts weights once for each context that maps
-        them. It shares out what other processes map too, so nothing else may have the model open.
+        On Linux it is the proportional set size: the resident set size counts weights once for each context that maps
+        them. Pages are also divided with other processes that map them, so nothing else may have the model open.
         """
         total = 0
         for process in (self.process, *self.process.children(recursive=True)):
@@ -73,12 +73,12 @@ class Running:
 
 
 def ggserve(setup: Setup, slots: int) -> Server:
-    """This project's, on ctransformers."""
+    """This project, on ctransformers."""
     return _ggserve(setup, slots, "ctransformers", setup.converted)
 
 
 def ggserve_llama_cpp(setup: Setup, slots: int) -> Server:
-    """This project's, on llama.cpp."""
+    """This project, on llama.cpp."""
     return _ggserve(setup, slots, "llama.cpp", setup.original)
 
 
@@ -101,19 +101,20 @@ def _ggserve(setup: Setup, slots: int, engine: str, model: Path) -> Server:
 
 
 def llama_server(setup: Setup, slots: int) -> Server:
-    """llama-server's core and HTTP listener, from xllamacpp; started from Python, which adds its start to the load."""
+    """llama-server's core and HTTP listener, from xllamacpp. It is started from Python, which adds its own start to the
+    load."""
     _need("xllamacpp")
     options = {"port": "{port}", "slots": slots, "context": setup.context, "threads": setup.threads}
     return Server(_module("bench.llama_server", setup.original, options), slots=slots)
 
 
 def ggserve_defaults(setup: Setup, slots: int) -> Server:
-    """This project's, told nothing but the file."""
+    """This project with default settings."""
     return Server([sys.executable, "main.py", "--port", "{port}"], {"MODEL_PATH": str(setup.converted)}, slots=slots)
 
 
 def llama_server_defaults(setup: Setup, slots: int) -> Server:
-    """llama-server's core, told nothing but the file and the number of cores that this process may use."""
+    """llama-server's core with default settings and the number of cores that this process may use."""
     _need("xllamacpp")
     options = {"port": "{port}", "slots": -1, "context": 0, "threads": setup.threads}
     return Server(_module("bench.llama_server", setup.original, options), slots=slots)
@@ -140,7 +141,7 @@ def native(setup: Setup, slots: int) -> Server:
 
 
 def ggserve_native(setup: Setup, slots: int) -> Server:
-    """This project's, on llama.cpp in the llama-server that LLAMA_SERVER names."""
+    """This project, on llama.cpp in the llama-server that LLAMA_SERVER names."""
     server = _ggserve(setup, slots, "llama.cpp", setup.original)
     return replace(server, environment={**server.environment, "LLAMA_SERVER": _own_build()})
 
@@ -177,7 +178,7 @@ def _module(name: str, model: Path | None, options: dict[str, object]) -> list[s
 
 @contextmanager
 def running(server: Server, setup: Setup) -> Iterator[Running]:
-    """Starts a server, waits until it is ready, and ends it. Raises BenchError, with what it said last."""
+    """Start a server, wait until it is ready, and end it. Raises BenchError with the server's last output."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         output = Path(folder) / "output"
@@ -203,7 +204,7 @@ def running(server: Server, setup: Setup) -> Iterator[Running]:
 
 
 def _wait_until_ready(process: psutil.Popen, port: int, path: str, output: Path) -> float:
-    """When the server answered first, by time.perf_counter()."""
+    """Return the time of the first answer, by time.perf_counter()."""
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -236,7 +237,7 @@ def _tail(output: Path) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without this project's own settings."""
+    """Return the environment without this project's own settings."""
     own = re.compile("|".join(f"{name}$" for name in Settings.model_fields), re.IGNORECASE)
     return {name: value for name, value in os.environ.items() if not own.match(name)}
 

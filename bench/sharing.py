@@ -1,7 +1,7 @@
-"""`python -m bench.sharing`: two models that compute at the same time against each of them alone.
+"""`python -m bench.sharing`: two models that compute at the same time, against each of them alone.
 
 The ratio compares the tokens per second of both together with what each would have in half of the time: 1 is a perfect
-share of the cores, and above 1 they use cores that one alone leaves idle.
+share of the cores, and above 1 they use cores that one model alone leaves idle.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _PAIRS: tuple[tuple[EngineName, EngineName], ...] = (
 
 
 async def _rates(models: list[GGUFModel], tokens: int) -> list[float]:
-    """Tokens per second of each model, all asked at the same time, from its first token on."""
+    """Return the tokens per second of each model, all asked at the same time, from the first token on."""
 
     async def rate(model: GGUFModel) -> float:
         params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True, cache_prompt=False)
@@ -64,7 +64,7 @@ def _ratio(files: dict[EngineName, Path], pair: tuple[EngineName, EngineName], t
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.sharing", description=__doc__)
     parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer (default: 96)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each pair (default: 5)")

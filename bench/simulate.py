@@ -1,8 +1,8 @@
-"""Chats on 10 to 1,000 replicas that nobody has, event by event: `python -m bench.simulate` needs no Ray and no model.
+"""`python -m bench.simulate`: chats on 10 to 1,000 simulated replicas, event by event. Needs no Ray and no model.
 
-A replica is a core that its running answers share equally, with a slot for each of them that keeps its last chat. How
-long tokens take is measured: `--measure` does it here, otherwise the last measurement stands in bench/simulate.json.
-Routing by prompts is the gateway's own (fleet/affinity.py). Networks, gateways and failures cost nothing here.
+A replica is a core that its running answers share equally, with a slot for each of them that keeps its last chat. The
+times of tokens are measured: `--measure` does it here, otherwise the last measurement in bench/simulate.json is used.
+Routing by prompts is the gateway's own (ggserve/cluster/affinity.py). Networks, gateways and failures cost nothing.
 """
 
 import argparse
@@ -32,12 +32,12 @@ RESULTS = ROOT / "bench/simulate.json"
 PICTURE = ROOT / "docs/simulation.png"
 _REPLICAS = (10, 100, 1000)
 _LOADS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
-_WARM = 0.25  # of the chats: they fill the caches, and are not counted
+_WARM = 0.25  # part of the chats that fills the caches and is not counted
 
 
 @dataclass(frozen=True)
 class Service:
-    """Seconds of a core that a token takes."""
+    """The core seconds that a token takes."""
 
     prompt: float
     cached: float  # of the prompt, found in the cache
@@ -46,7 +46,8 @@ class Service:
 
 @dataclass(frozen=True)
 class Load:
-    """What users do. Tokens, but for `think`: the mean seconds until the next turn, exponentially distributed."""
+    """The behaviour of users. All values are tokens except `think`: the mean seconds until the next turn, exponentially
+    distributed."""
 
     turns: int = 4
     first: int = 200
@@ -55,12 +56,12 @@ class Load:
     think: float = 20.0
 
     def prompt(self, turn: int) -> tuple[int, int]:
-        """Tokens of a turn's prompt, and those that the last turn left in the cache."""
+        """Return the tokens of a turn's prompt, and those that the last turn left in the cache."""
         known = self.first + turn * self.answer + (turn - 1) * self.question if turn else 0
         return known + (self.question if turn else self.first), known
 
     def seconds(self, service: Service) -> float:
-        """A request's mean seconds of a core when each turn finds the last one."""
+        """Return a request's mean core seconds if each turn finds the last one in the cache."""
         prompts = [self.prompt(turn) for turn in range(self.turns)]
         new, known = sum(prompt - known for prompt, known in prompts), sum(known for _, known in prompts)
         return (new * service.prompt + known * service.cached) / self.turns + self.answer * service.output
@@ -73,7 +74,7 @@ class Request:
     chat: int
     turn: int
     arrived: float
-    work: tuple[float, float] = (0.0, 0.0)  # seconds of a core until the first token, and after it
+    work: tuple[float, float] = (0.0, 0.0)  # core seconds until the first token, and after it
     first: float = 0.0
     done: float = 0.0
     cached: int = 0
@@ -81,12 +82,13 @@ class Request:
 
 @dataclass(eq=False)
 class Replica:
-    """A core, shared by its answers. `clock` is the seconds of the core that each of them has had."""
+    """A core, shared by its answers. `clock` is the core seconds that each of them has had."""
 
     clock: float = 0.0
-    seen: float = 0.0  # when `clock` was right
-    running: list[tuple[float, int, Request]] = field(default_factory=list)  # a heap: `clock` at a part's end
-    held: dict[int, int] = field(default_factory=dict)  # tokens by chat, the oldest first; no more than slots are free
+    seen: float = 0.0  # the time for which `clock` is right
+    running: list[tuple[float, int, Request]] = field(default_factory=list)  # a heap: `clock` at the end of a part
+    # tokens by chat, the oldest first; at most as many as there are free slots
+    held: dict[int, int] = field(default_factory=dict)
     version: int = 0
 
     def advance(self, now: float) -> None:
@@ -95,12 +97,12 @@ class Replica:
         self.seen = now
 
     def next(self) -> float:
-        """When the next part ends, if nothing changes."""
+        """Return when the next part ends, if nothing changes."""
         return self.seen + (self.running[0][0] - self.clock) * len(self.running)
 
 
 class Routing(Protocol):
-    """Finds the replica, by number, for a turn; None where all slots are taken."""
+    """Finds the number of the replica for a turn; None if all slots are taken."""
 
     def __call__(self, loads: Mapping[int, int], free: Sequence[int], request: Request) -> int | None: ...
 
@@ -149,7 +151,8 @@ class _Free:
 def simulate(
     routing: Routing, replicas: int, slots: int, rate: float, chats: int, service: Service, load: Load, seed: int = 0
 ) -> list[Request]:
-    """All turns of so many chats, in the order in which they ended; `rate`: new chats a second."""
+    """Simulate all turns of the chats and return them in the order in which they ended; `rate`: new chats per
+    second."""
     random.seed(seed)
     machines = [Replica() for _ in range(replicas)]
     loads = dict.fromkeys(range(replicas), 0)
@@ -157,8 +160,8 @@ def simulate(
     waiting: deque[Request] = deque()
     ended: list[Request] = []
     ticket = count()
-    events: list[tuple[float, int, int, Any]] = []  # when, a ticket, the replica or -1, the request or a version
-    draw = random.Random(seed)  # the same arrivals, whatever the routing draws
+    events: list[tuple[float, int, int, Any]] = []  # time, ticket, the replica or -1, the request or a version
+    draw = random.Random(seed)  # the same arrivals for every routing
 
     def plan(name: int) -> None:
         replica = machines[name]
@@ -171,7 +174,7 @@ def simulate(
             request, replica = waiting.popleft(), machines[name]
             prompt, known = load.prompt(request.turn)
             request.cached = min(known, replica.held.pop(request.chat, 0))
-            while len(replica.held) + loads[name] >= slots:  # a slot forgets the chat that was used the longest ago
+            while len(replica.held) + loads[name] >= slots:  # a slot forgets the least recently used chat
                 del replica.held[next(iter(replica.held))]
             fresh = (prompt - request.cached) * service.prompt + request.cached * service.cached
             request.work = fresh + service.output, (load.answer - 1) * service.output
@@ -215,8 +218,8 @@ def simulate(
 
 
 def figures(ended: Sequence[Request], chats: int, load: Load) -> dict[str, float]:
-    """Of the turns of the chats that came after the caches had filled: share of prompt tokens found in the cache,
-    seconds to the first token. Tokens a second: while chats arrived."""
+    """Return, for the turns of chats that came after the caches had filled, the share of prompt tokens found in the
+    cache and the seconds to the first token; and the tokens per second while chats arrived."""
     counted = [request for request in ended if request.chat >= _WARM * chats]
     begin = min(request.arrived for request in counted)
     end = max(request.arrived for request in ended if request.turn == 0)
@@ -230,7 +233,7 @@ def figures(ended: Sequence[Request], chats: int, load: Load) -> dict[str, float
 
 
 def rows(service: Service, load: Load, slots: int, chats: int, sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """A row of figures for each number of replicas, load and routing; `chats`: for each replica."""
+    """Return a row of figures for each number of replicas, load and routing; `chats`: per replica."""
     for replicas in sizes:
         for offered in _LOADS:
             rate = offered * replicas / load.seconds(service) / load.turns
@@ -240,7 +243,7 @@ def rows(service: Service, load: Load, slots: int, chats: int, sizes: Sequence[i
 
 
 def measure() -> dict[str, Any]:
-    """Seconds of a core for a token: one process, one thread, the default model. Takes a minute."""
+    """Measure the core seconds of a token: one process, one thread, the default model. Takes a minute."""
     prompt, tokens = 200, 100
     setup = Setup(Path(), Path(), 1, 512)
     environment = {"THREADS": "1", "PARALLEL": "4", "CONTEXT_LENGTH": "512"}
@@ -276,7 +279,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw(found: Sequence[Mapping[str, Any]], target: Path) -> None:
-    """A PNG: a column for each number of replicas; the cached share, the first token, the throughput by load."""
+    """Draw a column for each number of replicas: the cached share, the first token, and the throughput by load."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

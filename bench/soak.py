@@ -15,14 +15,14 @@ from typing import Any
 import httpx
 import psutil
 
-_PARTS = 10  # of a run; memory is read after each
+_PARTS = 10  # of a run; memory is read after each part
 _NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
 _TOOL = {"name": "add", "parameters": _NUMBER}
 
 
 @dataclass
 class Outcome:
-    """What became of the requests, and of the server."""
+    """The outcome of the requests, and the state of the server."""
 
     answered: int = 0
     left: int = 0
@@ -35,25 +35,25 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """Of memory, from the warm-up to the end."""
+        """The growth of memory, from the warm-up to the end."""
         return self.memory[-1] / self.memory[0] - 1
 
 
 async def soak(
     url: str, pid: int, clients: int, *, requests: int | None = None, seconds: float = math.inf, seed: int = 0
 ) -> Outcome:
-    """Sends requests from `clients` clients at once, half of which leave early, until there were so many or so long.
+    """Send requests from `clients` clients at once, half of which leave early, up to a number of requests or a time.
 
-    Raises on an answer that was not to be expected, and where a slot is lost.
+    Raises if an answer is unexpected or a slot is lost.
     """
     started = psutil.Process(pid)
-    server = next(iter(started.children()), started)  # the worker, of a process that supervises one
+    server = next(iter(started.children()), started)  # the worker, if the process is a supervisor
     chance = random.Random(seed)
     outcome = Outcome()
     share = None if requests is None else max(requests // _PARTS, 1)
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120) as client:
-        for part in range(_PARTS + 1):  # the first one warms up
+        for part in range(_PARTS + 1):  # the first part warms up
             numbers = iter(range(part << 32, (part << 32) + (share or 1 << 32)))
             await _round(client, outcome if part else Outcome(), chance, numbers, clients, seconds / _PARTS)
             await _until_idle(client)

@@ -1,7 +1,7 @@
-"""`python -m bench.speculation`: what guessing ahead (`SPECULATE=ngram-mod`) gains on five kinds of work.
+"""`python -m bench.speculation`: the gain of speculative decoding (`SPECULATE=ngram-mod`) on five kinds of work.
 
-Runs the default model as it was published. Each figure is measured on a model that was loaded for it: what
-was guessed once would be known the next time.
+Runs the default model as it was published. Each figure is measured on a freshly loaded model, because a second run
+would know the first one's texts.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from ggserve.machine import usable_cores
 from ggserve.model.gguf_model import GGUFModel, SamplingParams
 
 RESULTS = Path(__file__).parent / "speculation.json"
-CONTEXT = 1536  # tokens for each slot
+CONTEXT = 1536  # tokens per slot
 
 
 @dataclass
 class Run:
-    """Some chats at the same time."""
+    """Some concurrent chats."""
 
-    rate: float  # tokens per second of all together, their prompts apart
+    rate: float  # tokens per second of all together, without their prompts
     accepted: int
     rejected: int
 
@@ -39,7 +39,7 @@ SETTINGS: tuple[Literal["off", "ngram-mod"], ...] = ("off", "ngram-mod")
 
 
 async def answer(model: GGUFModel, chat: Chat, tokens: int) -> tuple[int, int, int]:
-    """Tokens, and right and wrong guesses, of a greedy answer."""
+    """Return the tokens, and the right and wrong guesses, of a greedy answer."""
     counts = 0, 0, 0
     async for delta in model.chat(chat, SamplingParams(max_tokens=tokens, temperature=0)):
         counts = delta.completion_tokens, delta.accepted_tokens, delta.rejected_tokens
@@ -47,7 +47,7 @@ async def answer(model: GGUFModel, chat: Chat, tokens: int) -> tuple[int, int, i
 
 
 def run(path: Path, chats: Sequence[Chat], tokens: int, **options: Any) -> Run:
-    """Loads the model, evaluates the prompts, and then times the answers."""
+    """Load the model, evaluate the prompts, and then time the answers."""
     model = GGUFModel(
         path, engine="llama.cpp", threads=usable_cores(), parallel=len(chats), context_length=CONTEXT, **options
     )

@@ -1,6 +1,7 @@
-"""What one client's huge requests cost the others: `python -m bench.stalls URL`.
+"""`python -m bench.stalls URL`: the cost of one client's huge requests to the others.
 
-For each, the seconds until it is answered, and the slowest of the /health requests that another client sends meanwhile.
+Prints, for each request, the seconds until it is answered, and the slowest of the /health requests that another client
+sends meanwhile.
 """
 
 import sys
@@ -15,7 +16,7 @@ _EVERY = 0.01  # seconds
 
 
 def cases() -> Iterator[tuple[str, str, object]]:
-    """What it is, the path, the body."""
+    """Name, path and body."""
     chat, complete = "/v1/chat/completions", "/v1/completions"
     yield "prompt of 30 MB", complete, {"prompt": "word " * 6_000_000}
     yield "5 MB of spaces", complete, {"prompt": " " * 5_000_000}
@@ -67,7 +68,7 @@ def _tool(description: str) -> dict[str, object]:
 
 
 def main(url: str) -> None:
-    """Prints a row for each case."""
+    """Print a row for each case."""
     for name, path, body in cases():
         content = orjson.dumps(body)
         slowest, done = 0.0, threading.Event()

@@ -17,7 +17,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # types of tokens
 
 @dataclass(frozen=True)
 class Shape:
-    """What makes a model small or big."""
+    """The dimensions of a model."""
 
     layers: int
     width: int
@@ -29,12 +29,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class _Block:
-    """How to make a block of random bytes one of sane weights: where its scales lie, and what they are to be."""
+    """The places and values of a block's scales that turn random bytes into sane weights."""
 
     scale_at: int
     deviation: float  # of the weights of random bytes at a scale of 1
     minimum_at: int | None = None
-    minimum: float = 0.0  # in scales: what centres the weights
+    minimum: float = 0.0  # in scales: the offset that centres the weights
 
 
 _BLOCKS = {  # layouts: ggml's block_q4_0 to block_q6_K; deviations: of random bytes
@@ -50,8 +50,8 @@ _BLOCKS = {  # layouts: ggml's block_q4_0 to block_q6_K; deviations: of random b
     Kind.Q6_K: _Block(208, 1366),
 }
 
-# The quantization of most matrices, of every second layer's attn_v and ffn_down, and of the output: as
-# llama-quantize mixes them, nearly.
+# The quantization of most matrices, of every second layer's attn_v and ffn_down, and of the output: nearly as
+# llama-quantize mixes them.
 MIXES = {
     "Q2_K": (Kind.Q2_K, Kind.Q3_K, Kind.Q6_K),
     "Q3_K_M": (Kind.Q3_K, Kind.Q4_K, Kind.Q6_K),
@@ -68,7 +68,7 @@ MIXES = {
 
 
 def write_model(path: Path, shape: Shape, mix: str) -> None:
-    """A file that both engines run, quantized as `mix`, one of MIXES."""
+    """Write a file that both engines run, quantized as `mix`, one of MIXES."""
     most, some, output = MIXES[mix]
     random = np.random.default_rng(0)
     writer = GGUFWriter(path, "llama")
@@ -110,7 +110,7 @@ def write_model(path: Path, shape: Shape, mix: str) -> None:
 
 
 def _add_vocabulary(writer: GGUFWriter, size: int) -> None:
-    """SentencePiece's shape: three control tokens, 256 bytes, and words."""
+    """Return a vocabulary in SentencePiece's form: three control tokens, 256 bytes, and words."""
     control = ["<unk>", "<s>", "</s>"]
     bytes_ = [f"<0x{byte:02X}>" for byte in range(_BYTE_TOKENS)]
     words = [f"\u2581w{number}" for number in range(size - len(control) - len(bytes_))]

@@ -1,8 +1,8 @@
-"""What answers that can be checked cost: `python -m bench.trust [MODEL]`.
+"""`python -m bench.trust [MODEL]`: the cost of answers that can be checked.
 
 For each engine that runs the file: 100 labels of 3 to 8 tokens after a prompt of 1,000 tokens, as multiples of the
-prompt alone; field confidence, as a multiple of the same answer without; and answers with citations of a document of
-20 kB, all of whose quotations are looked up in it. For the grammar alone: the time to compile documents, and of masks.
+prompt alone; field confidence, as a multiple of the same answer without; and answers with citations of a document of 20
+kB, whose quotations are all looked up in it. For the grammar alone: the time to compile documents, and of masks.
 """
 
 import argparse
@@ -43,13 +43,13 @@ QUESTION = [{"role": "user", "content": "Hi"}]
 
 
 def text_of(size: int) -> str:
-    """Real text of about that many bytes: the documentation, as often as it takes."""
+    """Return real text of about this many bytes: the documentation, repeated as needed."""
     pages = "\n".join(page.read_text("utf-8") for page in sorted(ROOT.glob("docs/*.md")))
     return (pages * (size // len(pages) + 1))[:size]
 
 
 async def decisions(model: GGUFModel) -> float:
-    """The time of a prompt with labels, as a multiple of the prompt alone; the median of a few runs."""
+    """Return the time of a prompt with labels, as a multiple of the prompt alone; the median of a few runs."""
     dice = random.Random(1)
     words = model.tokenize(text_of(20_000), add_special=False)
     labels = [[dice.choice(words) for _ in range(dice.randint(3, 8))] for _ in range(LABELS)]
@@ -66,7 +66,7 @@ async def decisions(model: GGUFModel) -> float:
 
 
 async def confidence(model: GGUFModel) -> float:
-    """The time of a structured answer with field confidence, as a multiple of the same without."""
+    """Return the time of a structured answer with field confidence, as a multiple of the same without."""
     params = SamplingParams(max_tokens=200, temperature=0, grammar=schema_grammar(SCHEMA))
     seconds: list[list[float]] = [[], []]
     for _ in range(RUNS):
@@ -80,7 +80,7 @@ async def confidence(model: GGUFModel) -> float:
 
 
 async def citations(model: GGUFModel, answers: int) -> tuple[int, int]:
-    """The number of quotations in so many answers, and how many of them are not where they are said to be."""
+    """Return the number of quotations in these answers, and how many of them are not at the stated place."""
     document = Document(text_of(20_000))
     liked = dict.fromkeys(model.tokenize("<quote>", add_special=False), BOOSTED)
     at_once = asyncio.Semaphore(model.parallel)
@@ -97,7 +97,7 @@ async def citations(model: GGUFModel, answers: int) -> tuple[int, int]:
 
 
 def grammar_rows() -> list[list[str]]:
-    """By size of the document, the time to compile it, and that of two masks of a quotation."""
+    """Return, by size of the document, the time to compile it, and that of two masks of a quotation."""
     rows = [["document", "compiled", "first mask", "tenth mask"]]
     for size in (20_000, 200_000):
         document = text_of(size)[: size - size // 20]

@@ -1,4 +1,4 @@
-"""Five kinds of work for a chat model, eight chats of each. Code and texts are Python's own: its library and its
+"""Five kinds of work for a chat model, eight chats each. Code and texts are Python's own: its library and its
 documentation."""
 
 import calendar

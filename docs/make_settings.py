@@ -24,7 +24,7 @@ The Hugging Face client reads `HF_TOKEN`, `HF_HOME` and its other variables from
 
 
 def page() -> str:
-    """The page's Markdown."""
+    """Return the page's Markdown."""
     return _HEAD + "".join(_row(name, field) for name, field in Settings.model_fields.items()) + _TAIL
 
 

@@ -1,11 +1,11 @@
-"""The app: `create_app` builds it from its settings; its lifespan loads the model. Listens on nothing."""
+"""The app: `create_app` builds it from its settings, and its lifespan loads the model. Does not listen."""
 
 import gc
 import os
 
-gc.disable()  # while modules load: collecting then finds nothing, and takes a tenth of a second
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here: its threads would only start
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would look for them in every installed package
+gc.disable()  # while modules load: a collection would find nothing, and takes a tenth of a second
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here, so its threads would be useless
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would search every installed package for them
 
 import asyncio
 import logging
@@ -52,7 +52,7 @@ from ggserve.server.sockets import url_host
 from ggserve.server.supervisor import Worker
 from ggserve.settings import Settings, SettingsError, load_settings
 
-gc.freeze()  # what was imported stays: no later collection needs to look at it
+gc.freeze()  # imported modules stay: later collections need not examine them
 gc.enable()
 
 DIALECTS = (openai.DIALECT, anthropic.DIALECT, ollama.DIALECT, llama_server.DIALECT)
@@ -67,10 +67,10 @@ def create_app(
     worker: Worker | None = None,
     fail: Callable[[Exception | str, int], NoReturn] | None = None,
 ) -> FastAPI:
-    """An app with these settings; without any, they are read when it starts.
+    """Build an app with these settings; without settings, they are read when the app starts.
 
-    `model_path` is served where the settings name no model. `worker` is the supervisor's, where there is one. `fail`
-    gets the error and the exit code of a start that turns out to be impossible; without it, the process ends.
+    `model_path` is served if the settings name no model. `worker` is the supervisor's, if there is one. `fail` receives
+    the error and the exit code of a start that turns out to be impossible; without it, the process ends.
     """
 
     @asynccontextmanager
@@ -83,11 +83,11 @@ def create_app(
         version=__version__,
         description="Local language models over the APIs of OpenAI, Anthropic, Ollama and llama-server.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages load scripts of a public CDN, at the origin of the chat page: api/docs.py
+        docs_url=None,  # FastAPI's pages load scripts of a public CDN, at the origin of the chat page; see api/docs.py
         redoc_url=None,
         redirect_slashes=False,  # they would lead to whatever host the client names
         responses=ERROR_RESPONSES,
-        dependencies=[Depends(HTTPBearer(auto_error=False))],  # tells OpenAPI; api/keys.py decides
+        dependencies=[Depends(HTTPBearer(auto_error=False))],  # for OpenAPI only; api/keys.py decides
     )
     for router in (*(dialect.router for dialect in DIALECTS), status.router, page.router, docs.router):
         app.include_router(router)
@@ -108,7 +108,7 @@ async def _running(
     worker: Worker | None,
     fail: Callable[[Exception | str, int], NoReturn],
 ) -> AsyncGenerator[None, None]:
-    """Listens at once, loads the model in a thread, serves, closes it."""
+    """Listen at once, load the model in a thread, serve, and close the model."""
     try:
         settings = given or load_settings()
         folder = configure_logs(settings.log_dir, settings.log_level, settings.log_format)
@@ -150,7 +150,7 @@ async def _running(
     def orphaned() -> None:
         assert worker is not None
         loop.remove_reader(worker.fileno())
-        os.kill(os.getpid(), signal.SIGTERM)  # the supervisor is gone, and with it who could stop this process
+        os.kill(os.getpid(), signal.SIGTERM)  # the supervisor is gone, and nobody else could stop this process
 
     if worker:
         if worker.death:
@@ -161,13 +161,13 @@ async def _running(
         yield
     close()
     log.info("stopped")
-    if models.changing:  # native code knows no way to stop, and must not run while the process ends
+    if models.changing:  # native code cannot be stopped, and must not run while the process ends
         fail("interrupted while loading", 130)
 
 
 def state_for(settings: Settings) -> AppState:
-    """The state of an app with these settings; warns where anybody may use it. Raises SettingsError, and OSError or
-    ValueError where keys cannot be read."""
+    """Return the state of an app with these settings, and warn if anybody may use it. Raises SettingsError, and OSError
+    or ValueError if keys cannot be read."""
     keys = read_keys(settings.api_key, settings.api_key_file)
     admin_keys = Keys(key.strip() for key in (settings.admin_api_key or "").split(",") if key.strip())
     host = server.config.host if (server := running_server()) else "127.0.0.1"
@@ -229,7 +229,7 @@ def state_for(settings: Settings) -> AppState:
 
 
 def _configured_model(settings: Settings, model_path: Path | None) -> Path | None:
-    """The configured model's file, or the default one's; None where MODELS_DIR holds all there is. Raises
+    """Return the configured model's file, or the default model's; None if MODELS_DIR has all models. Raises
     ModelFileError or SettingsError."""
     if path := settings.model_path or (None if settings.model_name else model_path):
         return find_model_file(path)
@@ -247,6 +247,6 @@ def _configured_model(settings: Settings, model_path: Path | None) -> Path | Non
 
 
 def _end_process(error: Exception | str, code: int) -> NoReturn:
-    """Ends the process with one line: the way out of uvicorn's lifespan without a traceback."""
+    """End the process with one line. uvicorn's lifespan has no other way out without a traceback."""
     print(f"ggserve: {one_line(str(error))}", file=sys.stderr, flush=True)
     os._exit(code)

@@ -28,7 +28,7 @@ Settings are also read from the environment and from `.env`: --context-length 81
 
 
 def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
-    """Runs the command line and returns the exit code. `model_path` is served where no model is named."""
+    """Run the command line and return the exit code. `model_path` is served if no model is named."""
     _open_standard_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     command, *rest = arguments or ["serve"]
@@ -71,10 +71,11 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
 
 
 def _open_standard_streams() -> None:
-    """Opens the standard streams that were closed (`>&-`): other files would get their numbers, and their output."""
+    """Open standard streams that were closed (`>&-`). Otherwise other files would get their numbers, and their
+    output."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 

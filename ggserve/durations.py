@@ -1,4 +1,4 @@
-"""Durations in requests and settings, as Ollama takes them: seconds, or Go's notation ("5m", "1h30m", "-1")."""
+"""Durations in requests and settings, in Ollama's form: seconds, or Go's notation ("5m", "1h30m", "-1")."""
 
 import math
 import re
@@ -6,11 +6,11 @@ import re
 _UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|)")
 _EXPECTED = "should be a number of seconds or a duration such as '5m'; -1 keeps the model, 0 unloads it"
-_LONGEST = 1e9  # seconds; beyond that a timer is as good as none
+_LONGEST = 1e9  # seconds; a longer timer is as good as none
 
 
 def seconds(value: object) -> float:
-    """The seconds that a value means, `math.inf` for a negative one. Raises ValueError."""
+    """Return the seconds that a value means, `math.inf` if it is negative. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(_EXPECTED)
     if isinstance(value, str):

@@ -1,15 +1,15 @@
-"""Every error that the layers share. `str()` of each is one line for the user.
+"""All errors that the layers share. `str()` of each is one line for the user.
 
 EngineError                an engine cannot do what was asked
   GenerationError          a generation failed inside the engine
   ContextOverflow          a prompt does not fit the context
-  InvalidToken             a token id outside the vocabulary
+  InvalidToken             a token id is outside the vocabulary
   InvalidRequest           the request asks for something that cannot be done
   QueueFull                too many requests are waiting
   EngineClosed             the server is shutting down
-  EngineUnavailable        the engine's process died too often to be started again
+  EngineUnavailable        the engine's process died too often to be restarted
 ModelFileError             a model file cannot be used
-TemplateError              a chat template does not compile, takes too much, or refuses the messages
+TemplateError              a chat template does not compile, takes too much, or rejects the messages
 UnknownModel               no model has the requested name
 """
 
@@ -46,15 +46,15 @@ class ContextOverflow(EngineError):
 
 
 class InvalidToken(EngineError):
-    """A token id outside of the vocabulary."""
+    """A token id is outside the vocabulary."""
 
     def __init__(self, token: int, vocab_size: int, field: str | None = None) -> None:
         super().__init__(f"Token id {token} is outside of the vocabulary (0 to {vocab_size - 1}).")
-        self.field = field  # of the request, where it is not the prompt
+        self.field = field  # the field of the request, if it is not the prompt
 
 
 class InvalidRequest(EngineError):
-    """The engine refuses what a request asks for, in the `field` that it tells of if it knows."""
+    """The request asks for something that cannot be done. `field` names the field at fault, if known."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class InvalidRequest(EngineError):
 
 
 class QueueFull(EngineError):
-    """As many requests wait as may wait."""
+    """Too many requests are waiting."""
 
     def __init__(self, waiting: int) -> None:
         super().__init__(f"The server is busy: {waiting} requests are waiting already. Try again in a moment.")
@@ -76,30 +76,30 @@ class EngineClosed(EngineError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine's process died too often to be started again."""
+    """The engine's process died too often to be restarted."""
 
 
 class ModelFileError(Exception):
-    """A model file that cannot be used. `str()` is one line: the file's name, what is wrong and where."""
+    """A model file cannot be used. `str()` is one line: the file's name, what is wrong and where."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
 
 
 def one_line(message: str) -> str:
-    """`message` with all that is not printable escaped: names of files and in files may have line breaks, control
-    characters, and bytes that are not UTF-8."""
+    """Escape everything in `message` that is not printable: names of files and in files may contain line breaks,
+    control characters, and bytes that are not UTF-8."""
     if message.isprintable():
         return message
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
 
 class TemplateError(Exception):
-    """A chat template that does not compile, or messages that it refuses. `str()` is one line."""
+    """A chat template does not compile, or rejects the messages. `str()` is one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split())[:500])
 
 
 class UnknownModel(Exception):
-    """A name that no model has; str() lists those that there are."""
+    """No model has this name. `str()` lists the names that exist."""

@@ -1,4 +1,4 @@
-"""What of the machine this process may use: cores to compute with, and memory."""
+"""The part of the machine that this process may use: cores and memory."""
 
 import ctypes
 import os
@@ -19,43 +19,44 @@ except ImportError:  # Windows has no such limits
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 _DEVICES = Path("/sys/devices")
-_GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dri/renderD128", "dxg")  # of /dev: NVIDIA, AMD, any with Mesa, WSL
+_GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dri/renderD128", "dxg")  # in /dev: NVIDIA, AMD, any with Mesa, WSL
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a model runs on."""
+    """The engine and hardware that a model runs on."""
 
-    build: str  # of the engine, with its version
+    build: str  # the engine with its version
     devices: tuple[str, ...] = ()  # the GPUs that it uses, one line each
-    layers: str | None = None  # how much of the model they hold
-    fallback: str | None = None  # why they hold less than they should
+    layers: str | None = None  # the part of the model that is on the GPUs
+    fallback: str | None = None  # the reason why less of it is on the GPUs than should be
 
 
 def may_have_gpu() -> bool:
-    """Return whether this machine has a GPU's device node: a cheap test before libraries are loaded for one."""
+    """Return whether this machine has a GPU's device node: a cheap test before GPU libraries are loaded."""
     return sys.platform != "linux" or any(Path("/dev", name).exists() for name in _GPU_NODES)
 
 
 def usable_cores() -> int:
-    """The physical cores that this process may run on, of two kinds the fast ones, and no more than the time that its
-    container or service may take fills.
+    """Return the number of physical cores that this process may use: only the fast ones of two kinds, and no more than
+    the CPU limit of its container or service.
 
-    ggml's threads share each matrix evenly and wait for the slowest, which are those that share a core or have a small
-    one.
+    ggml's threads share each matrix evenly and wait for the slowest thread, which is one that shares a core or has a
+    slow one.
     """
     shares = []
     for folder in _group_folders("cpu"):
         quota, period = _text(folder / "cpu.max").split() or [
             _text(folder / f"cpu.cfs_{each}_us") for each in ("quota", "period")
         ]
-        if quota.isdigit():  # not "max", and not -1
+        if quota.isdigit():  # neither "max" nor -1
             shares.append(int(quota) / int(period))
     return max(1, int(min([_physical_cores(), *shares])))
 
 
 def usable_memory() -> int:
-    """Bytes: the machine's memory, or what the container, the service or `ulimit -v` leaves this process of it."""
+    """Return the memory in bytes that this process may use: the machine's, or the limit of its container, service or
+    `ulimit -v`."""
     files = (folder / name for folder in _group_folders("memory") for name in ("memory.max", "memory.limit_in_bytes"))
     limits = [int(text) for text in map(_text, files) if text.isdigit()]
     if resource is not None and (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
@@ -64,18 +65,19 @@ def usable_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes: the memory that is free, and no more than this process may use."""
+    """Return the free memory in bytes, no more than this process may use."""
     return min(psutil.virtual_memory().available, usable_memory())
 
 
 def memory_for_models() -> int:
-    """Bytes: the usable memory less a reserve of an eighth, at least 1 GiB and at most half, for all else."""
+    """Return the usable memory in bytes, less a reserve of an eighth, at least 1 GiB and at most half, for everything
+    else."""
     usable = usable_memory()
     return usable - min(max(usable // 8, 1 << 30), usable // 2)
 
 
 def give_back_memory() -> None:
-    """Returns to the system what was freed while loading, where the C library (glibc) would keep it."""
+    """Return memory that was freed while loading to the system, if the C library (glibc) would keep it."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
@@ -83,20 +85,21 @@ def give_back_memory() -> None:
 def _physical_cores() -> int:
     if sys.platform == "darwin":
         with suppress(OSError, ValueError, subprocess.SubprocessError):
-            command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]  # of Apple's two kinds the fast one
+            command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]  # the fast one of Apple's two kinds
             return int(subprocess.check_output(command, stderr=subprocess.DEVNULL))
     if sys.platform != "linux":
         return psutil.cpu_count(logical=False) or os.cpu_count() or 1
     cpus = os.sched_getaffinity(0)
-    fast = cpus & _numbers(_text(_DEVICES / "cpu_core/cpus"))  # on processors of two kinds; "cpu_atom" are the others
+    # on processors with two kinds of cores; "cpu_atom" has the others
+    fast = cpus & _numbers(_text(_DEVICES / "cpu_core/cpus"))
     siblings = (_text(_DEVICES / f"system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in fast or cpus)
     known = [each for each in siblings if each]
     return len(set(known)) or len(cpus)
 
 
 def _group_folders(controller: str) -> Iterator[Path]:
-    """The folders of this process's control group and those above it, of cgroup v2 and of a controller of v1. A
-    container sees its own as the root."""
+    """Return the folders of this process's control group and those above it, for cgroup v2 or a controller of v1. A
+    container sees its own group as the root."""
     for line in _text(_OWN_GROUP).splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -107,7 +110,7 @@ def _group_folders(controller: str) -> Iterator[Path]:
 
 
 def _numbers(ranges: str) -> set[int]:
-    """Of a list as Linux writes it: "0-3,8"."""
+    """Return the numbers of a list as Linux writes it: "0-3,8"."""
     ends = [part.partition("-") for part in ranges.split(",") if part]
     return {number for first, _, last in ends for number in range(int(first), int(last or first) + 1)}
 

@@ -4,22 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# The variables of a chat template that `render` sets.
+# Variables of a chat template that `render` sets.
 SET_VARIABLES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"))
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Functions that the answer of a chat may call."""
+    """The functions that the answer of a chat may call."""
 
     functions: tuple[Mapping[str, Any], ...]  # OpenAI's tool objects
-    required: bool = False  # the answer must call one
-    parallel: bool = True  # it may call several
+    required: bool = False  # the answer must call a function
+    parallel: bool = True  # the answer may call several functions
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a call: `id` and `name` come once, `arguments` is JSON text in pieces."""
+    """A piece of a tool call: `id` and `name` come once, `arguments` is JSON text in pieces."""
 
     index: int
     arguments: str = ""
@@ -29,7 +29,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What an answer may quote."""
+    """The documents that an answer may quote."""
 
     text: str
     title: str | None = None
@@ -40,7 +40,7 @@ LEAST_QUOTED = 8  # characters of a quotation
 
 
 def documents_problem(documents: Sequence[Document]) -> str | None:
-    """Why no answer can quote these documents, as the end of a sentence; None where one can."""
+    """Return the reason why no answer can quote these documents, as the end of a sentence; None if one can."""
     if not any(len(document.text) >= LEAST_QUOTED for document in documents):
         return f"must hold a document of at least {LEAST_QUOTED} characters"
     size = sum(len(document.text.encode()) for document in documents)

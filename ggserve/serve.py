@@ -5,11 +5,11 @@ from typing import NoReturn
 
 
 def serve(arguments: list[str], model_path: str | Path = "") -> None:
-    """Serves with the settings of the command line, the environment and `.env`; `model_path` where they name no model.
-    Does not return where a supervisor can be had: its process ends with the server."""
+    """Serve with the settings of the command line, the environment and `.env`, or `model_path` if they name no model.
+    If a supervisor is possible this never returns: the process ends with the server."""
     from ggserve.server.supervisor import supervise
 
-    worker = supervise()  # before all other imports, so that the supervisor is spared them
+    worker = supervise()  # before all other imports, so that the supervisor does without them
 
     import os
     import socket
@@ -53,7 +53,7 @@ def serve(arguments: list[str], model_path: str | Path = "") -> None:
     try:
         sockets = worker.sockets if worker and worker.sockets else listen(settings.host, settings.port)
     except OSError as error:
-        # asyncio and socket add words to a system error's own.
+        # asyncio and socket add their own words to a system error.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         foreign = " (conda sets HOST to a platform: use --host)" if isinstance(error, socket.gaierror) else ""
         _fail(f"HOST={settings.host}, PORT={settings.port}: cannot listen there: {reason}{foreign}")

@@ -1,4 +1,4 @@
-"""Every setting: name, type, default and one line of help. Read from the environment, `.env` and the command line."""
+"""All settings: name, type, default and one line of help. Read from the environment, `.env` and the command line."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class SettingsError(Exception):
-    """A setting makes no sense; str() is one line for the user."""
+    """A setting is invalid. `str()` is one line for the user."""
 
 
 def _parts(value: object) -> object:
@@ -21,7 +21,7 @@ def _parts(value: object) -> object:
 
 
 def _in_home(value: object) -> object:
-    """A path with `~` expanded: no shell does that in `.env`, in a unit of systemd or behind `--name=`."""
+    """A path with `~` expanded: no shell does that in `.env`, in a systemd unit or after `--name=`."""
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     chat_template: str | None = Field(
         None,
-        description="chat template: a built-in name (docs/families.md) or a Jinja2 file (default: the model's own)",
+        description="chat template: a built-in name (docs/model-files.md) or a Jinja2 file (default: the model's own)",
     )
     engine: Literal["auto", "ctransformers", "llama.cpp"] = Field("auto", description="inference engine")
     mmproj_path: UserPath | None = Field(
@@ -212,14 +212,14 @@ class Settings(BaseSettings):
 
     @property
     def replica_range(self) -> tuple[int, int]:
-        """The least and the most replicas."""
+        """Return the minimum and the maximum of replicas."""
         least, _, most = self.replicas.partition("-")
         return int(least), int(most or least)
 
 
 def load_settings(*, command_line: Sequence[str] | None = None, given: Mapping[str, Any] | None = None) -> Settings:
-    """Reads the settings that are not `given`, from `command_line` too. Raises SettingsError that names each setting
-    that is wrong."""
+    """Read the settings that are not `given`, from `command_line` too. Raises SettingsError, naming each invalid
+    setting."""
     try:
         _check_env_file(Path(".env"))
         return Settings(_cli_parse_args=list(command_line) if command_line is not None else False, **(given or {}))
@@ -233,7 +233,7 @@ def load_settings(*, command_line: Sequence[str] | None = None, given: Mapping[s
 
 
 def _check_env_file(path: Path) -> None:
-    """Raises SettingsError where the file is not what pydantic-settings can read."""
+    """Raise SettingsError if pydantic-settings cannot read the file."""
     try:
         path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -1,15 +1,15 @@
-"""Temporary folders, named after their process: those of a process that was killed can be found and removed."""
+"""Temporary folders, named after their process, so that those of a killed process can be found and removed."""
 
 import os
 
 
 def prefix(pid: int | None = None) -> str:
-    """The beginning of the names of a process's folders; of this one by default."""
+    """Return the prefix of a process's folder names; of this process by default."""
     return f"ggserve-{os.getpid() if pid is None else pid}-"
 
 
 def remove_folders(pid: int) -> None:
-    """Removes what a process that has ended left behind."""
+    """Remove the folders of processes that have ended."""
     import glob  # rarely needed, and by a process that imports next to nothing
     import shutil
     import tempfile

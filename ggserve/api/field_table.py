@@ -2,7 +2,7 @@
 
 `USED` says what the fields of the schemas do. `REFUSED` has fields that would change an answer and are not supported,
 with the values that ask for nothing, beside null; any other value is a 400 that names the field. `IGNORED` has fields
-that change no answer. Fields that are in no list are ignored too. `python docs/make_fields.py` writes the table down.
+that change no answer. Fields that are in no list are ignored too. `python docs/make_api.py` writes the table down.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""The same app on Ray Serve: gateways, replicas, and the way of a request between them."""
+"""The same app on Ray Serve: gateways, replicas, and the path of a request between them."""

@@ -1,6 +1,6 @@
-"""Which replica answers a request: the one that holds the beginning of its prompt, unless it is clearly busier.
+"""Chooses the replica of a request: the one that holds the beginning of its prompt, unless it is clearly busier.
 
-Knows prompts as hashes and replicas as names with loads; what balances the requests asks it.
+Knows prompts only as hashes, and replicas only as names with loads. The router calls it.
 """
 
 import hashlib
@@ -13,15 +13,15 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 _BLOCK = 256  # characters of a bare prompt that are hashed together
-_TURNS = 4  # prompts of a chat that are remembered, for one may be edited and sent again
-NEWS_SECONDS = 2.0  # how old the news are that a replica tells
+_TURNS = 4  # remembered prompts per chat, because one may be edited and sent again
+NEWS_SECONDS = 2.0  # age of a replica's news
 
 Name = TypeVar("Name", bound=Hashable)
 
 
 def prompt_marks(body: bytes) -> list[int]:
-    """A hash for each place where another request's prompt may end that this one's begins with: after each of its
-    messages, or each block of its text. Empty where the JSON `body` has no prompt, or is none."""
+    """Return a hash for each place where the prompt of another request could end that this prompt begins with: after
+    each message, or after each block of text. Empty if the JSON `body` has no prompt or is not JSON."""
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -57,11 +57,11 @@ class _Chat(Generic[Name]):
 
 
 class Affinity(Generic[Name]):
-    """Remembers which chats the slots of the replicas hold: as many of each as it has slots, the most recent ones."""
+    """Remembers the chats in the slots of the replicas: as many per replica as it has slots, the most recent ones."""
 
     def __init__(self, slots: int, slack: int | None = None) -> None:
-        """`slots`: answers that a replica gives at the same time. `slack`: so many more running answers than the least
-        busy replica has do not make one busy (default: half its slots)."""
+        """`slots`: answers that a replica generates at the same time. `slack`: a replica counts as busy if it has more
+        than this many running answers above the least busy one (default: half its slots)."""
         self._slots = slots
         self._slack = max(1, slots // 2) if slack is None else slack
         self._by_mark: dict[int, _Chat[Name]] = {}
@@ -69,10 +69,10 @@ class Affinity(Generic[Name]):
         self._told: dict[Name, list[int]] = {}
 
     def choose(self, loads: Mapping[Name, int], marks: Sequence[int]) -> Name | None:
-        """The replica for a prompt, by the number of answers that run on each; None when none has a free slot.
+        """Return the replica for a prompt, given the number of running answers on each; None if none has a free slot.
 
-        A new chat goes where a slot holds nothing, then to the least busy replica, then to where the chat that it
-        displaces was used the longest time ago: so all slots together forget as those of one server would.
+        A new chat goes to a replica with an empty slot, then to the least busy replica, then to the one where the chat
+        that it displaces is the oldest. So all slots together forget in the order in which those of one server would.
         """
         bound = min(self._slots - 1, min(loads.values(), default=self._slots) + self._slack)
         near = {name: load for name, load in loads.items() if load <= bound}
@@ -89,13 +89,13 @@ class Affinity(Generic[Name]):
         return name
 
     def update(self, told: Mapping[Name, list[int]]) -> None:
-        """Takes note of which replicas there are, and of the last marks of prompts that each says it was sent, for
-        others send some too."""
+        """Update the set of replicas and the last marks of prompts that each reports, because other gateways send
+        prompts too."""
         for name in self._held.keys() - told.keys():
             for chat in self._held.pop(name):
                 self._forget(chat)
         for name, marks in told.items():
-            if marks != self._told.get(name):  # twice the same news would look newer than they are
+            if marks != self._told.get(name):  # the same news twice would look newer than they are
                 for mark in marks:
                     if mark not in self._by_mark:
                         self._hold(_Chat(name, 0), mark, time.monotonic() - NEWS_SECONDS)
@@ -107,7 +107,7 @@ class Affinity(Generic[Name]):
         return full, load, min(chat.used for chat in chats) if full else len(chats), random.random()
 
     def _hold(self, chat: _Chat[Name], mark: int, now: float) -> None:
-        """Adds a prompt to a chat; forgets what the replica has no slot for, and the chat's oldest prompts."""
+        """Add a prompt to a chat; forget the chats that the replica has no slot for, and the chat's oldest prompts."""
         chats = self._held.setdefault(chat.replica, [])
         if chat not in chats:
             if len(chats) >= self._slots:

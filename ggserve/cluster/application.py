@@ -1,8 +1,8 @@
-"""The same app on Ray Serve: gateways without a model take the requests, replicas with one answer them.
+"""The same app on Ray Serve: gateways without a model accept the requests, replicas with a model answer them.
 
 `ggserve cluster` starts it on this machine; `serve run ggserve.cluster.application:app` or `serve deploy cluster.yaml`
-on a Ray cluster. Balancing, health checks, restarts, scaling and updates are Ray's; the modules beside this one have
-what Ray cannot know of prompts.
+starts it on a Ray cluster. Ray does balancing, health checks, restarts, scaling and updates; the modules beside this
+one add what Ray cannot know about prompts.
 """
 
 import os
@@ -31,25 +31,25 @@ from ggserve.cluster.router import PromptRouter
 from ggserve.machine import usable_cores
 from ggserve.settings import Settings, SettingsError, load_settings
 
-_SPARE = 16  # requests that need no slot (/health, /tokenize, ...) and that a busy replica still takes
-_LONGEST_ANSWER = 3600.0  # seconds; so long may answers go on after their replica was told to end
+_SPARE = 16  # requests that need no slot (/health, /tokenize, ...) and that a busy replica still accepts
+_LONGEST_ANSWER = 3600.0  # seconds that answers may continue after their replica was told to end
 _CONTROLLER = {
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # one that hangs will not end by itself
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # seconds; Ray's own 0.1 take 5% of a core
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # a replica that hangs does not end by itself
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # seconds; Ray's default of 0.1 takes 5% of a core
 }
 CONTROLLER_OPTIONS = {"runtime_env": {"env_vars": _CONTROLLER}}
 
 
 def app(args: Mapping[str, Any]) -> serve.Application:
-    """For `serve run cluster:app NAME=value ...` and the `args` of a config file: settings by the names that README
-    has, which go before those of the environment. Raises SettingsError."""
+    """Build the application for `serve run ggserve.cluster.application:app NAME=value ...` and the `args` of a config
+    file. The arguments are settings, and take precedence over the environment. Raises SettingsError."""
     if unknown := sorted(name for name in args if name.lower() not in Settings.model_fields):
         raise SettingsError(f"there is no setting {', '.join(unknown)}")
     return application(load_settings(given={name.lower(): str(value) for name, value in args.items()}))
 
 
 def application(settings: Settings, router: type[PromptRouter] = PromptRouter) -> serve.Application:
-    """Gateways and replicas with these settings; `router` finds the replica of each request."""
+    """Build gateways and replicas with these settings. `router` finds the replica of each request."""
     from ggserve.app import DIALECTS
     from ggserve.modelfile.memory import DEFAULT_SLOTS
 
@@ -97,20 +97,21 @@ def application(settings: Settings, router: type[PromptRouter] = PromptRouter) -
 
 
 def _cores() -> list[int]:
-    """The cores of each machine of the cluster; without one, of this machine."""
+    """Return the cores of each machine of the cluster, or without a cluster, of this machine."""
     if not ray.is_initialized():
         return [usable_cores()]
     return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def _default_threads(replicas: int) -> int:
-    """For each replica, when each machine has its share of them."""
+    """Return the threads per replica, if each machine gets its share of the replicas."""
     cores = _cores()
     return max(1, min(cores) // -(-replicas // len(cores)))
 
 
 def _check_room(settings: Settings) -> None:
-    """Raises SettingsError where the least replicas find no cores: Ray would wait for another machine."""
+    """Raise SettingsError if there are too few cores for the minimum of replicas. Ray would wait for another
+    machine."""
     least, most = settings.replica_range
     threads = settings.threads or _default_threads(most)
     room = sum(cores // threads for cores in _cores())
@@ -122,7 +123,7 @@ def _check_room(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Starts the application on this machine, or on the cluster that RAY_ADDRESS names, until a signal comes."""
+    """Start the application on this machine, or on the cluster that RAY_ADDRESS names, until a signal comes."""
     stopped = threading.Event()
     try:
         settings = load_settings()
@@ -146,6 +147,6 @@ def main() -> None:
     stopped.clear()
     serve.delete("default", _blocking=False)  # shutdown() alone would cut answers off
     while "default" in serve.status().applications and not stopped.wait(0.2):
-        pass  # a second signal does not let the answers end
+        pass  # a second signal does not wait for the answers
     serve.shutdown()
     ray.shutdown()

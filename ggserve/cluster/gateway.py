@@ -1,4 +1,4 @@
-"""A gateway: takes requests over HTTP and has replicas answer them. It has no model."""
+"""A gateway: accepts requests over HTTP and has replicas answer them. It has no model."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ from ggserve.cluster.gathered import GATHERED
 from ggserve.cluster.response import Head
 from ggserve.errors import QueueFull
 
-_GATHER_SECONDS = 2.0  # that replicas have to tell of themselves
+_GATHER_SECONDS = 2.0  # timeout for replicas to report their state
 _SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client")
 _LOST = APIError(503, "The replica that answered was lost.", type="server_error", code="replica_lost")
 _NONE = APIError(
@@ -34,19 +34,21 @@ log = logging.getLogger("ray.serve")
 
 
 class Gateway:
-    """Takes the requests and has replicas answer them: once more, where one is lost before it has said anything."""
+    """Accepts requests and has replicas answer them; a request whose replica dies before it has sent anything is
+    retried once."""
 
     def __init__(
         self, replicas: DeploymentHandle, generating: frozenset[str], envelopes: Envelopes, most_bytes: int
     ) -> None:
-        """`generating`: the paths of requests that take a slot. `most_bytes`: of a body."""
-        self._replicas = serve.get_deployment_handle("Replica")  # another handle has a queue of its own
+        """`generating`: the paths of requests that take a slot. `most_bytes`: size limit of a body."""
+        self._replicas = serve.get_deployment_handle("Replica")  # another handle would have a queue of its own
         self._answering, self._telling = (
             handle.options(stream=True, _by_reference=False).answer for handle in (replicas, self._replicas)
         )
         self._generating = generating
         self._most_bytes = most_bytes
-        self.state = SimpleNamespace(ggserve=SimpleNamespace(envelopes=envelopes))  # errors are answered for this "app"
+        # the "app" for which errors are answered
+        self.state = SimpleNamespace(ggserve=SimpleNamespace(envelopes=envelopes))
 
     async def __call__(self, request: Request) -> Response:
         scope = {name: value for name, value in request.scope.items() if name in _SCOPE}
@@ -91,7 +93,7 @@ class Gateway:
     async def _survived(
         self, scope: Scope, head: Head, answer: AsyncGenerator[Any, None]
     ) -> AsyncGenerator[bytes, None]:
-        """The body. Who reads events is told that the replica was lost; for others the answer breaks off."""
+        """Yield the body. If the replica is lost, an event stream ends with an error event; other answers break off."""
         events = any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in head.headers)
         async with aclosing(answer):
             yield head.body
@@ -107,7 +109,7 @@ class Gateway:
                     yield DONE
 
     async def _gather(self, scope: Scope) -> Response:
-        """What all replicas say of themselves, as one answer."""
+        """Return the state of all replicas as one answer."""
         try:  # results_async() would wait for one that hangs
             calls = await self._replicas.broadcast("tell", scope)._fetch_replica_results_async()
         except DeploymentUnavailableError:
@@ -126,7 +128,7 @@ class Gateway:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """As much of the body as the app needs to see that it is too large."""
+    """Return as much of the body as the app needs to see that it is too large."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -1,4 +1,4 @@
-"""What all replicas say of themselves, as one answer in the shape of a single server's."""
+"""The state of all replicas as one answer, in the shape of a single server's."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def health(told: Mapping[str, bytes]) -> bytes:
-    """Numbers are sums; the rest is as one of the replicas says."""
+    """Numbers are sums; everything else is one replica's value."""
     states = {name: orjson.loads(body) for name, body in sorted(told.items())}
     whole: dict[str, Any] = {}
     for state in states.values():
@@ -21,13 +21,13 @@ def health(told: Mapping[str, bytes]) -> bytes:
 
 
 def models(told: Mapping[str, bytes]) -> bytes:
-    """One, and two while an update goes on."""
+    """One model, and two during an update."""
     found = {model["id"]: model for body in told.values() for model in orjson.loads(body)["data"]}
     return orjson.dumps({"object": "list", "data": list(found.values())})
 
 
 def metrics(told: Mapping[str, bytes]) -> bytes:
-    """Every sample of every replica, with a label that says whose it is."""
+    """Return every sample of every replica, with a label for the replica."""
     merged: dict[str, Metric] = {}
     for name, body in sorted(told.items()):
         for family in text_string_to_metric_families(body.decode()):
@@ -37,7 +37,7 @@ def metrics(told: Mapping[str, bytes]) -> bytes:
     return generate_latest(SimpleNamespace(collect=merged.values))
 
 
-GATHERED = {  # by path: what makes one of many, and its type
+GATHERED = {  # by path: the function that merges answers, and their type
     "/health": (health, "application/json"),
     "/v1/models": (models, "application/json"),
     "/metrics": (metrics, CONTENT_TYPE_LATEST),

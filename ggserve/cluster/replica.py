@@ -1,4 +1,4 @@
-"""A replica: a process with a model, and the app to answer with it."""
+"""A replica: a process with a model and the app that answers with it."""
 
 import asyncio
 import sys
@@ -13,14 +13,14 @@ from starlette.types import Scope
 from ggserve.cluster.response import get_scope, respond
 from ggserve.settings import Settings
 
-_POLL_SECONDS = 0.05  # between looks whether the model has loaded
+_POLL_SECONDS = 0.05  # between checks whether the model has loaded
 
 
 class Replica:
-    """Answers requests that gateways pass on. Ray makes it, and reads `check_health` and `record_routing_stats`."""
+    """Answers requests that gateways pass on. Ray creates it, and reads `check_health` and `record_routing_stats`."""
 
     async def __init__(self, settings: Settings, slots: int) -> None:  # type: ignore[misc]  # Ray awaits it
-        """Loads the model. Raises RuntimeError with one line where that is impossible."""
+        """Load the model. Raises RuntimeError with one line if that is impossible."""
         from ggserve.app import create_app
 
         self._name = str(serve.get_replica_context().rank.rank)
@@ -29,7 +29,7 @@ class Replica:
 
         def fail(error: object, code: int) -> NoReturn:
             failures.append(error)
-            sys.exit(code)  # ends no more than the thread that loads
+            sys.exit(code)  # ends only the thread that loads
 
         if settings.log_dir:
             settings = settings.model_copy(update={"log_dir": settings.log_dir / f"replica-{self._name}"})
@@ -46,24 +46,25 @@ class Replica:
         await self._lifespan.__aexit__(None, None, None)
 
     async def answer(self, scope: Scope, body: bytes, marks: Sequence[int] | None) -> AsyncGenerator[Any, None]:
-        """The response: its Head, then bytes. `marks` are those of the prompt; None: the request needs no slot."""
+        """Yield the response: its Head, then bytes. `marks` are those of the prompt; None: the request needs no
+        slot."""
         self._marks.extend((marks or [])[-1:])
         async with aclosing(respond(self._app, scope, body)) as response:
             async for piece in response:
                 yield piece
 
     async def tell(self, scope: Scope) -> tuple[str, int, bytes]:
-        """The name of this replica, and the status and the body of its response to a `GET`."""
+        """Return the name of this replica, and the status and body of its response to a `GET`."""
         async with aclosing(respond(self._app, scope, b"")) as response:
             head = await anext(response)
             return self._name, head.status, b"".join([head.body, *[piece async for piece in response]])
 
     async def check_health(self) -> None:
-        """Ray calls it all the time, and replaces a replica where it fails or does not return."""
+        """Check the replica. Ray calls this regularly, and replaces the replica if it fails or does not return."""
         _, status, body = await self.tell(get_scope("/health"))
         if status != 200:
             raise RuntimeError(body.decode())
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """What Ray tells the routers of all gateways."""
+        """Return what Ray passes on to the routers of all gateways."""
         return {"marks": list(self._marks)}

@@ -1,4 +1,5 @@
-"""A response of an ASGI app without HTTP: its head, then its body in as few pieces as nobody notices."""
+"""A response of an ASGI app without HTTP: its head, then its body in as few pieces as possible without a visible
+delay."""
 
 import asyncio
 import time
@@ -8,11 +9,11 @@ from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Scope
 
-_PIECE_SECONDS = 0.1  # what an answer says within that time after its last piece travels as one
+_PIECE_SECONDS = 0.1  # text that arrives within this time after the last piece travels as one piece
 
 
 class Head(NamedTuple):
-    """How a response begins."""
+    """The status and headers of a response."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -20,19 +21,19 @@ class Head(NamedTuple):
 
 
 def get_scope(path: str) -> Scope:
-    """The ASGI scope of a `GET` that no client sent."""
+    """Return the ASGI scope of a `GET` that no client sent."""
     scope: Scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET"}
     return {**scope, "scheme": "http", "path": path, "query_string": b"", "headers": [(b"host", b"localhost")]}
 
 
 async def respond(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Any, None]:
-    """The app's response to a request: its Head, then bytes. Closing this ends the app's work on it."""
+    """Yield the app's response to a request: its Head, then bytes. Closing the generator ends the app's work on it."""
     messages: asyncio.Queue[Message | None] = asyncio.Queue()
     unread: list[Message] = [{"type": "http.request", "body": body}]
 
     async def receive() -> Message:
         if not unread:
-            await asyncio.Event().wait()  # a client that leaves ends all of this
+            await asyncio.Event().wait()  # a client that disconnects ends all of this
         return unread.pop()
 
     async def run() -> None:
@@ -55,7 +56,7 @@ async def respond(app: ASGIApp, scope: Scope, body: bytes) -> AsyncGenerator[Any
 
 
 async def _pieces(messages: asyncio.Queue[Message | None]) -> AsyncGenerator[bytes, None]:
-    """The body. The first piece leaves at once, as does the last."""
+    """Yield the body. The first and the last piece leave at once."""
     sent, more = 0.0, True
     while more:
         batch = [await messages.get()]

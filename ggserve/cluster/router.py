@@ -1,4 +1,5 @@
-"""How Ray Serve finds the replica for a request: by its prompt and their loads, as `affinity` decides."""
+"""The request router of Ray Serve: it finds a replica by the request's prompt and the replicas' loads, with
+`affinity`."""
 
 import asyncio
 import time
@@ -9,17 +10,18 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from ggserve.cluster.affinity import Affinity
 
-_PATIENCE_SECONDS = 20.0  # that requests wait while there is no replica at all
-_SENT_SECONDS = 1.0  # after which the queue length that a replica tells of knows of a request for sure
+_PATIENCE_SECONDS = 20.0  # timeout of requests while there is no replica at all
+_SENT_SECONDS = 1.0  # the time after which the queue length that a replica reports certainly includes a request
 
 
 class PromptRouter(RequestRouter):
-    """Chooses the replica of each request, where Ray Serve lets one."""
+    """Chooses the replica of each request when Ray Serve asks."""
 
     def initialize_state(self, slots: int, slack: int | None = None) -> None:
         self._affinity: Affinity[ReplicaID] = Affinity(slots, slack)
         self._giving_up: asyncio.TimerHandle | None = None
-        self._sent: dict[str, tuple[ReplicaID, float]] = {}  # by request: the replica, time.monotonic() of the choice
+        # by request: the replica, and time.monotonic() of the choice
+        self._sent: dict[str, tuple[ReplicaID, float]] = {}
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
@@ -29,7 +31,7 @@ class PromptRouter(RequestRouter):
         self._giving_up = None if replicas else self._event_loop.call_later(_PATIENCE_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """Ray lets requests wait for a replica for ever, even when the whole application is going to end."""
+        """Ray would let requests wait for a replica for ever, even when the whole application is about to end."""
         for request in self._pending_requests_to_fulfill:
             if not request.future.done():
                 request.future.set_exception(DeploymentUnavailableError(self._deployment_id))
@@ -57,7 +59,7 @@ class PromptRouter(RequestRouter):
         self._sent.pop(internal_request_id, None)
 
     def _count_sent(self) -> Counter[ReplicaID]:
-        """Requests that were sent to each replica just now: the queue lengths that Ray has may be older than they."""
+        """Return the requests that were sent to each replica just now: Ray's queue lengths may be older."""
         oldest = time.monotonic() - _SENT_SECONDS
         self._sent = {request: sent for request, sent in list(self._sent.items()) if sent[1] > oldest}
         return Counter(replica for replica, _ in self._sent.values())

@@ -1,1 +1,1 @@
-"""Structured output: grammars, and how an answer is held to one."""
+"""Structured output: grammars, and the matcher that constrains an answer to one."""

@@ -1,6 +1,6 @@
-"""The grammar of answers that quote documents: free text, and between two marks only what the documents say.
+"""The grammar of answers that quote documents: free text, and between two marks only text of the documents.
 
-A quotation is one terminal, closing mark included: as two, the lexer would refuse what a document has before a `<`.
+A quotation is one terminal, including its closing mark. As two, the lexer would reject a document's text before a `<`.
 """
 
 import json
@@ -15,14 +15,14 @@ _START = "start: answer\n"
 
 @dataclass(frozen=True)
 class Marks:
-    """What stands before and after a quotation. No document has the closing one."""
+    """The marks before and after a quotation. No document contains the closing one."""
 
     open: str
     close: str
 
 
 def marks_for(documents: Sequence[str]) -> Marks:
-    """Marks that cannot be mistaken for a part of the documents."""
+    """Choose marks that cannot be mistaken for a part of the documents."""
     number = 0
     while any(f"</quote{number or ''}>" in document for document in documents):
         number += 1
@@ -30,17 +30,17 @@ def marks_for(documents: Sequence[str]) -> Marks:
 
 
 def citation_grammar(documents: Sequence[str], marks: Marks, source: str) -> Grammar:
-    """Answers that quote these documents, from a request's field."""
+    """The answers that quote the documents of a request."""
     return Grammar("citations", json.dumps([documents, marks.open, marks.close], ensure_ascii=False), source)
 
 
 def opening_mark(grammar: Grammar) -> str:
-    """What stands before a quotation."""
+    """The text before a quotation."""
     return str(json.loads(grammar.text)[1])
 
 
 def citation_lark(grammar: Grammar) -> str:
-    """The grammar in llguidance's dialect of Lark. A quotation is made of whole words."""
+    """Return the grammar in llguidance's dialect of Lark. A quotation consists of whole words."""
     documents, opening, closing = json.loads(grammar.text)
     names = [f"DOCUMENT_{index}" for index in range(len(documents))]
     least = LEAST_QUOTED + len(closing)
@@ -62,6 +62,6 @@ def citation_lark(grammar: Grammar) -> str:
 
 
 def with_ends(text: str, end_ids: Iterable[int]) -> str:
-    """The grammar of the same answers, which one of these tokens may end."""
+    """Return the grammar of the same answers, which one of these tokens may end."""
     ids = ",".join(map(str, sorted(end_ids)))
     return text.replace(_START, f"start: answer (<[{ids}]>)?\n", 1) if ids else text

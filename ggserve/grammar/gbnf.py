@@ -1,9 +1,8 @@
-"""Writes rules in GBNF, the grammars that every build of llama.cpp follows by itself.
+"""Writes rules in GBNF, the grammar language that every build of llama.cpp follows by itself.
 
-Builds without llguidance know nothing else. Where llguidance is there, GBNF is for vocabularies whose spaces it takes
-away: llama.cpp tells it what a token is by decoding it alone, and where its tokenizer puts a space before a text it
-takes one from what it decodes: " the" becomes "the". Its own grammars see the tokens as they are, and control tokens
-as their text.
+Builds without llguidance understand nothing else. With llguidance, GBNF is used for tokenizers that put a space before
+a text: llama.cpp tells llguidance what a token is by decoding it alone, which then loses its space (" the" becomes
+"the"). llama.cpp's own grammars see the tokens as they are, and control tokens as their text.
 """
 
 import re
@@ -37,12 +36,12 @@ from ggserve.grammar.rules import (
     without,
 )
 
-_MOST_CHARACTERS = 1 << 20  # of all rules together
+_MOST_CHARACTERS = 1 << 20  # size of all rules together
 _WORDS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*|(?P<root>(?<![\w-])root(?![\w-]))')
 
 
 def gbnf(rules: Rules) -> str:
-    """The grammar in GBNF. Raises ValueError, naming what cannot be said in it."""
+    """Return the grammar in GBNF. Raises ValueError, naming what GBNF cannot express."""
     return _Writer(rules).text()
 
 
@@ -63,7 +62,7 @@ class _Writer(RuleWriter):
         return "\n".join([*(f"{name} ::= {body}" for name, body in self._written.items()), self._foreign])
 
     def _add(self, name: str, rule: Rule) -> None:
-        self._written[name] = ""  # so that no other takes the name
+        self._written[name] = ""  # reserves the name
         self._written[name] = body = self._either(rule)
         self._size += len(body)
         if self._size > _MOST_CHARACTERS:
@@ -110,8 +109,8 @@ class _Writer(RuleWriter):
         return own
 
     def _add_text(self, name: str, marker: str, end: Rule) -> None:
-        """Text in which the marker does not stand, and then an end: a rule for each number of the marker's characters
-        that have come (Knuth, Morris, Pratt 1977)."""
+        """Write text without the marker, followed by an end: one rule for each number of the marker's characters that
+        have been matched (Knuth, Morris, Pratt 1977)."""
         if not marker:
             self._add(_name(name), Repeat(Characters(ANY)))
             return
@@ -147,7 +146,7 @@ def _quoted(text: str) -> str:
 
 
 def _class(ranges: Ranges) -> str:
-    """Never the opposite of a class: llama.cpp counts bytes that are no UTF-8 among what is not in one."""
+    """Negated classes are never used: llama.cpp counts bytes that are not UTF-8 among what a class excludes."""
     return f"[{_spelled(ranges)}]"
 
 

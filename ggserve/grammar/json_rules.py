@@ -1,7 +1,7 @@
-"""JSON schemas as rules, for grammars that know no JSON, and for what llguidance reads wrongly in some versions.
+"""JSON schemas as rules, for grammar languages without JSON, and for what some versions of llguidance read wrongly.
 
-JSON is written as `schemas` asks llguidance to write it: `{"a": 1, "b": [2, 3]}`, properties in their order. An answer
-that follows the rules follows the schema; where that takes more than rules can say, a ValueError names it.
+JSON is written as `schemas` asks llguidance to write it: `{"a": 1, "b": [2, 3]}`, with properties in their order. An
+answer that follows the rules follows the schema. A schema that the rules cannot express raises a ValueError.
 """
 
 import json
@@ -31,9 +31,9 @@ from ggserve.grammar.rules import (
     sequence,
 )
 
-_MOST_NUMBERS = 256  # that are written one by one
+_MOST_NUMBERS = 256  # multiples that are written one by one
 _IGNORED = frozenset(["x-guidance", "$schema", "$id", "$defs", "definitions", "type"])
-_KEYS = {  # that are followed, by type
+_KEYS = {  # supported keywords, by type
     "object": frozenset(
         ["properties", "required", "additionalProperties", "patternProperties", "minProperties", "maxProperties"]
     ),
@@ -49,8 +49,8 @@ _ALL_TYPES = ("object", "array", "string", "number", "boolean", "null")
 def json_rules(
     schema: JsonSchema, prefix: str, keep: Callable[[JsonSchema], bool] = lambda schema: False
 ) -> tuple[Rule, dict[str, Rule]]:
-    """JSON of the schema, and the rules with `prefix` in their names that it refers to. Parts of the schema that `keep`
-    accepts stay `Schema`. Raises ValueError."""
+    """Return JSON of the schema; the rules that it refers to have `prefix` in their names. Parts of the schema that
+    `keep` accepts stay `Schema`. Raises ValueError."""
     translator = _Translator(schema, prefix, keep)
     try:
         return translator.value(schema), translator.named
@@ -67,7 +67,7 @@ class _Translator:
         self._referred: dict[str, Reference] = {}
 
     def value(self, schema: Any) -> Rule:
-        """JSON that fits."""
+        """Return the rule of JSON that fits a schema."""
         if schema is True or schema == {}:
             return self._any("value")
         if not isinstance(schema, Mapping):
@@ -90,7 +90,7 @@ class _Translator:
                 raise ValueError("allOf of several is not followed here")
             return self.value(parts[0])
         types = schema.get("type")
-        if types is None:  # what is said of one type says nothing of others
+        if types is None:  # keywords of one type say nothing about other types
             types = [_OF_TYPES[key] for key in keys if key in _OF_TYPES] or _ALL_TYPES
         listed = [types] if isinstance(types, str) else list(types)
         return choice(self._typed(kind, schema, keys) for kind in dict.fromkeys(listed))
@@ -114,7 +114,7 @@ class _Translator:
         raise ValueError(f"the type {kind!r} is none")
 
     def _any(self, kind: str) -> Reference | Rule:
-        """Any JSON, or any of a type."""
+        """Return the rule of any JSON, or of any JSON of a type."""
         match kind:
             case "boolean":
                 return choice([Literal("true"), Literal("false")])
@@ -153,7 +153,7 @@ class _Translator:
         return _brackets(after)
 
     def _object(self, schema: JsonSchema) -> Rule:
-        """Its properties in their order, then others."""
+        """Return the rule of an object: its properties in their order, then others."""
         others = schema.get("additionalProperties", True)
         properties = dict(schema.get("properties", {}))
         required = schema.get("required", [])
@@ -178,7 +178,7 @@ class _Translator:
         return sequence(_constant(name), Literal(": "), self.value(inner))
 
     def _other_pair(self, schema: JsonSchema, others: Any, properties: Mapping[str, Any]) -> Rule | None:
-        """A property that is not named; None where there is none."""
+        """Return the rule of a property that the schema does not name, or None if there are none."""
         patterns = schema.get("patternProperties", {})
         if not patterns:
             if others is False:
@@ -196,7 +196,7 @@ class _Translator:
         )
 
     def _named(self, rule: Rule) -> Rule:
-        """A rule that is referred to from several places."""
+        """Return a reference to a rule that is used in several places."""
         if isinstance(rule, Literal | Reference) or rule == NOTHING:
             return rule
         name = f"{self._prefix}_{len(self.named)}"
@@ -204,7 +204,7 @@ class _Translator:
         return Reference(name)
 
     def _reference(self, pointer: str) -> Rule:
-        """A rule that may refer to itself."""
+        """Return a reference to a rule that may refer to itself."""
         if pointer not in self._referred:
             if pointer != "#" and not pointer.startswith("#/"):
                 raise ValueError(f"$ref {pointer[:60]!r} is not followed here")
@@ -254,7 +254,7 @@ def _brackets(rule: Rule) -> Rule:
 
 
 def _listed(item: Rule, least: int, most: int | None) -> Rule:
-    """Items with commas between them."""
+    """Return the rule of items with commas between them."""
     if most == 0:
         return NOTHING
     further = repeated(sequence(Literal(", "), item), max(least - 1, 0), None if most is None else most - 1)
@@ -293,7 +293,7 @@ def _last_integer(most: Bound) -> int | None:
 
 
 def _multiples(kind: str, step: Decimal, least: Bound, most: Bound) -> Rule:
-    """The multiples between two bounds, one by one."""
+    """Return the rule of the multiples between two bounds, one by one."""
     if least is None or most is None or step <= 0 or (most[0] - least[0]) / step >= _MOST_NUMBERS:
         raise ValueError("multipleOf without near bounds is not followed here")
     numbers = [step * number for number in range(math.floor(least[0] / step), math.ceil(most[0] / step) + 1)]

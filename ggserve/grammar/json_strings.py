@@ -1,4 +1,4 @@
-"""Strings in JSON as rules: of a length, a pattern or a format, and those that are not among some names."""
+"""JSON strings as rules: with a length, a pattern or a format, or excluding some names."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -43,7 +43,7 @@ JsonSchema = Mapping[str, Any]
 
 
 def string(schema: JsonSchema) -> Rule:
-    """A string as JSON writes it. Raises ValueError."""
+    """Return the rule of a string in JSON. Raises ValueError."""
     least, most = schema.get("minLength", 0), schema.get("maxLength")
     pattern, form = schema.get("pattern"), schema.get("format")
     if pattern is None and form is None:
@@ -59,22 +59,22 @@ def string(schema: JsonSchema) -> Rule:
 
 
 def string_with(pattern: str) -> Rule:
-    """A string in which a regular expression is found."""
+    """Return the rule of a string in which a regular expression matches."""
     return _quoted(regex_rule(pattern, _written, anywhere=True))
 
 
 def other_string(names: Collection[str]) -> Rule:
-    """A string that is none of these names, as JSON writes both."""
+    """Return the rule of a JSON string that is none of these names, which are in JSON's spelling."""
     return _quoted(_other_rest([_constant_text(name) for name in names]))
 
 
 def _constant_text(name: str) -> tuple[str, ...]:
-    """A name as characters of a JSON string: escapes are one."""
+    """Split a name into the characters of a JSON string; an escape is one."""
     return tuple(_ESCAPES.get(ord(character), character) for character in name)
 
 
 def _other_rest(names: Collection[tuple[str, ...]]) -> Rule:
-    """The rest of a string that shall not be one of these."""
+    """Return the rule of the rest of a string that must not be one of these."""
     if not names:
         return Repeat(_written(ANY))
     following: dict[str, list[tuple[str, ...]]] = {}
@@ -95,7 +95,7 @@ def _quoted(rule: Rule) -> Rule:
 
 
 def _written(ranges: Ranges) -> Rule:
-    """One character of these, as JSON writes it in a string."""
+    """Return the rule of one of these characters, as JSON writes it in a string."""
     plain = without(ranges, without(ANY, _PLAIN))
     escaped = [_ESCAPES[code] for low, high in ranges for code in _ESCAPES if low <= code <= high]
     options: list[Rule] = [Characters(plain)] if plain else []

@@ -1,4 +1,4 @@
-"""Writes rules in llguidance's dialect of Lark, which holds answers on ctransformers and, where it is built in, on
+"""Writes rules in llguidance's dialect of Lark, which constrains answers on ctransformers and, if built in, on
 llama.cpp."""
 
 import json
@@ -30,26 +30,27 @@ from ggserve.grammar.rules import (
 )
 
 HEAD = "%llguidance {}\n"
-# What must come next is not worked out ahead: a user's regular expressions may force a million characters.
+# Forced text is not computed ahead: a user's regular expression may force a million characters.
 UNFORCED_HEAD = '%llguidance {"no_forcing": true}\n'
 
 USER_START = "user_s_start"  # the first rule of a user's own grammar
 
-# JSON as most models write it. `oneOf` is taken as `anyOf`: an answer fits one of the schemas, and may fit others too.
+# JSON as most models write it. `oneOf` is treated as `anyOf`: an answer fits one of the schemas, and may fit others
+# too.
 _STYLE = {"coerce_one_of": True, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_TEXT = r"/(.|\n)*/"
 _WORDS = re.compile(
     r'"(?:\\.|[^"\\])*"|//.*|#.*|/(?:\\.|[^/\\\n])+/|(?P<head>^\s*%llguidance\b.*)|(?P<start>\bstart\b)'
 )
-# The older llguidance of some builds of llama.cpp forgets the end of a long text in JSON that follows an escape.
+# The older llguidance in some builds of llama.cpp forgets the end of a long text in JSON that follows an escape.
 _LONG_AFTER_ESCAPE = re.compile(r'(?:\\|["\n\t\r\b\f]).{16,}', re.DOTALL)
 
 
 def lark(
     rules: Rules, *, controls: Mapping[str, int] | None = None, ends: Iterable[int] = (), forced: bool = True
 ) -> str:
-    """The grammar in Lark. `controls` are tokens that are not made of text, by what markers call them; one of `ends`,
-    tokens too, may end the answer; what must come next is `forced` where the rules allow it. Raises ValueError."""
+    """Return the grammar in Lark. `controls` maps markers to tokens that are not made of text. One of `ends`, also
+    tokens, may end the answer. `forced` asks for forced tokens where the rules allow it. Raises ValueError."""
     return _Writer(rules, controls or {}, forced).text(sorted(ends))
 
 
@@ -95,7 +96,8 @@ class _Writer(RuleWriter):
                 self._lines.append(f"{terminal}: /{_regex(inner)}/")
                 return terminal
             case Regex(pattern):
-                from llguidance import regex_to_lark  # here, since it takes time to start, and few servers need it
+                # imported here because it takes time to load, and few servers need it
+                from llguidance import regex_to_lark
 
                 return f"/{regex_to_lark(pattern)}/"
             case Schema():
@@ -118,7 +120,7 @@ class _Writer(RuleWriter):
         raise AssertionError(rule)
 
     def _any_text(self, terminal: str, starts: Iterable[Marker]) -> str:
-        """Text that begins with none of these; control tokens are no text."""
+        """Return the rule of text that begins with none of these; control tokens are not text."""
         excluded = [text for start in starts if (text := self._control.split(start.text)[0])]
         if not excluded:
             return _ANY_TEXT
@@ -139,7 +141,7 @@ class _Writer(RuleWriter):
         return f"%json {orjson.dumps({'x-guidance': style, **schema}).decode()}"
 
     def _user_s(self, text: str) -> str:
-        """A user's grammar, whose rules have names of their own."""
+        """Write a user's grammar, whose rules have their own names."""
         if self._foreign:
             raise ValueError("two grammars in one are not followed")
         self._head = UNFORCED_HEAD
@@ -150,12 +152,12 @@ class _Writer(RuleWriter):
 
 
 def literal(text: str) -> str:
-    """A text as Lark writes it."""
+    """Return a text as Lark writes it."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def names_tokens(text: str) -> bool:
-    """Whether a grammar in Lark names tokens by their ids."""
+    """Return whether a Lark grammar names tokens by their ids."""
     return "<[" in _WORDS.sub(lambda word: word["start"] or "", text)
 
 
@@ -164,12 +166,12 @@ def _from_gbnf(text: str) -> str:
 
     try:
         return str(gbnf_to_lark(text))
-    except Exception as error:  # it raises this very class
+    except Exception as error:  # it raises this exact class
         raise ValueError(str(error)) from error
 
 
 def _regex(rule: Rule) -> str:
-    """A rule without references as a regular expression, in Rust's syntax."""
+    """Return a rule without references as a regular expression in Rust's syntax."""
     match rule:
         case Literal(text):
             return "".join(map(_in_regex, text))

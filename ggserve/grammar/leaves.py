@@ -1,4 +1,4 @@
-"""The leaves of a JSON text, and which values a schema lets each of them have."""
+"""The leaves of a JSON text, and the values that a schema allows for each of them."""
 
 import json
 import re
@@ -11,12 +11,12 @@ from typing import Any
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WORDS = {"true": True, "false": False, "null": None}
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DEEPEST = 32  # references that lead to references
+_DEEPEST = 32  # depth of references that lead to references
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value that is no object and no array, and its place in the text, in characters."""
+    """A value that is neither an object nor an array, and its place in the text, in characters."""
 
     path: tuple[str | int, ...]
     value: Any
@@ -30,15 +30,15 @@ class Leaf:
 
 
 def leaves(text: str) -> list[Leaf]:
-    """The leaves of a JSON text in their order; of one that is cut short, those that are complete."""
+    """Return the leaves of a JSON text in order; of a text that was cut short, the complete ones."""
     found: list[Leaf] = []
-    with suppress(ValueError, IndexError, RecursionError, StopIteration):  # where it ends
+    with suppress(ValueError, IndexError, RecursionError, StopIteration):  # the end of the value
         _scan(text, _space(text, 0), (), found)
     return found
 
 
 def _scan(text: str, start: int, path: tuple[str | int, ...], found: list[Leaf]) -> int:
-    """Collects the leaves of the value at `start`, and returns where it ends."""
+    """Collect the leaves of the value at `start`, and return where it ends."""
     match text[start]:
         case "{" | "[" as opening:
             closing = "}" if opening == "{" else "]"
@@ -71,7 +71,8 @@ def _space(text: str, start: int) -> int:
 
 
 def alternatives(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[Any] | None:
-    """The values that a schema lets the leaf at a path have, where they are constants, booleans and null; else None."""
+    """Return the values that a schema allows for the leaf at a path if they are constants, booleans and null; otherwise
+    None."""
     found: list[Any] = []
     for option in _at(schema, schema, tuple(path)):
         values = _values(option)
@@ -82,7 +83,7 @@ def alternatives(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[A
 
 
 def has_leaves(schema: Mapping[str, Any]) -> bool:
-    """Whether an answer of the schema can have a leaf."""
+    """Return whether an answer of the schema can have a leaf."""
     return any(map(_has_leaves, _resolved(schema, schema)))
 
 
@@ -100,7 +101,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _at(schema: Any, root: Mapping[str, Any], path: tuple[str | int, ...]) -> Iterator[Mapping[str, Any]]:
-    """The schemas that a value at a path may have."""
+    """Return the schemas that apply to the value at a path."""
     for option in _resolved(schema, root):
         if not path:
             yield option
@@ -117,7 +118,7 @@ def _at(schema: Any, root: Mapping[str, Any], path: tuple[str | int, ...]) -> It
 
 
 def _resolved(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The schema without references and unions at its top: one or more."""
+    """Return the schema without references and unions at its top, as one or more schemas."""
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         yield {}
         return

@@ -1,7 +1,7 @@
-"""Holds an answer to a grammar, token by token, with llguidance: what may come next, and what must.
+"""Constrains an answer to a grammar, token by token, with llguidance: which tokens may come next, and which must.
 
-Compiling is the work of threads of its own; a large grammar is tried in a process before, where its time and memory
-are limited, and waits for no small one, nor they for it. How rules are written is in `lark` and `gbnf`.
+Grammars compile in threads of their own. A large grammar is first compiled in a separate process with limits on time
+and memory; small ones do not wait for it. `lark` and `gbnf` write the rules.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ from ggserve.grammar.requested import rules as requested_rules
 from ggserve.grammar.rules import Rule, Rules, Schema, schemas, with_schemas
 from ggserve.grammar.trial import Trials
 
-MAX_BYTES = 128 << 10  # of a grammar in Lark, where a schema has no descriptions any more
-_LARGE = 16 << 10  # bytes of a grammar that is tried in a process first, which takes 0.1 s
+MAX_BYTES = 128 << 10  # size of a Lark grammar, whose schemas have no descriptions any more
+_LARGE = 16 << 10  # bytes of a grammar that is first compiled in a process, which takes 0.1 s
 _LIMITS: dict[str, Any] = {
-    "max_grammar_size": 8_000,  # symbols: about 0.1 s, for the time grows with their square
+    "max_grammar_size": 8_000,  # symbols: about 0.1 s, because the time grows with their square
     "max_lexer_states": 20_000,  # 1 to 2 kB each
-    "initial_lexer_fuel": 250_000,  # of the work on regular expressions before the first token: about 0.1 s
+    "initial_lexer_fuel": 250_000,  # of work on regular expressions before the first token: about 0.1 s
     "verbose_errors": False,
 }
 _STEP = re.compile(r'"multipleOf"\s*:\s*([\d.]{1,12})')
 _MOST_STEPS = 2_000  # of all `multipleOf` together: the automata of their multiples have as many states
-_ENCODED_AT_ONCE = 2048  # characters; others get a turn in between
+_ENCODED_AT_ONCE = 2048  # characters; other requests get a turn in between
 _KEPT = 16  # compiled grammars
 _ESCAPE = re.compile(r"\\[xuU]")
 _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice": "choice"}
@@ -43,20 +43,20 @@ _NAMES = {"json_schema": "JSON schema", "regex": "regular expression", "choice":
 
 @dataclass(frozen=True)
 class GrammarVocabulary:
-    """The tokens that grammars are followed with."""
+    """The tokens that a matcher works with."""
 
-    pieces: Sequence[bytes]  # by token id, the bytes that the token adds to a text; b"" for those without a text
+    pieces: Sequence[bytes]  # by token id, the bytes that the token adds to a text; b"" for tokens without text
     end_ids: frozenset[int]  # tokens that end an answer
-    encode: Callable[[str], list[int]]  # ids of a text in the middle of an answer
+    encode: Callable[[str], list[int]]  # encodes a text in the middle of an answer
 
 
 def byte_vocabulary() -> GrammarVocabulary:
-    """For an answer that comes as text: a token for each byte."""
+    """Return a vocabulary for answers that arrive as text, with a token for each byte."""
     return GrammarVocabulary([bytes([byte]) for byte in range(256)], frozenset(), lambda text: list(text.encode()))
 
 
 class Matcher:
-    """How far one answer has come in its grammar."""
+    """The position of one answer in its grammar."""
 
     def __init__(self, matcher: Any, vocabulary: GrammarVocabulary) -> None:
         self._matcher = matcher
@@ -65,41 +65,41 @@ class Matcher:
         self._bits = np.zeros(self._vocab_size // 32 + 1, np.int32)
 
     def copy(self) -> "Matcher":
-        """Another answer that has come as far."""
+        """Copy the position, for another answer."""
         return Matcher(self._matcher.deep_copy(), self._vocabulary)
 
     @property
     def ended(self) -> bool:
-        """Whether nothing can follow."""
+        """Return whether the answer is complete and nothing can follow."""
         return bool(self._matcher.is_stopped())
 
     @property
     def complete(self) -> bool:
-        """Whether nothing need follow."""
+        """Return whether the answer may end here."""
         return bool(self._matcher.is_accepting())
 
     def allowed(self) -> NDArray[np.bool_]:
-        """bool[n_vocab]: the tokens that may come next. Raises GenerationError where none may."""
+        """Return bool[n_vocab]: the tokens that may come next. Raises GenerationError if there are none."""
         self._compute()
         return np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocab_size].view(np.bool_)
 
     def forced(self) -> list[int]:
-        """The tokens that must come next, as far as that is known: as the model's tokenizer makes them of the text.
+        """Return the tokens that must come next, as far as known, as the model's tokenizer makes them from the text.
         Raises GenerationError."""
-        self._compute()  # without the interpreter's lock, which the rest holds
+        self._compute()  # releases Python's lock, which the rest holds
         tokens: list[int] = self._matcher.compute_ff_tokens()
         return tokens
 
     def take(self, tokens: Sequence[int]) -> bool:
-        """Goes on by these tokens; False where the grammar does not."""
+        """Advance by these tokens; return False if the grammar does not allow them."""
         return bool(self._matcher.consume_tokens(tokens))
 
     def fits(self, text: bytes) -> bool:
-        """Whether a text of bytes may come next, for a vocabulary of bytes. Takes nothing."""
+        """Return whether a text of bytes may come next, for a vocabulary of bytes. Does not advance."""
         return bool(self._matcher.validate_tokens(list(text)) == len(text))
 
     def take_text(self, text: str) -> bool:
-        """Goes on by a text; False where the grammar does not."""
+        """Advance by a text; return False if the grammar does not allow it."""
         return self.take(self._vocabulary.encode(text))
 
     def _compute(self) -> None:
@@ -112,7 +112,8 @@ class Matcher:
 
 
 class Grammars:
-    """Compiles grammars for one vocabulary, and keeps some. `write` makes of the rules what an engine gets besides."""
+    """Compiles grammars for one vocabulary, and keeps some of them. `write` turns the rules into the form that an
+    engine needs in addition."""
 
     def __init__(self, vocabulary: GrammarVocabulary, write: Callable[[Rules], str] = lambda rules: "") -> None:
         self._vocabulary = vocabulary
@@ -121,11 +122,12 @@ class Grammars:
         self._careful_compiler = ThreadPoolExecutor(2, thread_name_prefix="large grammar")  # each waits for a process
         self._trials = Trials()
         self._compiled: OrderedDict[Grammar, _Compiled] = OrderedDict()
-        self._lock = threading.Lock()  # of what is kept
+        self._lock = threading.Lock()  # size of what is kept
         self._lacking = frozenset(range(256)) - {piece[0] for piece in vocabulary.pieces if len(piece) == 1}  # bytes
 
     async def matcher(self, grammar: Grammar) -> tuple[Matcher, str]:
-        """Where an answer begins, and what the engine gets. Raises InvalidRequest where no answer can be held to it."""
+        """Return a matcher at the beginning of an answer, and the grammar in the engine's form. Raises InvalidRequest
+        if no answer can follow the grammar."""
         if grammar.kind == "citations":
             return await asyncio.get_running_loop().run_in_executor(self._careful_compiler, self._quoting, grammar)
         compiled = self._known(grammar)
@@ -138,8 +140,8 @@ class Grammars:
         return Matcher(compiled.matcher.deep_copy(), self._vocabulary), compiled.written
 
     def _quoting(self, grammar: Grammar) -> tuple[Matcher, str]:
-        """As `matcher`, for an answer with citations. It is compiled anew for each request: the states of its lexer are
-        shared by the copies of a matcher, and only grow. The limits are those of llama.cpp."""
+        """Return a matcher for an answer with citations. It is compiled for each request, because the states of its
+        lexer are shared by all copies of a matcher and only grow. The limits are llama.cpp's."""
         from llguidance import LLMatcher, LLParserLimits
 
         text = citation_lark(grammar)
@@ -158,7 +160,7 @@ class Grammars:
         return Matcher(matcher, self._vocabulary), text
 
     def close(self) -> None:
-        """Ends the threads and processes."""
+        """End the threads and processes."""
         self._trials.close()
         for compiler in (self._compiler, self._careful_compiler):
             compiler.shutdown(cancel_futures=True)
@@ -170,7 +172,7 @@ class Grammars:
             return self._compiled.get(grammar)
 
     def _compile(self, grammar: Grammar) -> "_Compiled":
-        """The grammar compiled, or what is wrong with it."""
+        """Return the compiled grammar, or the error."""
         if known := self._known(grammar):  # another request waited for it too
             return known
         try:
@@ -193,8 +195,8 @@ class Grammars:
         return self._compile_loosely(rules)
 
     def _compile_loosely(self, rules: Rules) -> "_Compiled":
-        """A grammar of calls, in which any arguments will do where a function's schema cannot be followed, and where
-        all schemas together are too large: then the smallest are followed."""
+        """Compile a grammar of tool calls. If a function's schema cannot be enforced, its arguments are any JSON
+        object; if all schemas together are too large, so are those of the largest."""
         followed = []
         for schema in (each for each in schemas(rules) if each.tool):
             try:
@@ -218,11 +220,12 @@ class Grammars:
             others = others[: len(others) // 2]
 
     def _compile_rules(self, rules: Rules) -> "_Compiled":
-        from llguidance import LLMatcher, LLParserLimits  # here, since it takes time, and most servers never need it
+        # imported here because it takes time, and most servers never need it
+        from llguidance import LLMatcher, LLParserLimits
 
         text = lark(rules)
         if self._lacking and (_ESCAPE.search(text) or not self._lacking.isdisjoint(text.encode())):
-            text = text.replace(HEAD, UNFORCED_HEAD, 1)  # what must come next may have no tokens
+            text = text.replace(HEAD, UNFORCED_HEAD, 1)  # forced text may have no tokens
         if (size := len(text.encode())) > MAX_BYTES:
             raise ValueError(f"it has {size} bytes, and {MAX_BYTES} may be")
         written = self._write(rules)
@@ -231,7 +234,7 @@ class Grammars:
         matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(**_LIMITS))
         if matcher.is_error():
             raise ValueError(matcher.get_error())
-        beginning = Matcher(matcher.deep_copy(), self._vocabulary)  # some errors show at the first token
+        beginning = Matcher(matcher.deep_copy(), self._vocabulary)  # some errors only show at the first token
         if not beginning.take(beginning.forced()):
             raise ValueError("what must come first has no end")
         return _Compiled(matcher, written)
@@ -243,7 +246,7 @@ class Grammars:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """A grammar at its beginning and what the engine gets, or what is wrong with it."""
+    """A grammar at its beginning, with its form for the engine, or the error."""
 
     matcher: Any = None
     written: str = ""
@@ -251,21 +254,21 @@ class _Compiled:
 
 
 def _takes_long(grammar: Grammar) -> bool:
-    """Whether a grammar shall not keep others waiting."""
+    """Return whether a grammar must not keep others waiting."""
     rules = grammar.rules
     texts = [grammar.text] if rules is None else [schema.text for schema in schemas(rules)]
     return grammar.kind == "lark" or sum(map(len, texts)) > _LARGE or any(map(_is_costly, texts))
 
 
 def _is_costly(text: str) -> bool:
-    """Whether a grammar or schema may take long to compile."""
+    """Return whether a grammar or schema may take long to compile."""
     steps = sum(int(digits.replace(".", "").strip("0") or 0) for digits in _STEP.findall(text))
-    users_json = USER_START in text and "%json" in text  # which may spell anything in other ways
+    users_json = USER_START in text and "%json" in text  # it may spell anything in other ways
     return len(text) > _LARGE or steps > _MOST_STEPS or users_json
 
 
 def _tokenizer(vocabulary: GrammarVocabulary) -> Any:
-    """llguidance's view of the vocabulary. Takes about 0.2 s for 50,000 tokens, with the interpreter's lock."""
+    """Build llguidance's view of the vocabulary. Takes about 0.2 s for 50,000 tokens, while holding Python's lock."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     return LLTokenizer(
@@ -274,13 +277,13 @@ def _tokenizer(vocabulary: GrammarVocabulary) -> Any:
 
 
 class _Tokens:
-    """A vocabulary as TokenizerWrapper wants it. No text matches a token that begins with 0xFF."""
+    """A vocabulary in the form that TokenizerWrapper wants. No text matches a token that begins with 0xFF."""
 
     bos_token_id = None
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         hidden = {token: f"<end {token}>" for token in vocabulary.end_ids}
-        self.tokens = [*vocabulary.pieces, b"\xff<no end>"]  # an end, where the vocabulary has none
+        self.tokens = [*vocabulary.pieces, b"\xff<no end>"]  # an end token, if the vocabulary has none
         for token, name in hidden.items():
             self.tokens[token] = b"\xff" + name.encode()
         self.special_token_ids = [*hidden, len(vocabulary.pieces)]
@@ -292,11 +295,11 @@ class _Tokens:
         whole = text.decode("utf-8", "replace")
         for start in range(0, len(whole), _ENCODED_AT_ONCE):
             tokens += self._encode(whole[start : start + _ENCODED_AT_ONCE])
-        # Some vocabularies have no tokens for some texts.
+        # Some vocabularies cannot encode some texts.
         return tokens if b"".join(self.tokens[token] for token in tokens) == text else []
 
 
 def _reason(problem: str) -> str:
-    """An error of llguidance in one line, without the place and the grammar that it repeats."""
+    """Return an error of llguidance as one line, without the place and the grammar that it repeats."""
     text = re.split(r"\n\s*\d+ \| |\n<non-verbose", re.sub(r"^at \d+\(\d+\): ", "", problem))[0]
     return " ".join(text.split())[:300]

@@ -4,10 +4,10 @@ from decimal import Decimal
 
 from ggserve.grammar.rules import DIGIT, NOTHING, Literal, Repeat, Rule, choice, one_of, optional, sequence
 
-_MOST_DIGITS = 15  # of an integer without a bound, and after a decimal point
+_MOST_DIGITS = 15  # digits of an integer without a bound, and after a decimal point
 _UNBOUNDED = Decimal(10**_MOST_DIGITS)
 
-Bound = tuple[Decimal, bool] | None  # a number, and whether it is excluded itself
+Bound = tuple[Decimal, bool] | None  # a number, and whether it is excluded
 
 _DIGITS = Repeat(DIGIT, 0, _MOST_DIGITS)
 _POSITIVE = sequence(one_of("123456789"), _DIGITS)
@@ -21,7 +21,7 @@ NUMBER = sequence(
 
 
 def integers(least: int | None, most: int | None) -> Rule:
-    """The integers from `least` to `most`. Raises ValueError where there are none."""
+    """Return the rule of the integers from `least` to `most`. Raises ValueError if there are none."""
     if least is None and most is None:
         return INTEGER
     low = min(-(10**_MOST_DIGITS), 10 * (most or 0)) if least is None else least
@@ -37,7 +37,7 @@ def integers(least: int | None, most: int | None) -> Rule:
 
 
 def decimals(least: Bound, most: Bound) -> Rule:
-    """The numbers between two bounds, without exponents. Raises ValueError where there are none."""
+    """Return the rule of the numbers between two bounds, without exponents. Raises ValueError if there are none."""
     low, low_open = least or (min(-_UNBOUNDED, 10 * (most[0] if most else Decimal(0))), False)
     high, high_open = most or (max(_UNBOUNDED, 10 * low), False)
     if low > high or (low == high and (low_open or high_open)):
@@ -60,7 +60,7 @@ def _natural(low: int, high: int) -> Rule:
 
 
 def _between(low: str, high: str) -> Rule:
-    """Digits as many as these two have, from one to the other."""
+    """Return the rule of the numbers from one to the other, both of the same number of digits."""
     if low == "0" * len(low) and high == "9" * len(high):
         return Repeat(DIGIT, len(low), len(low)) if low else NOTHING
     if low[0] == high[0]:
@@ -74,7 +74,7 @@ def _between(low: str, high: str) -> Rule:
 
 
 def _digits_between(low: str, high: str) -> Rule | None:
-    """One digit strictly between two."""
+    """Return the rule of one digit strictly between two."""
     digits = "0123456789"[int(low) + 1 : int(high)]
     return one_of(digits) if digits else None
 
@@ -94,7 +94,7 @@ def _positive(low: Decimal, low_open: bool, high: Decimal, high_open: bool) -> R
 
 
 def _parts(number: Decimal) -> tuple[int, str]:
-    """The digits before and after the point."""
+    """Return the digits before and after the decimal point."""
     whole, _, fraction = f"{number:f}".partition(".")
     return int(whole), fraction.rstrip("0")
 
@@ -132,7 +132,7 @@ def _fraction_between(low: str, low_open: bool, high: str, high_open: bool) -> R
 
 
 def _rest_from(low: str, low_open: bool) -> Rule:
-    """Digits, perhaps none, that are at least `low` as a fraction."""
+    """Return the rule of zero or more digits that are at least `low` as a fraction."""
     if not low:
         return sequence(Repeat(Literal("0"), 0, _MOST_DIGITS), _POSITIVE) if low_open else _DIGITS
     options = [sequence(Literal(low[0]), _rest_from(low[1:], low_open))]
@@ -142,14 +142,14 @@ def _rest_from(low: str, low_open: bool) -> Rule:
 
 
 def _rest_to(high: str, high_open: bool) -> Rule | None:
-    """Digits, perhaps none, that are at most `high` as a fraction."""
+    """Return the rule of zero or more digits that are at most `high` as a fraction."""
     if not high:
         return None if high_open else NOTHING
     return optional(_digits_to(high, high_open))
 
 
 def _digits_to(high: str, high_open: bool) -> Rule:
-    """The same with one digit at least; `high` has some, and the last is not 0."""
+    """Return the same rule with at least one digit; `high` is not empty, and its last digit is not 0."""
     exact = _rest_to(high[1:], high_open)
     options = [None if exact is None else sequence(Literal(high[0]), exact)]
     if below := _digits_between("-1", high[0]):
@@ -158,7 +158,7 @@ def _digits_to(high: str, high_open: bool) -> Rule:
 
 
 def _rest_between(low: str, low_open: bool, high: str, high_open: bool) -> Rule | None:
-    """One digit or more from `low` to `high`, which has some."""
+    """Return the rule of one or more digits from `low` to `high`, which is not empty."""
     first, last = low[:1] or "0", high[0]
     if first == last:
         ends = NOTHING if not low[1:] and not low_open and (high[1:] or not high_open) else None

@@ -1,16 +1,16 @@
-"""Whether a JSON schema that refers to itself has answers of finite length. What else is wrong with it others say."""
+"""Checks that a JSON schema that refers to itself has answers of finite length. Checks nothing else."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-_MOST_LOOKS = 100_000  # about a second
-_NESTED = ("object", "array")  # types whose values hold others
+_MOST_LOOKS = 100_000  # work, about a second
+_NESTED = ("object", "array")  # types whose values contain others
 
 
 def endless_reference(schema: Mapping[str, Any]) -> str | None:
-    """A `$ref` of the schema that no finite JSON fits, None if there is none. Raises ValueError where there are so many
-    that it would take long to tell."""
+    """Return a `$ref` of the schema that no finite JSON fits, or None. Raises ValueError if there are so many
+    references that the check would take long."""
     targets: dict[str, Any] = {}
     unseen: list[Any] = [schema]
     while unseen:
@@ -38,7 +38,7 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def _target(schema: Any, reference: str) -> Any:
-    """What it refers to in this document; True, which everything fits, where that is not known."""
+    """Return the schema that a reference means in this document, or True, which everything fits, if it is unknown."""
     if reference == "#":
         return schema
     if not reference.startswith("#/"):
@@ -50,7 +50,8 @@ def _target(schema: Any, reference: str) -> Any:
 
 
 class _Search:
-    """Which references finite JSON fits. What holds together is looked at once, and again only when more is known."""
+    """The references that finite JSON fits. Schemas that apply together are examined once, and again only when more is
+    known."""
 
     def __init__(self, targets: Mapping[str, Any]) -> None:
         self.ends: set[str] = set()
@@ -58,17 +59,18 @@ class _Search:
         self._looked = 0
         self._known: dict[
             frozenset[int], int | None
-        ] = {}  # by ids of schemas: None, they end; else with how many known
+        ] = {}  # by ids of schemas: None if they end, otherwise the number of references known at the time
 
     def finds(self, reference: str) -> bool:
-        """Whether finite JSON fits a reference of which that was not known."""
+        """Return whether finite JSON fits a reference that was undecided so far."""
         if reference in self.ends or not self._end([self._targets[reference]]):
             return False
         self.ends.add(reference)
         return True
 
     def _end(self, schemas: Sequence[Any]) -> bool:
-        """Whether finite JSON fits all of these, where it does for the references that are known and for no other."""
+        """Return whether finite JSON fits all of these schemas, given that it fits the known references and no
+        others."""
         parts = self._parts(schemas)
         key = frozenset(map(id, parts))
         known = self._known.get(key, -1)
@@ -90,7 +92,7 @@ class _Search:
         return True
 
     def _parts(self, schemas: Sequence[Any]) -> list[dict[str, Any]]:
-        """The schemas that hold together: these, those of `allOf`, and what they refer to."""
+        """Return the schemas that apply together: these, those of `allOf`, and what they refer to."""
         parts: list[dict[str, Any]] = []
         followed: set[str] = set()
         unseen = list(schemas)
@@ -104,7 +106,7 @@ class _Search:
         return parts
 
     def _join(self, parts: list[dict[str, Any]]) -> bool:
-        """Whether finite JSON fits all of them, their alternatives left out."""
+        """Return whether finite JSON fits all of them, ignoring their alternatives."""
         allowed = [set(_types(part)) for part in parts if "type" in part]
         types = set.intersection(*allowed) if allowed else {None}
         if any("enum" in part or "const" in part for part in parts) or not types or types - {*_NESTED}:

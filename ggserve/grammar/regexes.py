@@ -1,6 +1,6 @@
-"""Regular expressions as rules, for grammars that know none, read with Python's own parser of them.
+"""Regular expressions as rules, for grammar languages without them, read with Python's own parser.
 
-What its syntax and Rust's (which llguidance follows) do not share is refused by name.
+Syntax that Python and Rust (which llguidance follows) do not share is rejected by name.
 """
 
 import re
@@ -28,7 +28,7 @@ _CATEGORIES: dict[str, Ranges] = {
     "WORD": ((48, 57), (65, 90), (95, 95), (97, 122)),
     "SPACE": ((9, 13), (32, 32)),
 }
-# Everything that Unicode may count among them, and more: what is left belongs to none for certain.
+# Everything that some version of Unicode may count among them, and more: what is left certainly belongs to none.
 _AT_MOST: dict[str, Ranges] = {
     "DIGIT": ((48, 57), (0x660, LAST_CHARACTER)),
     "WORD": ((48, 57), (65, 90), (95, 95), (97, 122), (0x80, LAST_CHARACTER)),
@@ -44,12 +44,12 @@ _REFUSED = {
 }
 _MOST_PARTS = 20_000
 
-Write = Callable[[Ranges], Rule]  # how one character of these stands in an answer
+Write = Callable[[Ranges], Rule]  # how an answer spells one of these characters
 
 
 def regex_rule(pattern: str, write: Write = Characters, *, anywhere: bool = False) -> Rule:
-    """The texts that fit as a whole; `anywhere`: that hold one that fits, as JSON's `pattern` means it.
-    Raises ValueError, naming what is not followed."""
+    """Return the rule of the texts that match as a whole, or with `anywhere`, of texts that contain a match, like JSON
+    Schema's `pattern`. Raises ValueError, naming what is not supported."""
     try:
         parsed = _parser.parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
@@ -66,7 +66,7 @@ class _Translator:
         self._parts = 0
 
     def whole(self, parsed: Items[Any]) -> Rule:
-        """An expression, or several to choose from, with anchors at its ends only."""
+        """Return the rule of an expression or a choice of several, with anchors only at the ends."""
         items = list(parsed)
         begins = bool(items) and _is_anchor(items[0], "AT_BEGINNING", "AT_BEGINNING_STRING")
         ends = len(items) > begins and _is_anchor(items[-1], "AT_END", "AT_END_STRING")
@@ -75,7 +75,7 @@ class _Translator:
             operation, argument = str(inner[0][0]), inner[0][1]
             if operation == "SUBPATTERN" and not begins:
                 return self.whole(argument[3])
-            if operation == "BRANCH":  # whose common beginning was the anchor
+            if operation == "BRANCH":  # their common beginning was the anchor
                 return choice(self.whole([*items[:begins], *option]) for option in argument[1])
         return sequence(NOTHING if begins else self._around, self._sequence(inner), NOTHING if ends else self._around)
 

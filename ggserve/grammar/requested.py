@@ -1,4 +1,4 @@
-"""A grammar that a request asks for as rules."""
+"""Turns the grammar of a request into rules."""
 
 import re
 from functools import lru_cache
@@ -10,19 +10,19 @@ from ggserve.grammar.lark import names_tokens
 from ggserve.grammar.rules import GBNF, Lark, Literal, Regex, Rule, Rules, choice
 from ggserve.grammar.schemas import check_regex_length, schema_rule
 
-_MAX_TEXT = 1 << 20  # characters of a grammar as it comes
-_MAX_GBNF = 32_768  # characters; and rules: the time to convert it grows with their square
+_MAX_TEXT = 1 << 20  # characters of a grammar as sent
+_MAX_GBNF = 32_768  # characters; and rules: the time to convert a grammar grows with their square
 _MAX_GBNF_RULES = 128
 
 
 @lru_cache(maxsize=16)
 def rules(grammar: Grammar) -> Rules:
-    """The whole grammar. Raises ValueError or TypeError."""
+    """Return the whole grammar. Raises ValueError or TypeError."""
     return grammar.rules if grammar.rules is not None else Rules(answer_rule(grammar))
 
 
 def answer_rule(grammar: Grammar) -> Rule:
-    """What an answer of a grammar that a user wrote is. Raises ValueError or TypeError."""
+    """Return the rule of an answer that follows a user's grammar. Raises ValueError or TypeError."""
     text = grammar.text
     if len(text) > _MAX_TEXT:
         raise ValueError(f"it has {len(text)} characters, and {_MAX_TEXT} may be")
@@ -49,5 +49,5 @@ def answer_rule(grammar: Grammar) -> Rule:
 
 
 def _unanchored(regex: str) -> str:
-    """A regular expression that the whole answer fits, without the anchors that say so."""
+    """Return the rule of a regular expression that the whole answer must match, without the anchors that say so."""
     return re.sub(r"(?<!\\)((?:\\\\)*)\$\Z", r"\1", regex.removeprefix("^"))

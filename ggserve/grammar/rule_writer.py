@@ -1,4 +1,5 @@
-"""What grammar languages write alike: alternatives, sequences, repetitions, and names for what takes several lines."""
+"""The part that grammar languages share: alternatives, sequences, repetitions, and names for rules that take several
+lines."""
 
 from abc import ABC, abstractmethod
 
@@ -9,15 +10,15 @@ class RuleWriter(ABC):
     """Writes rules in a language whose alternatives are `a | b`, sequences `a b` and repetitions `a{2,3}`."""
 
     def __init__(self) -> None:
-        self._known: dict[Rule, str] = {}  # by rule, what stands for it
+        self._known: dict[Rule, str] = {}  # the text that stands for each rule
 
     @abstractmethod
     def _simple(self, rule: Rule) -> str:
-        """A rule that is neither an alternative nor a sequence nor a repetition."""
+        """Write a rule that is neither an alternative nor a sequence nor a repetition."""
 
     @abstractmethod
     def _define(self, rule: Rule, name: str) -> str:
-        """Write a rule that takes lines of its own, which may have this name; return what stands for it."""
+        """Write a rule on lines of its own, preferably under this name; return the text that stands for it."""
 
     def _either(self, rule: Rule) -> str:
         if isinstance(rule, Choice):
@@ -39,12 +40,12 @@ class RuleWriter(ABC):
 
     def _defined(self, rule: Rule) -> str:
         if rule not in self._known:
-            self._known[rule] = name = f"x_{len(self._known)}"  # so that no other takes the name
+            self._known[rule] = name = f"x_{len(self._known)}"  # reserves the name
             self._known[rule] = self._define(rule, name)
         return self._known[rule]
 
 
 def times(least: int, most: int | None) -> str:
-    """The sign of a repetition."""
+    """Return the sign of a repetition."""
     known = {(0, None): "*", (1, None): "+", (0, 1): "?"}
     return known.get((least, most)) or f"{{{least},{'' if most is None else most}}}"

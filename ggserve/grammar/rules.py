@@ -1,4 +1,4 @@
-"""A grammar as a tree of rules, from which `lark` and `gbnf` write what the engines read."""
+"""A grammar as a tree of rules. `lark` and `gbnf` write it in the languages of the engines."""
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Sequenced
@@ -8,47 +8,47 @@ from typing import TypeAlias
 LAST_CHARACTER = 0x10FFFF
 MOST_REPETITIONS = 2000  # of llama.cpp's own grammars
 _SURROGATES = (0xD800, 0xDFFF)
-Ranges = tuple[tuple[int, int], ...]  # of code points, sorted, both ends included
+Ranges = tuple[tuple[int, int], ...]  # code points, sorted, both ends included
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """This text."""
+    """A literal text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A text of the chat format, whose control tokens are meant as tokens where the engine tells them from text."""
+    """A text of the chat format. Its control tokens are meant as tokens, if the engine distinguishes them from text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Characters:
-    """One character of these ranges."""
+    """One character in these ranges."""
 
     ranges: Ranges
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One after the other."""
+    """A sequence of rules."""
 
     items: "tuple[Rule, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of these."""
+    """A choice of rules."""
 
     options: "tuple[Rule, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """The rule, `least` to `most` times; None: any number."""
+    """A rule repeated `least` to `most` times; None: any number of times."""
 
     rule: "Rule"
     least: int = 0
@@ -57,7 +57,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A rule of `Rules.named`."""
+    """A reference to a rule of `Rules.named`."""
 
     name: str
 
@@ -71,29 +71,29 @@ class Lexeme:
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """Any text that fits a regular expression as a whole."""
+    """A text that matches a regular expression as a whole."""
 
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """JSON of a schema: see `schemas`."""
+    """JSON that follows a schema: see `schemas`."""
 
     text: str  # the schema, as JSON
-    lenient: bool = False  # what cannot be followed is left out
+    lenient: bool = False  # leave out what cannot be enforced
     tool: str | None = None  # the function whose arguments it describes
-    loose: bool = False  # where the schema cannot be followed, `spare` will do
-    spare: str = '{"type":"object"}'  # a schema that takes its place
+    loose: bool = False  # if the schema cannot be enforced, `spare` replaces it
+    spare: str = '{"type":"object"}'  # a schema to use instead
 
     def loosened(self) -> "Schema":
-        """What takes its place."""
+        """Return the rule to use instead."""
         return Schema(self.spare)
 
 
 @dataclass(frozen=True, slots=True)
 class TextBefore:
-    """Any text that begins with none of `starts`, up to the first place where the marker stands, and the marker."""
+    """A text that begins with none of `starts`, up to the first occurrence of the marker, and the marker."""
 
     marker: Marker
     starts: tuple[Marker, ...] = ()
@@ -101,7 +101,7 @@ class TextBefore:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Any text that begins with none of `starts`, and does not hold the marker."""
+    """A text that begins with none of `starts` and does not contain the marker."""
 
     without: Marker | None = None
     starts: tuple[Marker, ...] = ()
@@ -141,7 +141,7 @@ Rule: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A whole grammar: what an answer is, and the rules that it refers to."""
+    """A whole grammar: the rule of an answer, and the rules that it refers to."""
 
     start: Rule
     named: tuple[tuple[str, Rule], ...] = ()
@@ -166,7 +166,7 @@ def schemas(rules: Rules) -> list[Schema]:
 
 
 def with_schemas(rules: Rules, changes: Mapping[Schema, Rule]) -> Rules:
-    """The grammar with these schemas changed."""
+    """Return the grammar with these schemas replaced."""
 
     def changed(rule: Rule) -> Rule:
         match rule:
@@ -184,13 +184,13 @@ def with_schemas(rules: Rules, changes: Mapping[Schema, Rule]) -> Rules:
 
 
 def sequence(*items: Rule) -> Rule:
-    """The rules one after the other, without empty ones."""
+    """Return the rules as a sequence, without empty ones."""
     flat = tuple(item for item in items if item != NOTHING)
     return flat[0] if len(flat) == 1 else Sequence(flat)
 
 
 def choice(options: Iterable[Rule]) -> Rule:
-    """One of the rules, each named once."""
+    """Return a choice of the rules, without duplicates."""
     distinct = tuple(dict.fromkeys(options))
     return distinct[0] if len(distinct) == 1 else Choice(distinct)
 
@@ -208,8 +208,9 @@ def in_order(
     closing: Rule = NOTHING,
     empty: Rule = NOTHING,
 ) -> Rule:
-    """Items in their order, each with whether it is required; `opening` comes before the first one that is there, and
-    `closing` after the last. `empty` stands for none. `named` gives a rule that is used twice a name."""
+    """Return the rule of items in order, each with whether it is required. `opening` comes before the first item that
+    occurs, and `closing` after the last; `empty` stands for no items. `named` gives a name to a rule that is used
+    twice."""
     begun = closing
     for item, required in reversed(items):
         after = named(begun)
@@ -222,7 +223,8 @@ def in_order(
 
 
 def repeated(rule: Rule, least: int, most: int | None) -> Rule:
-    """The rule so many times; no upper bound is above MOST_REPETITIONS. Raises ValueError where a lower one is."""
+    """Return the rule repeated so many times. Upper bounds are capped at MOST_REPETITIONS. Raises ValueError if a lower
+    bound is above that."""
     if least > MOST_REPETITIONS:
         raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
     if most is not None and most < least:
@@ -235,7 +237,7 @@ def one_of(characters: str) -> Characters:
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """The ranges sorted, and those that touch as one."""
+    """Return the ranges sorted, with touching ones merged."""
     result: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if result and low <= result[-1][1] + 1:
@@ -246,7 +248,7 @@ def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def without(ranges: Ranges, excluded: Ranges) -> Ranges:
-    """What is in `ranges` and not in `excluded`."""
+    """Return the characters of `ranges` that are not in `excluded`."""
     left = list(ranges)
     for low, high in excluded:
         left = [

@@ -1,4 +1,4 @@
-"""JSON schemas of a request made ready to hold an answer: without annotations, closed, and of bounded cost."""
+"""Prepares the JSON schemas of requests: without annotations, closed, and of bounded cost."""
 
 import math
 import re
@@ -18,17 +18,17 @@ _JOINED = frozenset(["properties", "allOf", "anyOf", "oneOf", "$ref", "if"])
 _OTHER_PROPERTIES = frozenset(["additionalProperties", "patternProperties", "unevaluatedProperties"])
 _LOOKS_AROUND = re.compile(r"\(\?<?[=!]|\\[1-9]")
 _REGEX_PARTS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<least>\d+)(?:,\d*)?\}|.", re.DOTALL)
-_MAX_REGEX = 10_000  # characters, repetitions counted; a million of them take a second to follow
-_MAX_MULTIPLE = 10_000  # without zeros at its ends: the automaton of its multiples has as many states, or more
-_MAX_POWER = 1 << 16  # of two
+_MAX_REGEX = 10_000  # characters, with repetitions counted; a million take a second to match
+_MAX_MULTIPLE = 10_000  # without zeros at its ends: the automaton of its multiples has at least as many states
+_MAX_POWER = 1 << 16  # depth of two
 
 
 def schema_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> Schema:
-    """JSON of a schema.
+    """Return the rule of JSON that follows a schema.
 
-    Where the schema has `properties` and says nothing of others there are none: a small model would add some without
-    end. Not so in a schema that joins others, whose properties are not all in one place. `lenient`: what an answer
-    cannot be held to is left out. Raises ValueError or TypeError.
+    If the schema has `properties` and does not mention others, no others are allowed, because a small model would add
+    some without end. This does not apply to a schema that combines others, whose properties are in several places.
+    `lenient` leaves out what cannot be enforced. Raises ValueError or TypeError.
     """
     if (reference := endless_reference(schema)) is not None:
         raise ValueError(f"{reference} requires itself without end")
@@ -37,9 +37,9 @@ def schema_rule(schema: Mapping[str, Any], *, lenient: bool = False) -> Schema:
 
 
 def check_regex_length(regex: str) -> None:
-    """Raises ValueError where a regular expression, repetitions counted, is too long."""
-    groups = [[0, 0]]  # that are open: the longest alternative so far, and the one that is being read
-    last = 0  # length of the last part
+    """Raise ValueError if a regular expression is too long, with repetitions counted."""
+    groups = [[0, 0]]  # open groups: the longest alternative so far, and the one being read
+    last = 0  # length of the last element
     for part in _REGEX_PARTS.finditer(regex):
         if part["least"]:
             more = last * (min(int(part["least"][:9]), _MAX_REGEX + 1) - 1)
@@ -60,7 +60,7 @@ def check_regex_length(regex: str) -> None:
 
 
 def _stripped(schema: Any, *, closes: bool, lenient: bool) -> Any:
-    """The schema without annotations; with `closes` it says that there are no other properties than those it has."""
+    """Return the schema without annotations. `closes`: also forbid properties other than its own."""
     if isinstance(schema, list):
         return [_stripped(inner, closes=closes, lenient=lenient) for inner in schema]
     if not isinstance(schema, dict):
@@ -90,7 +90,7 @@ def _stripped(schema: Any, *, closes: bool, lenient: bool) -> Any:
 
 
 def _cheap_multiple(step: Any) -> bool:
-    """Whether the automaton of its multiples is small; what is no step others refuse."""
+    """Return whether the automaton of the multiples is small. Invalid steps are rejected elsewhere."""
     if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < math.inf:
         return True
     digits = int(f"{Decimal(repr(step)):f}".replace(".", "").strip("0"))
@@ -98,7 +98,7 @@ def _cheap_multiple(step: Any) -> bool:
 
 
 def _joins(value: Any) -> bool:
-    """Whether somewhere several schemas hold together."""
+    """Return whether several schemas apply to the same value anywhere."""
     if isinstance(value, list):
         return any(map(_joins, value))
     if not isinstance(value, dict):

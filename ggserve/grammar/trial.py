@@ -1,4 +1,4 @@
-"""Compiles a grammar in a process of its own first, where time and memory are limited, as a whole program: it needs
+"""Compiles a grammar in a separate process with limits on time and memory. This file is a whole program: it needs
 llguidance and nothing of this package."""
 
 import json
@@ -9,12 +9,12 @@ import threading
 from typing import Any
 
 _PROCESSOR_SECONDS = 2
-_SECONDS = 30  # on a machine that does other work too
+_SECONDS = 30  # generous, for a machine that does other work too
 _BYTES = 1 << 30  # of address space
 
 
 class Trials:
-    """Processes that compile grammars. A grammar that ends its process ends nothing else."""
+    """Processes that compile grammars. A grammar that kills its process harms nothing else."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -22,7 +22,7 @@ class Trials:
         self._lock = threading.Lock()
 
     def check(self, grammar: str, limits: dict[str, Any]) -> None:
-        """Blocks until the grammar in Lark is compiled. Raises ValueError where it cannot be, or takes too much."""
+        """Block until the Lark grammar is compiled. Raises ValueError if it cannot be, or takes too much."""
         with self._lock:
             if self._closed:
                 raise ValueError("the model is closed")
@@ -46,7 +46,7 @@ class Trials:
             raise ValueError(problem.decode())
 
     def close(self) -> None:
-        """Ends all of them."""
+        """End all processes."""
         with self._lock:
             self._closed = True
             for process in list(self._running):
@@ -54,7 +54,7 @@ class Trials:
 
 
 class _Bytes:
-    """A vocabulary of bytes, as llguidance wants it."""
+    """A vocabulary of bytes, in the form that llguidance wants."""
 
     eos_token_id = 256
     bos_token_id = None
@@ -66,13 +66,13 @@ class _Bytes:
 
 
 def main() -> None:
-    """Reads a grammar and limits, and writes what is wrong with the grammar."""
+    """Read a grammar and limits, and write the grammar's error."""
     if sys.platform != "win32":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.setitimer(signal.ITIMER_PROF, _PROCESSOR_SECONDS)  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, _PROCESSOR_SECONDS)  # the limit's signal ends the process
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
     grammar, limits = json.load(sys.stdin)

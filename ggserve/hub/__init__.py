@@ -1,1 +1,1 @@
-"""Where a model file comes from: a path, a folder, a hub repository, the default package."""
+"""The source of a model file: a path, a folder, a hub repository, or the default package."""

@@ -1,5 +1,5 @@
-"""Files that go along with a model: a projector that makes embeddings of images, a LoRA adapter. Both are GGUF, and
-only llama.cpp knows them."""
+"""Files that accompany a model: a projector, which makes embeddings of images, or a LoRA adapter. Both are GGUF and
+llama.cpp-only."""
 
 import logging
 from pathlib import Path
@@ -14,14 +14,14 @@ log = logging.getLogger("ggserve.model")
 
 
 def checked_projector(path: Path) -> Path:
-    """The path of a sound projector of images. Raises ModelFileError."""
+    """Return the path of a valid projector of images. Raises ModelFileError."""
     if objection := projector_objection(read_gguf(path)):
         raise ModelFileError(f"MMPROJ_PATH={path.name}: {objection}")
     return path
 
 
 def checked_adapter(path: Path, model: ModelFile) -> Path:
-    """The path of a sound LoRA adapter for `model`, whose matrices have the right shapes. Raises ModelFileError."""
+    """Return the path of a valid LoRA adapter whose matrices fit `model`. Raises ModelFileError."""
     adapter = read_gguf(path)
     if adapter.get("general.type") != "adapter" or adapter.get("adapter.type") != "lora":
         raise ModelFileError(f"LORA_PATH={path.name}: no LoRA adapter (general.type, adapter.type)")
@@ -41,8 +41,9 @@ def checked_adapter(path: Path, model: ModelFile) -> Path:
 
 
 def projector_beside(model: GGUFFile) -> Path | None:
-    """The projector of images that belongs to a model: one that makes embeddings of its length, in its folder, or in a
-    hub's cache in its repository. Beside several models, its name must also say that it is this model's."""
+    """Return the projector that belongs to a model: one that makes embeddings of the model's length, in the model's
+    folder or, in a hub's cache, its repository. If there are several models, the projector's name must name this
+    one."""
     path = model.path
     repository = next((folder for folder in path.parents if folder.parent.name == "snapshots"), None)
     root = repository or path.parent
@@ -60,15 +61,15 @@ def projector_beside(model: GGUFFile) -> Path | None:
 
 
 def _fits(path: Path, width: int) -> bool:
-    """Whether a file is a projector of images into embeddings of that length."""
+    """Return whether a file is a projector of images into embeddings of that length."""
     try:
         file = read_gguf(path)
         objection = projector_objection(file)
-    except ModelFileError as error:  # damaged, or a placeholder of Git LFS: it belongs to no model
+    except ModelFileError as error:  # damaged, or a Git LFS pointer: it belongs to no model
         objection = str(error)
     if objection:
         log.warning("the projector %s is not used: %s", path, objection)
         return False
     shapes = [tensor.shape for name, tensor in file.tensors.items() if name.startswith(("mm.", "resampler."))]
     widths = {size for shape in shapes for size in shape} - {file.get("clip.vision.embedding_length")}
-    return width in {*widths, file.get("clip.vision.projection_dim")}  # which some set to another one
+    return width in {*widths, file.get("clip.vision.projection_dim")}  # some users set it to another folder

@@ -1,4 +1,4 @@
-"""Legacy files as GGUF, made once and kept in a folder under the name of the file that they come from."""
+"""Legacy files converted to GGUF, once, and kept in a folder under the name of the original."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +14,10 @@ from ggserve.modelfile.legacy.to_gguf import SOURCE_DIGEST, source_digest
 def as_gguf(
     file: GGMLFile, folder: Path, chat_template: str | None, report: Callable[[float], object] | None = None
 ) -> Path:
-    """The GGUF of a legacy file in `folder`, made there unless it is there already and nothing has changed: the file,
-    what it is read as, or the chat template (Jinja2). `report` gets what part is written, 0 to 1.
+    """Return the GGUF of a legacy file in `folder`. It is made on the first call, and again when the file, its family
+    or the chat template (Jinja2) changes. `report` receives the fraction written, 0 to 1.
 
-    Raises ModelFileError where llama.cpp cannot run the model, or the folder or its disk cannot take the file.
+    Raises ModelFileError if llama.cpp cannot run the model, or the folder or its disk cannot take the file.
     """
     target = folder / f"{file.path.stem}.from-ggml.gguf"
     if not (is_conversion(target, file.path) and _digest(target) == source_digest(file, chat_template)):

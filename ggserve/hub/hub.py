@@ -1,4 +1,4 @@
-"""Model files from a hub: chooses one in a repository, downloads it, keeps it in the hub library's cache.
+"""Model files from a hub: chooses a file of a repository, downloads it, and keeps it in the hub library's cache.
 
 A cached file is used without asking the network. All settings are huggingface_hub's own environment variables: HF_HOME,
 HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and so on.
@@ -35,7 +35,7 @@ from ggserve.modelfile.split_files import part_names
 log = logging.getLogger("ggserve.model")
 
 _LIST_TIMEOUT = 10.0  # seconds
-_USUAL = "Q4_K_M"  # what other programs take too, of a repository with many quantizations
+_USUAL = "Q4_K_M"  # the choice of other programs too, for a repository with many quantizations
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,7 +49,7 @@ class Repository:
 
     @classmethod
     def parse(cls, name: str, cache: Path | None = None) -> "Repository":
-        """From `org/name` or `org/name@revision`. Raises ModelFileError."""
+        """Parse `org/name` or `org/name@revision`. Raises ModelFileError."""
         repo_id, _, revision = name.partition("@")
         try:
             validate_repo_id(repo_id)
@@ -62,27 +62,27 @@ class Repository:
 
     @property
     def folder(self) -> Path:
-        """Where the cache keeps this repository."""
+        """The cache folder of this repository."""
         return self.cache / repo_folder_name(repo_id=self.id, repo_type="model")
 
     @property
     def snapshot(self) -> Path:
-        """Where the cache keeps this revision's files; may not exist."""
+        """The cache folder of this revision's files; it may not exist."""
         ref = self.folder / "refs" / self.revision
         return self.folder / "snapshots" / (ref.read_text() if ref.is_file() else self.revision)
 
     def url(self, name: str) -> str:
-        """Where the hub has a file."""
+        """The URL of a file on the hub."""
         return hf_hub_url(self.id, name, revision=self.revision)
 
 
 def download(
     name: str, file: str | None = None, *, cache: Path | None = None, watch: Watch = lambda progress: None
 ) -> Path:
-    """The path in the cache of a repository's model file: `file` (or its quantization), the only one there is, or else
-    the only one in Q4_K_M. A model that sees comes with its projector. `cache`: the library's own where None.
+    """Return the cached path of a repository's model file: `file` (or its quantization), the only model file, or else
+    the only one in Q4_K_M. A vision model comes with its projector. `cache`: None for the library's own.
 
-    Raises ModelFileError. Whatever ends a download early, the next call goes on where it stopped.
+    Raises ModelFileError. After an interrupted download, the next call continues where it stopped.
     """
     repository = Repository.parse(name, cache)
     snapshot = repository.snapshot
@@ -103,7 +103,7 @@ def download(
         sizes = {entry.rfilename: entry.size or 0 for entry in info.siblings or []}
         chosen = choose(sizes, file, str(repository), usual=_USUAL)
         companion = projector(chosen, sizes)
-        # The model comes last, so that once it is cached all that it needs is.
+        # The model comes last: once it is cached, so is everything that it needs.
         for name in ([companion] if companion else []) + part_names(chosen):
             _download_blob(repository, name, sizes[name], watch)
             hf_hub_download(repository.id, name, revision=repository.revision, cache_dir=repository.cache)
@@ -115,7 +115,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -> None:
-    """Puts the file's content into the cache, where `hf_hub_download` then finds it.
+    """Put the file's content into the cache, where `hf_hub_download` then finds it.
 
     That function would download too, but since huggingface_hub 2 it starts from zero after a restart.
     """
@@ -128,13 +128,13 @@ def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -
     lock = repository.cache / ".locks" / repository.folder.name / f"{metadata.etag}.lock"
     for path in (blob, lock):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):  # the library's own: of many servers that start at once, one downloads
+    with WeakFileLock(lock):  # the library's own lock: of several servers that start at once, one downloads
         if blob.exists():
             return
         have = partial.stat().st_size if partial.exists() else 0
         _check_room(blob.parent, size - have, name)
         if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-            return  # more than a hub gives over HTTP; hf_hub_download has another protocol
+            return  # more than a hub serves over HTTP; hf_hub_download has another protocol
         _download_rest(
             repository, name, partial, size, lambda have: watch(Progress(name, metadata.etag or "", size, have))
         )
@@ -154,7 +154,7 @@ def _check_room(folder: Path, nbytes: int, name: str) -> None:
 
 
 class _Watched:
-    """A file that tells after each write how long it is."""
+    """A file that reports its length after each write."""
 
     def __init__(self, file: BinaryIO, watch: Callable[[int], object]) -> None:
         self._file, self._watch = file, watch
@@ -169,7 +169,7 @@ class _Watched:
 
 
 def _download_rest(repository: Repository, name: str, partial: Path, size: int, watch: Callable[[int], object]) -> None:
-    """Adds to `partial` what it lacks of `size` bytes; it stays when the connection breaks or the user stops."""
+    """Append to `partial` what it lacks of `size` bytes. It stays if the connection breaks or the user stops."""
     with partial.open("ab") as file:
         have = file.tell()
         if have > size:
@@ -189,7 +189,7 @@ def _download_rest(repository: Repository, name: str, partial: Path, size: int, 
         except OSError as error:
             if isinstance(error, HfHubHTTPError) or error.errno is not None:
                 raise
-            file.truncate(0)  # all came, but another length than the hub announces
+            file.truncate(0)  # complete, but with another length than the hub announced
             raise ModelFileError(f"{name} from {repository} came in the wrong size: start again") from error
 
 
@@ -202,7 +202,7 @@ def _sha256(path: Path) -> str:
 
 
 def _reason(error: OSError) -> str:
-    """What the system says, with the variable that leads there."""
+    """Return the system's error message, with the variable that leads to the file."""
     reason = error.strerror or str(error)
     if error.filename is not None:
         return f"{reason}: {error.filename}: set HF_HOME to a folder that can be written"
@@ -214,7 +214,7 @@ def _reason(error: OSError) -> str:
 
 @contextmanager
 def _explained(repository: Repository) -> Iterator[None]:
-    """Turns what the hub library raises into ModelFileError, one line that says what to do."""
+    """Turn the hub library's exceptions into ModelFileError, with one line that says what to do."""
     hub = constants.ENDPOINT
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which of many files is the model, and which its projector: in a folder or a repository, by name and size alone."""
+"""Picks the model and its projector among the files of a folder or repository, by name and size alone."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ from ggserve.modelfile.split_files import part_names, without_part
 
 SUFFIXES = (".gguf", ".ggml", ".bin")
 
-# Files that share those suffixes: PyTorch's, and GGUF files that go along with a model.
+# Files that share those suffixes: PyTorch's, and GGUF files that accompany a model.
 _OTHERS = re.compile(
     r"(^|[-_.])(pytorch_model|adapter_model|training_args|optimizer|scheduler|consolidated|mmproj|imatrix)", re.I
 )
@@ -20,10 +20,11 @@ _PROJECTOR = re.compile(r"mmproj[^/]*\.gguf$", re.I)
 
 
 def choose(sizes: Mapping[str, int], wanted: str | None, where: str, *, usual: str | None = None) -> str:
-    """The name of the model file: `wanted`, which may be its quantization ("Q4_K_M"), else the only one among `sizes`
-    (bytes, by name), else the only one of the quantization `usual`; of several parts the first.
+    """Return the name of the model file: `wanted`, which may be a quantization ("Q4_K_M"), else the only one among
+    `sizes`
+    (bytes, by name), else the only one of the quantization `usual`. For a model in several files it is the first.
 
-    Raises ModelFileError that lists what there is `where`, when that is none or several.
+    Raises ModelFileError, listing what there is `where`, if no file or several fit.
     """
     candidates = models(sizes)
     if wanted and wanted not in sizes:
@@ -42,7 +43,7 @@ def choose(sizes: Mapping[str, int], wanted: str | None, where: str, *, usual: s
 
 
 def models(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The models among files, each by its only or first file, and their bytes; the smallest first."""
+    """Return the models among files, each by its only or first file, and their bytes; the smallest first."""
     found = Counter[str]()
     for name in filter(_is_model, sizes):
         found[part_names(name)[0]] += sizes[name]
@@ -50,8 +51,8 @@ def models(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def projector(model: str, sizes: Mapping[str, int]) -> str | None:
-    """The projector that belongs to a model, by the paths of both: the nearest, in its folder or one above; of several
-    there the only one in F16, else the smallest."""
+    """Return the projector that belongs to a model, by the paths of both: the nearest one, in its folder or above. Of
+    several in one folder it is the only one in F16, else the smallest."""
     for folder in PurePosixPath(model).parents:
         found = {name: sizes[name] for name in filter(_PROJECTOR.search, sizes) if PurePosixPath(name).parent == folder}
         if found:
@@ -60,18 +61,18 @@ def projector(model: str, sizes: Mapping[str, int]) -> str | None:
 
 
 def is_projector(name: str) -> bool:
-    """Whether a file is a projector by its name."""
+    """Return whether a file is a projector by its name."""
     return bool(_PROJECTOR.search(name))
 
 
 def identity(name: str) -> frozenset[str]:
-    """The words of a file's name that tell which model it is, or belongs to: without its quantization and "mmproj"."""
+    """Return the words of a file's name that identify the model: without the quantization and "mmproj"."""
     words = re.split(r"[^a-z0-9]+", without_part(PurePosixPath(name).name).lower().rpartition(".")[0])
     return frozenset(word for word in words if word and not _KIND.fullmatch(word))
 
 
 def human_size(nbytes: int) -> str:
-    """Bytes as people and hubs write them, in powers of 1000."""
+    """Format bytes as people and hubs write them, in powers of 1000."""
     size, unit = float(nbytes), "B"
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
@@ -81,7 +82,7 @@ def human_size(nbytes: int) -> str:
 
 
 def _only(names: Iterable[str], quantization: str) -> str | None:
-    """The only one that has it in its name, in capitals or not: "llama-2-7b.Q4_K_M.gguf"."""
+    """Return the only name that contains a quantization, in any case: "llama-2-7b.Q4_K_M.gguf"."""
     pattern = re.compile(rf"(?<![a-z0-9]){re.escape(quantization)}(?=[-.])", re.I)
     found = [name for name in names if pattern.search(name.rpartition("/")[2])]
     return found[0] if len(found) == 1 else None
@@ -93,7 +94,7 @@ def _is_model(name: str) -> bool:
 
 
 def _whole(name: str, sizes: Mapping[str, int], where: str) -> str:
-    """The first file of the model that `name` is a file of. Raises ModelFileError where one is missing."""
+    """Return the first file of the model that `name` belongs to. Raises ModelFileError if a part is missing."""
     names = part_names(name)
     for part in names:
         if part not in sizes:

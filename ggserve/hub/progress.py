@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the download of a file is."""
+    """The progress of the download of one file."""
 
     file: str
-    digest: str  # SHA-256, or what the hub tells instead
+    digest: str  # SHA-256, or what the hub returns instead
     total: int  # bytes
     completed: int
 
 
-Watch = Callable[[Progress], object]  # ends a download by raising
+Watch = Callable[[Progress], object]  # raise in it to stop the download

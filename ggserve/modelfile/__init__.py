@@ -1,1 +1,2 @@
-"""Model files: formats, facts, which engine accepts them, conversion. Knows no prompts, engines or HTTP."""
+"""Model files: formats, facts, conversion, and which engine accepts a file. Imports nothing of prompts, engines or
+HTTP."""

@@ -1,8 +1,8 @@
-"""Rewrites a model file for the other engine: the same model, every weight byte for byte.
+"""Converts a model file for the other engine: the same model, with every weight kept byte for byte.
 
-A legacy GGML file becomes a GGUF that llama.cpp runs (`legacy/to_gguf.py`). A llama GGUF becomes one in the form of
-autumn 2023 that ctransformers runs: byte-level BPE tokens become raw bytes, scores and token types are added where
-missing, linear rope scaling gets the key that ctransformers reads, a tied output gets its own copy of the embedding.
+A legacy GGML file becomes a GGUF that llama.cpp runs (`legacy/to_gguf.py`). A LLaMA GGUF becomes one in the form of
+autumn 2023 that ctransformers runs: byte-level BPE tokens become raw bytes, missing scores and token types are added,
+linear RoPE scaling gets the key that ctransformers reads, and a tied output gets its own copy of the embedding.
 """
 
 import argparse
@@ -38,11 +38,13 @@ def convert(
     progress: bool = True,
     report: Callable[[float], object] | None = None,
 ) -> None:
-    """Writes `source` to `target`: a legacy file as GGUF for llama.cpp, a GGUF in the form that ctransformers runs.
+    """Convert `source` to `target`: a legacy file to a GGUF for llama.cpp, or a GGUF to the form that ctransformers
+    runs.
 
     `target` appears whole or not at all, and replaces a file of that name. `model_type` and `chat_template` (Jinja2)
-    are for legacy files, which do not tell them. ModelFileError if the model would not run faithfully, or needs no
-    conversion, or cannot be written. `progress` shows a bar on stderr, `report` gets what part is written, 0 to 1.
+    apply to legacy files, which do not contain them. `progress` shows a bar on stderr; `report` receives the fraction
+    written, 0 to 1. Raises ModelFileError if the model would not run exactly, needs no conversion, or cannot be
+    written.
     """
     file = read_model_file(source, model_type)
     if isinstance(file, GGMLFile):
@@ -81,7 +83,7 @@ def _plan(gguf: GGUFFile) -> Plan:
 
 
 def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
-    """The metadata that the target has differently or in addition."""
+    """Return the metadata that the target has differently or in addition."""
     changed = origin(gguf.path, gguf.size)
     tokens = gguf.fields.get(_TOKENS)
     if gguf.get("tokenizer.ggml.model") == "gpt2" and tokens and tokens.item_type is ValueType.STRING:
@@ -94,7 +96,7 @@ def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
         elif len(gguf.get(_TYPES)) != count:
             raise ModelFileError(f"{gguf.path.name}: {_TYPES}: {len(gguf.get(_TYPES))} entries for {count} tokens")
         if _SCORES not in gguf.fields:
-            # Byte-level BPE never looks at scores (it ranks merges), but the loader wants one per token.
+            # Byte-level BPE ranks merges and never looks at scores, but the loader requires one per token.
             changed[_SCORES] = field_of(np.zeros(count, "<f4"))
         if not has_raw_tokens(gguf):
             changed[_TOKENS] = replace(tokens, value=_raw_tokens(gguf))
@@ -124,7 +126,7 @@ def _text(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 2 after one line on stderr, or 130 after Ctrl-C."""
+    """Run the command line and return the exit code: 0, 2 after one line on stderr, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         "ggserve convert",
         description="Make a legacy GGML file run in llama.cpp, or a llama GGUF in ctransformers.",

@@ -1,4 +1,4 @@
-"""What people and programs want to know of a model file: how many weights it has, how they are stored, its metadata."""
+"""Facts about a model file: the number of weights, their types, and the metadata."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,9 +25,9 @@ class ModelFacts:
     format: str  # "gguf" or "ggml"
     architecture: str
     parameters: int  # weights
-    quantization: str  # the file's type, such as "Q4_K_M", or else the type of tensor that takes the most bytes
+    quantization: str  # the file type, such as "Q4_K_M", or else the tensor type that takes the most bytes
     chat_template: str | None
-    metadata: dict[str, Any] = field(default_factory=dict)  # single values and short texts, by GGUF's keys
+    metadata: dict[str, Any] = field(default_factory=dict)  # scalars and short texts, by their GGUF keys
 
     @property
     def rewinds(self) -> bool:
@@ -36,7 +36,7 @@ class ModelFacts:
 
 
 def model_facts(file: ModelFile) -> ModelFacts:
-    """The facts of a checked header. Raises ModelFileError where its chat template is no text."""
+    """Return the facts of a checked header. Raises ModelFileError if its chat template is not text."""
     count, nbytes = weights(file)
     return ModelFacts(
         "gguf" if file.format.startswith("GGUF") else "ggml",
@@ -49,7 +49,7 @@ def model_facts(file: ModelFile) -> ModelFacts:
 
 
 def weights(file: ModelFile) -> tuple[int, Counter[str]]:
-    """How many there are, and the bytes that each type of tensor takes."""
+    """Return the number of weights, and the bytes that each tensor type takes."""
     nbytes = Counter[str]()
     for tensor in file.tensors.values():
         nbytes[tensor.type_name] += tensor.nbytes
@@ -60,7 +60,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
 
 
-# GGUF's keys for how its authors want a model to be sampled, the parameters that they mean, and what these may be.
+# GGUF's keys for the sampling that the authors recommend, the parameters they set, and the allowed values.
 _SAMPLING: dict[str, tuple[str, float, float]] = {
     "temp": ("temperature", 0, 2),
     "top_k": ("top_k", 0, 1_000_000),
@@ -71,7 +71,7 @@ _SAMPLING: dict[str, tuple[str, float, float]] = {
 
 
 def file_sampling(facts: ModelFacts) -> dict[str, Any]:
-    """The default sampling parameters that a file itself has (`general.sampling.*`)."""
+    """The default sampling parameters in the file (`general.sampling.*`)."""
     found = {}
     for key, (name, least, most) in _SAMPLING.items():
         value = facts.metadata.get(f"general.sampling.{key}")

@@ -1,4 +1,4 @@
-"""A model file of any format: one protocol, one way to read it, and what it says of its purpose and its chats."""
+"""A model file of any format: one protocol, one way to read it, and what it says about its purpose and its chats."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from ggserve.modelfile.gguf import read_gguf
 from ggserve.modelfile.gguf_header import TensorInfo
 from ggserve.modelfile.legacy.ggml import is_ggml, read_ggml
 
-# Architectures that look both ways: they have no next token to tell.
+# Bidirectional architectures: they predict no next token.
 _ENCODERS = frozenset(
     {
         "bert",
@@ -31,15 +31,15 @@ UNSPECIFIED_POOLING = 2**32 - 1
 
 
 class ModelFile(Protocol):
-    """A checked header, whose metadata has GGUF's keys whatever the format. Arrays of numbers are numpy's, those of
-    strings list[bytes]."""
+    """A checked header, whose metadata has GGUF's keys whatever the format. Arrays of numbers are numpy arrays, arrays
+    of strings are list[bytes]."""
 
     path: Path
     size: int  # bytes
 
     @property
     def paths(self) -> list[Path]:
-        """The files that it is in; `path` is the first."""
+        """The files of the model; `path` is the first."""
         ...
 
     @property
@@ -49,12 +49,12 @@ class ModelFile(Protocol):
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, or a legacy file's family; "" where the file does not say."""
+        """`general.architecture`, or a legacy file's family; "" if the file does not say."""
         ...
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Each tensor by its name, in the file's order."""
+        """The tensors by name, in the order of the file."""
         ...
 
     def metadata_keys(self) -> Iterable[str]:
@@ -67,16 +67,17 @@ class ModelFile(Protocol):
 
 
 def read_model_file(path: str | Path, model_type: str | None = None) -> ModelFile:
-    """The header of a GGUF file, or of a legacy one, read as the family `model_type` or as the one that it proves.
+    """Read the header of a GGUF file, or of a legacy file as the family `model_type` or the one that its content
+    proves.
 
-    Raises ModelFileError unless the file is sound and complete.
+    Raises ModelFileError unless the file is valid and complete.
     """
     return read_ggml(path, model_type) if is_ggml(path) else read_gguf(path)
 
 
 def chat_template(file: ModelFile, name: str | None = None) -> str | None:
-    """The file's own chat template, or a further one by its name; None without one. Raises ModelFileError where it is
-    no text."""
+    """Return the file's chat template, or the further template `name`; None if there is none. Raises ModelFileError if
+    it is not text."""
     key = "tokenizer.chat_template" + (f".{name}" if name else "")
     template = file.get(key)
     if template is not None and not isinstance(template, str):
@@ -85,17 +86,17 @@ def chat_template(file: ModelFile, name: str | None = None) -> str | None:
 
 
 def is_embedding_model(file: ModelFile) -> bool:
-    """Whether it only makes embeddings: by architecture, by attention that is not causal, or by a way of pooling, which
-    converters write for embedding models only."""
+    """Return whether the model only makes embeddings: by architecture, by non-causal attention, or by a pooling type,
+    which converters write only for embedding models."""
     arch = file.architecture
     return arch in _ENCODERS or file.get(f"{arch}.attention.causal") is False or has_pooling(file)
 
 
 def is_reranker(file: ModelFile) -> bool:
-    """Whether it says how well a text answers a query, and nothing else (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
+    """Return whether the model only scores how well a text answers a query (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
     return bool(file.get(f"{file.architecture}.pooling_type", 0) == _POOLING_RANK)
 
 
 def has_pooling(file: ModelFile) -> bool:
-    """Whether the file says how token vectors become one vector."""
+    """Return whether the file says how token vectors are pooled into one vector."""
     return file.get(f"{file.architecture}.pooling_type", 0) not in (0, UNSPECIFIED_POOLING)

@@ -1,5 +1,5 @@
-"""A GGUF file: metadata and where each tensor lies. Never reads a weight. A model in several files, as
-`llama-gguf-split` makes them, is read as one."""
+"""A GGUF file: its metadata and the place of each tensor. Reads no weights. A model in several files, as
+`llama-gguf-split` writes them, is read as one."""
 
 import stat
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,14 @@ from ggserve.errors import ModelFileError
 from ggserve.modelfile.gguf_header import Field, HeaderReader, TensorInfo
 from ggserve.modelfile.split_files import part_names
 
-# Which part of how many a file is, from 0, and the tensors of all.
+# The index of a part, the number of parts, and the number of tensors in all of them.
 _NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
 
 
 @dataclass
 class GGUFFile:
-    """A checked header. Arrays of numbers are numpy's, those of strings list[bytes], nested ones lists. Of a model in
-    several files it is the first one's, with the tensors of all, and `size` is that of all."""
+    """A checked header. Arrays of numbers are numpy arrays, arrays of strings are list[bytes], nested arrays are lists.
+    For a model in several files it is the header of the first, with the tensors and the size of all."""
 
     path: Path
     version: int
@@ -52,14 +52,14 @@ class GGUFFile:
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, or "" where it is missing or not a string."""
+        """`general.architecture`, or "" if it is missing or not a string."""
         value = self.get("general.architecture")
         return value if isinstance(value, str) else ""
 
 
 def read_gguf(path: str | Path) -> GGUFFile:
-    """The header of the GGUF file at `path`, the first one of a model in several. Raises ModelFileError unless the file
-    is sound and complete."""
+    """Read the header of the GGUF file at `path`, which is the first file of a model in several. Raises ModelFileError
+    unless the file is valid and complete."""
     first = _read(Path(path))
     count = first.get(_COUNT, 1)
     if not isinstance(count, int):
@@ -74,7 +74,8 @@ def _read(path: Path) -> GGUFFile:
 
 
 def _joined(first: GGUFFile, count: int) -> GGUFFile:
-    """The whole of which `first` is the first part. As strict as llama.cpp, which finds the others by their names."""
+    """Return the whole model of which `first` is the first part. As strict as llama.cpp, which finds the other parts by
+    name."""
     name = first.path.name
     names = part_names(name)
     if len(names) != count:
@@ -97,7 +98,7 @@ def _joined(first: GGUFFile, count: int) -> GGUFFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[FileIO]:
-    """The regular file at `path`, to read. Whatever goes wrong becomes a ModelFileError."""
+    """Open the regular file at `path` for reading. Any failure becomes a ModelFileError."""
     if "\0" in str(path):
         raise ModelFileError(f"{path.name!r}: no such file")
     try:

@@ -1,6 +1,6 @@
 """The header of a GGUF file, read field by field and checked.
 
-Every count, length and extent is checked against the file's size before anything is allocated for it, because
+Every count, length and extent is checked against the file's size before memory is allocated for it, because
 the C loaders that open the file afterwards do not check. Format: the GGUF specification of the ggml project,
 versions 2 and 3, little-endian.
 """
@@ -73,8 +73,8 @@ _ADAPTER = b"algg"
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor. `shape` is ggml's (ne[0], the row's length, first); `offset` is from the start of its file, which is
-    the one with the number `part` where there are several."""
+    """One tensor. `shape` is ggml's (ne[0], the row length, first). `offset` counts from the start of the tensor's
+    file, which is the one with the number `part` in a model of several files."""
 
     name: str
     shape: tuple[int, ...]
@@ -90,7 +90,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One metadata entry. Bytes `start` to `end` of the file hold it whole: key, type and value."""
+    """One metadata entry. The bytes `start` to `end` of the file hold its key, type and value."""
 
     type: ValueType
     item_type: ValueType | None
@@ -101,7 +101,7 @@ class Field:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """What a header says, and where the tensors' data begins."""
+    """The contents of a header, and the offset where the tensor data begins."""
 
     version: int
     size: int  # bytes of the file
@@ -112,7 +112,7 @@ class GGUFHeader:
 
 
 class HeaderReader:
-    """A cursor over the start of a file. Reads more of it as the header turns out to be longer."""
+    """A cursor over the start of a file. Reads more of the file as the header turns out to be longer."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
@@ -126,7 +126,7 @@ class HeaderReader:
         return ModelFileError(f"{self.path.name}: {problem} (at byte {self.position if at is None else at})")
 
     def need(self, end: int) -> bytes:
-        """The buffer, holding at least the file's first `end` bytes."""
+        """Return the buffer, with at least the first `end` bytes of the file."""
         if end > self.size:
             raise self.error(f"truncated: the header goes on to byte {end}, the file has {self.size} bytes")
         if end > _HEADER_LIMIT:
@@ -156,7 +156,7 @@ class HeaderReader:
         return self.take(self.scalar(_U64))
 
     def strings(self, count: int) -> list[bytes]:
-        # The hot loop: a vocabulary has 50 to 500 thousand strings.
+        # The hot loop: a vocabulary has 50,000 to 500,000 strings.
         items: list[bytes] = []
         append: Callable[[bytes], None] = items.append
         unpack = _U64.unpack_from
@@ -179,7 +179,7 @@ class HeaderReader:
         return items
 
     def count(self, what: str, smallest: int) -> int:
-        """A 64-bit count of things of at least `smallest` bytes each, all of which must fit in the file."""
+        """Read a 64-bit count of things of at least `smallest` bytes each, all of which must fit in the file."""
         at = self.position
         count: int = self.scalar(_U64)
         if count * smallest > min(self.size, _HEADER_LIMIT) - self.position:
@@ -239,7 +239,7 @@ class HeaderReader:
         return key, Field(kind, item_kind, value, start, self.position)
 
     def tensor(self) -> TensorInfo:
-        """One tensor's entry. Its offset counts from the data section, which starts after the last entry."""
+        """Read the entry of one tensor. Its offset counts from the data section, which starts after the last entry."""
         at = self.position
         name = self.name("tensor name")
         n_dims = self.scalar(_U32)
@@ -262,7 +262,7 @@ class HeaderReader:
         return TensorInfo(name, shape, kind, self.scalar(_U64), nbytes)
 
     def start(self) -> int:
-        """Checks magic and version; returns the version."""
+        """Check magic and version and return the version."""
         if not self.size:
             raise ModelFileError(f"{self.path.name}: is empty (0 bytes)")
         head = self.need(min(self.size, 64))
@@ -279,7 +279,7 @@ class HeaderReader:
         return version
 
     def read(self) -> GGUFHeader:
-        """The whole header. Raises ModelFileError."""
+        """Read the whole header. Raises ModelFileError."""
         version = self.start()
         n_tensors = self.count("tensors", 32)
         n_fields = self.count("metadata entries", 13)
@@ -313,7 +313,7 @@ class HeaderReader:
         return alignment
 
     def placed(self, tensors: dict[str, TensorInfo], alignment: int, data_offset: int) -> dict[str, TensorInfo]:
-        """The tensors with absolute offsets, each within the file and none over another."""
+        """Return the tensors with absolute offsets. Each must lie within the file, and none may overlap another."""
         absolute: dict[str, TensorInfo] = {}
         for tensor in tensors.values():
             offset = data_offset + tensor.offset
@@ -332,7 +332,7 @@ class HeaderReader:
 
 
 def _looks_like(head: bytes) -> str:
-    """What a file that is not GGUF seems to be, from its first 64 bytes."""
+    """Guess from the first 64 bytes what a file that is not GGUF is."""
     text = head.lstrip().lower()
     if head[:4] in LEGACY_MAGICS:
         return f"it is a legacy GGML file ({LEGACY_MAGICS[head[:4]]!r})"

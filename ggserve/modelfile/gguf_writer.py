@@ -1,7 +1,7 @@
-"""Writes a GGUF file whose weights are those of another file: whole or not at all, with a progress bar.
+"""Writes a GGUF file with the weights of another file: whole or not at all, with a progress bar.
 
-What the new file shall hold is decided by the converters; weights are copied byte for byte, row by row where the new
-file wants the rows in another order.
+The converters decide what the new file contains. Weights are copied byte for byte, or row by row if the new file needs
+the rows in another order.
 """
 
 import os
@@ -30,9 +30,9 @@ _VERSION = 3
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """A tensor of the new file. `offset` and `nbytes` of `source` tell where its bytes are; None: it is all zeros.
+    """A tensor of the new file. `offset` and `nbytes` of `source` give the place of its bytes; None means all zeros.
 
-    `rows`: which of the source's rows make it, in this order (of a vector, which of its elements); None: all.
+    `rows`: the rows of the source that make it, in order (for a vector, the elements); None: all.
     """
 
     name: str
@@ -45,22 +45,23 @@ class NewTensor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A file to write: its header, then each tensor at its place."""
+    """The plan of a file to write: its header, and each tensor with its place."""
 
     source: Path
     header: bytes
-    tensors: list[tuple[NewTensor, int]]  # and where it goes, in bytes from the start
-    planned: GGUFFile  # what reading the new file will give
+    tensors: list[tuple[NewTensor, int]]  # and its offset in the new file, in bytes
+    planned: GGUFFile  # the header that a reader of the new file will get
 
     @property
     def size(self) -> int:
-        """Bytes of the new file."""
+        """The size of the new file in bytes."""
         last, offset = self.tensors[-1]
         return offset + last.nbytes
 
 
 def field_of(value: Any) -> Field:
-    """A metadata entry of the kind that suits a Python value. Arrays of strings are list[bytes], others numpy's."""
+    """Make a metadata entry of the type that suits a Python value. Arrays of strings are list[bytes], others numpy
+    arrays."""
     if isinstance(value, list):
         return Field(ValueType.ARRAY, ValueType.STRING, value, 0, 0)
     if isinstance(value, np.ndarray):
@@ -73,12 +74,12 @@ _ITEM_TYPES = {"<i4": ValueType.INT32, "<f4": ValueType.FLOAT32}
 
 
 def origin(source: Path, size: int) -> dict[str, Field]:
-    """The metadata that says which file, of how many bytes, a new one was made from."""
+    """Return the metadata that records which file, of how many bytes, a new file was made from."""
     return {SOURCE_NAME: field_of(source.name), SOURCE_SIZE: Field(ValueType.UINT64, None, size, 0, 0)}
 
 
 def encode_field(key: str, field: Field) -> bytes:
-    """A metadata entry as the file holds it. Arrays of arrays are not known here."""
+    """Return the bytes of a metadata entry. Nested arrays are not supported."""
     head = _string(key.encode()) + struct.pack("<I", field.type)
     if field.type is ValueType.STRING:
         return head + _string(field.value.encode())
@@ -101,7 +102,7 @@ def plan_gguf(
     version: int = _VERSION,
     alignment: int = 32,
 ) -> Plan:
-    """Lays out a file. `encoded`: entries of the metadata that are written as these bytes."""
+    """Lay out a file. `encoded`: metadata entries that are written as these bytes."""
     kept = encoded or {}
     header = MAGIC + struct.pack("<IQQ", version, len(tensors), len(fields))
     header += b"".join(kept.get(key) or encode_field(key, field) for key, field in fields.items())
@@ -123,8 +124,9 @@ def plan_gguf(
 def write_gguf(
     plan: Plan, target: Path, *, progress: bool = True, report: Callable[[float], object] | None = None
 ) -> None:
-    """Writes the file at `target`, which appears whole or not at all, and replaces a file of that name. `report` gets
-    what part is written, 0 to 1; `progress` shows a bar on stderr. ModelFileError where it cannot be written."""
+    """Write the file at `target`, which appears whole or not at all, and replaces a file of that name. `report`
+    receives the fraction written, 0 to 1; `progress` shows a bar on stderr. Raises ModelFileError if it cannot be
+    written."""
     try:
         if target.exists() and plan.source.samefile(target):
             raise ModelFileError(f"{plan.source.name}: cannot be converted onto itself")
@@ -146,7 +148,7 @@ def write_gguf(
 
 
 def _chunks(plan: Plan, reader: BinaryIO) -> Iterator[bytes]:
-    """The new file, from its start to its end."""
+    """The bytes of the new file, from start to end."""
     yield plan.header
     position = len(plan.header)
     for tensor, place in plan.tensors:
@@ -173,7 +175,7 @@ def _read(plan: Plan, reader: BinaryIO, offset: int, length: int) -> bytes:
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `target` once the block ends well, and is removed otherwise."""
+    """A file to write. It gets the name `target` if the block succeeds, and is removed otherwise."""
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with _nameless(target.parent) or part.open("xb") as file:
@@ -181,9 +183,7 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             if not part.exists():
-                os.link(
-                    f"/proc/self/fd/{file.fileno()}", part, src_dir_fd=file.fileno()
-                )  # without it links do not count
+                os.link(f"/proc/self/fd/{file.fileno()}", part, src_dir_fd=file.fileno())  # links need it
         part.replace(target)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -191,7 +191,7 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
 
 
 def _nameless(folder: Path) -> BinaryIO | None:
-    """A file that is gone when its process ends, however that ends; None where the system has no such files."""
+    """Open a nameless file that disappears when its process ends; None if the system does not support it."""
     try:
         return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""How long a context may be, what it takes in memory, and how many answers fit at the same time; for every format."""
+"""The context length, the memory it takes, and the number of slots that fit; for every format."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -15,20 +15,20 @@ from ggserve.modelfile.tensor_types import TENSOR_TYPES
 
 log = logging.getLogger("ggserve.model")
 
-_DEFAULT_CONTEXT = 4096  # tokens, where the model's own is longer
-DEFAULT_SLOTS = 4  # answers at the same time, where PARALLEL does not say
-_CACHE_SHARE = 4  # by default the KV caches take at most one part in so many of the memory
+_DEFAULT_CONTEXT = 4096  # tokens, if the model's own is longer
+DEFAULT_SLOTS = 4  # slots, if PARALLEL is not set
+_CACHE_SHARE = 4  # by default the KV caches take at most this fraction of the memory: one part in so many
 _STRETCHABLE = ("llama", "falcon")  # legacy families whose files do not fix the number of positions
 _SHORTEST_CONTEXT = 8  # tokens
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a load may take. `evals`: how a legacy file must be evaluated to stay within its buffers."""
+    """The sizes of a load. `evals`: how a legacy file must be evaluated to stay within its buffers."""
 
-    context_length: int  # tokens of one slot
-    slots: int  # answers at the same time
-    slot_bytes: int  # that each slot takes: its KV cache, for a legacy file weights and buffers too
+    context_length: int  # tokens per slot
+    slots: int  # slots
+    slot_bytes: int  # memory per slot: its KV cache, and for a legacy file weights and buffers too
     evals: EvalLimits | None = None
 
 
@@ -43,10 +43,11 @@ def plan_memory(
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
-    """The plan for what is wanted, None for what suits the machine, of which `memory` bytes may be used.
+    """Return the plan for the wanted sizes (None: what suits the machine), of which `memory` bytes may be used.
 
-    `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: of a GGUF file's keys and values.
-    `draft`: a model that has a cache of its own beside. Raises ModelFileError where one slot cannot be had.
+    `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: type of a GGUF file's keys and
+    values.
+    `draft`: a draft model, which has a cache of its own. Raises ModelFileError if not even one slot fits.
     """
     trained = int(file.get(f"{file.architecture}.context_length"))
     length = context_length or min(trained, _DEFAULT_CONTEXT)
@@ -67,7 +68,7 @@ def plan_memory(
         if slots and slots > 1:
             log.warning("PARALLEL=%d: on a GPU ctransformers runs one answer at a time, the others wait", slots)
         return plan
-    if slots is None:  # of legacy files the weights are copied for each
+    if slots is None:  # the weights of a legacy file are copied for each
         alone = uses_gpu or isinstance(file, GGMLFile)
         fit = memory // _CACHE_SHARE // max(1, plan.slot_bytes)
         slots = 1 if alone else max(1, min(DEFAULT_SLOTS, fit))
@@ -75,13 +76,13 @@ def plan_memory(
 
 
 def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
-    """What a token takes in the KV cache: keys and values for every layer. `cache_type` is a tensor type's name; legacy
-    families have their own."""
+    """Return the bytes that a token takes in the KV cache: keys and values for every layer. `cache_type` is the name of
+    a tensor type; legacy families have their own."""
     if isinstance(file, GGMLFile):
         return kv_cache_bytes(layout_of(file.family), file.header) // file.header.n_ctx
 
     def largest(name: str, default: int) -> int:
-        value = file.get(f"{file.architecture}.{name}", default)  # some architectures have one for each layer
+        value = file.get(f"{file.architecture}.{name}", default)  # some architectures have one per layer
         return int(np.max(value)) if np.size(value) else default
 
     heads = max(1, largest("attention.head_count", 1))
@@ -93,7 +94,8 @@ def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
 
 
 def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
-    """Within what the family's loader can address. LLaMA and Falcon map their weights, the others copy them."""
+    """Return whether the size is within what the family's loader can address. LLaMA and Falcon map their weights, the
+    others copy them."""
     header = file.header
     if length > header.n_ctx and file.family not in _STRETCHABLE:
         raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model")

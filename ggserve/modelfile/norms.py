@@ -1,6 +1,6 @@
-"""Whether a file's norms are numbers: they are small, and one that is not makes every answer garbage.
+"""Checks that the norms of a file are numbers. They are small, and one NaN makes every answer garbage.
 
-llama.cpp would answer all the same; of the large weights nothing is looked at.
+llama.cpp would answer all the same. The large weights are not checked.
 """
 
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from ggserve.modelfile.file import ModelFile
 
 
 def check_norms(file: ModelFile) -> None:
-    """Reads some kB for each layer. Raises ModelFileError where a norm has a value that is not a finite number."""
+    """Read some kB per layer. Raises ModelFileError if a norm has a value that is not a finite number."""
     norms = [t for t in file.tensors.values() if "norm" in t.name and t.type_name == "F32" and len(t.shape) == 1]
     try:
         with ExitStack() as stack:

@@ -1,6 +1,6 @@
-"""Brings a large file into the system's page cache before an engine maps it, where progress can be told.
+"""Reads a large file into the system's page cache before an engine maps it, so that progress can be shown.
 
-The engines' loaders tell nothing, and llama.cpp's holds the interpreter's lock for as long as it takes.
+The engines' loaders report no progress, and llama.cpp's holds Python's global interpreter lock while it loads.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from ggserve.errors import ModelFileError
 from ggserve.machine import free_memory
 from ggserve.modelfile.file import ModelFile
 
-_SMALL = 256 << 20  # bytes; a smaller file loads in less time than anyone waits
+_SMALL = 256 << 20  # bytes; a smaller file loads before anyone waits
 _CHUNK = 16 << 20
 _SILENT = 1.0  # seconds before the console shows a bar
 
 
 def read_ahead(file: ModelFile, report: Callable[[float], object]) -> None:
-    """Reads the file once, unless it is small or larger than the memory that is free; `report` gets the part that is
-    read, 0 to 1. Raises ModelFileError where it cannot be read."""
+    """Read the file once, unless it is small or larger than the free memory. `report` receives the fraction read, 0 to
+    1. Raises ModelFileError if it cannot be read."""
     if not _SMALL <= file.size < free_memory():
         return
     buffer = bytearray(_CHUNK)

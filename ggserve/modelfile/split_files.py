@@ -1,4 +1,4 @@
-"""How the files of a model are named that is in several, as `llama-gguf-split` writes them."""
+"""The names of the files of a model in several files, as `llama-gguf-split` writes them."""
 
 import re
 
@@ -6,7 +6,8 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
 
 
 def part_names(name: str) -> list[str]:
-    """The files of the model that the file `name` is of: itself, unless its name is that of a part of several."""
+    """Return the names of all files of the model that `name` belongs to: only itself, unless it is named as one of
+    several."""
     match = _PART.search(name)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         return [name]
@@ -15,5 +16,5 @@ def part_names(name: str) -> list[str]:
 
 
 def without_part(name: str) -> str:
-    """The name that the file would have if it were the only one."""
+    """Return the name that the file would have if it were the only one."""
     return _PART.sub("", name)

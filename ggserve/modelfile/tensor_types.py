@@ -1,4 +1,4 @@
-"""How ggml stores tensors: its types by number."""
+"""The types in which ggml stores tensors, by number."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ F32, F16 = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """How ggml stores a tensor: `block` weights in `nbytes` bytes."""
+    """A tensor type: `block` weights in `nbytes` bytes."""
 
     name: str
     block: int

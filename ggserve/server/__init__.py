@@ -1,1 +1,1 @@
-"""The process: supervisor, connections, signals, logs. Knows no model."""
+"""The process: supervisor, connections, signals, logs. Knows nothing of models."""

@@ -1,4 +1,4 @@
-"""HTTP connections: uvicorn's, with the limits that it lacks. What a request may do is decided elsewhere."""
+"""HTTP connections: uvicorn's, with the limits that it lacks. Knows nothing of what requests do."""
 
 import asyncio
 import socket
@@ -10,27 +10,27 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-IDLE_SECONDS = 120  # that a connection waits for its next request: longer than clients keep one, or a request may be
-# sent just as the server closes (httpx keeps one 5 s, nginx and .NET 60 s, Go 90 s)
+IDLE_SECONDS = 120  # idle time between requests: longer than clients keep a connection, or a request might be
+# sent just as the server closes it (httpx keeps one 5 s, nginx and .NET 60 s, Go 90 s)
 
-_OTHER_FILES = 64  # file descriptors that are no connections: model, logs, libraries, requests within the server
-_MOST_DRAINED = 64 << 20  # bytes of a refused request's body that are read, so that its client reads the refusal
+_OTHER_FILES = 64  # file descriptors that are not connections: model, logs, libraries, requests within the server
+_MOST_DRAINED = 64 << 20  # bytes of a rejected request's body that are read, so that its client reads the error
 _DRAIN_SECONDS = 20.0
-_SEND_BUFFER = 64 << 10  # bytes that the system keeps for a client that does not read
+_SEND_BUFFER = 64 << 10  # bytes that the system buffers for a client that does not read
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
-    """The limits of connections. Seconds are 0 where there is no limit."""
+    """The limits of connections. 0 seconds means no limit."""
 
     connections: int
     header_bytes: int
-    header_seconds: float  # until a request's header is there
-    send_seconds: float  # until a client reads on
+    header_seconds: float  # seconds to receive the request headers
+    send_seconds: float  # seconds until a client reads on
 
 
 def affordable_connections(wanted: int) -> int:
-    """So many of the wanted ones as the system has file descriptors for, of which as many are asked for as it gives."""
+    """Raise the file-descriptor limit as far as the system allows and return how many of the wanted connections fit."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -55,15 +55,15 @@ class Connection(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._drain_timer: asyncio.TimerHandle | None = None
         self._drained = 0
-        self._part: Literal["none", "header", "body"] = "none"  # of a request that has come so far
+        self._part: Literal["none", "header", "body"] = "none"  # bytes received of a request
         self._body_began = False
-        self._parsed_bytes = 0  # of the last data, those that the parser has told of
-        self._pending_bytes = 0  # before them: the beginning of a field, or of a chunk's extension
+        self._parsed_bytes = 0  # bytes of the last data that the parser has reported
+        self._pending_bytes = 0  # bytes before them: the beginning of a field, or of a chunk's extension
         self._send_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "The request is no valid HTTP.", "invalid_http")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Where there are too many, closes the one that has idled longest; where none idles, this one."""
+        """If there are too many connections, close the one that has been idle longest, or if none is idle, this one."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections and not self._close_idle():
             self._refusal = (503, "The server has too many connections.", "too_many_connections")
@@ -75,14 +75,14 @@ class Connection(HttpToolsProtocol):
         self._await_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets what it waits for."""
+        """Cancel the timers."""
         self._stop_header_timer()
         self._stop_drain_timer()
         self._stop_send_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts the bytes of what is not complete yet: a header, a trailer, a chunk's extension."""
+        """Count the bytes of what is incomplete: a header, a trailer, a chunk's extension."""
         if self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
@@ -100,20 +100,20 @@ class Connection(HttpToolsProtocol):
             self._drain(len(data))
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Begin a request."""
         self._unset_keepalive_if_required()
         self._await_header()
         self._part, self._header_bytes = "header", 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the request's line."""
+        """Receive a piece of the request line."""
         self._parsed_bytes += len(url)
         self._header_bytes += len(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field of the header; those of a trailer are dropped."""
+        """Receive a header field. Fields of a trailer are dropped."""
         self._parsed_bytes += len(name) + len(value) + len(": \r\n")
         if self._part == "header":
             self._header_bytes += len(name) + len(value)
@@ -121,12 +121,12 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A header is there: its request begins."""
+        """Begin the request after its header."""
         self._check_header()
         self._pending_bytes = 0
         if self.parser.get_method() == b"CONNECT":
             raise ValueError("this is no proxy")
-        if self.parser.should_upgrade():  # `_feed` reads it once more
+        if self.parser.should_upgrade():  # `_feed` parses it again
             return
         self._stop_header_timer()
         self._part, self._body_began = "body", False
@@ -135,23 +135,23 @@ class Connection(HttpToolsProtocol):
             self.cycle.send = _PlainAnswer(self.cycle).send  # type: ignore[method-assign]
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Receive a piece of the body."""
         self._parsed_bytes += len(body)
         self._body_began = True
         super().on_body(body)
 
     def on_chunk_header(self) -> None:
-        """The size of a chunk."""
+        """Receive the size of a chunk."""
         self._parsed_bytes += len("1\r\n")
 
     def on_chunk_complete(self) -> None:
-        """The end of a chunk."""
+        """End a chunk."""
         self._parsed_bytes += len("\r\n")
         self._pending_bytes = 0
 
     def on_message_complete(self) -> None:
-        """A request is complete. Its connection idles from now on, where it was answered before."""
-        if self._part == "header":  # one with an upgrade
+        """End a request. If it was already answered, its connection is idle from now on."""
+        if self._part == "header":  # a request with an upgrade
             return
         self._part = "none"
         self._stop_drain_timer()
@@ -162,15 +162,16 @@ class Connection(HttpToolsProtocol):
             )
 
     def on_response_complete(self) -> None:
-        """An answer has been sent. Where the client still waits for leave to send the body, it may send it or not:
-        nobody can tell what comes next, so the connection ends."""
+        """End a response. If the client still waits for permission to send its body, nobody can tell what comes next,
+        so the connection ends."""
         super().on_response_complete()
         if self._part == "body" and self.cycle.response_complete and self.expect_100_continue and not self._body_began:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's answer to what is no request, as an error object."""
-        if self._part == "body" and self.cycle.response_started:  # a second answer would be taken for the next one's
+        """Send uvicorn's response to invalid HTTP, as an error object."""
+        # a second response would be taken for the next request's
+        if self._part == "body" and self.cycle.response_started:
             self.transport.close()
             return
         status, message, code = self._refusal
@@ -181,18 +182,18 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client does not read, or not quickly enough."""
+        """Pause: the client does not read, or not fast enough."""
         super().pause_writing()
         if self._limits.send_seconds and self._send_timer is None:
             self._send_timer = self.loop.call_later(self._limits.send_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Resume: the client has read."""
         self._stop_send_timer()
         super().resume_writing()
 
     def _close_idle(self) -> bool:
-        """Whether there was one."""
+        """Cancel the timer; return whether it was running."""
         idle = {
             each.timeout_keep_alive_task.when(): each.transport
             for each in self.connections
@@ -203,8 +204,8 @@ class Connection(HttpToolsProtocol):
         return bool(idle)
 
     def _feed(self, data: bytes) -> None:
-        """Parses data. An upgrade (Java's clients and curl ask for HTTP/2) is declined: httptools would take what
-        follows the header for another protocol's, so the header is read again without it."""
+        """Parse data. An upgrade (requested by Java's clients and curl for HTTP/2) is declined: httptools would take
+        what follows the header for another protocol, so the header is parsed again without it."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -214,13 +215,14 @@ class Connection(HttpToolsProtocol):
                 fields = b"".join(b"%s: %s\r\n" % field for field in self.headers if field[0] != b"upgrade")
                 data = head + fields + b"\r\n" + data[upgrade.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # like uvicorn
             except httptools.HttpParserError:
                 self.send_400_response("")
                 return
 
     def _drain(self, count: int) -> None:
-        """Reads on after an early answer, for a client that reads it only when all is sent; within bounds."""
+        """Keep reading, within bounds, after an early response, for a client that reads it only after sending
+        everything."""
         if self._drain_timer is None:
             self._drained = 0
             self._drain_timer = self.loop.call_later(_DRAIN_SECONDS, self.transport.close)
@@ -259,7 +261,7 @@ class Connection(HttpToolsProtocol):
 
 
 class _PlainAnswer:
-    """An answer to HTTP/1.0, which knows no chunks: without a length it goes on until the connection closes."""
+    """A response to HTTP/1.0, which has no chunks: without a length it ends when the connection closes."""
 
     def __init__(self, cycle: Any) -> None:
         self._cycle = cycle
@@ -267,7 +269,7 @@ class _PlainAnswer:
         self._plain = False
 
     async def send(self, message: Any) -> None:
-        """ASGI's send."""
+        """Send an ASGI message."""
         cycle = self._cycle
         headers = message.get("headers", [])
         if message["type"] == "http.response.start" and b"content-length" not in dict(headers):

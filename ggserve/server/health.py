@@ -1,4 +1,4 @@
-"""`ggserve health`: ask the server that runs with the same settings how it is, for the health check of a container."""
+"""`ggserve health`: asks the server that runs with the same settings for its state, for a container's health check."""
 
 import ssl
 import sys
@@ -12,7 +12,7 @@ _SECONDS = 10.0
 
 
 def main(arguments: list[str]) -> int:
-    """Prints what is wrong; returns 0 where the server answers requests, else 1."""
+    """Print what is wrong and return 0 if the server answers requests, else 1."""
     try:
         settings = load_settings(command_line=arguments)
     except SettingsError as error:

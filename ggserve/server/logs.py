@@ -1,4 +1,4 @@
-"""Log files: `main.log` for requests, `model.log` for the model, both in short on the console."""
+"""Log files: `main.log` for requests, `model.log` for the model, and both in short form on the console."""
 
 import logging
 import sys
@@ -14,22 +14,23 @@ from ggserve.errors import one_line
 LOGGERS = {"ggserve.main": "main.log", "ggserve.model": "model.log"}
 MAX_BYTES = 10_000_000
 _BACKUPS = 3
-_FIELDS = "%(asctime)s %(levelname)s %(message)s"  # and what a line has besides, as `request`
+_FIELDS = "%(asctime)s %(levelname)s %(message)s"  # and the other attributes of a record, such as `request`
 
 
 class _LogFile(RotatingFileHandler):
-    """Says once what keeps it from writing, until it can write again: a full disk must not flood the console."""
+    """A handler that reports a failure to write once, until it can write again: a full disk must not flood the
+    console."""
 
     _failing = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line."""
+        """Write a line."""
         self._failed = False
         super().emit(record)
         self._failing = self._failed
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called where a line could not be written."""
+        """Report a line that could not be written."""
         self._failed = True
         if not self._failing:
             with suppress(OSError):
@@ -37,8 +38,8 @@ class _LogFile(RotatingFileHandler):
 
 
 def configure_logs(folder: Path | None, level: str, form: Literal["text", "json"] = "text") -> Path | None:
-    """Opens the console and the log files; with `json` each line of a file is an object. Returns the folder of the
-    files: None where there shall be no files, or none can be written, which is told on the console."""
+    """Open the console and the log files; with `json`, each line of a file is an object. Returns the folder of the
+    files, or None without files: if they are not wanted, or if they cannot be written, which the console reports."""
     root = logging.getLogger("ggserve")
     root.setLevel(level.upper())
     root.propagate = False
@@ -58,20 +59,20 @@ def configure_logs(folder: Path | None, level: str, form: Literal["text", "json"
 
 
 class _Lines(logging.Formatter):
-    """Lines of text. What comes from outside (names of files, errors of libraries) cannot forge one."""
+    """Lines of text. Text from outside (file names, errors of libraries) cannot forge a line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line, without line breaks and control characters in the message."""
+        """Format the line without line breaks and control characters in the message."""
         record.message = one_line(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        """A traceback, indented."""
+        """Format a traceback, indented."""
         return "\n".join(f"    {one_line(line)}" for line in super().formatException(ei).splitlines())
 
 
 def _json_lines() -> logging.Formatter:
-    from pythonjsonlogger.json import JsonFormatter  # only whoever wants it pays for its import
+    from pythonjsonlogger.json import JsonFormatter  # imported here so that only its users pay for it
 
     class Lines(JsonFormatter):
         def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Signals: letting running answers end while the server stops."""
+"""Signals: running answers may end while the server stops."""
 
 import asyncio
 import signal
@@ -9,24 +9,26 @@ from types import FrameType
 
 import uvicorn
 
-DRAIN_SECONDS = 10.0  # that running answers get to end when the server stops
+DRAIN_SECONDS = 10.0  # seconds for running answers to end when the server stops
 
-_LAST_WORDS = 2.0  # seconds that the end of an ended answer gets to reach its client
-_SAME = 0.25  # seconds within which signals are one: a terminal or a service manager may send it to parent and child
+_LAST_WORDS = 2.0  # seconds for the end of an answer to reach its client
+# seconds within which signals count as one: a terminal or a service manager may send it to parent and child
+_SAME = 0.25
 
 
 def running_server() -> uvicorn.Server | None:
-    """The uvicorn that runs this app; None where something else does, or not in the main thread."""
+    """Return the uvicorn server that runs this app; None if something else does, or outside the main thread."""
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return server if isinstance(server, uvicorn.Server) else None
 
 
 @contextmanager
 def graceful_stop(close: Callable[[], None]) -> Iterator[None]:
-    """On SIGINT or SIGTERM uvicorn takes no new requests; here running answers get DRAIN_SECONDS to end. A second
-    signal ends them at once, with an error of their own; connections whose client does not read are cut then.
+    """Let running answers end on SIGINT or SIGTERM.
 
-    Also keeps uvicorn from raising the signal again once all is done, so that the exit code is 0.
+    uvicorn stops accepting requests, and running answers get DRAIN_SECONDS to end. A second signal ends them at once,
+    with an error of their own, and cuts connections whose client does not read. Also keeps uvicorn from raising the
+    signal again at the end, so that the exit code is 0.
     """
     if (server := running_server()) is None:
         yield

@@ -1,6 +1,5 @@
-"""`python main.py` in two processes: this one starts the worker that serves, and starts it again should native code end
-it by a signal. It imports next to nothing, so that it costs next to nothing, and knows nothing of what a worker does.
-"""
+"""The supervisor: `python main.py` in two processes. This one starts the worker that serves, and restarts it if a
+signal from native code kills it. It imports next to nothing, and knows nothing of what a worker does."""
 
 import os
 import signal
@@ -12,8 +11,8 @@ from ggserve import temporary
 
 _PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
-_RESTARTS = 5  # deaths in a row, after which it gives up
-_LONG_LIFE = 600.0  # seconds that a worker must live for its death to be the first again
+_RESTARTS = 5  # crashes in a row, after which it gives up
+_LONG_LIFE = 600.0  # seconds after which a worker's crash counts as the first again
 _WHY = {
     "SIGBUS": "the model file was changed while it was in use; replace files by rename",
     "SIGKILL": "memory may have run out",
@@ -24,28 +23,29 @@ _WHY = {
 
 
 class Worker:
-    """What the worker has of its supervisor."""
+    """The worker's side of its supervisor."""
 
     def __init__(self, line: socket.socket, sockets: list[socket.socket], death: str | None) -> None:
-        self.sockets = sockets  # that a worker before this one listened on, clients waiting in them
-        self.death = death  # why there is this one; None: it is the first
+        self.sockets = sockets  # sockets that the previous worker listened on, with clients waiting in them
+        self.death = death  # the reason why this worker was started; None: it is the first
         self._line = line
 
     def listens(self, sockets: list[socket.socket]) -> None:
-        """Has the supervisor keep the sockets for the next worker."""
+        """Give the sockets to the supervisor for the next worker."""
         socket.send_fds(self._line, [b"listening"], [each.fileno() for each in sockets])
 
     def ready(self) -> None:
-        """From now on a death is worth another worker."""
+        """Mark the worker as ready, so that a later crash restarts it."""
         self._line.send(b"ready")
 
     def fileno(self) -> int:
-        """Of a socket that can be read when the supervisor is gone."""
+        """Return the number of a socket that becomes readable when the supervisor is gone."""
         return self._line.fileno()
 
 
 def supervise() -> Worker | None:
-    """Returns in the worker only; None where there can be none (no fork): then this process serves by itself."""
+    """Supervise workers. Returns only in a worker, or None if there can be no supervisor (no fork): then this process
+    serves by itself."""
     if not hasattr(os, "fork"):
         return None
     return _Supervisor().run()
@@ -54,11 +54,11 @@ def supervise() -> Worker | None:
 class _Supervisor:
     def __init__(self) -> None:
         self._pid = 0
-        self._signals = 0  # that asked it to stop
+        self._signals = 0  # the signal that asked it to stop
         self._sockets: list[socket.socket] = []
         self._line: socket.socket | None = None
         self._ready = False
-        # One that is ignored from the beginning stays so, as SIGHUP under nohup.
+        # A signal that was ignored from the beginning stays ignored, like SIGHUP under nohup.
         numbers = (getattr(signal, name) for name in _PASSED_ON)
         self._numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
@@ -90,10 +90,11 @@ class _Supervisor:
             self._pause(0.0 if deaths == 1 else min(2.0 ** (deaths - 2), 30.0))
 
     def _start(self, death: str | None) -> Worker | None:
-        """Forks: a Worker in the child, None here."""
+        """Fork: return a Worker in the child, None here."""
         numbers = self._numbers
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # none is lost while it is not known whom to pass it to
+        # block signals until it is known which process to pass them to
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         self._pid = os.fork()
         if self._pid == 0:
             for number in numbers:
@@ -114,14 +115,14 @@ class _Supervisor:
         if signal.Signals(number).name in _STOPS:
             self._signals += 1
             self._listen_to_worker()
-            for each in self._sockets:  # or clients would wait in them for a worker that does not come
+            for each in self._sockets:  # otherwise clients would wait for a worker that does not come
                 each.close()
             self._sockets = []
         if self._pid:
             os.kill(self._pid, signal.SIGKILL if self._signals > 2 else number)
 
     def _listen_to_worker(self) -> None:
-        """Takes what the worker has said so far."""
+        """Receive what the worker has sent so far."""
         if self._line is None:
             return
         self._line.setblocking(False)

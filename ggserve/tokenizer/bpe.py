@@ -1,7 +1,7 @@
 """Byte-level BPE (GPT-2, Falcon, Llama 3, SmolLM, ...): the tokenizer model that GGUF calls `gpt2`.
 
-Merges work on the "byte alphabet" of GPT-2: one printable character for each of the 256 bytes. Files spell
-their ordinary tokens in that alphabet or as the raw bytes; both give the same ids here.
+Merges work on the "byte alphabet" of GPT-2: one printable character for each of the 256 bytes. Files spell their normal
+tokens in that alphabet or as raw bytes; both give the same ids.
 """
 
 import codecs
@@ -19,13 +19,13 @@ from ggserve.tokenizer.pretokenizers import find_pretokenizer
 from ggserve.tokenizer.vocabulary import Metadata, Vocabulary
 
 BYTE_ALPHABET = "".join(ALPHABET)  # character b stands for byte b
-# Characters encoded at once. The regular expressions' engine gives up, with a panic, after ten million steps.
+# Characters encoded at once. The regular-expression engine panics after ten million steps.
 _MAX_LENGTH = 4_000_000
 _TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)
 
 
 class BytePairEncoder:
-    """Plain text to ids, and `pieces`: the bytes of each id."""
+    """Encodes plain text to ids. `pieces` has the bytes of each id."""
 
     def __init__(self, metadata: Metadata) -> None:
         pretokenizer = find_pretokenizer(metadata)
@@ -37,8 +37,8 @@ class BytePairEncoder:
         ids = dict(zip(words, range(len(words)), strict=True))
         for text, token_id in self.vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN).items():
             if ids.get(text) == token_id:
-                del ids[text]  # never the result of merging ordinary text
-        # Some vocabularies lack rare bytes. A stand-in keeps its neighbours apart in merging; then it goes.
+                del ids[text]  # never the result of merging plain text
+        # Some vocabularies lack rare bytes. A stand-in keeps its neighbours from merging, and is dropped afterwards.
         for byte in set(BYTE_ALPHABET) - ids.keys():
             ids[byte] = len(words)
         self._bpe = HFTokenizer(
@@ -53,10 +53,11 @@ class BytePairEncoder:
         )
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """`starts` (nothing, or a special token, stands before) makes no difference to byte-level BPE."""
+        """Encode plain text. `starts` (the text begins the prompt or follows a special token) makes no difference
+        here."""
         ids: list[int] = []
         for start in range(0, len(text), _MAX_LENGTH):
-            # Only the call for batches lets other threads run meanwhile.
+            # Only the batch call releases Python's lock meanwhile.
             ids += self._bpe.encode_batch_fast([text[start : start + _MAX_LENGTH]], add_special_tokens=False)[0].ids
         n_tokens = len(self.pieces)
         return ids if max(ids, default=0) < n_tokens else [i for i in ids if i < n_tokens]
@@ -65,12 +66,12 @@ class BytePairEncoder:
         return text
 
     def _words(self) -> list[str]:
-        """Every token's text, ordinary ones in the byte alphabet."""
+        """Return the text of every token, normal tokens in the byte alphabet."""
         texts = self.vocabulary.texts
         joined = b"\n".join(texts)
-        # One spelling has the space as itself, the other as U+0120; few tokens hold the other's.
+        # One spelling writes the space as itself, the other as U+0120; few tokens contain the other's.
         if joined.count(b" ") <= joined.count(BYTE_ALPHABET[ord(" ")].encode()):
-            words = joined.decode("utf-8", "replace").split("\n")  # at once: much faster than one by one
+            words = joined.decode("utf-8", "replace").split("\n")  # all at once: much faster than one by one
             if len(words) == len(texts):
                 return words
             return [text.decode("utf-8", "replace") for text in texts]
@@ -80,7 +81,7 @@ class BytePairEncoder:
         return words
 
     def _plain(self) -> Iterator[bytes]:
-        """The bytes of the ordinary tokens."""
+        """Return the bytes of the normal tokens."""
         special = set(self.vocabulary.special_ids)
         return (piece for token_id, piece in enumerate(self.pieces) if token_id not in special)
 
@@ -102,12 +103,12 @@ def _word_bytes(word: str) -> bytes:
     try:
         piece: bytes = codecs.charmap_encode(word, "strict", _TO_BYTE)[0]
     except UnicodeEncodeError:
-        return word.encode()  # not in the alphabet: a literal that the file marks as an ordinary token
+        return word.encode()  # not in the alphabet: a literal that the file marks as a normal token
     return piece
 
 
 def byte_token_value(text: str) -> bytes:
-    """The byte of a token spelled `<0x0A>`."""
+    """Return the byte of a token spelled `<0x0A>`."""
     try:
         return bytes([int(text[3:5], 16)])
     except ValueError:
@@ -115,10 +116,10 @@ def byte_token_value(text: str) -> bytes:
 
 
 def merge_pairs(metadata: Metadata, ids: dict[str, int], plain: Iterable[bytes]) -> list[tuple[str, str]]:
-    """Pairs to merge, best first. Those that name no token are left out: the library would panic. `plain` are the
-    bytes of the ordinary tokens."""
+    """Return the pairs to merge, best first. Pairs that make no token are left out, because the library would panic.
+    `plain` has the bytes of the normal tokens."""
     merges = metadata.get("tokenizer.ggml.merges")
-    # A model of bytes has none; any other vocabulary could not make its longer tokens.
+    # A vocabulary of single bytes has no merges; any other one needs them to make its longer tokens.
     if not isinstance(merges, list) or not (merges or all(len(piece) <= 1 for piece in plain)):
         raise ModelFileError("the file has a BPE vocabulary without merges (tokenizer.ggml.merges)")
     if not merges:

@@ -1,7 +1,7 @@
 """BPE over whole lines (Gemma 4): the tokenizer model that GGUF calls `gemma4`.
 
-Merges work on characters, spaces among them, which are written `▁`; a character that no token holds becomes its UTF-8
-bytes. A run of line feeds that is a token stays one.
+Merges work on characters, including spaces, which are written `▁`. A character that no token contains becomes its UTF-8
+bytes. A run of line feeds that is a token stays one token.
 """
 
 import re
@@ -19,13 +19,13 @@ _BATCH = 1000  # lines
 
 
 class LineEncoder:
-    """Plain text to ids, and `pieces`: the bytes of each id."""
+    """Encodes plain text to ids. `pieces` has the bytes of each id."""
 
     shrinks = 1
 
     def __init__(self, metadata: Metadata) -> None:
         self.vocabulary = vocabulary = Vocabulary.from_metadata(metadata, default_ids={}, add_bos=True)
-        vocabulary.add_bos = vocabulary.bos_id is not None  # whatever the file says, as llama.cpp does
+        vocabulary.add_bos = vocabulary.bos_id is not None  # whatever the file says, like llama.cpp
         self.pieces: list[bytes] = []
         ids: dict[str, int] = {}
         for token_id, (text, kind) in enumerate(zip(vocabulary.texts, vocabulary.types, strict=True)):
@@ -42,12 +42,13 @@ class LineEncoder:
         self._bpe = HFTokenizer(BPE(ids, merge_pairs(metadata, ids, plain), byte_fallback=True))
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """`starts` (nothing, or a special token, stands before) makes no difference here."""
+        """Encode plain text. `starts` (the text begins the prompt or follows a special token) makes no difference
+        here."""
         lines = _LINES.findall(text.replace(" ", _SPACE))
         ids: list[int] = []
         for start in range(0, len(lines), _BATCH):
             batch = lines[start : start + _BATCH]
-            # Only the call for batches lets other threads run meanwhile.
+            # Only the batch call releases Python's lock meanwhile.
             encoded = self._bpe.encode_batch_fast(batch, add_special_tokens=False)
             for line, encoding in zip(batch, encoded, strict=True):
                 newlines = self._newlines.get(line)

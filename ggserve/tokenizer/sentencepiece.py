@@ -1,7 +1,7 @@
 """SentencePiece BPE (Llama 1 and 2, Mistral, ...): the tokenizer model that GGUF calls `llama`.
 
-Characters merge pairwise into tokens, the pair with the best score first, the leftmost of equals; a character
-that no token holds becomes its UTF-8 bytes. A space is written `▁`.
+Characters merge pairwise into tokens: the pair with the best score first, the leftmost of equal ones. A character
+that no token contains becomes its UTF-8 bytes. A space is written `▁`.
 """
 
 import re
@@ -19,7 +19,7 @@ _CACHED_LENGTH = 64  # characters
 
 
 class SentencePieceEncoder:
-    """Plain text to ids, and `pieces`: the bytes of each id."""
+    """Encodes plain text to ids. `pieces` has the bytes of each id."""
 
     shrinks = 1
 
@@ -32,7 +32,7 @@ class SentencePieceEncoder:
         if scores is None:
             raise ModelFileError("the file has a SentencePiece vocabulary without scores (tokenizer.ggml.scores)")
         self.pieces: list[bytes] = []
-        self._ranks: dict[str, float] = {}  # minus the score: the least merges first
+        self._ranks: dict[str, float] = {}  # negative score: the best merges come first
         self._ids: dict[str, int] = {}
         self._byte_ids: dict[int, int] = {}
         for token_id, (text, kind, score) in enumerate(
@@ -48,13 +48,14 @@ class SentencePieceEncoder:
                 piece = byte_token_value(text.decode("utf-8", "replace"))
                 self._byte_ids[piece[0]] = token_id
             self.pieces.append(piece)
-        # Where no token has a space after something else, no merge crosses a space: each word stands alone.
+        # If no token has a space after another character, no merge crosses a space, and each word can be encoded alone.
         inner_space = re.compile(f"[^{_SPACE}\n]{_SPACE}")
         self._words_stand_alone = not inner_space.search("\n".join(self._ids))
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """`starts`: nothing, or a special token, stands before `text`; then a space is put in front of it."""
+        """Encode plain text. `starts`: the text begins the prompt or follows a special token; then a space is put in
+        front."""
         if starts and self._space_prefix:
             text = " " + text
         text = text.replace(" ", _SPACE)
@@ -71,12 +72,12 @@ class SentencePieceEncoder:
         return ids
 
     def decode_start(self, text: str) -> str:
-        """Takes back the space that `encode` put in front."""
+        """Remove the space that `encode` put in front."""
         return text.removeprefix(" ") if self._space_prefix else text
 
     def _merge(self, word: str) -> list[int]:
         ranks = self._ranks
-        # A linked list over the characters: symbol i starts at i, and an absorbed one has the text "".
+        # A linked list over the characters: symbol i starts at i, and an absorbed symbol has the text "".
         symbols = list(word)
         following = list(range(1, len(word) + 1))
         preceding = list(range(-1, len(word) - 1))
@@ -85,7 +86,7 @@ class SentencePieceEncoder:
         while queue:
             _, left, merged = heappop(queue)
             right = following[left]
-            # Stale if one of the two has merged with another since. Equal text here is the same merge.
+            # Stale if one of the two has merged since. Equal text means the same merge.
             if not symbols[left] or right >= len(word) or symbols[left] + symbols[right] != merged:
                 continue
             symbols[left] = merged

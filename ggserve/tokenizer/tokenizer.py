@@ -1,7 +1,7 @@
-"""Text to token ids and back, exactly as the model was trained to see it.
+"""Text to token ids and back, exactly as the model was trained.
 
-The one entry is `Tokenizer.from_metadata`. What a special token is and when text may become one is decided
-here; the algorithms on plain text are in `bpe` and `sentencepiece`.
+The entry point is `Tokenizer.from_metadata`. This module decides which tokens are special and when text may become one;
+`bpe` and `sentencepiece` have the algorithms for plain text.
 """
 
 import re
@@ -18,32 +18,33 @@ from ggserve.tokenizer.unigram import UnigramEncoder, leaves_spaces
 from ggserve.tokenizer.vocabulary import Metadata, Vocabulary
 
 _WHITE_SPACE = " \t\n\v\f\r"
-_NOT_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}  # of Phi-3's special tokens
+_NOT_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}  # right-stripping tokens of Phi-3
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PlainTextEncoder(Protocol):
     vocabulary: Vocabulary
     pieces: list[bytes]
-    shrinks: int  # characters that may become one before they are tokens
+    shrinks: int  # stand-ins: characters that become control tokens later
 
     def encode(self, text: str, *, starts: bool) -> list[int]: ...
     def decode_start(self, text: str) -> str: ...
 
 
 class Tokenizer:
-    """`pieces[id]` is the bytes that a token adds to a generated text: b"" for control tokens, never shown.
-    `end_ids` are the tokens that end a model's turn. `control_tokens` maps their texts to the ids of all that
-    text becomes only when asked to."""
+    """The tokenizer of one model. `pieces[id]` is the bytes that a token adds to a generated text: b"" for control
+    tokens, which are never shown. `end_ids` are the tokens that end the model's turn. `control_tokens` maps the texts
+    to the ids of all tokens that text becomes only on request."""
 
     def __init__(self, encoder: PlainTextEncoder, *, right_stripped: frozenset[str] = frozenset()) -> None:
-        """`right_stripped`: special tokens that take the white space to their right with them."""
+        """`right_stripped`: special tokens that absorb the white space to their right."""
         vocabulary = encoder.vocabulary
         self._encoder = encoder
         self._texts = vocabulary.texts
         self.pieces = encoder.pieces
         self.vocab_size = len(vocabulary.texts)
-        self.longest_token = encoder.shrinks * max(map(len, vocabulary.texts))  # characters that one can stand for
+        # characters that a stand-in can stand for
+        self.longest_token = encoder.shrinks * max(map(len, vocabulary.texts))
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.unk_id = vocabulary.unk_id
@@ -56,7 +57,7 @@ class Tokenizer:
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
-        """Builds the tokenizer that a GGUF describes; ModelFileError where it can't be had exactly."""
+        """Build the tokenizer that a GGUF describes. Raises ModelFileError if it cannot be reproduced exactly."""
         match metadata.get("tokenizer.ggml.model"):
             case "gpt2":
                 return cls(BytePairEncoder(metadata))
@@ -76,11 +77,11 @@ class Tokenizer:
                 )
 
     def token_text(self, token_id: int | None) -> str:
-        """A token as the file spells it, which for special tokens is as templates write it; "" for None."""
+        """Return a token as the file spells it, which for special tokens is as templates write it; "" for None."""
         return "" if token_id is None else self._texts[token_id].decode("utf-8", "replace")
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Ids of a text. `add_special` adds BOS and EOS where the model wants them and they are not there;
+        """Return the ids of a text. `add_special` adds BOS and EOS if the model wants them and the text lacks them.
         `parse_special` lets the text of a control token become that token."""
         ids = self.encode_prompt(text, parse_special=parse_special, add_bos=add_special)
         if add_special and self.add_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
@@ -95,9 +96,9 @@ class Tokenizer:
         add_bos: bool = True,
         stand_ins: Mapping[int, str] | None = None,
     ) -> list[int]:
-        """Ids of a text that the model shall continue: no EOS. `stand_ins` (as for `str.translate`) are
-        characters that hold a place until control tokens are found, so that what they stand for can't be part
-        of one."""
+        """Return the ids of a text that the model will continue, without EOS. `stand_ins` (as for `str.translate`) are
+        characters that hold a place until control tokens are found, so that what they stand for cannot be part of one.
+        """
         ids: list[int] = []
         starts = True
         specials = self._all_specials if parse_special else self._always_specials
@@ -112,20 +113,20 @@ class Tokenizer:
         return ids
 
     def encode_middle(self, text: str) -> list[int]:
-        """Ids of a text in the middle of an answer, of which nothing can become a control token that does not show."""
+        """Return the ids of a text in the middle of an answer. Only control tokens that are shown can occur in it."""
         ids: list[int] = []
         for part in self._parts(_SURROGATE.sub("\ufffd", text), self._answer_specials, None):
             ids += [part] if isinstance(part, int) else self._encoder.encode(part, starts=False)
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of a whole sequence; for generated text, which goes on from a prompt, join `pieces`
-        instead (a SentencePiece prompt has a space in front that is not text)."""
+        """Return the text of a whole sequence. For generated text, which continues a prompt, join `pieces` instead: a
+        SentencePiece prompt has a space in front that is not part of the text."""
         pieces = [self._shown(i, skip_special) for i in ids]
         return self._encoder.decode_start(b"".join(pieces).decode("utf-8", "replace"))
 
     def piece(self, token_id: int) -> bytes:
-        """The bytes of one token, as the file spells it if it is a control token."""
+        """Return the bytes of one token; a control token's as the file spells it."""
         return self._shown(token_id, False)
 
     def _shown(self, token_id: int, skip_special: bool) -> bytes:
@@ -133,7 +134,7 @@ class Tokenizer:
         return piece if piece or skip_special else self._texts[token_id]
 
     def show(self, controls: Iterable[str]) -> None:
-        """Makes these control tokens, as far as there are such, a part of answers: they show in them as text."""
+        """Make these control tokens, if they exist, visible in answers as text."""
         shown = {text: self.control_tokens[text] for text in controls if text in self.control_tokens}
         if shown:
             texts = {token: text.encode() for text, token in shown.items()}
@@ -143,7 +144,7 @@ class Tokenizer:
     def _parts(
         self, text: str, specials: re.Pattern[str] | None, stand_ins: Mapping[int, str] | None
     ) -> Iterator[str | int]:
-        """Cuts out special tokens: their ids, and the plain text between them."""
+        """Split a text into the ids of special tokens and the plain text between them."""
         if stand_ins:
             for part in self._parts(text, specials, None):
                 if isinstance(part, int):
@@ -178,7 +179,7 @@ class Tokenizer:
 
 
 def _right_stripped(metadata: Metadata) -> frozenset[str]:
-    """Phi-3's special tokens, as its own tokenizer has them; GGUF does not tell."""
+    """Phi-3's right-stripping special tokens, as its own tokenizer has them; GGUF does not record them."""
     name = str(metadata.get("general.name", "")).lower()
     if metadata.get("general.architecture") != "phi3" and not any(each in name for each in ("phi-3", "phi3")):
         return frozenset()

@@ -1,7 +1,7 @@
-"""Unigram tokenization (Replit): of all ways to cut a text into tokens, the one with the best sum of scores.
+"""Unigram tokenization (Replit): of all ways to split a text into tokens, the one with the best sum of scores.
 
-A space is written `▁`, nothing is put in front of a text. A character that no token holds becomes its UTF-8 bytes,
-where the vocabulary has tokens for bytes, else the unknown token.
+A space is written `▁`; nothing is put in front of a text. A character that no token contains becomes its UTF-8 bytes if
+the vocabulary has byte tokens, otherwise the unknown token.
 """
 
 from tokenizers import Tokenizer as HFTokenizer
@@ -16,25 +16,26 @@ _SPACE = "▁"
 
 
 def leaves_spaces(metadata: Metadata) -> bool:
-    """Whether a file with T5's kind of vocabulary takes texts as they are, which T5's own does not."""
+    """Return whether a file with T5's kind of vocabulary leaves texts unnormalized, unlike T5 itself."""
     flags = (metadata.get(f"tokenizer.ggml.{key}") for key in ("add_space_prefix", "remove_extra_whitespaces"))
     return all(flag is False for flag in flags) and metadata.get("tokenizer.ggml.precompiled_charsmap") is None
 
 
 class UnigramEncoder:
-    """Plain text to ids, and `pieces`: the bytes of each id."""
+    """Encodes plain text to ids. `pieces` has the bytes of each id."""
 
     def __init__(self, metadata: Metadata) -> None:
         self.vocabulary = vocabulary = Vocabulary.from_metadata(metadata, default_ids={"unknown": 0}, add_bos=False)
         scores = token_array(metadata, "scores", len(vocabulary.texts))
         if scores is None or vocabulary.unk_id is None:
             raise ModelFileError("the file has a unigram vocabulary without scores or without an unknown token")
-        self.shrinks = 1 if TokenType.BYTE in vocabulary.types else 1000  # unknown characters become one unknown token
+        # a run of unknown characters becomes one unknown token
+        self.shrinks = 1 if TokenType.BYTE in vocabulary.types else 1000
         self.pieces: list[bytes] = []
         self._bytes: dict[int, int] = {}
         entries: list[tuple[str, float]] = []
         for token_id, (text, kind) in enumerate(zip(vocabulary.texts, vocabulary.types, strict=True)):
-            word, piece = f"\0{token_id}", b""  # one that no text holds: control tokens never come from text
+            word, piece = f"\0{token_id}", b""  # a text that never occurs: control tokens never come from text
             if kind in (TokenType.NORMAL, TokenType.USER_DEFINED):
                 word = text.decode("utf-8", "replace")
                 piece = word.replace(_SPACE, " ").encode()
@@ -49,9 +50,10 @@ class UnigramEncoder:
             raise ModelFileError(f"the unigram vocabulary cannot be used: {error}") from None
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """`starts` (nothing, or a special token, stands before) makes no difference here."""
+        """Encode plain text. `starts` (the text begins the prompt or follows a special token) makes no difference
+        here."""
         text = text.replace(" ", _SPACE).replace("\0", "\ufffd")
-        encoding = self._unigram.encode_batch([text], add_special_tokens=False)[0]  # lets other threads run meanwhile
+        encoding = self._unigram.encode_batch([text], add_special_tokens=False)[0]  # releases Python's lock meanwhile
         ids: list[int] = []
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token_id == self.vocabulary.unk_id and self._bytes:

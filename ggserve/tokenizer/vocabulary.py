@@ -1,6 +1,6 @@
 """A model file's vocabulary: token texts, their types, and the ids with a role (BOS, EOS, end of turn).
 
-Knows nothing of algorithms: how text becomes ids is in `bpe` and `sentencepiece`.
+Contains no algorithms: `bpe` and `sentencepiece` turn text into ids.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from ggserve.modelfile.token_spelling import TokenType
 
 
 class Metadata(Protocol):
-    """What a GGUF's key-value section offers; a plain dict does too. String arrays are list[bytes]."""
+    """The interface of a GGUF's metadata; a plain dict implements it too. String arrays are list[bytes]."""
 
     def get(self, key: str, default: Any = None, /) -> Any: ...
 
 
-# Control tokens that end a model's turn, whatever the file names as EOS.
+# Control tokens that end a model's turn, whatever token the file names as EOS.
 _END_TEXTS = frozenset(
     [
         "<|eot_id|>",
@@ -43,7 +43,7 @@ _END_TEXTS = frozenset(
         "<|tool_response>",
         "<｜end▁of▁sentence｜>",
         "[e~[",
-        # What ends the middle of a text with a gap: its own end, padding, or another file.
+        # Tokens that end a fill-in-the-middle answer: its own end token, padding, or another file.
         "▁<EOT>",
         "<|fim_pad|>",
         "<fim-pad>",
@@ -59,8 +59,8 @@ _END_TEXTS = frozenset(
 
 @dataclass
 class Vocabulary:
-    """`texts[id]` is the token as the file spells it, `types[id]` a TokenType, `special_ids` all that are not
-    ordinary tokens. A role that no token has is None."""
+    """The vocabulary. `texts[id]` is the token as the file spells it, `types[id]` its TokenType, `special_ids` all
+    tokens that are not normal. A role that no token has is None."""
 
     texts: list[bytes]
     types: list[int]
@@ -81,8 +81,8 @@ class Vocabulary:
         add_bos: bool,
         end_of_text: bytes | None = None,
     ) -> "Vocabulary":
-        """Reads `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` hold where the file
-        says nothing; so does the token spelled `end_of_text`, for BOS and EOS."""
+        """Read `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` apply if the file says
+        nothing, and so does the token spelled `end_of_text`, for BOS and EOS."""
         texts = metadata.get("tokenizer.ggml.tokens")
         if not isinstance(texts, list) or not texts:
             raise ModelFileError("the file has no vocabulary (tokenizer.ggml.tokens)")
@@ -104,7 +104,7 @@ class Vocabulary:
             end_ids.discard(special.get(b"<|end|>", -1))
         roles = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
         end_ids |= {i for i in map(role_id, roles) if i is not None}
-        # Such a token must never come from a user's text, even where the file calls it an ordinary one.
+        # Such a token must never come from a user's text, even if the file calls it a normal token.
         control = [*end_ids, *(i for i in [bos] if i is not None)]
         types = types.astype(np.int64)  # a copy
         types[[i for i in control if types[i] != TokenType.UNKNOWN]] = TokenType.CONTROL
@@ -121,7 +121,7 @@ class Vocabulary:
         )
 
     def of_type(self, *types: TokenType) -> dict[str, int]:
-        """Text to id of all special tokens of these types, but for those without a text."""
+        """Map text to id for all special tokens of these types that have a text."""
         return {
             self.texts[i].decode("utf-8", "replace"): i
             for i in self.special_ids
@@ -133,7 +133,7 @@ _SPECIAL_TYPES = (TokenType.CONTROL, TokenType.USER_DEFINED)
 
 
 def token_array(metadata: Metadata, name: str, n_tokens: int) -> np.ndarray[Any, np.dtype[Any]] | None:
-    """A numeric array with one value a token (`scores`, `token_type`), or None where the file has none."""
+    """Return a numeric array with one value per token (`scores`, `token_type`), or None if the file has none."""
     values = metadata.get(f"tokenizer.ggml.{name}")
     if values is None:
         return None
@@ -144,7 +144,7 @@ def token_array(metadata: Metadata, name: str, n_tokens: int) -> np.ndarray[Any,
 
 
 def control_tokens(metadata: Metadata) -> dict[str, int]:
-    """Text to id of all tokens that no user's text may become."""
+    """Map text to id for all tokens that a user's text must never become."""
     tokens: list[bytes] = metadata.get("tokenizer.ggml.tokens")
     control = np.isin(metadata.get("tokenizer.ggml.token_type", []), (TokenType.CONTROL, TokenType.UNKNOWN))
     return {tokens[i].decode("utf-8", "replace"): int(i) for i in control.nonzero()[0] if tokens[i]}

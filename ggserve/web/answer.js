@@ -1,4 +1,4 @@
-// Answers: from a chat to a request, from the stream of its answer to a message. Knows nothing of how they look.
+// Answers: a chat becomes a request, and the stream of its answer becomes a message. Draws nothing.
 
 import { ServerError, streamJSON } from "./api.js";
 import { connection } from "./connection.js";
@@ -6,7 +6,7 @@ import { moreFields, samplingFields, settings } from "./settings.js";
 
 const TOP_TOKENS = 5;
 
-/** A running answer: `stop` ends it, and what has come stays. `changed` is called when something came. */
+/** A running answer: `stop` ends it and keeps what has arrived. `changed` is called when something arrives. */
 class Running {
   #abort = new AbortController();
   #started = performance.now();
@@ -20,18 +20,18 @@ class Running {
     this.#abort.abort();
   }
 
-  /** How far the prompt is, until the answer begins: { processed, total } in tokens; null where that is not known. */
+  /** How far the prompt is until the answer begins: { processed, total } in tokens; null if that is not known. */
   get progress() {
     return this.#first === null ? this.#progress : null;
   }
 
-  /** Tokens a second so far, taking each piece for a token; null at the beginning. */
+  /** Return the tokens per second so far, counting each piece as a token; null at the beginning. */
   get pace() {
     const seconds = (performance.now() - this.#first) / 1000;
     return this.#pieces > 4 ? (this.#pieces - 1) / seconds : null;
   }
 
-  /** Fills `message` by what `take(choice, message)` makes of each choice; errors become a field of the message. */
+  /** Fill `message` with the result of `take(choice, message)` for each choice; errors become a field of the message. */
   async run(path, body, message, take, changed) {
     try {
       for await (const event of streamJSON(path, body, this.#abort.signal)) {
@@ -46,7 +46,7 @@ class Running {
         this.#finish = choice.finish_reason ?? this.#finish;
         changed();
       }
-      if (this.#finish === "length") message.note = "Ended at the limit of tokens.";
+      if (this.#finish === "length") message.note = "Stopped at the token limit.";
     } catch (error) {
       if (this.#abort.signal.aborted) {
         message.note = "Stopped.";
@@ -73,12 +73,12 @@ class Running {
   }
 }
 
-/** Tokens a second of a finished answer: of all tokens after the first; null where that is not known. */
+/** Return the tokens per second of a finished answer, after its first token; null if unknown. */
 export function tokensPerSecond({ completion, seconds } = {}) {
   return completion > 1 && seconds > 0 ? (completion - 1) / seconds : null;
 }
 
-/** The answers that run, by chat. */
+/** The running answers, by chat. */
 export class Answers extends EventTarget {
   #running = new Map();
 
@@ -86,7 +86,7 @@ export class Answers extends EventTarget {
     return this.#running.get(chat.id);
   }
 
-  /** Answers the last message of `chat` with a new one. `change` events have the chat and the message. */
+  /** Answer the last message of `chat` with a new one. `change` events carry the chat and the message. */
   async start(chat) {
     const message = { role: "assistant", content: "", model: connection.model?.id };
     const running = new Running();
@@ -97,12 +97,12 @@ export class Answers extends EventTarget {
     this.#running.set(chat.id, running);
     changed();
     await running.run("v1/chat/completions", body, message, takeChatDelta, changed);
-    if (this.of(chat) === running) this.#running.delete(chat.id); // else a newer answer has taken its place
+    if (this.of(chat) === running) this.#running.delete(chat.id); // otherwise a newer answer has replaced it
     this.dispatchEvent(new CustomEvent("end", { detail: { chat, message } }));
   }
 }
 
-/** Continues a text; `changed` gets the message whose content is the continuation so far. */
+/** Continue a text; `changed` receives the message whose content is the continuation so far. */
 export function continueText(prompt, changed) {
   const running = new Running();
   const message = { content: "" };
@@ -134,7 +134,7 @@ function requestMessage({ role, content, images, tool_calls, tool_call_id }) {
   return { role, content: text, ...(tool_calls && { tool_calls }), ...(tool_call_id && { tool_call_id }) };
 }
 
-/** Adds what a chat's chunk brings; whether it brought something. */
+/** Add the contents of a chat's chunk; return whether there were any. */
 function takeChatDelta({ delta = {}, logprobs, field_confidence }, message) {
   const thoughts = delta.reasoning_content ?? delta.reasoning;
   if (thoughts) message.reasoning = (message.reasoning ?? "") + thoughts;
@@ -156,7 +156,7 @@ function takeCall(piece, message) {
   call.function.arguments += piece.function?.arguments ?? "";
 }
 
-/** Adds what a completion's chunk brings. Its logprobs are of the older shape, or of the chats'. */
+/** Add the contents of a completion's chunk. Its logprobs have the older form, or that of chats. */
 function takeText({ text, logprobs }, message) {
   message.content += text ?? "";
   if (logprobs?.content) takeChatDelta({ logprobs }, message);
@@ -171,7 +171,7 @@ function short({ token, logprob }) {
   return { token, logprob };
 }
 
-/** Thoughts that came inside of the text, as <think>…</think> at its beginning, and the rest. */
+/** Split a text into a thought at its beginning, <think>…</think>, and the rest. */
 export function splitThoughts(content) {
   const match = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/.exec(content);
   return match ? { thoughts: match[1].trim(), answer: content.slice(match[0].length) } : { thoughts: "", answer: content };

@@ -2,7 +2,7 @@
 
 import { settings } from "./settings.js";
 
-/** An error that the server told, or that its absence is. `status` is 0 when no answer came. */
+/** An error from the server, or the lack of an answer, in which case `status` is 0. */
 export class ServerError extends Error {
   constructor(message, { status = 0, param = null, code = null } = {}) {
     super(message);
@@ -12,21 +12,21 @@ export class ServerError extends Error {
   }
 }
 
-/** The JSON at a path. Raises ServerError. */
+/** Get the JSON at a path. Throws ServerError. */
 export async function getJSON(path, timeout = 5000) {
   const response = await request(path, { cache: "no-store", signal: AbortSignal.timeout(timeout) });
   if (!response.ok) throw await errorOf(response);
   return response.json();
 }
 
-/** The answer to a JSON body, parsed. Raises ServerError. */
+/** Post a JSON body and return the parsed answer. Throws ServerError. */
 export async function postJSON(path, body) {
   const response = await request(path, post(body));
   if (!response.ok) throw await errorOf(response);
   return response.json();
 }
 
-/** The lines of a streamed answer, each parsed as JSON. Raises ServerError; an abort of `signal` raises its reason. */
+/** Yield the lines of a streamed answer, parsed as JSON. Throws ServerError, or the reason of an aborted `signal`. */
 export async function* streamLines(path, body, signal) {
   const response = await request(path, { ...post(body), signal });
   if (!response.ok) throw await errorOf(response);
@@ -43,7 +43,7 @@ export async function* streamLines(path, body, signal) {
   }
 }
 
-/** The events of a streamed answer, parsed. Raises ServerError; an abort of `signal` raises its reason. */
+/** Yield the events of a streamed answer, parsed. Throws ServerError, or the reason of an aborted `signal`. */
 export async function* streamJSON(path, body, signal) {
   const options = post({ ...body, stream: true, stream_options: { include_usage: true } });
   const response = await request(path, { ...options, signal });
@@ -82,7 +82,7 @@ function toError(error, status) {
   return new ServerError(message, { status, param: error.param, code: error.code });
 }
 
-/** The data of each event (WHATWG HTML, section 9.2.6); comments and names of events are of no interest here. */
+/** The data of each event (WHATWG HTML, section 9.2.6); comments and event names are ignored. */
 async function* serverSentData(body, signal) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -1,4 +1,4 @@
-// The page: makes its parts, tells them of each other, and follows the address (#chat/ID, #notebook).
+// The page: creates its parts, connects them, and follows the address (#chat/ID, #notebook).
 
 import { Answers } from "./answer.js";
 import { Chats } from "./chats.js";
@@ -30,7 +30,7 @@ function stop() {
   notebook.stop();
 }
 
-/** Shows what the address names; an unknown chat is a new one. */
+/** Show the view that the address names; an unknown chat becomes a new one. */
 function follow() {
   const isNotebook = location.hash === "#notebook";
   if (!isNotebook) {
@@ -65,7 +65,7 @@ function drawChat() {
   showUse(last?.stats, running?.pace);
 }
 
-/** How full the context is after an answer, and how fast the one that runs is. */
+/** Show how full the context is after an answer, and the speed of a running one. */
 function showUse(stats, pace = null) {
   const used = (stats?.prompt ?? 0) + (stats?.completion ?? 0);
   const all = connection.contextLength;
@@ -80,10 +80,10 @@ function showUse(stats, pace = null) {
 function drawConnection() {
   const { state, progress, message, models, model } = connection;
   const words = {
-    connecting: "", ready: connection.fallback && `The GPU does less than it should: ${connection.fallback}`,
+    connecting: "", ready: connection.fallback && `The GPU is used less than it should be: ${connection.fallback}`,
     loading: progress === null ? "The model is loading." : `The model is loading: ${Math.floor(progress * 100)} %`,
-    down: "The server is gone. Trying again. Your chats can be read meanwhile.",
-    locked: "This server wants an API key.",
+    down: "The server does not respond. Reconnecting; you can still read your chats.",
+    locked: "This server requires an API key.",
   }[state];
   byId("connection").hidden = !words;
   byId("connection").dataset.state = state;
@@ -134,7 +134,7 @@ function setUpChats() {
     if (!chats.get(detail.id)) location.hash = ""; // it was deleted
     else if (detail.elsewhere && !answers.of(view.chat)) view.show(chats.get(detail.id));
   });
-  chats.addEventListener("failed", () => toast("This browser can't keep the chat: its storage is full or closed."));
+  chats.addEventListener("failed", () => toast("This browser cannot save the chat: its storage is full or blocked."));
 }
 
 function setUpConnection() {
@@ -147,7 +147,7 @@ function setUpConnection() {
 
 async function start() {
   const lasting = await chats.load();
-  if (!lasting) toast("This browser keeps nothing here: export your chats before you leave.");
+  if (!lasting) toast("This browser saves nothing on this page: export your chats before you leave.");
   view.show(chats.create());
   setUpSettings({
     system: () => view.chat.system,

@@ -1,5 +1,5 @@
-// The chats: made, kept, searched, exported, imported. Their messages have the shape of the API's, and a few fields
-// of our own: reasoning, stats, tokens (with probabilities), citations and documents, fields, error, note.
+// The chats: created, saved, searched, exported, imported. Their messages have the API's form, and a few more
+// fields: reasoning, stats, tokens (with probabilities), citations and documents, fields, error, note.
 
 import { openStorage } from "./storage.js";
 import { settings } from "./settings.js";
@@ -20,7 +20,7 @@ export class Chats extends EventTarget {
   #timers = new Map();
   #tabs = "BroadcastChannel" in window ? new BroadcastChannel("ggserve") : null;
 
-  /** Reads what is kept. Returns whether what comes will be kept too. */
+  /** Read the saved chats. Returns whether changes will be saved too. */
   async load() {
     this.#storage = await openStorage();
     for (const chat of await this.#storage.all()) this.#chats.set(chat.id, chat);
@@ -38,12 +38,12 @@ export class Chats extends EventTarget {
     return [...this.#chats.values()].sort((a, b) => b.updated - a.updated);
   }
 
-  /** An empty chat; it is kept from its first `save` on. */
+  /** Create an empty chat; the first `save` stores it. */
   create() {
     return { id: newId(), title: "", created: Date.now(), updated: Date.now(), system: settings.system ?? "", messages: [] };
   }
 
-  /** Keeps a chat as it is now; `soon` leaves it a moment, so that a streamed answer isn't written at each token. */
+  /** Save a chat as it is now; `soon` waits a moment, so that a streamed answer is not written at each token. */
   save(chat, { soon = false } = {}) {
     const isNew = !this.#chats.has(chat.id);
     this.#chats.set(chat.id, chat);
@@ -52,7 +52,7 @@ export class Chats extends EventTarget {
     if (isNew || !soon) this.#changed(chat.id);
   }
 
-  /** Marks a chat as the latest, names it after its first message, and keeps it. */
+  /** Mark a chat as the latest, name it after its first message, and save it. */
   touch(chat) {
     chat.updated = Date.now();
     chat.title ||= titleOf(chat);
@@ -68,7 +68,7 @@ export class Chats extends EventTarget {
     this.#tabs?.postMessage(id);
   }
 
-  /** Chats that have all words of `text`, each with the place where the first is found. */
+  /** Return the chats that contain all words of `text`, each with the place of the first. */
   search(text) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const found = [];
@@ -80,12 +80,12 @@ export class Chats extends EventTarget {
     return found;
   }
 
-  /** What an export holds: all chats, or those given. */
+  /** Return the contents of an export: all chats, or the given ones. */
   exported(chats = this.all) {
     return JSON.stringify({ format: FORMAT, version: 1, exported: new Date().toISOString(), chats }, null, 1);
   }
 
-  /** Adds the chats of an export; those that are here already, unchanged, are left. Returns how many came. Raises Error. */
+  /** Add the chats of an export, except unchanged ones that exist already. Returns how many were added. Throws Error. */
   import(text) {
     let data;
     try {
@@ -93,7 +93,7 @@ export class Chats extends EventTarget {
     } catch {
       throw new Error("This file is not JSON.");
     }
-    if (data?.format !== FORMAT || !Array.isArray(data.chats)) throw new Error("This file holds no chats of this page.");
+    if (data?.format !== FORMAT || !Array.isArray(data.chats)) throw new Error("This file contains no chats exported from this page.");
     let count = 0;
     for (const chat of data.chats.map(checked).filter((chat) => chat?.messages.length)) {
       const mine = this.#chats.get(chat.id);
@@ -116,7 +116,7 @@ export class Chats extends EventTarget {
     for (const id of this.#timers.keys()) this.#write(this.#chats.get(id));
   }
 
-  /** Another tab changed a chat. */
+  /** Take over a chat that another tab has changed. */
   async #reload(id) {
     const theirs = await this.#storage.get(id);
     if (theirs) this.#chats.set(id, theirs);
@@ -143,7 +143,7 @@ function snippet(texts, word) {
   return "";
 }
 
-/** A chat of a file, with nothing in it but what belongs there; null if it is none. */
+/** Return a chat from a file with only its known fields; null if it is not a chat. */
 function checked(chat) {
   if (typeof chat !== "object" || chat === null || !Array.isArray(chat.messages)) return null;
   const time = (value) => (Number.isFinite(value) ? value : Date.now());

@@ -1,4 +1,4 @@
-// The chat that is shown: its messages, kept in view as they grow, and what the user does with them.
+// The chat that is shown: its messages, kept in view as they grow, and the user's actions on them.
 
 import { byId, announce, oncePerFrame } from "./dom.js";
 import { MessageView } from "./messages.js";
@@ -39,13 +39,13 @@ export class ChatView {
     this.draw();
   }
 
-  /** Adds a message of the user, and answers it. */
+  /** Add a message of the user, and answer it. */
   send(content, images = []) {
     this.chat.messages.push({ role: "user", content, ...(images.length && { images }) });
     this.#answer();
   }
 
-  /** Answers the chat anew from where an answer stands. */
+  /** Answer the chat again from the place of an answer. */
   regenerate(message) {
     this.#cut(message, 0);
     this.#answer();
@@ -71,7 +71,7 @@ export class ChatView {
     this.#answer();
   }
 
-  /** Opens the user's last message for editing. */
+  /** Open the user's last message for editing. */
   editLast() {
     this.#views.findLast(({ message }) => message.role === "user")?.edit();
   }
@@ -111,7 +111,7 @@ export class ChatView {
     this.#scrolled();
   }
 
-  /** Leaves in place what is there already, so that a screen reader reads only what is new. */
+  /** Keep existing elements in place, so that a screen reader reads only new ones. */
   #place(elements) {
     for (const old of [...this.list.children]) if (!elements.includes(old)) old.remove();
     elements.forEach((node, i) => node !== this.list.children[i] && this.list.insertBefore(node, this.list.children[i] ?? null));

@@ -1,9 +1,9 @@
-// Where the user writes: a field that grows, Enter and Shift+Enter, images (where the model sees), send and stop.
+// The composer: a field that grows, Enter and Shift+Enter, images (for vision models), send and stop.
 
 import { connection } from "./connection.js";
 import { byId, el, iconButton, toast } from "./dom.js";
 
-const LONGEST_SIDE = 1536; // pixels; larger images are made smaller
+const LONGEST_SIDE = 1536; // pixels; larger images are scaled down
 const IMAGES = /^image\/(png|jpeg|webp|gif|bmp|avif)$/;
 
 export class Composer {
@@ -50,7 +50,7 @@ export class Composer {
     this.focus();
   }
 
-  /** Shows what can be done now; `running` is true while an answer comes. */
+  /** Show the possible actions; `running` is true during an answer. */
   update(running = this.running) {
     const hadFocus = [byId("stop"), byId("send")].includes(document.activeElement);
     this.running = running;
@@ -78,7 +78,7 @@ export class Composer {
       try {
         this.#images.push(await smaller(file));
       } catch {
-        toast(`${file.name} can't be read as an image.`);
+        toast(`${file.name} is not a readable image.`);
       }
     }
     this.#showImages();
@@ -98,7 +98,7 @@ export class Composer {
   }
 }
 
-/** An image as a data URL, no larger than needed. */
+/** Return an image as a data URL, no larger than needed. */
 async function smaller(file) {
   const bitmap = await createImageBitmap(file);
   const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));

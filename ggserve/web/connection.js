@@ -1,4 +1,4 @@
-// Whether the server is there, loading or gone, and what it serves. Asks again and again; `change` events tell.
+// The state of the server (ready, loading or down) and its models. Polls the server and sends `change` events.
 
 import { getJSON } from "./api.js";
 import { onChange, settings } from "./settings.js";
@@ -8,12 +8,12 @@ const PAUSE = { ready: 10_000, loading: 400, down: 1500, locked: 10_000, connect
 class Connection extends EventTarget {
   state = "connecting"; // ready, loading, down (no answer), locked (the key is missing or wrong)
   progress = null; // of loading, 0 to 1
-  message = ""; // why it is down
+  message = ""; // the reason why it is down
   models = []; // as /v1/models lists them
   #timer;
   #asking = false;
   #key = settings.key;
-  fallback = ""; // why the server uses less of its GPU than it should
+  fallback = ""; // the reason why the server uses less of its GPU than it should
   #loaded = null; // the model that /health named last
 
   start() {
@@ -37,7 +37,7 @@ class Connection extends EventTarget {
     return this.model?.context_length ?? null;
   }
 
-  /** Whether the model takes images, as far as the server says. */
+  /** Return whether the model accepts images, according to the server. */
   get seesImages() {
     const hints = [this.model?.capabilities, this.model?.modalities, this.model?.input_modalities];
     return hints.some((hint) =>
@@ -45,7 +45,7 @@ class Connection extends EventTarget {
         : Boolean(hint?.vision || hint?.image));
   }
 
-  /** Looks at once, and asks for the models anew. */
+  /** Poll at once, and fetch the list of models again. */
   refresh() {
     this.models = [];
     this.check();

@@ -1,4 +1,4 @@
-// The settings' dialog. Each field is kept as soon as it makes sense.
+// The settings dialog. Each field is saved as soon as it is valid.
 
 import { byId, el } from "./dom.js";
 import { change, format, parse, settings } from "./settings.js";
@@ -36,7 +36,7 @@ function fill() {
   for (const problem of dialog.querySelectorAll(".problem")) problem.textContent = "";
 }
 
-/** Opens the dialog, at a field if one is named. */
+/** Open the dialog, at a field if one is named. */
 export function openSettings(name = null) {
   fill();
   dialog.showModal();
@@ -56,7 +56,7 @@ function toggleTheme() {
   applyTheme();
 }
 
-/** Makes the dialog work; `shownChat` tells and sets the system prompt of the chat that is shown. */
+/** Set up the dialog; `shownChat` gets and sets the system prompt of the chat that is shown. */
 export function setUpSettings(shownChat) {
   chat = shownChat;
   for (const field of dialog.querySelectorAll("input[name]:not([type=radio]), textarea[name]")) setUpField(field);

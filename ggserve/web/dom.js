@@ -1,4 +1,4 @@
-// Elements, icons and announcements. No HTML strings: what a model wrote never passes here as markup.
+// Elements, icons and announcements. No HTML strings: a model's text is never treated as markup here.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -25,20 +25,20 @@ export function icon(name) {
   return svg;
 }
 
-/** A button with an icon, and a name for those who can't see it. */
+/** A button with an icon and an accessible name. */
 export function iconButton(label, iconName, onclick, attributes = {}) {
   return el("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...attributes },
     icon(iconName));
 }
 
-/** Says a text to screen readers. */
+/** Announce a text to screen readers. */
 export function announce(text) {
   byId("announcer").textContent = text;
 }
 
 let hiding;
 
-/** A short notice at the bottom, with an action that may undo what it tells of. */
+/** A short notice at the bottom, with an optional action, such as undo. */
 export function toast(text, action = null, run = null) {
   const box = byId("toast");
   const hide = () => box.replaceChildren();
@@ -52,10 +52,10 @@ export function toast(text, action = null, run = null) {
     action && el("button", { type: "button", class: "link-button", onclick: act }, action)));
 }
 
-/** Puts a text on the clipboard, also where the page isn't a secure context (http on another machine). */
+/** Copy a text to the clipboard, even outside a secure context (http on another machine). */
 export async function copy(text, button) {
   const copied = await navigator.clipboard?.writeText(text).then(() => true, () => false);
-  if (!copied && !copyOldWay(text, button)) return toast("This browser doesn't let the page copy.");
+  if (!copied && !copyOldWay(text, button)) return toast("This browser does not allow copying.");
   announce("Copied");
   button.replaceChildren(icon("check"));
   setTimeout(() => button.replaceChildren(icon("copy")), 1500);
@@ -72,7 +72,7 @@ function copyOldWay(text, button) {
   return copied;
 }
 
-/** Calls `draw` at most once a frame, however often the result is called. */
+/** Return a function that calls `draw` at most once per frame. */
 export function oncePerFrame(draw) {
   let asked = false;
   return () => {

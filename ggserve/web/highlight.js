@@ -22,7 +22,7 @@ function load(file) {
   return loading.get(file);
 }
 
-/** Colours a code element, if its language is known; its text stays the same. */
+/** Colour a code element if its language is known; its text does not change. */
 export async function highlight(code, language, purify) {
   const file = fileOf.get(language.toLowerCase());
   if (!file || code.textContent.length > LONGEST) return;

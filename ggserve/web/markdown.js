@@ -1,5 +1,5 @@
 // Markdown to elements, safely: marked parses, DOMPurify keeps a short list of tags, raw HTML is shown as text, images
-// become links (fetching one would tell a stranger what was said). While a text grows, only its last blocks are redrawn.
+// become links (fetching one would reveal the chat to a third party). While a text grows, only its last blocks are redrawn.
 
 import { Marked } from "./vendor/marked.js";
 import "./vendor/purify.js";
@@ -14,7 +14,7 @@ const RULES = {
     "pre", "span", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "u", "ul",
   ],
   ALLOWED_ATTR: ["align", "data-language", "href", "start", "title"],
-  ADD_URI_SAFE_ATTR: ["align", "data-language", "start", "title"], // they hold no address
+  ADD_URI_SAFE_ATTR: ["align", "data-language", "start", "title"], // they contain no address
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
@@ -55,13 +55,13 @@ function lex(text) {
 
 /** An element that shows a Markdown text, which may grow. */
 export class MarkdownView {
-  #blocks = []; // of { raw, nodes }, as they stand in the element
+  #blocks = []; // of { raw, nodes }, in the order of the element
 
   constructor(element) {
     this.element = element;
   }
 
-  /** Shows `text`; `done` is false while more of it may come. */
+  /** Show `text`; `done` is false while more may arrive. */
   update(text, done = true) {
     const tokens = lex(text);
     const links = JSON.stringify(tokens.links);

@@ -1,4 +1,4 @@
-// How a chat's messages look: text, thoughts, tool calls, images, errors, and the buttons below each.
+// Draws the messages of a chat: text, thoughts, tool calls, images, errors, and the buttons below each.
 
 import { splitThoughts, tokensPerSecond } from "./answer.js";
 import { announce, copy, el, icon, iconButton } from "./dom.js";
@@ -6,7 +6,7 @@ import { MarkdownView } from "./markdown.js";
 import { tokenView } from "./tokens.js";
 import { citationView, confidenceView } from "./trust.js";
 
-/** "24 tokens · 21.3 tokens/s · first after 0.21 s", as far as it is known. */
+/** "24 tokens · 21.3 tokens/s · first after 0.21 s", as far as known. */
 export function statsText(stats = {}) {
   const pace = tokensPerSecond(stats);
   return [
@@ -26,7 +26,7 @@ export class MessageView {
   constructor(message, actions) {
     this.message = message;
     this.actions = actions;
-    const name = { user: "You", assistant: "Assistant", tool: "Result of a tool" }[message.role];
+    const name = { user: "You", assistant: "Assistant", tool: "Tool result" }[message.role];
     this.body = el("div", { class: "body", dir: "auto" });
     this.notes = el("div", { class: "notes" });
     this.foot = el("div", { class: "foot" });
@@ -36,7 +36,7 @@ export class MessageView {
     if (message.role !== "assistant") this.#showPlain();
   }
 
-  /** Draws what has changed. `running` is the answer that still fills this message, if one does. */
+  /** Draw changes. `running` is the answer that still fills this message, if any. */
   update(running, isLast) {
     this.element.classList.toggle("last", isLast);
     if (this.message.role !== "assistant") return;
@@ -84,7 +84,7 @@ export class MessageView {
     if (!calls || state === this.#calledWith) return;
     this.#calledWith = state;
     this.#calls?.remove();
-    const fields = calls.map(() => el("textarea", { rows: "2", "aria-label": "Result of this call", placeholder: "Result of this call" }));
+    const fields = calls.map(() => el("textarea", { rows: "2", "aria-label": "Result of this tool call", placeholder: "Result of this tool call" }));
     const cards = calls.map((call, index) => el("div", { class: "call" },
       el("div", { class: "call-name" }, icon("tool"), call?.function.name),
       el("pre", { tabindex: "0", role: "region", "aria-label": "Arguments" }, pretty(call?.function.arguments ?? "")),
@@ -123,7 +123,7 @@ export class MessageView {
     return toggle;
   }
 
-  /** Puts a field in the place of the text. */
+  /** Replace the text with a field. */
   edit() {
     const isUser = this.message.role === "user";
     const field = el("textarea", { class: "edit", "aria-label": "Edit the message", dir: "auto" });
@@ -150,7 +150,7 @@ export class MessageView {
     this.body.replaceWith(form);
     this.foot.hidden = true;
     field.focus();
-    announce(isUser ? "Editing. What follows this message will be answered anew." : "Editing");
+    announce(isUser ? "Editing. The messages after this one will be replaced." : "Editing");
   }
 }
 

@@ -1,11 +1,11 @@
-// The models' dialog: what there is, what is loaded and what it takes; loads, unloads, and pulls from the hub.
+// The models dialog: lists models with their state and memory; loads, unloads, and pulls from the hub.
 
 import { getJSON, postJSON, streamLines } from "./api.js";
 import { connection } from "./connection.js";
 import { announce, byId, el } from "./dom.js";
 
 const dialog = byId("models-dialog");
-const PAUSE = 1000; // milliseconds between two looks while the dialog is open
+const PAUSE = 1000; // milliseconds between two polls while the dialog is open
 const KINDS = { generation: "text", embeddings: "embeddings", rerank: "reranker" };
 
 let timer;
@@ -28,7 +28,7 @@ async function refresh() {
 }
 
 function draw({ data, memory, manages }) {
-  byId("memory-text").textContent = `${size(memory.used)} of ${size(memory.limit)} of memory in use by models`;
+  byId("memory-text").textContent = `${size(memory.used)} of ${size(memory.limit)} of memory used by models`;
   byId("memory-bar").value = Math.min(1, memory.used / memory.limit);
   byId("pull").hidden = !manages;
   const focused = document.activeElement?.dataset.model;
@@ -72,7 +72,7 @@ async function pull(event) {
   const name = byId("pull-name").value.trim();
   if (!name) return;
   pulling = new AbortController();
-  drawPull("Asking the hub", null);
+  drawPull("Contacting the hub", null);
   try {
     for await (const { status, total, completed, error } of streamLines("api/pull", { model: name }, pulling.signal)) {
       if (error) throw new Error(error);
@@ -103,7 +103,7 @@ function tell(text) {
   if (byId("models-problem").textContent !== text) byId("models-problem").textContent = text;
 }
 
-/** Makes the dialog work. */
+/** Set up the dialog. */
 export function setUpModels() {
   byId("open-models").addEventListener("click", () => {
     dialog.showModal();

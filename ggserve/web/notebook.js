@@ -12,7 +12,7 @@ export class Notebook {
   #running = null;
   #before = null; // the text before the last continuation
 
-  /** `onUsage(stats)` is called when a continuation ended. */
+  /** `onUsage(stats)` is called when a continuation ends. */
   constructor(onUsage) {
     this.field = byId("text");
     this.field.value = localStorage.getItem(KEY) ?? "";

@@ -1,4 +1,4 @@
-// What the user chose, kept in this browser: sampling, system prompt, key, theme. Blank means the server's default.
+// The user's settings, saved in this browser: sampling, system prompt, key, theme. Blank means the server's default.
 
 const KEY = "ggserve.settings";
 const NUMBERS = {
@@ -15,7 +15,7 @@ function read() {
   }
 }
 
-/** The settings as they are now. Assigning does not keep them; `change` does. */
+/** The current settings. Assigning does not save them; `change` does. */
 export const settings = read();
 
 const listeners = [];
@@ -34,7 +34,7 @@ export function onChange(listener) {
   listeners.push(listener);
 }
 
-/** The fields of a request that the settings ask for. */
+/** Return the request fields of the settings. */
 export function samplingFields() {
   const fields = {};
   for (const name of Object.keys(NUMBERS)) {
@@ -44,12 +44,12 @@ export function samplingFields() {
   return fields;
 }
 
-/** The further fields that the user wrote as JSON. */
+/** Return the further request fields that the user wrote as JSON. */
 export function moreFields() {
   return settings.more ? JSON.parse(settings.more) : {};
 }
 
-/** The value of a setting from what stands in its field, or an error that says what is wrong with it. */
+/** Return the value of a setting from its field's text. Throws an error that says what is wrong. */
 export function parse(name, text) {
   if (name in NUMBERS) return parseNumber(name, text.trim());
   if (name === "stop") return text.split("\n").filter((line) => line).map((line) => line.replaceAll("\\n", "\n"));
@@ -65,7 +65,7 @@ export function parse(name, text) {
   return text;
 }
 
-/** What stands in the field of a setting. */
+/** Return the text for the field of a setting. */
 export function format(name) {
   const value = settings[name];
   if (name === "stop") return (value ?? []).map((line) => line.replaceAll("\n", "\\n")).join("\n");

@@ -1,4 +1,4 @@
-// The list of chats: search, delete with undo, export and import; folded away on a phone.
+// The list of chats: search, delete with undo, export and import; hidden on a phone.
 
 import { byId, el, iconButton, toast } from "./dom.js";
 
@@ -36,7 +36,7 @@ export class Sidebar {
     if (focus) byId(open ? "close-sidebar" : "open-sidebar").focus();
   }
 
-  /** Draws the list; `current` is the chat that is shown. */
+  /** Draw the list; `current` is the chat that is shown. */
   draw(current = this.current) {
     this.current = current;
     const text = byId("search").value.trim();
@@ -44,7 +44,7 @@ export class Sidebar {
     const groups = Map.groupBy(found, ({ chat }) => (text ? "Found" : age(chat.updated)));
     byId("chat-list").replaceChildren(...[...groups].map(([name, items]) => el("section", { "aria-label": name },
       el("h2", { class: "group" }, name), el("ul", {}, ...items.map((item) => this.#item(item))))));
-    byId("no-chats").textContent = found.length ? "" : text ? "No chat has these words." : "Your chats will stand here. They stay in this browser.";
+    byId("no-chats").textContent = found.length ? "" : text ? "No chats match." : "Your chats will appear here. They stay in this browser.";
     byId("export").disabled = !this.chats.all.length;
   }
 

@@ -1,4 +1,4 @@
-// Chats on disk: one IndexedDB store, keyed by id. Where the browser offers none, they live as long as the page.
+// Chats on disk: one IndexedDB store, keyed by id. Without one, they live as long as the page.
 
 const STORE = "chats";
 
@@ -43,7 +43,7 @@ class Memory {
   remove = async () => {};
 }
 
-/** The store of chats; `lasting` is false where nothing outlives the page. */
+/** The store of chats; `lasting` is false if nothing outlives the page. */
 export async function openStorage() {
   try {
     const opening = indexedDB.open("ggserve", 1);

@@ -1,4 +1,4 @@
-// The token view: each token shaded by how likely the model found it, with the alternatives of the chosen one.
+// The token view: each token shaded by its probability, with the alternatives to the selected one.
 
 import { el } from "./dom.js";
 
@@ -15,7 +15,7 @@ function percent(logprob) {
   return `${value >= 10 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : "< 0.1"} %`;
 }
 
-/** A token's text with its white space made visible. */
+/** Return a token's text with its white space made visible. */
 function visible(token) {
   return token.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "·") || "∅";
 }
@@ -55,7 +55,7 @@ export function tokenView(tokens) {
 
 function alternatives({ token, logprob, top }) {
   const rows = top.some((other) => other.token === token) || !Number.isFinite(logprob) ? top : [{ token, logprob }, ...top];
-  return el("table", {}, el("caption", { class: "visually-hidden" }, `Likely tokens in place of ${visible(token)}`),
+  return el("table", {}, el("caption", { class: "visually-hidden" }, `Alternatives to ${visible(token)}`),
     el("tbody", {}, ...rows.map((other) => {
       const bar = el("progress", { max: "1", value: Math.exp(other.logprob), "aria-hidden": "true" });
       return el("tr", { class: other.token === token && "chosen" },
@@ -64,5 +64,5 @@ function alternatives({ token, logprob, top }) {
 }
 
 function legend() {
-  return el("p", { class: "hint" }, "The darker, the less likely the model found it. Choose a token to see the others.");
+  return el("p", { class: "hint" }, "Darker tokens were less likely. Choose a token to see the alternatives.");
 }

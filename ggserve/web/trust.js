@@ -1,8 +1,8 @@
-// Answers that can be checked: quotations against their documents, and the values of JSON by how sure the model was.
+// Answers that can be checked: quotations shown in their documents, and JSON values shaded by confidence.
 
 import { el } from "./dom.js";
 
-/** The document of each citation, with what is quoted of it marked. */
+/** Show the document of each citation with the quotation marked. */
 export function citationView({ citations, documents }) {
   return el("div", { class: "sources" }, ...documents.map(({ title, text }, index) => {
     const quoted = citations.filter((one) => one.document_index === index);
@@ -23,7 +23,7 @@ function marked(text, citations) {
   return [...parts, characters.slice(at).join("")];
 }
 
-/** An answer in JSON with each value shaded: the less sure the model was, the stronger. */
+/** Show a JSON answer with each value shaded: the stronger, the less sure the model was. */
 export function confidenceView({ content, fields }) {
   let value;
   try {

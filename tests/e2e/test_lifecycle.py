@@ -92,7 +92,7 @@ def test_a_start_without_any_model_says_how_to_get_one(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=clean_environment(),
+        env={**clean_environment(), "PORT": "0"},
         capture_output=True,
         text=True,
         timeout=60,

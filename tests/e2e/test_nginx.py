@@ -19,7 +19,7 @@ FORWARDED = "proxy_set_header Host 127.0.0.1; proxy_set_header X-Forwarded-Host 
 
 
 def documented_location() -> str:
-    found = re.search(r"```nginx\n(.*?)```", (ROOT / "docs/operation.md").read_text(), re.DOTALL)
+    found = re.search(r"```nginx\n(.*?)```", (ROOT / "docs/service.md").read_text(), re.DOTALL)
     assert found
     return found[1]
 

@@ -54,7 +54,13 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(family: str, tmp_path: Path)
     ended = subprocess.run(
         [sys.executable, "main.py"],
         cwd=ROOT,
-        env={**clean_environment(), "MODEL_PATH": str(path), "MODEL_TYPE": family, "LOG_DIR": str(tmp_path)},
+        env={
+            **clean_environment(),
+            "PORT": "0",
+            "MODEL_PATH": str(path),
+            "MODEL_TYPE": family,
+            "LOG_DIR": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=60,

@@ -37,7 +37,7 @@ def test_the_page_is_there_while_the_model_loads(page, tmp_path):
 def test_a_key_is_asked_for_and_sent(page, tmp_path, default_path):
     with serve(tmp_path, CONTEXT_LENGTH="512", API_KEY="open sesame") as server:
         page.open(server.url, ready=False, max_tokens=4)
-        page.until(lambda: page.text("#connection-text") == "This server wants an API key.")
+        page.until(lambda: page.text("#connection-text") == "This server requires an API key.")
         page.click("#give-key")
         assert page.js("return document.activeElement.name") == "key"
         page.press("open sesame")

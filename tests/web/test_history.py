@@ -83,7 +83,7 @@ def test_a_server_that_goes_away_and_comes_back(page, tmp_path, default_path):
             process.kill()
         answer = page.answer()
         assert "connection broke" in page.text(".assistant .error")
-    page.until(lambda: "The server is gone. Trying again." in page.text("#connection-text"))
+    page.until(lambda: "The server does not respond. Reconnecting" in page.text("#connection-text"))
     assert page.shown("#connection")
     page.one("#message").send_keys("Still here?", page.keys.ENTER)
     assert page.js("return document.querySelector('#message').value") == "Still here?", "what was written stays"

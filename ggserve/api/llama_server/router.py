@@ -11,7 +11,8 @@ from ggserve.api.errors import model_loading
 from ggserve.api.fields import ModelRequest
 from ggserve.api.state import state_of
 from ggserve.api.streaming import while_connected
-from ggserve.model.registry import ModelRegistry, Resident
+from ggserve.model.registry import ModelRegistry
+from ggserve.model.resident import Resident
 
 router = APIRouter(route_class=JSONRoute, tags=["models"])
 

@@ -15,7 +15,7 @@ from ggserve.api.ollama.schemas import NamedRequest
 from ggserve.api.state import state_of
 from ggserve.model.catalog import Listed
 from ggserve.model.manage import ModelFacts, describe
-from ggserve.model.registry import Resident
+from ggserve.model.resident import Resident
 
 router = APIRouter(route_class=JSONRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 _FAR_AWAY = 253370764800.0  # seconds since 1970, in the year 9999: for a model that stays

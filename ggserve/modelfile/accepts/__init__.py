@@ -1,1 +1,1 @@
-"""Which engine runs a file exactly as it is, and which one is chosen."""
+"""The rules by which each engine accepts a model file."""

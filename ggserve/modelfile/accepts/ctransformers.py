@@ -1,8 +1,8 @@
-"""Says whether ctransformers 0.2.27 runs a GGUF file exactly as it is.
+"""The rules by which ctransformers 0.2.27 accepts a GGUF file.
 
-Its loader (llama.cpp of September 2023) checks little: a wrong array length, a missing token or one layer
-too many kills the process, and it ignores settings it has never heard of. Every rule here is one of its
-requirements, or keeps away a file that it would load and run differently from what the file says.
+Its loader (llama.cpp of September 2023) checks little. A wrong array length, a missing token or one layer too many
+kills the process, and it ignores keys that it does not know. Each rule here is a requirement of the loader, or rejects
+a file that it would load but run differently from what the file says.
 """
 
 import math
@@ -22,10 +22,10 @@ MATRIX_TYPES = frozenset({0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14})
 _MAX_CONTEXT = 2**31 - 1
 _MAX_ALIGNMENT = 1 << 16
 
-# Its pool for the graph holds some 4096 tensors: with one layer more than these it dies (measured).
+# The graph's pool holds some 4096 tensors: one more layer than this kills the process (measured).
 _MAX_LAYERS = {"llama": 113, "falcon": 116, "falcon with attn_norm_2": 107}
 
-# Settings under the architecture's name that it reads, or that change nothing in these architectures.
+# Keys under the architecture's name that the loader reads, or that change nothing in these architectures.
 _KNOWN = frozenset(
     {
         "context_length",
@@ -50,7 +50,7 @@ _KNOWN = frozenset(
     }
 )
 
-# Settings that it does not read, with the values that mean "as usual".
+# Keys that the loader does not read, with the values that mean "as usual".
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
@@ -80,7 +80,8 @@ _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 
 
 def ctransformers_objection(gguf: GGUFFile) -> str | None:
-    """None if ctransformers runs the file exactly as it is, else a line naming the key or tensor at fault."""
+    """Return the reason why ctransformers cannot run the file exactly as it is, naming the key or tensor; None if it
+    can."""
     reason = next(_objections(gguf), None)
     return None if reason is None else one_line(reason)
 
@@ -103,7 +104,7 @@ class _Sizes:
 
 
 def _objections(gguf: GGUFFile) -> Iterator[str]:
-    # Only the first objection is ever drawn, so each part may rely on all parts before it.
+    # Only the first objection is reported, so each part may rely on the parts before it.
     yield from _containers(gguf)
     yield from _types(gguf)
     yield from _sizes(gguf)
@@ -207,7 +208,8 @@ def _settings(gguf: GGUFFile) -> Iterator[str]:
 
 
 def rope_scale(gguf: GGUFFile) -> float | None:
-    """By how much the file stretches positions (1.0: not at all); None where it is not simply linear."""
+    """Return the factor by which the file stretches positions (1.0: not at all), or None if the scaling is not
+    linear."""
     prefix = gguf.architecture + ".rope."
     kind = gguf.get(prefix + "scaling.type", "linear")
     factor = gguf.get(prefix + "scaling.factor", gguf.get(prefix + "scale_linear", 1.0))
@@ -270,7 +272,7 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
 
 
 def _norms_and_matrices(gguf: GGUFFile) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors that the loader asks for: those that must be F32, and the others."""
+    """Return the names and shapes of the tensors that the loader asks for: those that must be F32, and the others."""
     sizes = _read_sizes(gguf)
     embd, vocab = sizes.embedding, len(gguf.get("tokenizer.ggml.tokens"))
     norms: dict[str, tuple[int, ...]] = {"output_norm.weight": (embd,)}
@@ -325,7 +327,7 @@ def _tensors(gguf: GGUFFile) -> Iterator[str]:
 
 
 def _stranger(name: str) -> str:
-    """Why the loader would stop at a tensor that it does not ask for."""
+    """Return the reason why the loader would fail on a tensor that it does not ask for."""
     if name.startswith("rope_"):
         return "rope frequencies of its own, which it does not know"
     if name.endswith(".bias"):

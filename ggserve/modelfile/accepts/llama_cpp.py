@@ -1,8 +1,8 @@
-"""Says whether llama.cpp can be given a GGUF file.
+"""The rules by which llama.cpp accepts a GGUF file.
 
-Its loader refuses most bad files by itself, with a reason. The rules here keep away those that end the process
-instead, by a failed assertion at load or at the first token (found by changing each value of sound files), and those
-that it would load and run wrong.
+Its loader rejects most bad files by itself, with a reason. The rules here reject files that would end the process
+with a failed assertion, at load or at the first token (found by changing each value of valid files), and files that
+it would load but run wrong.
 """
 
 import math
@@ -17,7 +17,7 @@ from ggserve.modelfile.gguf_header import ValueType
 from ggserve.modelfile.token_spelling import TokenType, has_raw_tokens
 
 _MAX_LAYERS = 512
-_MIN_CONTEXT = 2  # of a model: it is warmed up with two tokens
+_MIN_CONTEXT = 2  # vocabulary size at least: the model is warmed up with two tokens
 _MAX_CONTEXT = 2**31 - 1
 _MAX_POOLING_TYPE = 4
 _EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.group_norm_epsilon")
@@ -30,12 +30,12 @@ _SIZES = (
     "attention.value_length",
 )
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-# Architectures whose RoPE leaves no dimension of a head as it is.
+# Architectures whose RoPE rotates every dimension of a head.
 _WHOLE_HEAD_TURNS = frozenset({"qwen2", "qwen2moe", "qwen3", "qwen3moe", "internlm2", "exaone", "xverse", "minicpm"})
 _WHOLE_HEAD_TURNS |= {"baichuan", "mistral3", "smollm3", "granite", "jais2"}
-# Those whose keys and values are of one length; others, with latent attention, may have two.
+# Architectures whose keys and values have the same length; others, with latent attention, may have two lengths.
 _ONE_HEAD_LENGTH = _WHOLE_HEAD_TURNS | {"bert", "llama", "gemma", "gemma2", "gemma3", "phi3"}
-# I8 to F64, and Q8_1 and Q8_K, which are for activations: a product with such a matrix ends the process.
+# I8 to F64, and the activation types Q8_1 and Q8_K: multiplying by such a matrix ends the process.
 _NO_WEIGHTS = frozenset({9, 15, 24, 25, 26, 27, 28})
 _HEADS = ("cls.weight", "cls.output.weight")  # matrices that may have a single row
 _NO_GENERATORS = {"t5": "an encoder and a decoder", "wavtokenizer-dec": "a decoder of sounds"}
@@ -56,12 +56,12 @@ _INTEGERS = frozenset(
 
 
 def llama_cpp_objection(gguf: GGUFFile) -> str | None:
-    """None if llama.cpp can be given the file, else one line naming the key at fault."""
+    """Return the reason why llama.cpp cannot run the file, naming the key at fault; None if it can."""
     return next(_objections(gguf), None)
 
 
 def _objections(gguf: GGUFFile) -> Iterator[str]:
-    # Only the first objection is ever drawn, so each part may rely on all parts before it.
+    # Only the first objection is reported, so each part may rely on the parts before it.
     arch = gguf.architecture
     if not arch:
         yield "general.architecture: missing"
@@ -94,7 +94,7 @@ def _integer(gguf: GGUFFile, key: str, lowest: int, highest: int) -> Iterator[st
 
 
 def _sizes(gguf: GGUFFile) -> Iterator[str]:
-    """A number, or one for each layer."""
+    """A number, or one number per layer."""
     arch = gguf.architecture
     for key in (f"{arch}.{name}" for name in _SIZES):
         if (field := gguf.fields.get(key)) is None:
@@ -136,7 +136,7 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
         yield "tokenizer.ggml.tokens: missing"
     if len(set(filter(None, tokens))) != sum(map(bool, tokens)):
         yield "tokenizer.ggml.tokens: the same token twice"
-    for name in ("scores", "token_type"):  # the loader reads one for each token, whatever their number
+    for name in ("scores", "token_type"):  # the loader reads one per token, however many there are
         values = gguf.get(f"tokenizer.ggml.{name}")
         if values is not None and not (isinstance(values, np.ndarray) and len(values) == len(tokens)):
             yield f"tokenizer.ggml.{name}: not one number for each of {len(tokens)} tokens"

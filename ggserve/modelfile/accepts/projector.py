@@ -1,5 +1,7 @@
-"""Says whether llama.cpp can be given a projector of images: with numbers that are none it loads the file, and a failed
-assertion ends the process at the first image."""
+"""The rules by which llama.cpp accepts a projector of images.
+
+With invalid numbers llama.cpp loads the file, and a failed assertion ends the process at the first image.
+"""
 
 import math
 from collections.abc import Iterator
@@ -9,8 +11,8 @@ import numpy as np
 from ggserve.modelfile.gguf import GGUFFile
 
 _ARCHITECTURE = "clip"
-_MOST = 1 << 20  # that a size may be
-_SIZES = {  # what a file must have, and the least
+_MOST = 1 << 20  # the largest allowed size
+_SIZES = {  # the keys that a file must have, and their minimum
     "image_size": 1,
     "patch_size": 1,
     "embedding_length": 1,
@@ -21,7 +23,7 @@ _SIZES = {  # what a file must have, and the least
 
 
 def projector_objection(gguf: GGUFFile) -> str | None:
-    """None if llama.cpp can be given the projector, else one line naming the key at fault."""
+    """Return the reason why llama.cpp cannot use the projector, naming the key at fault; None if it can."""
     return next(_objections(gguf), None)
 
 

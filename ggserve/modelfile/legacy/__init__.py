@@ -1,1 +1,1 @@
-"""GGML files of before GGUF: layouts, tokens, merges, and the buffers that their loaders compute in."""
+"""Legacy GGML files (before GGUF): layouts, tokens, merges, and the buffers of their loaders."""

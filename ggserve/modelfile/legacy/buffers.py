@@ -1,8 +1,8 @@
-"""How many tokens one eval of a legacy family may take before a buffer of its loader runs over.
+"""The number of tokens that one eval of a legacy family may take before a buffer of its loader overflows.
 
 The legacy families of ctransformers 0.2.27 compute in buffers of 256 MiB. The main one grows, but only by what the
-first eval suggests: that one's memory per token, times the tokens of the eval at hand. Memory also grows with the
-tokens before it, which nothing accounts for; a buffer that runs over kills the process. So the first eval must be
+first eval suggests: its memory per token, times the tokens of the current eval. Memory also grows with the number
+of past tokens, which nothing accounts for, and a buffer that overflows kills the process. So the first eval must be
 one token at a far position, and evals must be short enough. The sums follow the graphs that the families build.
 """
 
@@ -13,28 +13,29 @@ from ggserve.modelfile.legacy.ggml import GGMLFile
 from ggserve.modelfile.legacy.layout import Header, row_length
 from ggserve.modelfile.legacy.layouts import layout_of
 
-_LARGEST_CHUNK = 64  # tokens; more gain little and make cancelling slow
+_LARGEST_CHUNK = 64  # tokens; more gain little and make cancellation slow
 _BUFFER = (256 << 20) * 98 // 100
-_LARGEST_POOL = 4 << 30  # addresses that the main buffer may take; memory only as far as it is used
+_LARGEST_POOL = 4 << 30  # address space for the main buffer; memory is used only as it fills
 _MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
 class EvalLimits:
-    """`warm_up`: evals (position, tokens) to run first, of any tokens, for the buffer to grow as it must."""
+    """The evals that keep a family within its buffers. `warm_up`: evals (position, tokens) to run first, with any
+    tokens, so that the buffer grows enough."""
 
     context_length: int
-    chunk: int  # tokens that an eval may take
+    chunk: int  # maximum tokens per eval
     warm_up: tuple[tuple[int, int], ...] = ()
-    rewinds: bool = True  # an eval may start before the end of what the KV cache holds
+    rewinds: bool = True  # an eval may start before the end of the KV cache's contents
 
 
 @dataclass(frozen=True)
 class _Costs:
-    """Floats that one layer's graph needs: for each token and unit of width, and for each token, past token and head.
+    """The floats that one layer's graph needs: per token and unit of width, and per token, past token and head.
 
-    `trans` is what a transposed copy of the values takes, in bytes for each past token and unit of width. Families
-    with scratch buffers have a first and a second half, which each get one of these; the others take all from
+    `trans` is the size of a transposed copy of the values, in bytes per past token and unit of width. Families
+    with scratch buffers have a first and a second half, which each get one of these; the others take everything from
     the main buffer, for all layers.
     """
 
@@ -54,16 +55,17 @@ _COSTS = {
     "starcoder": _Costs(21, 1, 4, second_half=25),
 }
 _FALCON_MAIN = {False: 160 * _MEBIBYTE, True: 256 * _MEBIBYTE}
-_FALCON_SCRATCH = {False: (0.00029706, 92 + 32), True: (0.00065, 118 + 32)}  # MiB by context and 512, and fixed
+_FALCON_SCRATCH = {False: (0.00029706, 92 + 32), True: (0.00065, 118 + 32)}  # MiB per context of 512 tokens, and fixed
 
 
 def eval_limits(file: GGMLFile, context_length: int) -> EvalLimits:
-    """What fits at `context_length` tokens, which become fewer where not even single tokens would fit that far."""
+    """Return the evals that fit at `context_length` tokens, which shrinks if not even single tokens would fit that
+    far."""
     header = file.header
     if file.family == "llama":
-        return EvalLimits(context_length, _LARGEST_CHUNK)  # it measures its graph beforehand
+        return EvalLimits(context_length, _LARGEST_CHUNK)  # the family measures its graph beforehand
     if file.family == "falcon":
-        # Each eval writes the values anew, in rows as long as the text is by then: no going back.
+        # Each eval writes the values again, in rows as long as the text is by then: no token can be removed.
         return EvalLimits(context_length, _falcon_chunk(header, context_length), rewinds=False)
     costs = _COSTS[file.family]
     length = _largest(context_length, lambda length: _scratch(costs, header, 1, length) <= _BUFFER)
@@ -81,7 +83,7 @@ def eval_limits(file: GGMLFile, context_length: int) -> EvalLimits:
 
 
 def buffer_bytes(file: GGMLFile, limits: EvalLimits) -> int:
-    """Memory that a context takes to compute in."""
+    """Return the memory for computing that a context takes."""
     if file.family in ("llama", "falcon"):
         return 512 * _MEBIBYTE
     costs, length = _COSTS[file.family], limits.context_length
@@ -89,7 +91,7 @@ def buffer_bytes(file: GGMLFile, limits: EvalLimits) -> int:
 
 
 def weight_bytes(file: GGMLFile) -> int:
-    """Memory that the weights take where a loader copies them."""
+    """Return the memory that the weights take if the loader copies them."""
     norms, matrices = layout_of(file.family).tensors(file.header)
     shapes = [(shape, 0) for shape in norms.values()]
     shapes += [(shape, file.header.matrix_type or 0) for shape in matrices.values()]
@@ -97,7 +99,7 @@ def weight_bytes(file: GGMLFile) -> int:
 
 
 def _scratch(costs: _Costs, header: Header, tokens: int, length: int) -> int:
-    """The larger of the two scratch buffers."""
+    """The size of the larger of the two scratch buffers."""
     if costs.second_half is None:
         return 0
     first = _layer(costs, header, tokens, length)
@@ -111,7 +113,7 @@ def _layer(costs: _Costs, header: Header, tokens: int, length: int) -> int:
 
 
 def _pool(costs: _Costs, header: Header, tokens: int, length: int, *, low: bool = False) -> int:
-    """The main buffer; `low`: at least, else at most."""
+    """The size of the main buffer; `low`: the minimum, otherwise the maximum."""
     objects = header.n_layer * (35 if low else 90) * 336
     ends = 4 * tokens * ((2 if low else 12) * header.n_embd + (1 if low else 3) * header.n_vocab)
     layers = 0 if costs.second_half else header.n_layer * _layer(costs, header, tokens, length)
@@ -120,7 +122,7 @@ def _pool(costs: _Costs, header: Header, tokens: int, length: int, *, low: bool 
 
 
 def _falcon_chunk(header: Header, length: int) -> int:
-    """Its buffers have sizes made for the 7B and the 40B model."""
+    """Falcon's buffers have sizes made for the 7B and the 40B model."""
     slope, fixed = _FALCON_SCRATCH[header.falcon_40b]
     scratch = int(length * 512 * slope + fixed) * _MEBIBYTE
 
@@ -137,7 +139,7 @@ def _falcon_chunk(header: Header, length: int) -> int:
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest number up to `most` that fits, taking it that all smaller ones do; 0 if none."""
+    """Return the largest number up to `most` that fits, assuming that all smaller ones fit; 0 if none does."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,9 +1,9 @@
-"""Reads a legacy GGML file (2023, before GGUF): hyperparameters, vocabulary, and where each tensor lies.
+"""Reads a legacy GGML file (2023, before GGUF): hyperparameters, vocabulary, and the place of each tensor.
 
 ctransformers' loaders of these formats check almost nothing: a missing tensor stays uninitialised memory, a
-wrong length is allocated as it stands, and a failed load frees a wild pointer. So a file passes here only if
-its loader will find exactly what it asks for. What each family asks for is in `layouts`; how a vocabulary
-becomes a tokenizer's is in `tokens`.
+wrong length is allocated as it is, and a failed load frees a wild pointer. So a file is accepted only if its loader
+will find exactly what it asks for. `layouts` has what each family asks for; `tokens` turns the vocabulary into a
+tokenizer's.
 """
 
 import struct
@@ -33,7 +33,7 @@ _F32 = struct.Struct("<f")
 
 @dataclass
 class GGMLFile:
-    """A checked file. `family` is ctransformers' model type; `get` answers with the keys that a GGUF would have."""
+    """A checked file. `family` is ctransformers' model type; `get` answers to the keys that a GGUF would have."""
 
     path: Path
     size: int
@@ -68,7 +68,7 @@ class GGMLFile:
 
 
 def is_ggml(path: str | Path) -> bool:
-    """Whether the file starts like a legacy GGML file."""
+    """Return whether the file starts like a legacy GGML file."""
     try:
         with open(path, "rb") as file:
             return file.read(4) in LEGACY_MAGICS
@@ -77,9 +77,9 @@ def is_ggml(path: str | Path) -> bool:
 
 
 def read_ggml(path: str | Path, model_type: str | None = None) -> GGMLFile:
-    """The legacy file at `path`, read as the family `model_type`, or as the one that its content proves.
+    """Read the legacy file at `path` as the family `model_type`, or as the one that its content proves.
 
-    Raises ModelFileError unless the file is sound, complete and of a known family.
+    Raises ModelFileError unless the file is valid, complete and of a known family.
     """
     path = Path(path)
     wanted = None if model_type is None else named_family(model_type)
@@ -112,7 +112,7 @@ def read_ggml(path: str | Path, model_type: str | None = None) -> GGMLFile:
 
 
 class _Misread(ModelFileError):
-    """The file is not sound when read with a certain layout; `at`: how far that went."""
+    """The file is invalid when read with a certain layout; `at` is the offset of the failure."""
 
     def __init__(self, message: str, at: int) -> None:
         super().__init__(message)
@@ -141,7 +141,7 @@ def _undecided(reader: "_Reader", readings: list["_Body | _Misread"]) -> ModelFi
 
 
 class _Reader:
-    """A cursor over a file, through a window of it. Every read is checked against the file's size."""
+    """A cursor over a file, through a window. Every read is checked against the file's size."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
@@ -158,7 +158,7 @@ class _Reader:
         return _Misread(f"{self.path.name}: {self.reading_as}{problem} (at byte {at})", at)
 
     def take(self, length: int, what: str) -> bytes:
-        """The next `length` bytes."""
+        """Return the next `length` bytes."""
         end = self.position + length
         if end > self.size:
             raise self.error(f"truncated: {what} goes on to byte {end}, the file has {self.size} bytes")
@@ -172,7 +172,7 @@ class _Reader:
         return self._buffer[offset : offset + length]
 
     def number(self, what: str) -> int:
-        """A 32-bit number; negative where the loader would take it so."""
+        """Read a 32-bit number, signed as the loader reads it."""
         number: int = _I32.unpack(self.take(4, what))[0]
         return number
 
@@ -181,7 +181,7 @@ class _Reader:
         return number
 
     def start(self) -> tuple[str, int | None]:
-        """Checks the magic; returns its name and the version that follows it, None for `ggml`."""
+        """Check the magic and return its name and the version that follows it, None for `ggml`."""
         name = LEGACY_MAGICS.get(self.take(4, "the magic"))
         if name is None:
             raise self.error("not a legacy GGML file", 0)
@@ -195,7 +195,7 @@ class _Reader:
         found: list[Token] = []
         while len(found) < count:
             found += self._whole_tokens(count - len(found), tail)
-            if len(found) < count:  # one that goes over the window's edge
+            if len(found) < count:  # one that crosses the window's edge
                 found.append(self._token(len(found), tail))
         return found
 
@@ -206,7 +206,7 @@ class _Reader:
         return Token(self.take(length, "the vocabulary"), self.real("the vocabulary") if tail else 0.0)
 
     def _whole_tokens(self, count: int, tail: int) -> list[Token]:
-        """Up to `count` tokens that lie in the window: the hot loop, as a vocabulary has some 50 thousand."""
+        """Read up to `count` tokens that lie in the window. The hot loop: a vocabulary has some 50,000 tokens."""
         found: list[Token] = []
         append, unpack, score = found.append, _I32.unpack_from, _F32.unpack_from
         buffer, offset = self._buffer, self.position - self._start
@@ -228,7 +228,8 @@ class _Reader:
         return [(halves[i].text, halves[i + 1].text) for i in range(0, 2 * count, 2)]
 
     def tensors(self, *, aligned: bool) -> Iterator[tuple[int, TensorInfo]]:
-        """Every tensor up to the file's end, with the offset of its entry. Extents are checked, names are not."""
+        """Read every tensor up to the end of the file, with the offset of its entry. Extents are checked, names are
+        not."""
         self.window = _TENSOR_WINDOW
         while self.position < self.size:
             at = self.position
@@ -262,7 +263,7 @@ def _try_layout(reader: _Reader, layout: Layout, name: str, version: int | None)
 
 
 def _read_body(reader: _Reader, layout: Layout, name: str, version: int | None) -> _Body:
-    """Everything after the magic and version, as the loader of `layout` would read it."""
+    """Read everything after the magic and version, as the loader of `layout` would."""
     reader.reading_as = f"not a sound {layout.families[0]} file: "
     reader.position = 4 if version is None else 8
     values: dict[str, Any] = {}
@@ -289,7 +290,7 @@ def _read_body(reader: _Reader, layout: Layout, name: str, version: int | None) 
 
 
 def _fitting(reader: _Reader, check: Callable[[], Any], at: int | None = None) -> Any:
-    """Runs a check of what was read, and names the place where it failed."""
+    """Run a check of what was read, and name the place if it fails."""
     try:
         return check()
     except UnfitHeader as error:

@@ -1,6 +1,6 @@
 """The layout of a legacy GGML file: one order of header, vocabulary and tensors.
 
-Families that differ in their tokenizer only (gpt2 and starcoder, gptneox and dolly-v2) share one.
+Families that differ only in their tokenizer (gpt2 and starcoder, gptneox and dolly-v2) share one.
 """
 
 import math
@@ -18,20 +18,20 @@ FAMILIES = ("dolly-v2", "falcon", "gpt2", "gptj", "gptneox", "llama", "mpt", "re
 
 _ALIASES = {"gptbigcode": "starcoder", "dolly": "dolly-v2"}
 
-# ftype, as the files number it: the type of the matrices. 4 (Q4_1 with some F16) is one that no loader takes.
+# ftype, as the files number it: the type of the matrices. No loader accepts 4 (Q4_1 with some F16).
 _MATRIX_TYPE = {0: 0, 1: 1, 2: 2, 3: 3, 7: 8, 8: 6, 9: 7, 10: 10, 11: 11, 12: 12, 13: 13, 14: 14}
 _Q4_0, _Q4_1, _Q8_0 = 2, 3, 8
 _QUANTIZATION_VERSION = 2  # since May 2023; older blocks have other layouts under the same type numbers
 _MAX_INT = 2**31 - 1
-_MAX_LAYERS = 64  # the graph's pool has room for 4096 nodes, some 60 a layer
-_TENSOR_BYTES = 320  # one tensor's bookkeeping in the loader's pool
+_MAX_LAYERS = 64  # the graph's pool has room for 4096 nodes, and a layer takes some 60
+_TENSOR_BYTES = 320  # bookkeeping per tensor in the loader's pool
 
 Shape = tuple[int, ...]
 Format = tuple[str, int | None]
 
 
 class UnfitHeader(Exception):
-    """What a file holds does not fit together; `at` is the byte, where it is not where the reader stands."""
+    """The contents of a file do not fit together. `at` is the byte, if it is not the reader's position."""
 
     def __init__(self, message: str, at: int | None = None) -> None:
         super().__init__(message)
@@ -39,7 +39,8 @@ class UnfitHeader(Exception):
 
 
 def named_family(model_type: str) -> str:
-    """The family that a MODEL_TYPE means, in any spelling that ctransformers takes. ModelFileError if none."""
+    """Return the family that a MODEL_TYPE means, in any spelling that ctransformers accepts. Raises ModelFileError if
+    there is none."""
     spelled = "".join(filter(str.isalnum, model_type.lower()))
     known = {"".join(filter(str.isalnum, family)): family for family in FAMILIES} | _ALIASES
     if spelled not in known:
@@ -48,7 +49,7 @@ def named_family(model_type: str) -> str:
 
 
 def row_length(shape: Shape, kind: int) -> int:
-    """Bytes of a tensor of this shape and type."""
+    """Return the size in bytes of a tensor of this shape and type."""
     layout = TENSOR_TYPES[kind]
     return shape[0] // layout.block * layout.nbytes * math.prod(shape[1:])
 
@@ -61,26 +62,26 @@ class Header:
     n_embd: int
     n_head: int
     n_layer: int
-    n_ctx: int  # tokens: what the file says, else what the family was trained on
+    n_ctx: int  # tokens: from the file, or else the length that the family was trained on
     n_ff: int
     n_head_kv: int
     fixed_context: bool  # the loader makes the KV cache as long as the file says
-    matrix_type: int | None = None  # of all matrices; None: each has its own
+    matrix_type: int | None = None  # type of all matrices; None: each has its own
     n_tokens: int = 0  # in the file's vocabulary
     n_rows: int = 0  # of the embedding, in the file
     n_rot: int | None = None
-    epsilon: float = 1e-5  # of the normalizations, which no file tells
+    epsilon: float = 1e-5  # epsilon of the normalizations, which no file stores
     rms_norm: bool = False
     parallel_residual: bool | None = None  # gptneox
     alibi_bias_max: float | None = None  # mpt, replit
     clip_qkv: float = 0.0  # mpt; 0: none
-    n_mult: int = 1  # llama: what the feed-forward width is rounded up to
+    n_mult: int = 1  # llama: the feed-forward width is rounded up to a multiple of this
     falcon_40b: bool = False
     drops_pad: bool = False  # falcon: the loader drops a 65025th token, [PAD]
     old_blocks: frozenset[int] = frozenset()  # types whose blocks the loader would misread
 
     def metadata(self) -> dict[str, Any]:
-        """The numbers under GGUF's names."""
+        """Return the numbers under GGUF's names."""
         numbers: dict[str, Any] = {
             "context_length": self.n_ctx,
             "embedding_length": self.n_embd,
@@ -103,49 +104,49 @@ class Header:
 
 
 class Layout:
-    """One order of header, vocabulary and tensors. Unless a subclass says otherwise, of magic `ggml`."""
+    """One order of header, vocabulary and tensors, with the magic `ggml` unless a subclass says otherwise."""
 
     families: tuple[str, ...]
     formats: tuple[Format, ...] = (("ggml", None),)
     float_keys: frozenset[str] = frozenset()
     counts_tokens = False  # the vocabulary starts with its size
-    prefixes: tuple[str, ...]  # that tensors' names start with
-    kv_bytes = 2  # an element of the KV cache
+    prefixes: tuple[str, ...]  # prefix of tensor names
+    kv_bytes = 2  # bytes per element of the KV cache
     pool_slack = (6, 12, 512)  # bytes for bookkeeping: (a + b * layers) * c
 
     def hyperparameters(self, magic: str) -> tuple[str, ...]:
-        """Their names, in the file's order."""
+        """The names of the hyperparameters, in the order of the file."""
         raise NotImplementedError
 
     def header(self, values: Mapping[str, Any], magic: str, version: int | None) -> Header:
-        """The header with its sizes checked. Raises UnfitHeader."""
+        """Return the header with its sizes checked. Raises UnfitHeader."""
         raise NotImplementedError
 
     def tensors(self, header: Header) -> tuple[dict[str, Shape], dict[str, Shape]]:
-        """Names and shapes of those that are F32 always, and of the matrices."""
+        """Return the names and shapes of the tensors that are always F32, and of the matrices."""
         raise NotImplementedError
 
     def scored(self, magic: str) -> bool:
-        """Whether a score follows each token."""
+        """Return whether a score follows each token."""
         return False
 
     def optional(self) -> frozenset[str]:
-        """Tensors that the loader can do without."""
+        """Return the tensors that the loader can do without."""
         return frozenset()
 
     def knows(self, name: str) -> bool:
-        """Whether a tensor may be one of this layout's, by its name."""
+        """Return whether a tensor may be one of this layout's, by its name."""
         return name.startswith(self.prefixes)
 
     def check_tokens(self, header: Header, tokens: Sequence[bytes]) -> None:
-        """Raises UnfitHeader where a token would stop the loader."""
+        """Raise UnfitHeader if a token would stop the loader."""
 
     def settled(self, header: Header, tokens: Sequence[bytes], tensors: Mapping[str, TensorInfo]) -> Header:
-        """The header, with what only the rest of the file tells."""
+        """Return the header, completed with what only the rest of the file tells."""
         return header
 
     def check_tensors(self, header: Header, tensors: Mapping[str, TensorInfo]) -> None:
-        """Raises UnfitHeader unless `tensors` are exactly those that the loader asks for."""
+        """Raise UnfitHeader unless `tensors` are exactly those that the loader asks for."""
         norms, matrices = self.tensors(header)
         expected = norms | matrices
         for name, shape in expected.items():
@@ -167,7 +168,7 @@ class Layout:
             self._check_pool(header, header.matrix_type)
 
     def _check_pool(self, header: Header, kind: int) -> None:
-        """The loader adds up its pool in single precision: enough must be left of the bookkeeping's room."""
+        """Check that the pool is large enough: the loader adds up its size in single precision."""
         norms, matrices = self.tensors(header)
         size = sum(row_length(shape, F32) for shape in norms.values())
         size += sum(row_length(shape, kind) for shape in matrices.values()) + kv_cache_bytes(self, header)
@@ -185,7 +186,7 @@ def _kinds(header: Header) -> set[int]:
 
 
 def kv_cache_bytes(layout: Layout, header: Header) -> int:
-    """Bytes of keys and values for the whole context."""
+    """Return the bytes of keys and values for the whole context."""
     width = header.n_embd // header.n_head * header.n_head_kv
     return 2 * layout.kv_bytes * header.n_ctx * header.n_layer * width
 
@@ -197,7 +198,7 @@ def check_positive(values: Mapping[str, Any], *names: str) -> None:
 
 
 def check_sizes(header: Header, *, int_arithmetic: bool) -> Header:
-    """Divisions without remainder, no number that overflows where the loader multiplies."""
+    """Check that divisions have no remainder and that no product overflows in the loader."""
     if header.n_head == 1:
         raise UnfitHeader("n_head is 1, which kills the process at the first prompt")
     if header.n_embd % header.n_head:
@@ -214,7 +215,7 @@ def check_sizes(header: Header, *, int_arithmetic: bool) -> Header:
 
 
 def projections(width: int) -> list[tuple[int, int]]:
-    """The matrices of a block: into attention (queries, keys and values in one) and out of it, up and down."""
+    """Return the matrices of a block: into attention (queries, keys and values in one) and out of it, up and down."""
     return [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
 
 
@@ -224,7 +225,7 @@ def check_layers(values: Mapping[str, Any], name: str = "n_layer", most: int = _
 
 
 def matrix_type(ftype: int) -> int:
-    """The matrices' type that `ftype` says. UnfitHeader if it is none, or of an older layout."""
+    """Return the matrix type of an `ftype`. Raises UnfitHeader if it is unknown or of an older layout."""
     version, kind = divmod(ftype, 1000) if ftype >= 0 else (0, ftype)
     if kind not in _MATRIX_TYPE:
         raise UnfitHeader(f"ftype {ftype} is none that ctransformers takes")
@@ -238,7 +239,7 @@ def matrix_type(ftype: int) -> int:
 
 
 def old_blocks(ftype: int, magic: str, version: int | None) -> frozenset[int]:
-    """For formats whose tensors each have a type: the types whose blocks changed since that version."""
+    """Return the types whose blocks have changed since that version, for formats whose tensors each have a type."""
     if ftype not in _MATRIX_TYPE and ftype != 4:
         raise UnfitHeader(f"ftype {ftype} is unknown")
     if magic == "ggcc" or (magic, version) == ("ggjt", 3):

@@ -26,7 +26,7 @@ from ggserve.modelfile.legacy.layout import (
 
 
 class GPT2Layout(Layout):
-    """gpt2, and starcoder with its multi-query heads written out as ordinary ones."""
+    """gpt2, and starcoder with its multi-query heads written out as ordinary heads."""
 
     families = ("gpt2", "starcoder")
     counts_tokens = True
@@ -127,7 +127,7 @@ class NeoXLayout(Layout):
 
 
 class ReplitLayout(Layout):
-    """replit; its vocabulary has SentencePiece scores."""
+    """replit, whose vocabulary has SentencePiece scores."""
 
     families: tuple[str, ...] = ("replit",)
     prefixes = ("transformer.",)
@@ -176,7 +176,7 @@ class ReplitLayout(Layout):
 
 
 class MPTLayout(ReplitLayout):
-    """mpt: as replit, with two settings more and byte-level tokens."""
+    """mpt: like replit, with two more settings and byte-level tokens."""
 
     families = ("mpt",)
     float_keys = frozenset({"alibi_bias_max", "clip_qkv"})
@@ -201,7 +201,7 @@ class MPTLayout(ReplitLayout):
 
 
 class LlamaLayout(Layout):
-    """llama 1 and 2; the file does not say whether keys and values are grouped (70B), its tensors do."""
+    """llama 1 and 2. The file does not say whether keys and values are grouped (70B); its tensors do."""
 
     families = ("llama",)
     formats = (("ggml", None), ("ggmf", 1), ("ggjt", 1), ("ggjt", 2), ("ggjt", 3))
@@ -233,7 +233,7 @@ class LlamaLayout(Layout):
             n_head_kv=values["n_head"],
             n_tokens=values["n_vocab"],
             n_rot=values["n_rot"],
-            epsilon=5e-6,  # as ctransformers has it, between LLaMA's 1e-6 and LLaMA 2's 1e-5
+            epsilon=5e-6,  # ctransformers' value, between LLaMA's 1e-6 and LLaMA 2's 1e-5
             rms_norm=True,
             fixed_context=False,
             old_blocks=old_blocks(values["ftype"], magic, version),
@@ -271,7 +271,7 @@ class LlamaLayout(Layout):
 
 
 def _feed_forward(embd: int, mult: int) -> int:
-    """Two thirds of four times the width, rounded up to a multiple of `mult`."""
+    """Return two thirds of four times the width, rounded up to a multiple of `mult`."""
     return -(-(2 * (4 * embd) // 3) // mult) * mult
 
 
@@ -301,7 +301,7 @@ class FalconLayout(Layout):
         if values["n_head_kv"] > values["n_head"] or values["n_head"] % values["n_head_kv"]:
             raise UnfitHeader(f"n_head_kv is {values['n_head_kv']}, for {values['n_head']} heads")
         ftype = values["ftype"]
-        if magic == "ggml" and ftype // 1000 in (2, 3, 7):  # it takes the quantization version for the type
+        if magic == "ggml" and ftype // 1000 in (2, 3, 7):  # the loader mistakes the quantization version for the type
             raise UnfitHeader(f"ftype {ftype}, which the loader misreads as quantized")
         header = Header(
             n_vocab=values["n_vocab"],
@@ -324,7 +324,8 @@ class FalconLayout(Layout):
     def settled(self, header: Header, tokens: Sequence[bytes], tensors: Mapping[str, TensorInfo]) -> Header:
         if not (header.drops_pad and header.n_tokens == 65025 and tokens[65024] == b"[PAD]"):
             return header
-        rows = 65025 if header.n_embd in (4544, 8192) else 65024  # it skips the last row in these two sizes only
+        # the loader skips the last row in these two sizes only
+        rows = 65025 if header.n_embd in (4544, 8192) else 65024
         return replace(header, n_vocab=65024, n_rows=rows)
 
     def tensors(self, header: Header) -> tuple[dict[str, Shape], dict[str, Shape]]:
@@ -351,12 +352,12 @@ LAYOUTS: tuple[Layout, ...] = (_GPT2, _GPTJ, _NEOX, MPTLayout(), ReplitLayout(),
 
 
 def layout_of(family: str) -> Layout:
-    """The layout that a family's files have."""
+    """Return the layout of a family's files."""
     return next(layout for layout in LAYOUTS if family in layout.families)
 
 
 def family_of(layout: Layout, tokens: Sequence[bytes]) -> str | None:
-    """The family among those of `layout` that the vocabulary proves; None if it proves none."""
+    """Return the family among those of `layout` that the vocabulary proves, or None if it proves none."""
     if len(layout.families) == 1:
         return layout.families[0]
     if layout is _NEOX:

@@ -1,6 +1,6 @@
-"""What a legacy file becomes as GGUF: llama.cpp's names of tensors and settings, its spelling of tokens, its row order.
+"""The GGUF form of a legacy file: llama.cpp's names of tensors and settings, spelling of tokens, and order of rows.
 
-No weight changes. Where llama.cpp wants rows in another order, whole rows move, so quantized blocks stay as they are.
+No weight changes. If llama.cpp needs rows in another order, whole rows move, so quantized blocks stay intact.
 """
 
 import re
@@ -55,7 +55,7 @@ _BLOCK = re.compile(r"(?:layers|transformer\.h|transformer\.blocks|gpt_neox\.lay
 _BLOCK_NAMES = {
     "attention_norm": "attn_norm",
     "input_layernorm": "attn_norm",
-    "ln_mlp": "attn_norm",  # falcon 40B: llama.cpp calls the one before the feed-forward so
+    "ln_mlp": "attn_norm",  # falcon 40B: llama.cpp's name for the one before the feed-forward
     "ln_attn": "attn_norm_2",
     "ln_1": "attn_norm",
     "norm_1": "attn_norm",
@@ -94,13 +94,13 @@ _PARTS = {"weight": "weight", "g": "weight", "w": "weight", "bias": "bias", "b":
 _TOKENIZER = "tokenizer.ggml."
 _PRE_TOKENIZERS = {"gpt-neox": "mpt"}  # MPT has GPT-NeoX's tokenizer
 SOURCE_DIGEST = "ggserve.source_digest"
-_FORM = b"1"  # to count up when the same file shall become another one
-_SAMPLES, _SAMPLE = 64, 4096  # places and bytes that tell a file's weights from others'
+_FORM = b"1"  # increase it when the same file must be converted again
+_SAMPLES, _SAMPLE = 64, 4096  # places and lengths that distinguish a file's weights from others'
 
 
 def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
-    """The GGUF of a legacy file, with a chat template (Jinja2) if one is given. ModelFileError where llama.cpp cannot
-    run the model exactly."""
+    """Return the GGUF of a legacy file, with a chat template (Jinja2) if one is given. Raises ModelFileError if
+    llama.cpp cannot run the model exactly."""
     shared = file.family == "starcoder" and _shares_keys(file)
     tensors = list(_tensors(file, shared))
     fields = origin(file.path, file.size)
@@ -116,7 +116,8 @@ def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
 
 
 def source_digest(file: GGMLFile, chat_template: str | None) -> str:
-    """What a conversion is made from, in short: two that differ in anything but a few weights differ in this."""
+    """Return a fingerprint of a conversion's source: two sources that differ in more than a few weights differ in
+    it."""
     digest = blake2b(f"{file.family} {file.size} {chat_template or ''}".encode(), key=_FORM, digest_size=16)
     start = min(tensor.offset for tensor in file.tensors.values())
     with opened(file.path) as reader:
@@ -128,7 +129,7 @@ def source_digest(file: GGMLFile, chat_template: str | None) -> str:
 
 
 def conversion_objection(file: GGMLFile) -> str | None:
-    """None if llama.cpp can be given the file's model, else why not. Reads no tensor."""
+    """Return the reason why llama.cpp cannot run the file's model, or None if it can. Reads no tensor."""
     if file.get(_TOKENIZER + "eos_token_id") is None:
         return "its vocabulary has no token that ends a text, and llama.cpp takes another one for it"
     return None
@@ -148,7 +149,7 @@ def _metadata(file: GGMLFile, n_head_kv: int) -> dict[str, Any]:
 
 
 def _tokenizer(file: GGMLFile) -> dict[str, Any]:
-    """`tokenizer.ggml.*` as llama.cpp wants it."""
+    """Return `tokenizer.ggml.*` in llama.cpp's form."""
     found = {key: file.get(key) for key in file.metadata_keys() if key.startswith(_TOKENIZER)}
     model = found[_TOKENIZER + "model"]
     found[_TOKENIZER + "add_bos_token"] = model == "llama"
@@ -181,7 +182,7 @@ def _tensors(file: GGMLFile, shared: bool) -> Iterator[NewTensor]:
 
 def _name(legacy: str) -> str:
     stem, _, part = legacy.replace("/", ".").rpartition(".")
-    if part not in _PARTS:  # GPT-2's embeddings have no part
+    if part not in _PARTS:  # GPT-2's embeddings have no such part
         stem, part = f"{stem}.{part}", "weight"
     if block := _BLOCK.fullmatch(stem):
         return f"blk.{block[1]}.{_BLOCK_NAMES[block[2]]}.{_PARTS[part]}"
@@ -189,15 +190,16 @@ def _name(legacy: str) -> str:
 
 
 def _rows(family: str, header: Header, name: str, shared: bool) -> NDArray[np.intp] | None:
-    """Which rows of the legacy tensor the new one has, in this order; None: all as they are."""
+    """Return the rows of the legacy tensor that make the new one, in order; None: all as they are."""
     stem = name.split(".")[-2]
     heads, width = header.n_head, header.n_embd // header.n_head
     if family in ("gptneox", "dolly-v2") and stem == "attn_qkv":
-        # Head by head, each with its queries, keys and values. llama.cpp has all queries, all keys, all values.
+        # Stored head by head, each with its queries, keys and values. llama.cpp wants all queries, all keys, all
+        # values.
         parts = np.arange(3 * header.n_embd).reshape(heads, 3, width)
         return np.concatenate([parts[:, part].ravel() for part in range(3)])
     if family == "gptj" and stem in ("attn_q", "attn_k") and header.n_rot:
-        # Dimensions 2i and 2i + 1 turn together. In phi2 these are i and i + n_rot / 2.
+        # Dimensions 2i and 2i + 1 rotate together. In phi2 these are i and i + n_rot / 2.
         turned = np.arange(header.n_rot).reshape(-1, 2).T.ravel()
         order = np.concatenate([turned, np.arange(header.n_rot, width)])
         return np.concatenate([head * width + order for head in range(heads)])
@@ -210,8 +212,9 @@ def _rows(family: str, header: Header, name: str, shared: bool) -> NDArray[np.in
 
 
 def _shares_keys(file: GGMLFile) -> bool:
-    """Whether all heads have the same keys and values in every layer: multi-query attention, written out by the
-    converters of 2023. One copy of them is the same model, and makes the KV cache smaller by the number of heads."""
+    """Return whether all heads have the same keys and values in every layer: multi-query attention, written out by the
+    converters of 2023. One copy of them is the same model, and divides the size of the KV cache by the number of heads.
+    """
     embd, heads = file.header.n_embd, file.header.n_head
     weights = np.memmap(file.path, np.uint8, "r")
     for name, tensor in file.tensors.items():

@@ -1,4 +1,4 @@
-"""Writes docs/fields.md from the code: `python docs/make_fields.py`. A test fails when the page is stale."""
+"""Writes docs/api.md from the code: `python docs/make_api.py`. A test fails when the page is stale."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,10 @@ from ggserve.api.ollama.schemas import GenerateRequest, Options
 from ggserve.api.openai.responses.schemas import ResponsesRequest
 from ggserve.api.openai.schemas.chat import ChatRequest
 from ggserve.api.openai.schemas.completions import CompletionRequest
+from ggserve.app import create_app
+from ggserve.settings import Settings
 
-PAGE = Path(__file__).with_name("fields.md")
+PAGE = Path(__file__).with_name("api.md")
 SCHEMAS: tuple[type[ModelRequest], ...] = (
     ChatRequest,
     CompletionRequest,
@@ -27,30 +29,44 @@ SCHEMAS: tuple[type[ModelRequest], ...] = (
     InfillRequest,
 )
 _HEAD = """\
-# Fields of requests
+# API compatibility
 
-What each endpoint does with the fields that clients send. A field that would change an answer and is not supported
-returns a 400 that names the field, unless its value asks for nothing. Fields that are in no list are ignored.
+```sh
+curl http://localhost:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}]}'
+```
 
-`/chat/completions` and `/completions` take what `/v1/chat/completions` and `/v1/completions` do, with wider limits, as
-`/completion` and `/infill` have them: any temperature, 256 stop strings, and as many alternatives to a token as the
+ggserve implements the APIs of OpenAI, Anthropic, Ollama and llama-server, and the fields that vLLM, SGLang and LM
+Studio add to them. `/docs` on the running server describes every endpoint with its request body.
+[Clients and agents](clients.md) shows how to connect clients.
+
+A field that would change the answer and is not supported returns a 400 that names the field, unless its value asks for
+nothing. Fields that are in no list below are ignored.
+
+`/chat/completions` and `/completions` accept what `/v1/chat/completions` and `/v1/completions` do, with the wider
+limits of `/completion` and `/infill`: any temperature, 256 stop strings, and as many alternatives per token as the
 vocabulary has.
 
+## Endpoints
+
+| endpoint | description |
+| --- | --- |
+"""
+_SAMPLERS = """
 ## Samplers
 
-`logit_bias` and tokens that may not come are applied first, then the samplers in their order. `/completion` has
+`logit_bias` and tokens that must not occur are applied first, then the samplers in their order. `/completion` has
 llama.cpp's order: `penalties`, `dry`, `top_n_sigma`, `top_k`, `typ_p`, `top_p`, `min_p`, `xtc`, `temperature`. All
 other endpoints put `temperature` after `top_k`, as vLLM does. `samplers` sets another order. Mirostat replaces all
 samplers but the temperature. Each sampler means the same on both engines.
 
-Penalties: `repetition_penalty` looks at the prompt and the answer. `presence_penalty` and `frequency_penalty` look at
-the answer (OpenAI's definition); on llama.cpp, at the prompt too. With `repeat_last_n` all three look at the last
+Penalties: `repetition_penalty` counts the prompt and the answer. `presence_penalty` and `frequency_penalty` count
+the answer (OpenAI's definition); on llama.cpp, the prompt too. With `repeat_last_n` all three count the last
 tokens of prompt and answer on both engines (llama.cpp's definition).
 """
 
 
 def fields_of(schema: type[ModelRequest]) -> set[str]:
-    """The names of a schema's fields; those of Ollama's options as `options.NAME`."""
+    """Return the names of a schema's fields, with Ollama's options as `options.NAME`."""
     names = set(schema.model_fields)
     if "options" in names:
         names = names - {"options"} | {f"options.{name}" for name in Options.model_fields}
@@ -58,8 +74,16 @@ def fields_of(schema: type[ModelRequest]) -> set[str]:
 
 
 def page() -> str:
-    """The page's Markdown."""
-    return "".join((_HEAD, _table("Supported", _used()), _table("Refused", _refused()), _table("Ignored", _ignored())))
+    """Return the page's Markdown."""
+    tables = [_table("Supported", _used()), _table("Refused", _refused()), _table("Ignored", _ignored())]
+    return "".join((_HEAD, *_endpoints(), _SAMPLERS, *tables))
+
+
+def _endpoints() -> Iterator[str]:
+    for path, methods in create_app(Settings()).openapi()["paths"].items():
+        for method, operation in methods.items():
+            description = operation["description"].split("\n\n")[0].replace("\n", " ")
+            yield f"| `{method.upper()} {path}` | {description} |\n"
 
 
 def _used() -> Iterator[tuple[str, Sequence[str], str]]:
