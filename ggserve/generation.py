@@ -140,6 +140,8 @@ class SamplingParams:
     sampled_probabilities: bool = False  # report `logprobs` after all samplers
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
     progress: PromptProgress | None = field(default=None, compare=False)  # tells how far the prompt is
+    # scales of the loaded LoRA adapters by number, 0 for those that it leaves out; None: as loaded
+    lora: Mapping[int, float] | None = None
     given: frozenset[str] | None = None  # fields that the request sets; None: all of them
 
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -25,7 +25,21 @@ def _in_home(value: object) -> object:
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
+def _paths(value: object) -> object:
+    return (
+        tuple(_in_home(part.strip()) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    )
+
+
+def _numbers(value: object) -> object:
+    if isinstance(value, int | float):
+        return (value,)
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
 UserPath = Annotated[Path, BeforeValidator(_in_home)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)]
+Numbers = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_numbers)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parts)]
 
 
@@ -70,8 +84,10 @@ class Settings(BaseSettings):
     mmproj_path: UserPath | None = Field(
         None, description="projector of a vision model (default: the one beside the model; `none`: no projector)"
     )
-    lora_path: UserPath | None = Field(None, description="LoRA adapter in GGUF; llama.cpp only")
-    lora_scale: float = Field(1.0, description="scale of the LoRA adapter")
+    lora_path: Paths = Field((), description="LoRA adapters in GGUF, separated by commas; llama.cpp only")
+    lora_scale: Numbers = Field(
+        (1.0,), description="scales of the LoRA adapters, separated by commas, or one for all of them"
+    )
     context_length: int | None = Field(
         None,
         ge=8,
@@ -201,6 +217,12 @@ class Settings(BaseSettings):
                     "chrome-extension://*"
                 )
         return origins
+
+    @model_validator(mode="after")
+    def _a_scale_for_each_adapter(self) -> "Settings":
+        if len(self.lora_scale) not in (1, len(self.lora_path)):
+            raise ValueError(f"LORA_SCALE: give one scale, or one for each of the {len(self.lora_path)} adapters")
+        return self
 
     @field_validator("replicas")
     @classmethod

@@ -13,7 +13,6 @@ Harmless = Mapping[str, Sequence[Any]]
 _ANY_GENERATION: dict[str, Sequence[Any]] = {
     "adaptive_target": (-1,),
     "audio": (),
-    "chat_template": ("",),
     "enable_thinking": (),
     "grammar_lazy": (False,),
     "grammar_triggers": ([],),
@@ -23,7 +22,6 @@ _ANY_GENERATION: dict[str, Sequence[Any]] = {
     "logits_processors": ([],),
     "logit_bias_exp": ([],),
     "logprob_token_ids": ([],),
-    "lora": ([],),
     "modalities": (["text"],),
     "n_cmpl": (1,),
     "no_stop_trim": (False,),
@@ -45,6 +43,7 @@ _ANY_GENERATION: dict[str, Sequence[Any]] = {
     "web_search_options": (),
 }
 _CHAT_ONLY: dict[str, Sequence[Any]] = {
+    "chat_template": ("",),
     "add_generation_prompt": (True,),
     "citations": (False, {"enabled": False}),
     "continue_final_message": (False,),
@@ -103,6 +102,7 @@ USED: dict[str, str] = {
     "banned_strings": "As `bad_words`, in small or capital letters.",
     "best_of": "So many answers are made, and the `n` likeliest returned.",
     "cache_prompt": "With `false`, the prompt is evaluated from its start.",
+    "chat_template": "A chat template in Jinja2 in place of the model's, with the same limits.",
     "chat_template_kwargs": "Variables of the chat template.",
     "context": "Refused: give the conversation to `/api/chat`.",
     "context_management": "Edits that keep all are accepted; others are refused.",
@@ -139,6 +139,7 @@ USED: dict[str, str] = {
     "keep_alive": "How long the model stays loaded afterwards.",
     "logit_bias": "Added to logits: an object of ids, or a list of `[id or text, bias]`; `false` rules a token out.",
     "logprobs": "Log-probabilities come with the tokens.",
+    "lora": 'Scales of the loaded LoRA adapters, as `[{"id": 0, "scale": 0.5}]`; those that it leaves out get 0.',
     "max_completion_tokens": "The longest answer; takes precedence over `max_tokens`.",
     "max_output_tokens": "The longest answer.",
     "max_tokens": "The longest answer; -1 means no limit.",

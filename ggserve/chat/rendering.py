@@ -27,6 +27,7 @@ class Chat:
     begun_thought: str = ""
     documents: tuple[Document, ...] = ()  # that it quotes, with citations
     shows_documents: bool = False  # whether the messages have them already
+    template: str | None = None  # the source of its template; None: the model's
     template_arguments: Mapping[str, Any] = field(default_factory=dict)  # variables of its template
 
     @property

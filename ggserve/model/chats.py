@@ -19,7 +19,7 @@ from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import ToolCallDelta, Tools
 from ggserve.model.confidence import Confidence
 from ggserve.model.load import LoadedModel
-from ggserve.model.prompt_memory import Parts, PromptMemory
+from ggserve.model.prompt_memory import Parts, PromptMemory, lora_of
 from ggserve.model.thinking import Budget, within_budget
 
 __all__ = ["Chat", "Chats"]
@@ -31,6 +31,7 @@ class Chats:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self.confidence = Confidence(loaded)
+        self._reading = asyncio.Lock()
         self.memory = PromptMemory(rewinds=loaded.facts.rewinds)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
@@ -38,7 +39,7 @@ class Chats:
         return self._citing(chat, params) if chat.documents else self._answer(chat, params)
 
     async def _answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        renderer = self._loaded.renderers.of(chat)
+        renderer = await self._renderer(chat)
         form, tools = renderer.form, chat.tools
         if tools and "parallel_calls" in form.refused:
             tools = replace(tools, parallel=False)
@@ -84,7 +85,7 @@ class Chats:
         if self._loaded.token_grammars:  # llama.cpp goes on without a grammar that it cannot compile
             await self._loaded.token_grammars.matcher(grammar)
         messages = with_documents([*map(dict, chat.messages)], chat.documents, marks, shown=chat.shows_documents)
-        renderer = self._loaded.renderers.of(chat)
+        renderer = await self._renderer(chat)
         _, prompt = await self._fitting(replace(chat, messages=messages).quiet, renderer, params)
         params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
         self._watch(params, prompt, chat, renderer)
@@ -99,18 +100,27 @@ class Chats:
         """Lets the progress of a prompt tell why its tokens are evaluated again."""
         if isinstance(prompt, list) and params.cache_prompt and params.progress:
             source = renderer.template.source
-            self.memory.explaining(params.progress, params.kept(prompt), lambda: Parts.of(chat, source, None))
+            self.memory.explaining(
+                params.progress, params.kept(prompt), lambda: Parts.of(chat, source, lora_of(params))
+            )
 
     async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
         """The log-probabilities of how the answer to a chat may begin, once the model has thought or need not.
         Raises TemplateError too."""
-        rendered = await self._rendered(chat.quiet, self._loaded.renderers.of(chat))
+        rendered = await self._rendered(chat.quiet, await self._renderer(chat))
         return await self._loaded.engine.score(await self._prompt(rendered), continuations)
 
     async def count(self, chat: Chat) -> int:
         """Tokens of the chat's prompt, images left out. Raises TemplateError."""
-        rendered = await self._rendered(chat, self._loaded.renderers.of(chat))
+        rendered = await self._rendered(chat, await self._renderer(chat))
         return len(await self._ids(rendered))
+
+    async def _renderer(self, chat: Chat) -> ChatRenderer:
+        """The renderer of a chat; a template of a request's own is read in a thread, one at a time."""
+        if chat.template is None:
+            return self._loaded.renderers.of(chat)
+        async with self._reading:
+            return await asyncio.to_thread(self._loaded.renderers.of, chat)
 
     async def _fitting(
         self, chat: Chat, renderer: ChatRenderer, params: SamplingParams

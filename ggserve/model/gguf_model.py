@@ -21,7 +21,7 @@ from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadArguments, LoadOptions, Report, load
-from ggserve.model.prompt_memory import Parts
+from ggserve.model.prompt_memory import Parts, lora_of
 from ggserve.modelfile.facts import ModelFacts, file_sampling
 from ggserve.prompt_progress import PromptProgress
 
@@ -110,8 +110,7 @@ class GGUFModel:
     @property
     def lora_adapters(self) -> list[tuple[Path, float]]:
         """The LoRA adapters that are applied, and their scales."""
-        options = self._loaded.options
-        return [(options.lora_path, options.lora_scale)] if options.lora_path else []
+        return list(self._loaded.options.adapters)
 
     @property
     def nbytes(self) -> int:
@@ -191,6 +190,7 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
         documents: Sequence[Document] = (),
         shows_documents: bool = False,
@@ -199,7 +199,7 @@ class GGUFModel:
         `template_arguments` are variables of its chat template, as `enable_thinking`. The answer quotes the
         `documents`, which the messages may show already. Raises TemplateError too."""
         visible = await self._clean_images(messages)
-        given = tuple(documents), shows_documents, template_arguments or {}
+        given = tuple(documents), shows_documents, template, template_arguments or {}
         chat = Chat(visible, tools, begun, begun_thought, *given)
         running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
@@ -213,10 +213,13 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        chat = Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+        chat = Chat(
+            messages, tools, begun, begun_thought, template=template, template_arguments=template_arguments or {}
+        )
         return await self._chats.count(chat)
 
     async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -241,7 +244,7 @@ class GGUFModel:
 
     def _remember(self, params: SamplingParams, ids: Sequence[int]) -> None:
         if params.cache_prompt and params.progress:
-            self._chats.memory.explaining(params.progress, params.kept(ids), lambda: Parts(hash(None)))
+            self._chats.memory.explaining(params.progress, params.kept(ids), lambda: Parts(hash(lora_of(params))))
 
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas
@@ -311,11 +314,13 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """The text of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
         return render_text(
-            self._loaded, Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+            self._loaded,
+            Chat(messages, tools, begun, begun_thought, template=template, template_arguments=template_arguments or {}),
         )
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:

@@ -10,6 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from ggserve.chat.rendering import Chat
+from ggserve.generation import SamplingParams
 from ggserve.prompt_progress import CacheMiss, MissReason, PromptProgress
 
 LEAST = 64  # tokens; fewer that are evaluated again are not worth a word
@@ -18,6 +19,11 @@ _RUN = 16  # tokens in a row that tell the same text in two prompts
 _FACTORS = np.random.default_rng(0).integers(1, 1 << 62, _RUN, np.uint64) | np.uint64(1)  # of a hash of a run
 
 Tokens = NDArray[np.int64]
+
+
+def lora_of(params: SamplingParams) -> object:
+    """The LoRA adapters of a request, to be compared with those of others."""
+    return None if params.lora is None else tuple(sorted(params.lora.items()))
 
 
 @dataclass(frozen=True)

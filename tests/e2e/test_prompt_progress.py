@@ -15,7 +15,7 @@ from tests.conftest import Server, serve
 SYSTEM = "You help with cooking. " + "Answer in one word, and be kind to cats. " * 12
 LATER = "Some people like the sea in summer and the hills in autumn. " * 12
 TOOL = {"type": "function", "function": {"name": "look", "description": "Look it up. " * 30}}
-LONG = " ".join(f"{number} men went to mow a meadow." for number in range(110))  # some 1,000 tokens
+LONG = " ".join(f"{number} men went to mow a meadow." for number in range(60))  # some 560 tokens
 
 
 @pytest.fixture(scope="module", params=["ctransformers", "llama.cpp"])
@@ -29,7 +29,7 @@ def server(
 
 
 def ask(server: Server, path: str = "/v1/chat/completions", **body: Any) -> dict[str, Any]:
-    answer = httpx.post(server.url + path, json={"max_tokens": 1, **body}, timeout=120)
+    answer = httpx.post(server.url + path, json={"max_tokens": 1, **body}, timeout=400)
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -113,14 +113,14 @@ def test_texts_part_too_in_every_dialect(server: Server) -> None:
 )
 def test_a_stream_tells_the_progress_of_its_prompt(server: Server, path: str, body: dict[str, Any]) -> None:
     body |= {"max_tokens": 1, "stream": True, "return_progress": True}
-    with httpx.stream("POST", server.url + path, json=body, timeout=120) as response:
+    with httpx.stream("POST", server.url + path, json=body, timeout=400) as response:
         events = [orjson.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
     told = [event["prompt_progress"] for event in events if "prompt_progress" in event]
     assert told, events
     assert events[: len(told)] == [event for event in events if "prompt_progress" in event]
     counts = [each["processed"] for each in told]
     assert counts == sorted(counts)
-    assert counts[-1] == told[-1]["total"] > 900
+    assert counts[-1] == told[-1]["total"] > 400
     assert told[-1]["time_ms"] > 0
 
 

@@ -78,6 +78,8 @@ class CTransformersEngine:
         prompt = params.kept(prompt)
         self._check(prompt, params)
         params.check()
+        if params.lora:
+            raise InvalidRequest("LoRA adapters need llama.cpp: set LORA_PATH and ENGINE=llama.cpp.", "lora")
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
         marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.repeats_cost else None
         context = await self.pool.acquire(prompt if params.cache_prompt else (), continues=params.continues)

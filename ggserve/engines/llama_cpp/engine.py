@@ -83,6 +83,7 @@ class LlamaCppEngine:
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
+        self._adapters = len(options.adapters)
         self._controls = controls
         self._shown_controls = list(shown_controls)
         self._word_limit = word_limit
@@ -148,8 +149,15 @@ class LlamaCppEngine:
         for field, tokens in params.named_tokens:
             self._check_tokens(tokens, field)
         params.check()
+        if unknown := set(params.lora or ()) - set(range(self._adapters)):
+            raise InvalidRequest(f"There is no LoRA adapter {min(unknown)}: LORA_PATH has {self._adapters}.", "lora")
+        lora = [] if params.lora is None else [{"id": id, "scale": scale} for id, scale in params.lora.items()]
         shown = self._shown_controls if params.skip_special else list(self._controls)
-        return {**sampling_fields(params, self.context_length, self._vocab_size), "preserved_tokens": shown}
+        return {
+            **sampling_fields(params, self.context_length, self._vocab_size),
+            "preserved_tokens": shown,
+            **({} if params.lora is None else {"lora": lora}),
+        }
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -336,7 +344,10 @@ class LlamaCppEngine:
         They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
         """
         try:
-            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt)
+            adapted = answer.params.lora is not None  # what is saved belongs to the adapters as loaded
+            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt and not adapted)
+            if adapted:
+                slot.tokens = ()
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
             for index in range(answer.params.n):

@@ -192,8 +192,7 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         params.mmproj.path = str(options.mmproj_path)
         params.mmproj_use_gpu = layers != 0
         params.video_ffmpeg_bin_dir = str(listener.path.parent)  # which has none: no program gets what clients send
-    if options.lora_path is not None:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), scale) for path, scale in options.adapters]
     params.cache_ram_mib = 0 if plan.states else options.prompt_cache
     if plan.states:
         params.slot_save_path = f"{plan.states}/"
