@@ -90,7 +90,7 @@ class ChatRequest(GenerationRequest):
     function_call: Annotated[Literal["none", "auto"] | FunctionName, one_of("'none', 'auto' or a name")] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-    chat_template: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
+    chat_template: Annotated[str, Field(max_length=100_000)] | None = None
     chat_template_kwargs: TemplateArguments | None = None
     continue_final_message: bool | None = None  # None: where the last message is an assistant's, as llama-server
     add_generation_prompt: bool | None = None  # vLLM's: False with the former
@@ -173,7 +173,7 @@ class ChatRequest(GenerationRequest):
             "tools": self.called_tools,
             "begun": begun,
             "begun_thought": thought,
-            "template": self.chat_template,
+            "template": self.chat_template or None,
             "template_arguments": self.template_arguments,
         }
 
