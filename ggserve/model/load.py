@@ -263,6 +263,7 @@ def _with_companions(file: ModelFile, options: LoadOptions) -> LoadOptions:
         options,
         mmproj_path=checked_projector(options.mmproj_path) if options.mmproj_path else None,
         lora_path=tuple(checked_adapter(path, file) for path, _ in options.adapters),
+        prompt_cache=0 if options.adapters else options.prompt_cache,  # it does not tell apart adapters of requests
     )
 
 

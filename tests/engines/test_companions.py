@@ -1,5 +1,6 @@
 """Models that see, and LoRA adapters, on llama.cpp: what goes along with a model changes what it says."""
 
+import asyncio
 import base64
 import io
 import json
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
-from ggserve.generation import MediaPrompt, SamplingParams
+from ggserve.generation import MediaPrompt, SamplingParams, ScoredToken
 from ggserve.hub.companions import projector_beside
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import read_gguf
@@ -191,15 +192,21 @@ def test_a_request_scales_each_of_several_adapters(tmp_path: Path, build: str) -
     if build == "child":
         options["llama_server"] = str(launcher(tmp_path))
 
-    def said(model: GGUFModel, lora: dict[int, float] | None = None) -> str:
-        return answer(model.complete([5, 6, 7, 8], replace(GREEDY, lora=lora)))[0]
+    def said(model: GGUFModel, lora: dict[int, float] | None = None) -> tuple[tuple[int, float], ...]:
+        """The likeliest first tokens and their log-probabilities."""
+        params = replace(GREEDY, lora=lora, max_tokens=1, logprobs=5)
+
+        async def tokens() -> list[ScoredToken]:
+            return [token async for delta in model.complete([5, 6, 7, 8], params) for token in delta.tokens]
+
+        return tuple((token.id, round(token.logprob or 0, 2)) for token in asyncio.run(tokens())[0].top)
 
     model = GGUFModel(path, lora_path=adapters, lora_scale=(1.0, 0.0), **options)
     try:
-        texts = [said(model, lora) for lora in ({}, {0: 1.0}, {1: 1.0}, {0: 1.0, 1: 1.0})]
-        assert len(set(texts)) == 4
-        assert said(model) == texts[1]  # as loaded
-        assert said(model, {0: 0.0}) == texts[0]
+        found = [said(model, lora) for lora in ({}, {0: 1.0}, {1: 1.0}, {0: 1.0, 1: 1.0}, {0: 0.5})]
+        assert len(set(found)) == 5
+        assert said(model) == found[1]  # as loaded, and nothing is left of the request before
+        assert said(model, {0: 0.0}) == found[0]
         with pytest.raises(InvalidRequest, match="no LoRA adapter 2"):
             said(model, {2: 1.0})
     finally:

@@ -83,7 +83,7 @@ class LlamaCppEngine:
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
-        self._adapters = len(options.adapters)
+        self._scales = [scale for _, scale in options.adapters]
         self._controls = controls
         self._shown_controls = list(shown_controls)
         self._word_limit = word_limit
@@ -149,15 +149,21 @@ class LlamaCppEngine:
         for field, tokens in params.named_tokens:
             self._check_tokens(tokens, field)
         params.check()
-        if unknown := set(params.lora or ()) - set(range(self._adapters)):
-            raise InvalidRequest(f"There is no LoRA adapter {min(unknown)}: LORA_PATH has {self._adapters}.", "lora")
-        lora = [] if params.lora is None else [{"id": id, "scale": scale} for id, scale in params.lora.items()]
         shown = self._shown_controls if params.skip_special else list(self._controls)
         return {
             **sampling_fields(params, self.context_length, self._vocab_size),
             "preserved_tokens": shown,
-            **({} if params.lora is None else {"lora": lora}),
+            **self._lora(params.lora),
         }
+
+    def _lora(self, given: Mapping[int, float] | None) -> dict[str, Any]:
+        """The field `lora`, with every adapter: llama.cpp would reuse what it evaluated with others. Raises
+        InvalidRequest."""
+        if unknown := set(given or ()) - set(range(len(self._scales))):
+            message = f"There is no LoRA adapter {min(unknown)}: LORA_PATH has {len(self._scales)}."
+            raise InvalidRequest(message, "lora")
+        scales = self._scales if given is None else [given.get(number, 0.0) for number in range(len(self._scales))]
+        return {"lora": [{"id": number, "scale": scale} for number, scale in enumerate(scales)]} if scales else {}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -181,7 +187,7 @@ class LlamaCppEngine:
             if len(prompt) + trie.depth > self.context_length:
                 raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
             self._check_tokens(prompt)
-        body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
+        body = {"prompt": await asyncio.to_thread(self._prompt, prompt), **self._lora(None)}
         tokens = () if isinstance(prompt, MediaPrompt) else prompt
         slot = await self.pool.acquire(tokens)
         if self._keeper:
