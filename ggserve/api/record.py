@@ -1,4 +1,4 @@
-"""The record of a request: its id, what the log says of it when it ends, and its part of the metrics."""
+"""The record of a request: its id, its line in the log, and its part of the metrics."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ _CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 class RequestRecord:
-    """What the log says about one request."""
+    """The facts that the log records about one request."""
 
     def __init__(self, request_id: str, method: str, path: str, metrics: Metrics, limits: Limits) -> None:
         self.id = request_id
@@ -33,11 +33,11 @@ class RequestRecord:
         self._method, self._path = method, path
         self._metrics = metrics
         self.started = time.perf_counter()  # seconds
-        self.model = ""  # its name, once it is known
+        self.model = ""  # name, once it is known
         self.prompts: list[PromptProgress] = []
         self._first: float | None = None
         self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
-        self.status = 499  # as nginx says it: the client left before an answer
+        self.status = 499  # nginx's status for a client that disconnected before the response
 
     def watch(
         self, generate: Callable[[SamplingParams], AsyncGenerator[Delta, None]], params: SamplingParams
@@ -53,7 +53,7 @@ class RequestRecord:
     ) -> AsyncGenerator[Delta, None]:
         first: Delta | None = None
         began = now = 0.0
-        tokens_out: dict[int, int] = {}  # of each answer
+        tokens_out: dict[int, int] = {}  # by answer
         guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
         live = self._metrics.begin(deltas, self.model, progress, max_tokens)
@@ -85,7 +85,7 @@ class RequestRecord:
                 self._metrics.ended(first, generated, began - self.started, now - began)
 
     def end(self, route: str | None) -> None:
-        """The request has ended, at a route or at none: a line in the log, and the metrics."""
+        """Record the end of the request, at a route or at none: a line in the log, and the metrics."""
         seconds = time.perf_counter() - self.started
         self._metrics.request(self._method, route or "", self.status, None if self._first is None else seconds)
         facts: dict[str, str | int | float] = {
@@ -112,7 +112,7 @@ class RequestRecord:
                 line += f", {(self._tokens_out - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
             if guessed := self._accepted + self._rejected:
                 facts |= {"tokens_accepted": self._accepted, "tokens_rejected": self._rejected}
-                line += f", {self._accepted} of {guessed} guesses right"
+                line += f", {self._accepted} of {guessed} draft tokens accepted"
         elif evaluated := sum(prompt.total for prompt in self.prompts):
             processed = sum(prompt.processed for prompt in self.prompts)
             line += f", {processed} of {evaluated} prompt tokens processed"
@@ -123,13 +123,13 @@ class RequestRecord:
 
 
 class RecordMiddleware(HTTPMiddleware):
-    """Gives each request its record (`request.state.record`), and the response its `x-request-id`."""
+    """Creates the record of each request (`request.state.record`) and adds `x-request-id` to the response."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        # The path is the client's text: quoted, so that it cannot write log lines of its own.
+        # The path comes from the client: quoted, so that it cannot forge log lines.
         path = json.dumps(scope["path"])[1:-1]
         record = RequestRecord(request_id, scope["method"], path, state.metrics, state.limits)
         scope.setdefault("state", {})["record"] = record
@@ -147,5 +147,5 @@ class RecordMiddleware(HTTPMiddleware):
             await self._app(scope, receive, send_with_id)
         finally:
             if not sent and record.status < 400:
-                record.status = 499  # the client left a stream
+                record.status = 499  # the client disconnected from a stream
             record.end(getattr(scope.get("route"), "path", None))

@@ -70,8 +70,10 @@ class _Quotations:
             mark = self._marks.open if self._quoted is None else self._marks.close
             before, found, rest = text.partition(mark)
             if not found:
-                kept = 0 if delta.finish_reason else _beginning(before, mark)
+                kept = _beginning(before, mark)
                 before, self._held = before[: len(before) - kept], before[len(before) - kept :]
+                if delta.finish_reason and not self._ends_in_mark(before):
+                    before, self._held = before + self._held, ""
             pieces += self._piece(bare, before)
             if found and self._quoted is None:
                 self._quoted = ""
@@ -85,6 +87,10 @@ class _Quotations:
         pieces[-1] = replace(pieces[-1], finish_reason=delta.finish_reason, stop_sequence=delta.stop_sequence)
         return pieces
 
+    def _ends_in_mark(self, before: str) -> bool:
+        """Whether what is held at the end of the answer is the beginning of a closing mark, and no document's text."""
+        return self._quoted is not None and self._place(self._quoted + before + self._held) is None
+
     def _piece(self, bare: Delta, text: str) -> list[Delta]:
         if self._quoted is None:
             return [replace(bare, text=text)] if text else []
@@ -95,11 +101,16 @@ class _Quotations:
         """The end of the open quotation."""
         text, self._quoted = self._quoted or "", None
         number, self._number = self._number, self._number + 1
-        for index, document in enumerate(self._documents):
-            if text and (start := document.text.find(text)) >= 0:
-                citation = Citation(index, document.title, start, start + len(text), text)
-                return replace(bare, quotation=number, citation=citation)
-        raise GenerationError("The answer quotes what no document says.")
+        if text and (place := self._place(text)):
+            index, start = place
+            citation = Citation(index, self._documents[index].title, start, start + len(text), text)
+            return replace(bare, quotation=number, citation=citation)
+        raise GenerationError("The answer contains a quotation that is not in the documents.")
+
+    def _place(self, text: str) -> tuple[int, int] | None:
+        """The first document that has the text, and where."""
+        starts = ((index, document.text.find(text)) for index, document in enumerate(self._documents))
+        return next(((index, start) for index, start in starts if start >= 0), None)
 
 
 def _beginning(text: str, mark: str) -> int:

@@ -1,6 +1,6 @@
-"""The renderers of one model: its template, and the one for chats with tools where the file has one of its own."""
+"""The renderers of one model: its template, and those that a file has for chats with tools or with documents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from ggserve.chat.reading import read_format
@@ -8,28 +8,28 @@ from ggserve.chat.rendering import Chat, ChatRenderer
 from ggserve.chat.template import ChatTemplate
 
 _MOST_GIVEN = 8  # templates of requests that are kept
-TOOL_USE = "tool_use"  # the name of a file's template for chats with tools
+# The names of a file's templates for chats with tools, and for chats with documents.
+TOOL_USE, RAG = PURPOSES = ("tool_use", "rag")
 
 
 class ChatRenderers:
-    """`main` renders chats without tools."""
+    """`main` renders all chats for which there is no template of its own."""
 
     def __init__(
         self,
         template: ChatTemplate,
-        with_tools: ChatTemplate | None,
+        named: Mapping[str, ChatTemplate],
         control_texts: Sequence[str],
         end_texts: Iterable[str],
     ) -> None:
-        """`end_texts`: how the tokens that end answers are spelled."""
-        self.main = ChatRenderer(template, read_format(template), control_texts)
-        tools = ChatRenderer(with_tools, read_format(with_tools), control_texts) if with_tools else None
-        self._with_tools = tools or self.main
+        """`named`: templates by their PURPOSES. `end_texts`: how the tokens that end answers are spelled."""
         self._control_texts = control_texts
         self._of_source = lru_cache(_MOST_GIVEN)(self._read)
-        literals = "\0".join(
-            literal for renderer in {self.main, self._with_tools} for literal in renderer.form.literals()
+        self.main, *others = (
+            ChatRenderer(each, read_format(each), control_texts) for each in (template, *named.values())
         )
+        self._named = dict(zip(named, others, strict=True))
+        literals = "\0".join(literal for renderer in (self.main, *others) for literal in renderer.form.literals())
         ends = frozenset(end_texts)
         # Control tokens that are part of thoughts and calls: answers must show them.
         self.shown_controls = tuple(text for text in control_texts if text in literals and text not in ends)
@@ -39,7 +39,9 @@ class ChatRenderers:
         if chat.template is not None:
             return self._of_source(chat.template)
         calls = chat.tools is not None or any(message.get("tool_calls") for message in chat.messages)
-        return self._with_tools if calls else self.main
+        if calls and TOOL_USE in self._named:
+            return self._named[TOOL_USE]
+        return self._named.get(RAG, self.main) if chat.template_arguments.get("documents") else self.main
 
     def _read(self, source: str) -> ChatRenderer:
         template = self.main.template.with_source(source)
@@ -49,6 +51,6 @@ class ChatRenderers:
     def notes(self) -> str:
         """What could not be read off the templates, in a line."""
         missing = [] if self.main.form.thought else ["thoughts"]
-        if self._with_tools.own_tools:
-            missing.append("tool calls, so that tools are told in our own words")
-        return f"the chat template shows no {' and no '.join(missing)}" if missing else ""
+        if self._named.get(TOOL_USE, self.main).own_tools:
+            missing.append("tool calls (ggserve's own format is used)")
+        return f"the chat template has no known format for {' and '.join(missing)}" if missing else ""

@@ -29,6 +29,10 @@ from ggserve.errors import TemplateError
 _BUDGET = 64_000_000  # characters built by one rendering
 _LONGEST = 500_000  # items of a list or dict
 _LARGEST = 16_000_000  # characters that a list or dict may have when all in it is written out
+_LONGEST_TEXTS = {  # characters of what a filter or method takes apart
+    **dict.fromkeys(("list", "max", "min", "sort", "title", "unique"), _LONGEST),
+    **dict.fromkeys(("from_json", "rsplit", "split", "splitlines"), 4_000_000),
+}
 _STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
 MAX_SECONDS = 5.0
 _CHARACTERS_PER_STEP = 16  # of a text that a method looks through
@@ -45,7 +49,7 @@ def _names(text: str) -> frozenset[str]:
 
 _FILTERS = _names(
     "abs capitalize count d default dictsort first float indent int items join last length list lower map max min "
-    "reject rejectattr replace reverse round safe select selectattr sort string sum title trim unique upper"
+    "reject rejectattr replace reverse round safe select selectattr sort string title trim unique upper"
 )
 _TESTS = _names(
     "!= < <= == > >= boolean defined eq equalto even false float ge greaterthan gt in integer iterable le lessthan lt "
@@ -137,7 +141,7 @@ class ChatSandbox(SandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, (bytes, bytearray)):
-            raise TemplateError("the chat template computes with bytes")
+            raise TemplateError("the chat template uses bytes")
         if operator == "*":
             for sized, times in ((left, right), (right, left)):
                 if hasattr(sized, "__len__") and isinstance(times, int):
@@ -149,7 +153,7 @@ class ChatSandbox(SandboxedEnvironment):
         elif operator == "%" and isinstance(left, str):
             self.spend(len(left))
             if not _PLAIN_FORMAT.fullmatch(left):
-                raise TemplateError("the chat template formats in a way that is not allowed")
+                raise TemplateError("the chat template uses a format that is not allowed")
         return self._charge(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -185,7 +189,7 @@ class ChatSandbox(SandboxedEnvironment):
             widths = [len(value) if isinstance(value, str) else value for value in (*args, *kwargs.values())]
             width = max((width for width in widths if isinstance(width, int)), default=4)
             if width > _MAX_WIDTH:
-                raise TemplateError("the chat template asks for too wide a text")
+                raise TemplateError("the chat template builds too wide a text")
             self.spend(len(text.splitlines()) * width)
         elif name == "replace":
             old = args[0] if args else kwargs.get("old", kwargs.get("s", ""))
@@ -193,6 +197,17 @@ class ChatSandbox(SandboxedEnvironment):
             self.spend(len(text) + text.count(str(old)) * len(str(new)))
         elif name == "join" and args:
             self._check_join(text, args[0])
+        else:
+            self._check_parts(text, name, *args, **kwargs)
+
+    def _check_parts(self, text: str, name: str, sep: Any = None, maxsplit: Any = -1, *_: Any, **__: Any) -> None:
+        if name in ("split", "rsplit") and sep:
+            parts = text.count(str(sep)) if maxsplit < 0 else min(maxsplit, len(text))
+            longest = _LONGEST
+        else:
+            parts, longest = len(text), _LONGEST_TEXTS.get(name, _BUDGET)
+        if parts > longest:
+            raise TemplateError("the chat template takes too long a text apart")
 
     def _check_join(self, separator: Any, parts: Any) -> None:
         if not hasattr(parts, "__len__"):
@@ -202,7 +217,7 @@ class ChatSandbox(SandboxedEnvironment):
     def _check_append(self, items: list[Any], args: tuple[Any, ...]) -> None:
         """Only what no other value contains may grow, or sizes would no longer be true."""
         if id(items) in self._inner or any(arg is items for arg in args):
-            raise TemplateError("the chat template changes a list that is within another")
+            raise TemplateError("the chat template changes a nested list")
         self._sizes.pop(id(items), None)
         self._bounded([*items, *args])
 
@@ -349,5 +364,5 @@ def _raise_exception(message: str) -> None:
 
 def _strftime_now(layout: str) -> str:
     if re.search(r"%[^A-Za-z%]*\d", layout):  # glibc pads to any width
-        raise TemplateError("the chat template asks for a date with a width")
+        raise TemplateError("the chat template uses a date format with a width")
     return datetime.now().strftime(layout)

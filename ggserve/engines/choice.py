@@ -71,7 +71,7 @@ def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tup
     """
     name, wanted, setting = file.path.name, wishes.engine, wishes.llama_cpp_setting
     if setting and wanted == "ctransformers":
-        raise ModelFileError(f"{name}: {setting} needs llama.cpp; ctransformers has no such setting")
+        raise ModelFileError(f"{name}: {setting} needs llama.cpp; ctransformers does not support it")
     if isinstance(file, GGMLFile):
         return _choose_for_legacy(file, wanted, setting)
     assert isinstance(file, GGUFFile)
@@ -82,12 +82,12 @@ def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tup
             raise ModelFileError(f"{name}: ctransformers cannot run this file: {old}{other}")
         gain = llama_cpp_gain(file, wishes.parallel)
         missed = f"; llama.cpp would be {gain}" if new is None and gain.counts else ""
-        return "ctransformers", f"ENGINE=ctransformers asks for it{missed}"
+        return "ctransformers", f"ENGINE=ctransformers is set{missed}"
     if wanted == "llama.cpp":
         if new is not None:
             other = "; ENGINE=ctransformers runs it" if old is None else ""
             raise ModelFileError(f"{name}: llama.cpp cannot run this file: {new}{other}")
-        return "llama.cpp", "ENGINE=llama.cpp asks for it"
+        return "llama.cpp", "ENGINE=llama.cpp is set"
     if old is not None and new is not None:
         raise ModelFileError(f"{name}: no engine can run this file. llama.cpp: {new}. ctransformers: {old}")
     if old is not None:
@@ -107,7 +107,7 @@ def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, setting: str | None
         return "ctransformers", legacy
     if objection := conversion_objection(file):
         raise ModelFileError(f"{file.path.name}: llama.cpp cannot run this model: {objection}; ctransformers runs it")
-    why = "ENGINE=llama.cpp asks for it" if wanted == "llama.cpp" else f"{setting} needs it"
+    why = "ENGINE=llama.cpp is set" if wanted == "llama.cpp" else f"{setting} needs it"
     return "llama.cpp", f"{why}; {legacy}, as GGUF"
 
 

@@ -48,7 +48,7 @@ class Chats:
         state = rendered.state or "closed"
         grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
         if tools and params.confidence:
-            raise InvalidRequest(f"{params.confidence} is not told of answers that may call tools.", "tools")
+            raise InvalidRequest(f"{params.confidence} cannot be combined with tools.", "tools")
         self._watch(params, prompt, chat, renderer)
         budget: Budget | None = None
         if params.thinking_budget is not None and form.thought and state != "closed":
@@ -66,7 +66,7 @@ class Chats:
                     budget,
                     state,
                 )
-            return _parsed(deltas, form, tools, rendered.state)
+            return deltas if tools is None and form.is_plain else _parsed(deltas, form, tools, rendered.state)
 
         ids = prompt if isinstance(prompt, list) else None
         async with aclosing(self.confidence.watched(generate, params, ids)) as deltas:
@@ -156,7 +156,7 @@ class Chats:
         if not rendered.images:
             return await self._ids(rendered)
         if not self._loaded.engine.media_marker:
-            raise InvalidRequest("The model sees no images.", "messages")
+            raise InvalidRequest("The model does not support images.", "messages")
         images = tuple(url.partition(",")[2] for url in rendered.images)
         return MediaPrompt(defused(rendered.text, rendered.stand_ins), images)
 
@@ -207,37 +207,57 @@ class _Answer:
     def read(self, delta: Delta) -> list[Delta]:
         """A delta as one or more: in each, thought comes before text, and text before calls."""
         parts = self._parser.push(delta.text)
-        if delta.finish_reason:
+        reason = delta.finish_reason
+        if reason:
             parts += self._parser.finish()
-        groups = [replace(delta, text="", finish_reason=None, stop_sequence=None)]
+        elif not self._required and parts == [Text(delta.text)]:
+            return [delta]
+        said = [_Said()]
         for part in parts:
             if isinstance(part, Text) and self._required:
                 continue  # the beginning of a call that was cut
-            group = groups[-1]
-            if _follows(part, group):
-                group = replace(group, text="", reasoning="", tool_calls=(), tokens=(), prompt=())
-                groups.append(group)
-            groups[-1] = self._with(group, part)
-        reason = delta.finish_reason
+            if said[-1].precedes(part):
+                said.append(_Said())
+            self._calls |= said[-1].add(part)
         if reason == "stop" and self._calls:
             reason = "tool_calls"
-        groups[-1] = replace(groups[-1], finish_reason=reason, stop_sequence=delta.stop_sequence)
-        return groups
+        last = len(said) - 1
+        return [
+            replace(
+                delta,
+                text=each.text,
+                reasoning=each.thought,
+                tool_calls=tuple(each.calls),
+                finish_reason=reason if number == last else None,
+                stop_sequence=delta.stop_sequence if number == last else None,
+                tokens=() if number else delta.tokens,
+                prompt=() if number else delta.prompt,
+            )
+            for number, each in enumerate(said)
+        ]
 
-    def _with(self, delta: Delta, part: Part) -> Delta:
+
+class _Said:
+    """What one delta says."""
+
+    def __init__(self) -> None:
+        self.thought = self.text = ""
+        self.calls: list[ToolCallDelta] = []
+
+    def precedes(self, part: Part) -> bool:
+        """Whether a part cannot be said in the same delta without changing the order."""
+        if isinstance(part, CallPiece):
+            return False
+        return bool(self.calls or (self.text and isinstance(part, Thought)))
+
+    def add(self, part: Part) -> bool:
+        """Says a part too; returns whether it is one of a call."""
+        if isinstance(part, CallPiece):
+            call_id = None if part.name is None else f"call_{uuid.uuid4().hex[:24]}"
+            self.calls.append(ToolCallDelta(part.index, part.arguments, call_id, part.name))
+            return True
         if isinstance(part, Thought):
-            return replace(delta, reasoning=delta.reasoning + part.text)
-        if isinstance(part, Text):
-            return replace(delta, text=delta.text + part.text)
-        self._calls = True
-        call_id = None if part.name is None else f"call_{uuid.uuid4().hex[:24]}"
-        return replace(
-            delta, tool_calls=(*delta.tool_calls, ToolCallDelta(part.index, part.arguments, call_id, part.name))
-        )
-
-
-def _follows(part: Part, delta: Delta) -> bool:
-    """Whether a part cannot be said in the same delta without changing the order."""
-    if isinstance(part, CallPiece):
+            self.thought += part.text
+        else:
+            self.text += part.text
         return False
-    return bool(delta.tool_calls or (delta.text and isinstance(part, Thought)))

@@ -13,7 +13,7 @@ from typing import Literal, TypedDict, TypeVar
 from ggserve.chat.codec import Codec, EngineCodec
 from ggserve.chat.infill import Infill
 from ggserve.chat.named_templates import family_template, read_chat_template
-from ggserve.chat.renderers import TOOL_USE, ChatRenderers
+from ggserve.chat.renderers import PURPOSES, ChatRenderers
 from ggserve.chat.template import ChatTemplate
 from ggserve.engines.choice import EngineName, EngineWishes, WantedEngine, choose_engine, llama_cpp_uses_gpu
 from ggserve.engines.contract import CacheType, Engine, EngineOptions, Reranker, SlotFiles, Speculation, Tuning
@@ -95,7 +95,7 @@ class LoadOptions(EngineWishes):
 
     cache_dir: Path = Path("models")  # where files that an engine needs in another form are kept
     model_type: str | None = None  # the family of a legacy file; None: what the file proves
-    chat_template: str | None = None  # a name (prompt/named_templates) or a file; None: the model file's own
+    chat_template: str | None = None  # a name (chat/named_templates) or a file; None: the model file's own
     context_length: int | None = None  # tokens; None: the model's own, at most 4096
     threads: int | None = None  # None: the usable cores
 
@@ -173,7 +173,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
     options = _with_projector(file, options)
     engine_name, reason = choose_engine(file, options)
     own = family_template(file) if isinstance(file, GGMLFile) else None
-    chosen = read_chat_template(options.chat_template) if options.chat_template else own
+    chosen = _chosen_template(file, options.chat_template) if options.chat_template else own
     if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
         file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], report))
     if options.gpu_layers == "auto" and (engine_name == CTransformersEngine.name or not llama_cpp_uses_gpu(options)):
@@ -192,6 +192,12 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
         draft=draft,
     )
     return Plan(file, options, engine_name, reason, chosen, memory)
+
+
+def _chosen_template(file: ModelFile, name: str) -> Template:
+    """The template that CHAT_TEMPLATE means: one of the file's by its name, a built-in one, or a file."""
+    own = chat_template(file, name)
+    return read_chat_template(name) if own is None else (own, ())
 
 
 def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
@@ -242,7 +248,7 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
         raise ModelFileError(f"DRAFT_MODEL={path.name}: llama.cpp cannot run this file: {objection}")
     own, others = (each.get("tokenizer.ggml.tokens") for each in (file, draft))
     if abs(len(own) - len(others)) > _PADDING or any(a != b for a, b in zip(own, others, strict=False)):
-        raise ModelFileError(f"DRAFT_MODEL={path.name}: its tokens are not those of {file.path.name}")
+        raise ModelFileError(f"DRAFT_MODEL={path.name}: its vocabulary differs from that of {file.path.name}")
     return draft
 
 
@@ -276,7 +282,7 @@ def _load_ctransformers(
     file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
 ) -> LoadedModel:
     if options.prompt_cache_dir:
-        log.warning("PROMPT_CACHE_DIR has no effect: ctransformers cannot save what it has evaluated")
+        log.warning("PROMPT_CACHE_DIR has no effect: ctransformers cannot save its KV cache")
     contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
     with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
         opening = loader.submit(contexts[0].open)
@@ -370,7 +376,9 @@ def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedS
     if options.prompt_cache_dir is None:
         return None
     if options.mmproj_path or options.draft_model:
-        log.warning("PROMPT_CACHE_DIR: llama.cpp saves no prompts of vision models, or beside a DRAFT_MODEL")
+        log.warning(
+            "PROMPT_CACHE_DIR has no effect: llama.cpp cannot save prompts with a vision model or a DRAFT_MODEL"
+        )
         return None
     facts = (
         build,
@@ -402,7 +410,6 @@ def _renderers(file: ModelFile, chosen: Template | None, codec: Codec | EngineCo
     """`chosen`: a chat template and its stop texts, in place of the file's own."""
     bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
     source, stop = chosen or (chat_template(file), ())
-    tool_use = None if chosen else chat_template(file, TOOL_USE)
-    template = ChatTemplate(source, bos, eos, stop)
-    with_tools = ChatTemplate(tool_use, bos, eos) if tool_use else None
-    return ChatRenderers(template, with_tools, codec.control_texts, codec.end_texts)
+    sources = {} if chosen else {name: chat_template(file, name) for name in PURPOSES}
+    named = {name: ChatTemplate(text, bos, eos) for name, text in sources.items() if text}
+    return ChatRenderers(ChatTemplate(source, bos, eos, stop), named, codec.control_texts, codec.end_texts)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 
 from ggserve.chat.template import ChatTemplate
@@ -79,6 +81,32 @@ def test_hostile_templates_end_in_an_error(source: str) -> None:
     with pytest.raises(TemplateError) as caught:
         ChatTemplate(source).render(MESSAGES)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "x | title",
+        "x | list",
+        "x | max",
+        "x | sort",
+        "x | unique | list",
+        "x.split()",
+        "x.split(' ')",
+        "x.rsplit(' ', 10**9)",
+        "x.split(sep=' ')",
+        "x.splitlines()",
+        "(x | replace('ab ', '[],')) | from_json",
+        "[[1]] * 90000 | sum(start=[])",
+    ],
+)
+def test_no_huge_text_is_taken_apart(operation: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(TemplateError):
+        ChatTemplate(f"{{% set x = 'ab ' * 5 * 10**6 %}}{{{{ ({operation}) | length }}}}").render(MESSAGES)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 64 << 20
 
 
 def test_templates_that_look_into_tools_render_without_any() -> None:

@@ -53,7 +53,9 @@ def test_a_start_without_ray_says_one_line() -> None:
 
 def test_more_replicas_than_there_are_cores_is_one_line(cluster: Cluster) -> None:
     line = start({**cluster.environment, "REPLICAS": "9"})[-1]
-    assert line == ("ggserve: REPLICAS=9: there are cores for 2 replicas of 1 threads; set fewer REPLICAS or THREADS")
+    assert line == (
+        "ggserve: REPLICAS=9: there are only enough cores for 2 replicas with 1 threads; set fewer REPLICAS or THREADS"
+    )
 
 
 def test_an_unknown_setting_in_a_config_file_is_named() -> None:

@@ -40,7 +40,7 @@ def test_its_deaths_cost_the_running_answers_and_the_fifth_ends_the_server(origi
             next(line for line in lines if line.startswith("data: "))
             first.kill()
             last = [line for line in lines if line.startswith("data: {")][-1]
-        assert "llama-server died" in json.loads(last.removeprefix("data: "))["error"]["message"]
+        assert "llama-server crashed" in json.loads(last.removeprefix("data: "))["error"]["message"]
         for _ in range(4):
             child(server).send_signal(signal.SIGKILL)
         assert server.process.wait(60) == 1

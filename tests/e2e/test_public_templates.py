@@ -1,4 +1,5 @@
-"""SmolLM2 with the templates of models that think and call: thoughts, calls and structured output on both engines."""
+"""The first layers of SmolLM2 with the templates of models that think and call: required calls and structured output on
+both engines."""
 
 import asyncio
 import json
@@ -10,6 +11,7 @@ import pytest
 from ggserve.generation import Delta, SamplingParams, schema_grammar
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
+from tests.shallow_model import write_shallow_model
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "shared" / "templates"
 NAMES = [
@@ -37,26 +39,28 @@ QUIET = {"enable_thinking": False}
 pytestmark = pytest.mark.skipif(not TEMPLATES.exists(), reason="the public templates are not here")
 
 
-@pytest.fixture
-def model(request: pytest.FixtureRequest, default_path: Path, original_path: Path) -> Iterator[GGUFModel]:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, default_path: Path, original_path: Path) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("shallow")
+    return {
+        "ctransformers": write_shallow_model(default_path, folder / "converted.gguf"),
+        "llama.cpp": write_shallow_model(original_path, folder / "original.gguf"),
+    }
+
+
+@pytest.fixture(scope="module", params=[(e, n) for n in NAMES for e in ("ctransformers", "llama.cpp")], ids=" ".join)
+def model(request: pytest.FixtureRequest, files: dict[str, Path]) -> Iterator[GGUFModel]:
     engine, name = request.param
-    path = default_path if engine == "ctransformers" else original_path
     template = str(TEMPLATES / f"{name}.jinja")
-    model = GGUFModel(path, engine=engine, chat_template=template, context_length=2048, threads=1, parallel=1)
+    model = GGUFModel(files[engine], engine=engine, chat_template=template, context_length=2048, threads=1, parallel=1)
     yield model
     model.close()
-
-
-def on_both_engines(names: list[str]) -> pytest.MarkDecorator:
-    pairs = [(engine, name) for name in names for engine in ("ctransformers", "llama.cpp")]
-    return pytest.mark.parametrize("model", pairs, indirect=True, ids=" ".join)
 
 
 async def _deltas(model: GGUFModel, params: SamplingParams, tools: Tools | None = None) -> list[Delta]:
     return [delta async for delta in model.chat(CHAT, params, tools=tools, template_arguments=QUIET)]
 
 
-@on_both_engines(NAMES)
 def test_a_required_call(model: GGUFModel) -> None:
     deltas = asyncio.run(_deltas(model, SamplingParams(max_tokens=250, temperature=0), TOOLS))
     calls = [call for delta in deltas for call in delta.tool_calls]
@@ -67,7 +71,6 @@ def test_a_required_call(model: GGUFModel) -> None:
     assert "".join(delta.text for delta in deltas) == ""
 
 
-@on_both_engines(NAMES)
 def test_an_answer_of_a_schema(model: GGUFModel) -> None:
     held = SamplingParams(max_tokens=250, temperature=0, grammar=schema_grammar(PARAMETERS))
     deltas = asyncio.run(_deltas(model, held))

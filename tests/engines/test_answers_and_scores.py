@@ -174,6 +174,26 @@ def test_characters_split_over_tokens_have_all_their_scores(either: GGUFModel):
     assert [token.logprob for token in scores] == expected
 
 
+@pytest.mark.parametrize("transport", ["llama_cpp_model", "child_model"])
+def test_a_part_of_a_character_is_as_likely_as_its_place_among_the_likeliest(
+    transport: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    model: GGUFModel = request.getfixturevalue(transport)
+    ids = model.tokenize(f"{PROMPT}🦀 and 🦀.")
+    scorer = model.engine._scorer  # type: ignore[attr-defined]
+    forced, whole = scorer._forced, scorer._whole_token
+    # As builds do that tell nothing of such a token.
+    monkeypatch.setattr(scorer, "_forced", lambda *of: forced(*of) if of[1] == whole else None)
+    compared = 0
+    for position in [*range(len(model.tokenize(PROMPT)), len(ids))] * 4:  # it is found by sampling
+        found = scorer.score(ids[:position], ids[position], 20)
+        for place in found.top:
+            if place.id == ids[position]:
+                assert found.logprob == pytest.approx(place.logprob, abs=0.01)
+                compared += 1
+    assert compared
+
+
 def test_the_token_that_ends_an_answer_is_scored(either: GGUFModel):
     chat = [{"role": "user", "content": "Reply with the word yes."}]
     found = deltas(either.chat(chat, replace(max_tokens=60, logprobs=1)))

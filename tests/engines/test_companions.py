@@ -219,15 +219,15 @@ def test_companions_of_other_models_are_refused_before_native_code_sees_them(
     path = write_tiny_model(tmp_path, "qwen2")
     with pytest.raises(ModelFileError, match="made for 'llama'"):
         GGUFModel(path, lora_path=write_adapter(tmp_path / "a.gguf", "llama"))
-    with pytest.raises(ModelFileError, match="other sizes"):
+    with pytest.raises(ModelFileError, match="a different shape"):
         GGUFModel(path, lora_path=write_adapter(tmp_path / "b.gguf", width=32))
-    with pytest.raises(ModelFileError, match="no LoRA adapter"):
+    with pytest.raises(ModelFileError, match="not a LoRA adapter"):
         GGUFModel(path, lora_path=path)
-    with pytest.raises(ModelFileError, match="a projector is 'clip'"):
+    with pytest.raises(ModelFileError, match="a projector has 'clip'"):
         GGUFModel(path, mmproj_path=path)
     hears = write_projector(tmp_path / "mmproj-hears.gguf", sees=False)
     assert projector_beside(read_gguf(path)) is None
-    with pytest.raises(ModelFileError, match="only images are supported"):
+    with pytest.raises(ModelFileError, match="only image projectors are supported"):
         GGUFModel(path, mmproj_path=hears)
     with pytest.raises(ModelFileError, match="needs llama"):
         GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")

@@ -195,7 +195,7 @@ def test_a_reranker_without_a_head_is_refused(tmp_path: Path):
 def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path):
     spec = spec_of(write_tiny_model(tmp_path, "qwen2"))
     spec.fields["general.architecture"] = (8, "t5")
-    with pytest.raises(ModelFileError, match="an encoder and a decoder"):
+    with pytest.raises(ModelFileError, match="an encoder-decoder"):
         load(spec.write(tmp_path / "t5.gguf"))
 
 
@@ -298,7 +298,7 @@ def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
     told, *others = sorted(result.stderr.splitlines())  # two processes tell, and either may be the first
     assert re.fullmatch(r"ggserve: llama\.cpp ended while loading bad\.gguf: .*GGML_ASSERT.*", told)
     assert len(others) <= 1
-    assert all(re.fullmatch("ggserve: the worker was ended by SIGABRT: .*", other) for other in others)
+    assert all(re.fullmatch("ggserve: the worker was killed by SIGABRT: .*", other) for other in others)
 
 
 def test_the_listener_is_private_and_goes_away(llama_cpp_model: GGUFModel, original_path: Path):

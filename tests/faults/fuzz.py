@@ -309,7 +309,7 @@ def main() -> int:
             )
         )
         console = server.log("console")
-    restarted, tracebacks = "Starting it again" in console, console.count("Traceback")
+    restarted, tracebacks = "Restarting it" in console, console.count("Traceback")
     print(console[-4000:])
     print(outcome)
     print(f"the worker {'was started again' if restarted else 'lived on'}, {tracebacks} tracebacks on the console")

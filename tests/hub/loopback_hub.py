@@ -20,6 +20,7 @@ class Repo:
     size: int | None = None  # announced instead of the true one
     sent: bytes | None = None  # sent instead of the announced content
     cuts: list[int] = field(default_factory=list)  # bytes after which the next connections break
+    etag: str | None = None  # announced instead of the true one
     stall: int | None = None  # bytes after which nothing comes any more, of larger files
 
 
@@ -98,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             302,
             {
                 "X-Repo-Commit": commit(revision),
-                "X-Linked-ETag": f'"{hashlib.sha256(files[file]).hexdigest()}"',
+                "X-Linked-ETag": f'"{repo.etag or hashlib.sha256(files[file]).hexdigest()}"',
                 "X-Linked-Size": str(repo.size or len(files[file])),
                 "Location": location,
             },

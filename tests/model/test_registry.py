@@ -147,7 +147,7 @@ def test_requests_at_the_same_time_share_a_load(folder: Path) -> None:
 
 def test_a_model_too_large_even_alone_is_an_error_with_the_numbers(folder: Path) -> None:
     async def check(registry: ModelRegistry, loads: Loads) -> None:
-        with pytest.raises(ModelFileError, match=r"a needs 0\.00 GB, and MODELS_MEMORY allows 0\.00 GB"):
+        with pytest.raises(ModelFileError, match=r"a needs 0\.00 GB, but MODELS_MEMORY allows 0\.00 GB"):
             await ask(registry, "a")
 
     run(folder, check, models=0.5)

@@ -1,4 +1,4 @@
-"""`POST /v1/messages`, the assistant's next message, whole or streamed, and `/v1/messages/count_tokens`."""
+"""`POST /v1/messages`, the assistant's next message, complete or streamed, and `/v1/messages/count_tokens`."""
 
 from functools import partial
 from typing import Annotated
@@ -22,7 +22,7 @@ router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANT
 async def messages(
     call: Annotated[Call[MessagesRequest], Depends(call_of(MessagesRequest, lambda body: WAITING))],
 ) -> Response:
-    """The assistant's next message, whole or streamed."""
+    """The assistant's next message, complete or streamed."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun, begun_thought = conversation(body)
@@ -45,7 +45,7 @@ async def messages(
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(call: Annotated[Call[PromptRequest], Depends(call_of(PromptRequest))]) -> dict[str, int]:
-    """The tokens of the prompt that the same fields make in `/v1/messages`."""
+    """The number of tokens in the prompt that the same fields make in `/v1/messages`."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun, begun_thought = conversation(body)

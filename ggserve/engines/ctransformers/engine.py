@@ -63,7 +63,7 @@ class CTransformersEngine:
         self._contexts = contexts
         if self._contexts[0].vocab_size != len(pieces):
             raise EngineError(
-                f"ctransformers sees {self._contexts[0].vocab_size} tokens in the file, its tokenizer {len(pieces)}"
+                f"ctransformers reads {self._contexts[0].vocab_size} tokens from the file, not {len(pieces)}"
             )
         self.pool = Pool(self._contexts, options.queue_size)
         self._threads = ThreadBudget(options.threads, PROCESS)
@@ -81,7 +81,7 @@ class CTransformersEngine:
         if params.lora:
             raise InvalidRequest("LoRA adapters need llama.cpp: set LORA_PATH and ENGINE=llama.cpp.", "lora")
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
-        marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.repeats_cost else None
+        marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.uses_dry else None
         context = await self.pool.acquire(prompt if params.cache_prompt else (), continues=params.continues)
         generation = self._new_generation(prompt, params, matcher, marks)
         generation.progress.slot = self._contexts.index(context)
@@ -93,7 +93,7 @@ class CTransformersEngine:
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
         if "embeddings" not in self.features:
-            raise InvalidRequest("ctransformers makes no embeddings of the older families.")
+            raise InvalidRequest("ctransformers cannot make embeddings with legacy model families.")
         nothing_more = SamplingParams(max_tokens=0)
         for tokens in inputs:
             if not tokens:

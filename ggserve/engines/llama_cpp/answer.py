@@ -101,7 +101,7 @@ class Answer(RunningRequest):
         try:
             self._take(chunk)
         except Exception as error:  # the native caller would swallow it
-            log.exception("a chunk of llama.cpp cannot be read")
+            log.exception("cannot parse a chunk from llama.cpp")
             self.end = GenerationError(f"{type(error).__name__}: {error}")
         return self._complete or self.end is not None or self._rewound
 

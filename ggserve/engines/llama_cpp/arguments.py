@@ -96,7 +96,7 @@ def extra_arguments(llama_args: str, build: Build) -> list[str]:
             continue
         spellings = build.aliases.get(flag)
         if spellings is None:
-            raise EngineError(f"LLAMA_ARGS: {build.path} has no {flag}; `{build.path.name} --help` lists what it has")
+            raise EngineError(f"LLAMA_ARGS: {build.path} has no {flag}; `{build.path.name} --help` lists its options")
         own = next((each for each in _OWN if each in spellings), None)
         if own is not None:
             instead = f"set {_OWN[own]} instead" if _OWN[own] else "leave it out"

@@ -101,6 +101,7 @@ class LlamaCppEngine:
         )
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        transport.when_restarted(self._forget)
         self.pool = Pool(self._slots, options.queue_size)
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
@@ -117,7 +118,7 @@ class LlamaCppEngine:
             others = ("min_tokens", params.min_tokens), ("truncate_prompt_tokens", params.truncate_prompt)
             for field, given in (*fields, *others):
                 if given:
-                    raise InvalidRequest(f"{field} is not supported beside images.", field)
+                    raise InvalidRequest(f"{field} is not supported together with images.", field)
         else:
             tokens = params.kept(prompt)
             if len(tokens) >= self.context_length:
@@ -126,7 +127,7 @@ class LlamaCppEngine:
             room = self.context_length - len(tokens)
             params = replace(params, max_tokens=room if params.max_tokens is None else min(params.max_tokens, room))
         if params.min_tokens and params.grammar is not None:
-            message = "min_tokens needs ENGINE=ctransformers beside structured output or tools: leave one of them out."
+            message = "min_tokens needs ENGINE=ctransformers with structured output or tools: leave one of them out."
             raise InvalidRequest(message, "min_tokens")
         body = {
             "prompt": await asyncio.to_thread(self._prompt, prompt if tokens is None else tokens),
@@ -194,9 +195,7 @@ class LlamaCppEngine:
             body["id_slot"] = slot.id
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
         if not whole_paths and isinstance(prompt, MediaPrompt):
-            raise InvalidRequest(
-                "Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and the llama.cpp of this process."
-            )
+            raise InvalidRequest("Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and LLAMA_SERVER=off.")
         walk = TrieWalk(self._scorer, self._transport.complete, body, self.context_length, whole_paths=whole_paths)
         self._walks.add(walk)
         running = self._submit(self._walk, slot, walk, trie, tokens)
@@ -291,7 +290,7 @@ class LlamaCppEngine:
         try:
             return gbnf(rules)
         except ValueError as error:
-            raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers follows it, where it runs the file)") from error
+            raise ValueError(f"{error} (in GBNF; ENGINE=ctransformers supports it if it runs the file)") from error
 
     def _check_tokens(self, tokens: Iterable[int], field: str | None = None) -> None:
         check_tokens(tokens, self._vocab_size, field)
@@ -303,7 +302,7 @@ class LlamaCppEngine:
         if self._speculates and scored and params.max_tokens not in (0, 1):
             raise InvalidRequest(
                 "logprobs, stop_token_ids, min_tokens and banned strings need SPECULATE=off and no DRAFT_MODEL: "
-                "llama.cpp tells nothing of the tokens that it guesses."
+                "llama.cpp reports nothing about the tokens of speculative decoding."
             )
         matcher = None
         if params.grammar is not None:
@@ -314,8 +313,8 @@ class LlamaCppEngine:
             if params.grammar.kind == "citations":
                 if self._writes_gbnf:
                     message = (
-                        "This build of llama.cpp, or this model's tokenizer, cannot hold quotations to documents. "
-                        "ENGINE=ctransformers does, where it runs the file."
+                        "This build of llama.cpp, or this model's tokenizer, does not support citations. "
+                        "ENGINE=ctransformers does, if it runs the file."
                     )
                     raise InvalidRequest(message, params.grammar.source)
                 body["grammar"] = citations.with_ends(body["grammar"], self._end_ids)
@@ -377,6 +376,10 @@ class LlamaCppEngine:
         if self._keeper:
             self._keeper.prepare(slot, prompt if cached else ())
         slot.tokens = prompt
+
+    def _forget(self) -> None:
+        for slot in self._slots:
+            slot.tokens = ()
 
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str

@@ -18,6 +18,7 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.completion_reader import CompletionReader
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
+from ggserve.engines.llama_cpp.spinning import SPINNING
 from ggserve.engines.llama_cpp.stack import widen_stacks
 from ggserve.engines.llama_cpp.transport import (
     BATCH,
@@ -100,19 +101,22 @@ class InProcess:
             self._complete(body, receive_begun, cancelled)
 
     def _complete(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
-        if self._sees:  # beside a projector, the Python interface takes neither images nor token ids
-            self._stream(body, receive, cancelled)
-        else:
-            self._call(self._server.handle_completions, body, receive)
+        with SPINNING.request():
+            if self._sees:  # beside a projector, the Python interface takes neither images nor token ids
+                self._stream(body, receive, cancelled)
+            else:
+                self._call(self._server.handle_completions, body, receive)
 
     def embed(self, body: dict[str, Any]) -> dict[str, Any]:
         """See Transport."""
-        answer: dict[str, Any] = orjson.loads(self._server.handle_embeddings(orjson.dumps(body)))
+        with SPINNING.request():
+            answer: dict[str, Any] = orjson.loads(self._server.handle_embeddings(orjson.dumps(body)))
         return answer
 
     def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
         """See Transport."""
-        answer: dict[str, Any] = orjson.loads(self._server.handle_rerank(orjson.dumps(body)))
+        with SPINNING.request():
+            answer: dict[str, Any] = orjson.loads(self._server.handle_rerank(orjson.dumps(body)))
         return answer
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -121,6 +125,9 @@ class InProcess:
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """See Transport. A crash ends this very process."""
+
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """See Transport. It never is."""
 
     def close(self) -> None:
         """See Transport. No call may run: the destructor holds the interpreter's lock, which callbacks need."""
@@ -141,7 +148,7 @@ class InProcess:
                 if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
                     return
         except (OSError, EOFError) as error:
-            raise GenerationError(f"llama.cpp broke off its answer: {error}") from error
+            raise GenerationError(f"llama.cpp aborted its answer: {error}") from error
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         for chunk in reader.rest():
@@ -167,8 +174,8 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     options, path = plan.options, plan.path
     if options.gpu_layers and not gpus():
         raise EngineError(
-            f"GPU_LAYERS={options.gpu_layers} needs an xllamacpp build for this machine's GPU, and the one that is "
-            "installed sees none: install one (see docs/gpu.md), or set GPU_LAYERS=0"
+            f"GPU_LAYERS={options.gpu_layers} needs an xllamacpp build for this machine's GPU, but the installed "
+            "one finds no GPU: install one (see docs/gpu.md), or set GPU_LAYERS=0"
         )
     params = xllamacpp.CommonParams()
     params.model.path = str(path)

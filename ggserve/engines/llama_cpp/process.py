@@ -55,6 +55,7 @@ class LlamaServer:
         self._build = build
         self._options = plan.options
         self._on_failure: Callable[[str], object] = lambda reason: None
+        self._on_restart: Callable[[], object] = lambda: None
         self._layers: int | None = plan.options.gpu_layers if plan.options.gpu_layers != "auto" else None
         self._fitted = 0  # layers that the process which started last put on the GPU
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,6 +114,10 @@ class LlamaServer:
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """Call it, from another thread, with the reason should it die too often."""
         self._on_failure = callback
+
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """Call it, from another thread, each time a process has loaded the model, before that one gets requests."""
+        self._on_restart = callback
 
     def restart(self) -> None:
         """Start it again with the command line as it is now, and wait for it."""
@@ -174,13 +179,13 @@ class LlamaServer:
         """Decide how it goes on after one more death. Raises EngineUnavailable where it does not."""
         deaths.append(time.monotonic())
         if len(deaths) >= _MOST_DEATHS:
-            raise EngineUnavailable(f"llama-server died {len(deaths)} times in a row: {reason}")
+            raise EngineUnavailable(f"llama-server crashed {len(deaths)} times in a row: {reason}")
         recent = [each for each in deaths if deaths[-1] - each < _GPU_SECONDS]
         if len(recent) >= _GPU_DEATHS and self._options.gpu_layers == "auto" and self._layers != 0:
-            self._fall_back(0, f"llama-server died {len(recent)} times within a minute on the GPU: {reason}")
+            self._fall_back(0, f"llama-server crashed {len(recent)} times within a minute on the GPU: {reason}")
             deaths.clear()
             return
-        log.warning("llama-server died: %s. Starting it again", reason)
+        log.warning("llama-server crashed: %s. Restarting it", reason)
         with self._changed:
             self._changed.wait_for(lambda: self._closing, 0.0 if len(deaths) == 1 else 2.0 ** (len(deaths) - 2))
 
@@ -198,13 +203,14 @@ class LlamaServer:
                     raise self._too_many(error) from error
                 else:
                     raise EngineError(f"LLAMA_SERVER={self._build.path} did not start: {error}") from error
+        self._on_restart()
         with self._changed:
             self._ready = True
             self._changed.notify_all()
 
     def _fall_back(self, layers: int, reason: str) -> None:
         self._layers = layers
-        then = f"trying {layers} layers on the GPU" if layers else "going on without the GPU"
+        then = f"trying {layers} layers on the GPU" if layers else "continuing without the GPU"
         log.warning("%s; %s", reason, then)
         self.fallback = f"{layers} layers on the GPU: {reason}" if layers else f"no GPU: {reason}"
 
@@ -278,7 +284,7 @@ class LlamaServer:
         """Why it ended: what it wrote last, and how it ended."""
         ended = f"exit code {code}"
         if code < 0:
-            ended = f"ended by {signal.Signals(-code).name}"
+            ended = f"killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
                 ended += ", memory may have run out"
         for pattern in _REASONS:

@@ -90,8 +90,8 @@ class SavedStates:
         try:
             answer: dict[str, Any] = post(f"/slots/{slot}?action=save", {"filename": partial.name})
             tokens = _tokens(partial)
-            if common_prefix(tokens.tolist(), expected) + 1 < min(len(tokens), len(expected)):
-                raise EngineError("the slot holds something else")
+            if common_prefix(tokens.tolist(), expected) + 1 < min(len(tokens), len(expected)) or not len(tokens):
+                raise EngineError("the slot has changed")
             partial.chmod(0o600)
             state = State(path, tokens, partial.stat().st_size, _sha256(partial))
             self._drop_outdated(state)
@@ -213,7 +213,7 @@ def _tokens(path: Path) -> NDArray[np.int32]:
     with path.open("rb") as file:
         magic, _, count = struct.unpack("<3I", file.read(12))
         if magic != _MAGIC or count * 4 > path.stat().st_size:
-            raise EngineError("llama.cpp writes states in a format that is not known here")
+            raise EngineError("llama.cpp writes saved states in an unknown format")
         tokens = np.frombuffer(file.read(4 * count), np.int32)
     if count > 3 and tokens[0] == -1:  # a header of the server's own: a version, and how many tokens follow
         tokens = tokens[3 : 3 + int(tokens[2])]

@@ -66,9 +66,9 @@ class NativeScorer:
         place = self.token(beside, top)
         for lead in _LEADS:
             if found := self._beside(prefix, token, other, lead):
-                logprob = beside["logprob"] + math.log(found["prob"]) + lead
+                logprob = beside["logprob"] + math.log(found["prob"] / found["beside"]) + lead
                 return ScoredToken(token, bytes(found["bytes"]), logprob, place.top)
-        raise GenerationError("llama.cpp does not tell how likely a token is.")
+        raise GenerationError("llama.cpp did not return a token's probability.")
 
     def split(self, prefix: Sequence[int], text: str, count: int, last: ScoredToken, top: int) -> list[ScoredToken]:
         """The `count` tokens of a text whose characters are split over several, of which llama.cpp told the `last`.
@@ -108,7 +108,7 @@ class NativeScorer:
         if entry is None or entry["id"] != other:
             return None
         found = [one for one in entry["top_probs"] if one["id"] == token and one["prob"] > 0]
-        return found[0] if found else None
+        return {**found[0], "beside": entry["prob"]} if found else None
 
     def _told(self, prefix: Sequence[int], fields: dict[str, Any]) -> dict[str, Any] | None:
         """What llama.cpp tells of the one token that it is asked for."""

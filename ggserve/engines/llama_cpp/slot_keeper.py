@@ -73,5 +73,5 @@ class SlotKeeper:
             answer = self._states.restore(self._post, slot.id, state)
             slot.tokens = state.tokens.tolist() if answer else ()
         if answer is None:
-            raise InvalidRequest(f"The slot could not be {action}d; the server's log tells why.", "filename")
+            raise InvalidRequest(f"The slot could not be {action}d; see the server's log.", "filename")
         return {**answer, "filename": filename}

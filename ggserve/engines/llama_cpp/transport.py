@@ -73,6 +73,11 @@ class Transport(Protocol):
         """Call `callback`, from any thread, with the reason when the server core is gone for good."""
         ...
 
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """Call `callback`, from any thread, when another server core has taken the place of one that died: its slots
+        are empty."""
+        ...
+
     def close(self) -> None:
         """Free the model. Calls that run end."""
         ...

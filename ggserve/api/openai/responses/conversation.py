@@ -1,4 +1,4 @@
-"""Items as messages that chat templates expect."""
+"""Convert items to messages for chat templates."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,9 @@ from ggserve.api.openai.responses.items import (
 
 
 def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The messages of a chat. A call belongs to the assistant's message before it, a thought to the one after it."""
-    leading = [instructions] if instructions else []  # texts of the system message
+    """Return the messages of a chat. A tool call belongs to the assistant's message before it, reasoning to the message
+    after it."""
+    leading = [instructions] if instructions else []  # parts of the system message
     messages: list[dict[str, Any]] = []
     thought: dict[str, Any] = {}
     for item in items:
@@ -56,7 +57,7 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
 
 
 def _function_call(item: CallItem | CustomCallItem | ShellCallItem) -> tuple[str, str]:
-    """The name and the arguments of a call as the model made it."""
+    """Return the name and the arguments of a tool call as the model wrote it."""
     match item:
         case CallItem():
             return function_name(item.name, item.namespace), item.arguments
@@ -70,7 +71,7 @@ def _text(parts: Sequence[Any]) -> str:
 
 
 def _content(parts: Sequence[Any]) -> str | list[dict[str, Any]]:
-    """A text; with images, parts."""
+    """Return a text, or if there are images, content parts."""
     if not any(isinstance(part, ImagePart) for part in parts):
         return _text(parts)
     return [image_part(part.image_url or "") if isinstance(part, ImagePart) else text_part(part.text) for part in parts]
