@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -226,11 +226,13 @@ class Settings(BaseSettings):
                 )
         return origins
 
-    @model_validator(mode="after")
-    def _a_scale_for_each_adapter(self) -> "Settings":
-        if len(self.lora_scale) not in (1, len(self.lora_path)):
-            raise ValueError(f"LORA_SCALE: give one scale, or one for each of the {len(self.lora_path)} adapters")
-        return self
+    @field_validator("lora_scale")
+    @classmethod
+    def _one_for_each_adapter(cls, scales: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        adapters = len(info.data.get("lora_path", ()))
+        if len(scales) not in (1, adapters):
+            raise ValueError(f"should be one scale, or one for each of the {adapters} adapters")
+        return scales
 
     @field_validator("replicas")
     @classmethod
