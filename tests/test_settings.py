@@ -1,4 +1,4 @@
-"""Settings as people write them: homes, capitals, other encodings, values of other programs."""
+"""Settings as people write them: home folders, capital letters, other encodings, variables of other programs."""
 
 from pathlib import Path
 

@@ -113,7 +113,7 @@ class ChatFormat:
 
     @property
     def is_plain(self) -> bool:
-        """Whether an answer that cannot call is all text."""
+        """Return whether an answer that cannot call is all text."""
         return not (self.thought or self.text_open or self.text_close or self.dropped)
 
     def literals(self) -> Iterator[str]:

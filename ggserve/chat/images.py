@@ -73,7 +73,7 @@ def _opened(file: bytes) -> Any:
         return Image.open(io.BytesIO(file), formats=_FORMATS)
     except UnidentifiedImageError:
         raise InvalidRequest(f"the image cannot be read: its format is not one of {', '.join(_FORMATS)}") from None
-    except Exception as error:  # Pillow's readers raise what they like
+    except Exception as error:  # Pillow's readers raise any exception
         raise InvalidRequest(f"the image cannot be read: {error}") from None
 
 

@@ -293,6 +293,11 @@ class GGUFModel:
         return await self._loaded.slot_files.act_on_slot(number, action, filename)
 
     @property
+    def thinks(self) -> bool:
+        """Whether its chats have thoughts that are told apart."""
+        return self._loaded.renderers.main.form.thought is not None
+
+    @property
     def tokenizer_facts(self) -> dict[str, str | None]:
         """The texts of `bos_token` and `eos_token`, and `chat_template` in Jinja2; None for what it does not have."""
         return {**self._codec.special_tokens, "chat_template": self._loaded.renderers.main.template.source}

@@ -1,4 +1,4 @@
-"""`python -m tests.chat.table`: writes docs/chat_formats.md, what is read off each public chat template."""
+"""`python -m tests.chat.table`: writes docs/chat_formats.md, the formats that are read off public chat templates."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ text, two tool calls and their results is rendered, and the answer is parsed bac
 
 
 def page() -> str:
-    """The page's text."""
+    """Return the page's text."""
     return _HEAD + "".join(f"| {' | '.join(_row(name))} |\n" for name in NAMES)
 
 

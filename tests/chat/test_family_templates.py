@@ -1,4 +1,4 @@
-"""The chat templates for files that carry none, letter by letter."""
+"""The built-in chat templates for files without one, character by character."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Prompts of texts with a gap."""
+"""Prompts of fill-in-the-middle."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""A generation that fails is a 500 that says why, and costs nothing else."""
+"""A failed generation is a 500 that gives the reason, and affects nothing else."""
 
 import asyncio
 import logging

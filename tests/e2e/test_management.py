@@ -1,4 +1,4 @@
-"""Models are pulled, shown, copied, loaded, unloaded and deleted over HTTP, and only by those who may."""
+"""Models are pulled, shown, copied, loaded, unloaded and deleted over HTTP, by authorized clients only."""
 
 import json
 import shutil

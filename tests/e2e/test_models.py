@@ -1,4 +1,4 @@
-"""MODELS_DIR and KEEP_ALIVE: every answer comes from the model that was named, and memory is one model's."""
+"""MODELS_DIR and KEEP_ALIVE: every answer comes from the named model, and memory stays within the limit."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A worker that native code ends is started again; who asks for an end gets it, with the worker's exit code."""
+"""A worker that native code kills is restarted; a requested stop ends with the worker's exit code."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""llama.cpp in a child process: its life, what it gets, and what is refused before it starts."""
+"""llama.cpp in a child process: its life, its input, and errors before it starts."""
 
 import asyncio
 import dataclasses
@@ -53,7 +53,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def killed(model: GGUFModel) -> None:
-    """Returns once the child that runs now is dead and noticed."""
+    """Wait until the current child is dead and this was noticed."""
     server = model.engine._transport._server  # type: ignore[union-attr]
     server.wait()
     before = server._process

@@ -1,4 +1,4 @@
-"""llama.cpp in a child process: what goes along with a model, and what is not a completion."""
+"""llama.cpp in a child process: files that accompany a model, and requests other than completions."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Which engine `auto` takes, and why."""
+"""The choice of `ENGINE=auto`, and its reason."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""Files of today's architectures and quantizations: told apart, loaded, answering. Bad ones: refused, never a crash."""
+"""Files of today's architectures and quantizations: recognized, loaded, answering. Bad ones are rejected, and never
+crash."""
 
 import asyncio
 import os
@@ -283,7 +284,7 @@ def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
     fields = {key.replace("qwen2.", "ernie4_5."): field for key, field in spec.fields.items()}
     fields["general.architecture"] = (fields["general.architecture"][0], "ernie4_5")
     rotary = "ernie4_5.rope.dimension_count"
-    fields[rotary] = (fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is a head's size
+    fields[rotary] = (fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is the size of a head
     spec.fields = fields
     path = spec.write(tmp_path / "bad.gguf")
     result = subprocess.run(

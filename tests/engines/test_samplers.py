@@ -1,4 +1,4 @@
-"""Each sampler against its definition, and what may not come."""
+"""Each sampler against its definition, and forbidden tokens."""
 
 import dataclasses
 

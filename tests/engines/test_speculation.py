@@ -1,4 +1,4 @@
-"""Tokens guessed ahead change no greedy answer, and are counted."""
+"""Speculative decoding changes no greedy answer, and guesses are counted."""
 
 import asyncio
 from pathlib import Path

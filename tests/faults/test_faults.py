@@ -1,4 +1,4 @@
-"""The long runs of this folder, made short."""
+"""The long runs of this folder, shortened."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""What an answer can be held to, and how it is followed."""
+"""Grammars constrain answers."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Grammars that would take seconds or gigabytes to compile end by themselves, and keep nobody waiting."""
+"""Grammars that would take seconds or gigabytes to compile end by themselves, and nobody waits for them."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Which file a name means, here and in a listing."""
+"""The file that a name means, here and in a listing."""
 
 from pathlib import Path
 

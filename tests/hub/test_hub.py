@@ -43,7 +43,7 @@ def hub() -> Iterator[Hub]:
 
 
 class Machine:
-    """Where a user works: an environment with its own cache, and the runs in it."""
+    """A user's environment with its own cache, and the runs in it."""
 
     def __init__(self, home: Path, hub: Hub) -> None:
         self.home = home
@@ -72,7 +72,7 @@ class Machine:
         return Path(out.strip())
 
     def error(self, *arguments: str, program: str = FIND, **environment: str) -> str:
-        """What the user reads: the last line."""
+        """Return the last line that the user sees."""
         process = self.start("-c", program, *arguments, **environment)
         _, err = process.communicate(timeout=20)
         assert process.returncode == 1

@@ -1,4 +1,4 @@
-"""What `ggserve inspect` prints."""
+"""The output of `ggserve inspect`."""
 
 import subprocess
 import sys

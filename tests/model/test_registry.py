@@ -1,4 +1,4 @@
-"""Several models in memory: within the budget, the least recently used idle one goes, and never one in use."""
+"""Several models in memory: within the limit, the least recently used idle one is unloaded, and never one in use."""
 
 import asyncio
 import math
@@ -32,7 +32,7 @@ class Model:
 
 
 class Loads:
-    """Which models have been loaded, in their order. `gate` holds loads up while it is not set."""
+    """The models that were loaded, in order. `gate` holds loads up until it is set."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

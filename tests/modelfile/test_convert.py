@@ -1,4 +1,4 @@
-"""Conversion keeps the model bit for bit, refuses what would run differently, writes a whole file or none."""
+"""Conversion keeps the model bit for bit, rejects what would run differently, and writes a whole file or none."""
 
 import contextlib
 import os

@@ -50,8 +50,10 @@ async def show(body: NamedRequest, request: Request) -> dict[str, Any]:
     described = await asyncio.to_thread(describe, listed)
     facts, capabilities = described.facts, described.capabilities
     resident = next((each for each in models.residents if each.listed.path == listed.path), None)
-    if resident and resident.model and "images" in resident.model.features and "vision" not in capabilities:
-        capabilities.append("vision")
+    if resident and (model := resident.model):  # which may have another projector or template than its file
+        has = {"vision": "images" in model.features, "thinking": model.thinks}
+        capabilities = [each for each in capabilities if has.get(each, True)]
+        capabilities += [each for each, true in has.items() if true and each not in capabilities]
     return {
         "modelfile": f"FROM {listed.name}",
         "parameters": "\n".join(f"{name} {value}" for name, value in described.sampling.items()),

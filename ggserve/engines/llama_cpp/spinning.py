@@ -24,7 +24,7 @@ class IdleTeam:
     """Threads of libgomp that do nothing: with them it manages more than there are cores."""
 
     def __init__(self) -> None:
-        """Raises OSError where libgomp is not loaded."""
+        """Raises OSError if libgomp is not loaded."""
         self._libgomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
         self._nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # which every thread calls with NULL
         self._end = threading.Event()

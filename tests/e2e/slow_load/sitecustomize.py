@@ -1,6 +1,7 @@
-"""Makes the load of a file take SLOW_SECONDS, or for ever.
+"""Delays the load of a file by SLOW_SECONDS, or for ever.
 
-In a server that a test starts with this folder in its PYTHONPATH."""
+For a server that a test starts with this folder in its PYTHONPATH.
+"""
 
 import os
 import sys

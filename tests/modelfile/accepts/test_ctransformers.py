@@ -1,4 +1,4 @@
-"""What ctransformers can run: supported forms run, rules refuse, and what passes never kills it."""
+"""ctransformers runs supported forms, rules reject others, and no accepted file kills it."""
 
 import random
 from pathlib import Path

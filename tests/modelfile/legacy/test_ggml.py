@@ -1,4 +1,4 @@
-"""The legacy readers: what they read, what they refuse, and that nothing they accept harms the C++ loaders."""
+"""The legacy readers: what they read and reject, and that no accepted file harms the C++ loaders."""
 
 import random
 import struct

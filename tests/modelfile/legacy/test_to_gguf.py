@@ -1,4 +1,5 @@
-"""A legacy file as GGUF: every weight is one of the file's, the tokenizer is the same, what cannot run is refused."""
+"""A legacy file as GGUF: every weight comes from the file, the tokenizer is the same, and what cannot run is
+rejected."""
 
 import json
 import math
