@@ -374,8 +374,8 @@ class LlamaCppEngine:
             answer.put_end()
 
     def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
-        """Fill the slot with the saved part of a prompt, if prompts are saved. The pool chooses slots by their tokens, as
-        llama.cpp does."""
+        """Fill the slot with the saved part of a prompt, if prompts are saved. The pool chooses slots by their
+        tokens, as llama.cpp does."""
         if self._keeper:
             self._keeper.prepare(slot, prompt if cached else ())
         slot.tokens = prompt
