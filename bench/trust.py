@@ -68,7 +68,8 @@ async def decisions(model: GGUFModel, group: int) -> float:
     for run in range(RUNS):
         seconds = []
         for kind, continuations in enumerate(([words[:1]], labels)):
-            prompt = [words[2 * run + kind], *words[100 * run : 100 * run + PROMPT - 1]]
+            start = 100 * run + group  # no two prompts begin alike, or the prompt cache would answer
+            prompt = [words[2 * start + kind], *words[start : start + PROMPT - 1]]
             started = time.perf_counter()
             await model.engine.score(prompt, continuations)
             seconds.append(time.perf_counter() - started)
