@@ -24,6 +24,7 @@ from bench.bandwidth import bytes_per_token, read_bandwidth
 from bench.bare import bare_loop
 from bench.client import BenchError
 from bench.machine import machine
+from bench.others import MOST, undisturbed
 from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
 from bench.servers import ROOT, SERVERS, Setup, running
@@ -95,7 +96,10 @@ class Benchmark:
     def _run(self, name: str, measure: Measure, scenario: Scenario, seed: str) -> None:
         _say(f"{time.monotonic() - self._started:4.0f} s  {seed}, {name}")
         with self.noting(f"{name}, {scenario.name}"):
-            self._add(name, measure(scenario, seed))
+            measures, others = undisturbed(lambda attempt: measure(scenario, f"{seed}, {attempt}" if attempt else seed))
+            if others > MOST:
+                self.notes.append(f"{name}, {scenario.name}: measured while other programs used {others:.1f} cores.")
+            self._add(name, measures)
 
     def _add(self, server: str, measures: Measures) -> None:
         own = self.figures.setdefault(server, {})
@@ -114,11 +118,11 @@ class Benchmark:
                 _say(note)
 
 
-def find_setup(threads: int) -> Setup:
-    """Return the default model, as published and as converted for ctransformers. Raises BenchError."""
-    original, converted = packaged_model(), default_model(ROOT / "models")
+def find_setup(threads: int, model: Path | None = None) -> Setup:
+    """Return a model file, or the default model as published and as converted for ctransformers. Raises BenchError."""
+    original, converted = (model, model) if model else (packaged_model(), default_model(ROOT / "models"))
     if original is None or converted is None:
-        raise BenchError("the default model is not installed: `make bench` does it")
+        raise BenchError("the default model is not installed: use `make bench`")
     for path in (original, converted):
         path.read_bytes()  # into the page cache, so that the first server to start is no slower than the others
     return Setup(original, converted, threads, CONTEXT)
@@ -142,22 +146,23 @@ def limit_text(found: dict[str, float], decode_rate: float | None) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [row.name for row in scenarios(Load())]
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each server is started (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="one small round that only shows that all works")
+    parser.add_argument("--rounds", type=int, default=3, help="number of starts of each server (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="run one small round as a smoke test")
     parser.add_argument(
-        "--only", action="append", choices=list(dict.fromkeys(names)), help="may be given several times"
+        "--only", action="append", choices=list(dict.fromkeys(names)), help="can be given several times"
     )
     parser.add_argument(
         "--servers",
         type=lambda text: text.split(","),
         default=[*DEFAULT_SERVERS, *(NATIVE_SERVERS if os.environ.get("LLAMA_SERVER") else ())],
-        help=f"separated by commas, of: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)}, "
+        help=f"comma-separated: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)}, "
         f"with LLAMA_SERVER set {','.join(NATIVE_SERVERS)} too)",
     )
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    parser.add_argument("--model", type=Path, help="a GGUF file to measure (default: the default model)")
     parser.add_argument(
-        "--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, and no one else"
+        "--threads", type=int, default=usable_cores(), help="number of compute threads (default: usable cores)"
     )
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare only with another checkout")
     options = parser.parse_args(arguments)
     if options.against:
         options.servers = ["ggserve", "other-checkout"]
@@ -173,34 +178,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = QUICK if options.quick else Load()
     chosen = [scenario for scenario in scenarios(load) if not options.only or scenario.name in options.only]
     try:
-        setup = replace(find_setup(options.threads), other=options.against and options.against.resolve())
+        setup = replace(find_setup(options.threads, options.model), other=options.against and options.against.resolve())
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
     benchmark = Benchmark(setup, load, quick=options.quick)
     if (busy := psutil.cpu_percent(interval=2)) > IDLE:
-        benchmark.notes.append(f"The machine was {busy:.0f}% busy before the start: these figures mean little.")
+        benchmark.notes.append(f"The machine was {busy:.0f}% busy before the start: the figures are unreliable.")
     servers = []
     for name in options.servers:
-        with benchmark.noting(f"{name} is left out"):
+        with benchmark.noting(f"{name} is skipped"):
             if name != BARE:
                 SERVERS[name](setup, 1)
             servers.append(name)
     _say("memory bandwidth, and the microseconds of a token")
     bandwidth = limit(setup)
-    costs = microseconds.measure(setup.converted, setup.threads)
-    whole = not (options.quick or options.only or options.against)
+    costs = [] if options.model else microseconds.measure(setup.converted, setup.threads)
+    whole = not (options.quick or options.only or options.against or options.model)
     try:
         for number in range(1 if options.quick else options.rounds):
             benchmark.round(number, [name for name in servers if number == 0 or name not in ONE_ROUND], chosen)
     except KeyboardInterrupt:
-        benchmark.notes.append("Interrupted: this is what was measured until then, and no file was written.")
+        benchmark.notes.append("Interrupted: these are the figures so far, and no file was written.")
         whole = False
     values = {server: medians(benchmark.figures)[server] for server in servers if server in benchmark.figures}
     heading = f"{date.today().isoformat()}, {machine()}, {setup.original.name}, {setup.threads} threads"
     print(f"\n{heading}\n\n{table(rows(load), values)}\n")
-    print("Medians. The last columns: how many times better ggserve is; above 1 is faster, sooner or smaller.")
-    print(f"{limit_text(bandwidth, values.get('ggserve', {}).get('decode'))}\n\n{microseconds.table(costs)}\n")
+    print("Medians. The last columns are ratios; above 1 the first server is faster, sooner or smaller.")
+    print(f"{limit_text(bandwidth, values.get('ggserve', {}).get('decode'))}\n")
+    if costs:
+        print(f"{microseconds.table(costs)}\n")
     for note in benchmark.notes:
         print(f"Note: {note}")
     if whole:

@@ -1,6 +1,6 @@
-"""Chat templates for model files that carry none: those that the families' chat models were trained with.
+"""Chat templates for model files without one: those that the families' chat models were trained with.
 
-Each is a Jinja2 file in `templates`. Where a turn does not end by a token, the texts that end it are here.
+Each is a Jinja2 file in `templates`. If turns do not end with a token, the texts that end them are here.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ _SAME = {"wizardcoder": "alpaca", "mpt-chat": "chatml", "falcon-instruct": "falc
 NAMES = tuple(sorted(_STOP_TEXTS.keys() | _SAME.keys()))
 
 
-# Legacy files carry no template. What their tokens prove, the first that fits: of the family, with these tokens.
+# Legacy files carry no template. The first of these applies whose family and tokens the file has.
 _PROVEN: tuple[tuple[str, str, frozenset[bytes]], ...] = (
     ("mpt", "chatml", frozenset([b"<|im_start|>", b"<|im_end|>"])),
     ("starcoder", "starchat", frozenset([b"<|system|>", b"<|user|>", b"<|assistant|>", b"<|end|>"])),
@@ -33,7 +33,7 @@ _PROVEN: tuple[tuple[str, str, frozenset[bytes]], ...] = (
 
 
 def family_template(metadata: Metadata) -> tuple[str, tuple[str, ...]] | None:
-    """Source and stop texts of the template that a legacy file's family and tokens prove; None if they prove none."""
+    """Return the source and stop texts of the template that a legacy file's family and tokens prove, or None."""
     texts = set(metadata.get("tokenizer.ggml.tokens", ()))
     for family, name, tokens in _PROVEN:
         if metadata.get("general.architecture") == family and tokens <= texts:
@@ -42,7 +42,8 @@ def family_template(metadata: Metadata) -> tuple[str, tuple[str, ...]] | None:
 
 
 def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
-    """Source and stop texts of the template that CHAT_TEMPLATE means, a name or a file. TemplateError if neither."""
+    """Return the source and stop texts of the template that CHAT_TEMPLATE names, built in or a file. Raises
+    TemplateError if it is neither."""
     if chosen in NAMES:
         name = _SAME.get(chosen, chosen)
         return (_FOLDER / f"{name}.jinja").read_text("utf-8"), _STOP_TEXTS[name]
@@ -51,5 +52,5 @@ def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TemplateError(
-            f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {', '.join(NAMES)}"
+            f"CHAT_TEMPLATE={chosen}: not a file ({reason}) and not one of {', '.join(NAMES)}"
         ) from None

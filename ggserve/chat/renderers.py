@@ -39,8 +39,8 @@ class ChatRenderers:
 
     @property
     def notes(self) -> str:
-        """What could not be read off the templates, in a line."""
+        """The parts of a chat for which the templates show no known format, in one line; "" if there are none."""
         missing = [] if self.main.form.thought else ["thoughts"]
         if self._named.get(TOOL_USE, self.main).own_tools:
-            missing.append("tool calls, so that tools are told in our own words")
-        return f"the chat template shows no {' and no '.join(missing)}" if missing else ""
+            missing.append("tool calls (ggserve's own format is used)")
+        return f"the chat template has no known format for {' and '.join(missing)}" if missing else ""

@@ -1,4 +1,5 @@
-"""Chats of a loaded model: template, text, token ids, engine, and the parser of the answer; one way for all models."""
+"""The chats of a loaded model: template, text, token ids, engine, and the parser of the answer. The same path for all
+models."""
 
 import asyncio
 import uuid
@@ -25,14 +26,14 @@ __all__ = ["Chat", "Chats"]
 
 
 class Chats:
-    """Renders chats, and reads thoughts and calls in their answers."""
+    """Renders chats, and separates reasoning and tool calls in their answers."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self.confidence = Confidence(loaded)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """The answer's deltas. Raises InvalidRequest and TemplateError too."""
+        """Yield the answer's deltas. Also raises InvalidRequest and TemplateError."""
         return self._citing(chat, params) if chat.documents else self._answer(chat, params)
 
     async def _answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
@@ -45,7 +46,7 @@ class Chats:
         state = rendered.state or "closed"
         grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
         if tools and params.confidence:
-            raise InvalidRequest(f"{params.confidence} is not told of answers that may call tools.", "tools")
+            raise InvalidRequest(f"{params.confidence} cannot be combined with tools.", "tools")
         prompt = await self._prompt(rendered)
         budget: Budget | None = None
         if params.thinking_budget is not None and form.thought and state != "closed":
@@ -63,7 +64,7 @@ class Chats:
                     budget,
                     state,
                 )
-            return _parsed(deltas, form, tools, rendered.state)
+            return deltas if tools is None and form.is_plain else _parsed(deltas, form, tools, rendered.state)
 
         ids = prompt if isinstance(prompt, list) else None
         async with aclosing(self.confidence.watched(generate, params, ids)) as deltas:
@@ -79,7 +80,7 @@ class Chats:
         texts = [document.text for document in chat.documents]
         marks = marks_for(texts)
         grammar = citation_grammar(texts, marks, "documents")
-        if self._loaded.token_grammars:  # llama.cpp goes on without a grammar that it cannot compile
+        if self._loaded.token_grammars:  # llama.cpp ignores a grammar that it cannot compile
             await self._loaded.token_grammars.matcher(grammar)
         messages = with_documents([*map(dict, chat.messages)], chat.documents, marks, shown=chat.shows_documents)
         renderer = self._loaded.renderers.of(chat)
@@ -91,18 +92,18 @@ class Chats:
                 yield delta
 
     async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
-        """The log-probabilities of how the answer to a chat may begin, once the model has thought or need not.
-        Raises TemplateError too."""
+        """Return the log-probabilities of possible beginnings of a chat's answer, after any reasoning. Also raises
+        TemplateError."""
         rendered = await self._rendered(chat.quiet, self._loaded.renderers.of(chat))
         return await self._loaded.engine.score(await self._prompt(rendered), continuations)
 
     async def count(self, chat: Chat) -> int:
-        """Tokens of the chat's prompt, images left out. Raises TemplateError."""
+        """Return the number of tokens of the chat's prompt, without images. Raises TemplateError."""
         rendered = await self._rendered(chat, self._loaded.renderers.of(chat))
         return len(await self._ids(rendered))
 
     async def _rendered(self, chat: Chat, renderer: ChatRenderer) -> RenderedChat:
-        """In a thread, for a template may take seconds."""
+        """Render in a thread, because a template can take seconds."""
         _check_length(self._loaded, chat)
         return await asyncio.to_thread(renderer.render, chat, self._loaded.engine.media_marker)
 
@@ -110,7 +111,7 @@ class Chats:
         if not rendered.images:
             return await self._ids(rendered)
         if not self._loaded.engine.media_marker:
-            raise InvalidRequest("The model sees no images.", "messages")
+            raise InvalidRequest("The model does not support images.", "messages")
         images = tuple(url.partition(",")[2] for url in rendered.images)
         return MediaPrompt(defused(rendered.text, rendered.stand_ins), images)
 
@@ -122,7 +123,7 @@ class Chats:
 
 
 def render_text(loaded: LoadedModel, chat: Chat) -> str:
-    """The prompt's text. Blocks. Raises TemplateError, ContextOverflow and InvalidRequest."""
+    """Return the prompt's text. Blocks. Raises TemplateError, ContextOverflow and InvalidRequest."""
     _check_length(loaded, chat)
     return loaded.renderers.of(chat).render(chat, loaded.engine.media_marker).shown
 
@@ -135,7 +136,7 @@ def _check_length(loaded: LoadedModel, chat: Chat) -> None:
 async def _parsed(
     deltas: AsyncGenerator[Delta, None], form: ChatFormat, tools: Tools | None, state: ThoughtState | None
 ) -> AsyncGenerator[Delta, None]:
-    """The deltas with thoughts and calls told apart, as they come."""
+    """Yield the deltas with reasoning and tool calls separated, as they arrive."""
     answers: dict[int, _Answer] = {}
     functions = [tool["function"] for tool in tools.functions] if tools else []
     schemas: dict[str, Mapping[str, Any]] = {
@@ -151,7 +152,7 @@ async def _parsed(
 
 
 class _Answer:
-    """One answer in the making."""
+    """One answer in progress."""
 
     def __init__(self, parser: AnswerParser, required: bool) -> None:
         self._parser = parser
@@ -159,39 +160,59 @@ class _Answer:
         self._calls = False
 
     def read(self, delta: Delta) -> list[Delta]:
-        """A delta as one or more: in each, thought comes before text, and text before calls."""
+        """Split a delta so that each part has reasoning before text and text before tool calls."""
         parts = self._parser.push(delta.text)
-        if delta.finish_reason:
+        reason = delta.finish_reason
+        if reason:
             parts += self._parser.finish()
-        groups = [replace(delta, text="", finish_reason=None, stop_sequence=None)]
+        elif not self._required and parts == [Text(delta.text)]:
+            return [delta]
+        said = [_Said()]
         for part in parts:
             if isinstance(part, Text) and self._required:
-                continue  # the beginning of a call that was cut
-            group = groups[-1]
-            if _follows(part, group):
-                group = replace(group, text="", reasoning="", tool_calls=(), tokens=(), prompt=())
-                groups.append(group)
-            groups[-1] = self._with(group, part)
-        reason = delta.finish_reason
+                continue  # the beginning of a truncated tool call
+            if said[-1].precedes(part):
+                said.append(_Said())
+            self._calls |= said[-1].add(part)
         if reason == "stop" and self._calls:
             reason = "tool_calls"
-        groups[-1] = replace(groups[-1], finish_reason=reason, stop_sequence=delta.stop_sequence)
-        return groups
+        last = len(said) - 1
+        return [
+            replace(
+                delta,
+                text=each.text,
+                reasoning=each.thought,
+                tool_calls=tuple(each.calls),
+                finish_reason=reason if number == last else None,
+                stop_sequence=delta.stop_sequence if number == last else None,
+                tokens=() if number else delta.tokens,
+                prompt=() if number else delta.prompt,
+            )
+            for number, each in enumerate(said)
+        ]
 
-    def _with(self, delta: Delta, part: Part) -> Delta:
+
+class _Said:
+    """The content of one delta."""
+
+    def __init__(self) -> None:
+        self.thought = self.text = ""
+        self.calls: list[ToolCallDelta] = []
+
+    def precedes(self, part: Part) -> bool:
+        """Return True if the part cannot be added to this delta without changing the order."""
+        if isinstance(part, CallPiece):
+            return False
+        return bool(self.calls or (self.text and isinstance(part, Thought)))
+
+    def add(self, part: Part) -> bool:
+        """Add a part. Return True if it belongs to a tool call."""
+        if isinstance(part, CallPiece):
+            call_id = None if part.name is None else f"call_{uuid.uuid4().hex[:24]}"
+            self.calls.append(ToolCallDelta(part.index, part.arguments, call_id, part.name))
+            return True
         if isinstance(part, Thought):
-            return replace(delta, reasoning=delta.reasoning + part.text)
-        if isinstance(part, Text):
-            return replace(delta, text=delta.text + part.text)
-        self._calls = True
-        call_id = None if part.name is None else f"call_{uuid.uuid4().hex[:24]}"
-        return replace(
-            delta, tool_calls=(*delta.tool_calls, ToolCallDelta(part.index, part.arguments, call_id, part.name))
-        )
-
-
-def _follows(part: Part, delta: Delta) -> bool:
-    """Whether a part cannot be said in the same delta without changing the order."""
-    if isinstance(part, CallPiece):
+            self.thought += part.text
+        else:
+            self.text += part.text
         return False
-    return bool(delta.tool_calls or (delta.text and isinstance(part, Thought)))

@@ -1,4 +1,4 @@
-"""Quotations are told apart from the text around them, however it comes in pieces, and found in their documents."""
+"""Quotations are separated from the text around them, in any pieces, and found in their documents."""
 
 import asyncio
 from collections.abc import AsyncGenerator

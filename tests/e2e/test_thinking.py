@@ -108,3 +108,8 @@ def test_a_request_may_skip_the_thought(server: Server, ask: Any, fields: dict[s
     thought, text = ask(server, False, **fields)
     jsonschema.validate(json.loads(text), SCHEMA)
     assert not thought
+
+
+def test_what_a_model_can_do_is_that_of_its_template_in_use(server: Server):
+    shown = httpx.post(f"{server.url}/api/show", json={"model": "any"}).json()
+    assert "thinking" in shown["capabilities"]

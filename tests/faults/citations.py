@@ -1,6 +1,5 @@
 """Answers with citations of random models, about parts of real documents: `python -m tests.faults.citations --count
-1000`. Prints how many quotations there were, and each that is not in its document, word for word.
-"""
+1000`. Prints the number of quotations, and each one that is not in its document, word for word."""
 
 import argparse
 import asyncio
@@ -29,12 +28,12 @@ TOGETHER = 10  # answers about the same documents, whose grammar is compiled onc
 TOKENS = 60  # of an answer
 FAMILIES = ("llama", "falcon", "starcoder", "gptj", "mpt")
 ARCHITECTURES = ("qwen2", "llama")
-LIKED, TEMPERATURE = 100.0, 20.0  # "<q" begins a quotation; random models are sure of all that they say
+LIKED, TEMPERATURE = 100.0, 20.0  # "<q" begins a quotation; random models are always sure
 
 
 @dataclass
 class Outcome:
-    """What became of the answers."""
+    """The results of the answers."""
 
     answers: int = 0
     quotations: int = 0
@@ -111,7 +110,7 @@ async def cite(model: GGUFModel, documents: list[Document], seed: int, outcome: 
 
 
 def run(engine: Literal["ctransformers", "llama.cpp"], first: int, count: int, seed: int) -> Outcome:
-    """So many answers, in requests of `TOGETHER`."""
+    """Make this many answers, in requests of `TOGETHER`."""
     outcome, started = Outcome(), time.monotonic()
     with TemporaryDirectory() as folder, random_models(engine, Path(folder)) as models:
         for number in range(first, first + count // TOGETHER):

@@ -1,4 +1,4 @@
-"""The long runs of this folder, made short."""
+"""The long runs of this folder, shortened."""
 
 import asyncio
 import subprocess
@@ -80,4 +80,4 @@ def test_a_head_that_turns_in_part_is_refused_where_it_ended_llama_cpp(tmp_path:
     assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "whole.gguf"))) is None
     key = f"{architecture}.rope.dimension_count"
     spec.fields[key] = (U32, 32)
-    assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "part.gguf"))) == f"{key}: 32 is not a head's 64"
+    assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "part.gguf"))) == f"{key}: 32 is not the head size 64"

@@ -1,4 +1,4 @@
-"""A small hub on loopback: what huggingface_hub asks of the real one, and the ways in which that one fails."""
+"""A small hub on loopback: the requests of huggingface_hub, and the ways in which the real hub fails."""
 
 import hashlib
 import json
