@@ -77,12 +77,15 @@ class CTransformersEngine:
         prompt = params.kept(prompt)
         self._check(prompt, params)
         params.check()
+        if params.lora:
+            raise InvalidRequest("LoRA adapters need llama.cpp: set LORA_PATH and ENGINE=llama.cpp.", "lora")
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
         marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.uses_dry else None
         context = await self.pool.acquire(
             prompt if params.cache_prompt else (), continues=params.continues, priority=params.priority
         )
         generation = self._new_generation(prompt, params, matcher, marks)
+        generation.progress.slot = self._contexts.index(context)
         self._workers.submit(self._run, context, generation)
         async with aclosing(generation.listen()) as deltas:
             async for delta in deltas:
@@ -217,7 +220,8 @@ class CTransformersEngine:
 
     def _prefill(self, context: Context, generation: Generation) -> None:
         """Evaluate the part of the prompt that is not in the KV cache. Return early if cancelled."""
-        generation.cached_tokens = context.reuse(generation.prompt)
+        generation.cached_tokens = cached = context.reuse(generation.prompt)
+        generation.progress.begin(self._contexts.index(context), len(generation.prompt), cached)
         self._eval(context, generation, generation.prompt[generation.cached_tokens :])
 
     def _score_prompt(self, context: Context, generation: Generation) -> None:
@@ -255,6 +259,7 @@ class CTransformersEngine:
             if generation.cancelled:
                 return
             self._eval_chunk(context, tokens[start : start + context.chunk])
+            generation.progress.advance(len(context.tokens))
 
     def _eval_chunk(self, context: Context, chunk: Sequence[int]) -> None:
         with self._threads.eval(len(chunk)) as threads:
