@@ -37,10 +37,10 @@ import threading, time
 from ggserve.engines.llama_cpp import spinning
 from ggserve.engines.llama_cpp.in_process import import_xllamacpp
 import_xllamacpp()
-clock = spinning.seconds_waited
-assert clock() >= 0
+computed, waited = spinning.computed_and_waited()
+assert computed > 0 <= waited
 crowded = True
-spinning.seconds_waited = lambda: time.monotonic() if crowded else 0.0
+spinning.computed_and_waited = lambda: (0, time.monotonic_ns() if crowded else 0)
 spinning._BOUNDED = 0.2
 watch = spinning.Spinning()
 def team():

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 _TASKS = "/proc/self/task"
 _PERIOD = 0.1  # seconds between checks
-_CROWDED = 0.1  # seconds per second that this process's threads wait for a core
+_CROWDED = 0.4  # part of the time that threads are ready to run and have no core; half of it beside equal competitors
 _BOUNDED = 2.0  # seconds of bounded spinning before the next check
 
 
@@ -68,9 +68,10 @@ class Spinning:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._requests)
-            before = seconds_waited()
+            before = computed_and_waited()
             time.sleep(_PERIOD)
-            if seconds_waited() - before > _CROWDED * _PERIOD:
+            computed, waited = (now - then for now, then in zip(computed_and_waited(), before, strict=True))
+            if waited > _CROWDED * (computed + waited):
                 try:
                     with idle_team():
                         time.sleep(_BOUNDED)
@@ -79,15 +80,16 @@ class Spinning:
                 # Only threads that spin tell whether the cores are free: those that sleep wait for one at each barrier.
 
 
-def seconds_waited() -> float:
-    """Return the seconds that this process's threads were ready to run without a core; 0 if the system does not report
-    it."""
-    nanoseconds = 0
+def computed_and_waited() -> tuple[int, int]:
+    """Return the nanoseconds that this process's threads have run, and those that they were ready and had no core; 0 if
+    the system does not report it."""
+    computed = waited = 0
     with suppress(OSError):
         for task in os.listdir(_TASKS):
             with suppress(OSError), open(f"{_TASKS}/{task}/schedstat") as file:
-                nanoseconds += int(file.read().split()[1])
-    return nanoseconds / 1e9
+                run, delay, _ = file.read().split()
+            computed, waited = computed + int(run), waited + int(delay)
+    return computed, waited
 
 
 SPINNING = Spinning()
