@@ -31,7 +31,7 @@ class ChatRenderers:
         self.shown_controls = tuple(text for text in control_texts if text in literals and text not in ends)
 
     def of(self, chat: Chat) -> ChatRenderer:
-        """The renderer of a chat."""
+        """Return the renderer of a chat."""
         calls = chat.tools is not None or any(message.get("tool_calls") for message in chat.messages)
         if calls and TOOL_USE in self._named:
             return self._named[TOOL_USE]
