@@ -113,6 +113,15 @@ def test_completion_tells_probabilities(server: Server) -> None:
     assert len(post(server, "/completion", **body)["completion_probabilities"][0]["top_logprobs"]) == vocabulary
 
 
+def test_no_tokens_with_probabilities_are_one(server: Server) -> None:
+    """llama-server generates a token then, whose probabilities clients read."""
+    body = {"prompt": PROMPT, "temperature": 0, "n_probs": 5}
+    one, none = (post(server, "/completion", **body, n_predict=count) for count in (1, 0))
+    assert none["completion_probabilities"] == one["completion_probabilities"]
+    assert len(none["completion_probabilities"]) == 1
+    assert post(server, "/completion", prompt=PROMPT, n_predict=0)["content"] == ""
+
+
 def test_openai_s_answers_have_ids_timings_and_a_fingerprint(server: Server) -> None:
     body = {"temperature": 0, "max_tokens": 4, "logprobs": True, "top_logprobs": 2, "return_token_ids": True}
     chat = post(server, "/v1/chat/completions", messages=CHAT, **body)

@@ -1,8 +1,10 @@
 """Vision models and LoRA adapters on llama.cpp: the files that accompany a model change its answers."""
 
+import asyncio
 import base64
 import io
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
 from ggserve.generation import MediaPrompt, SamplingParams
 from ggserve.hub.companions import projector_beside
+from ggserve.model.decisions import Option, Question
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import read_gguf
 from tests.answers import answer
@@ -257,6 +260,24 @@ def test_a_vision_model_scores_the_tokens_of_texts(folder: Path) -> None:
         for prompt in ("the cat", "naïve 🚀 é"):
             _, last = answer(model.complete(prompt, params))
             assert last.completion_tokens == 12
+    finally:
+        model.close()
+
+
+def test_an_image_is_the_state_of_a_decision(folder: Path) -> None:
+    """The same image gives the same probabilities, another image others."""
+    model = GGUFModel(next(folder.glob("tiny-*.gguf")), threads=1, parallel=1, context_length=256)
+    question = Question("choice", "What is it?", (Option("a"), Option("n"), Option("er")), "questions")
+    try:
+        found = []
+        for colour in ("red", "blue", "red"):
+            (decision,) = asyncio.run(model.decide(asking(data_url(colour)), [question]))
+            assert sum(decision.probabilities) == pytest.approx(1)
+            assert 0 < decision.label_mass <= 1
+            found.append(decision)
+        red, blue, again = (math.log(decision.label_mass) for decision in found)
+        assert red == pytest.approx(again, abs=0.01)
+        assert red != pytest.approx(blue, abs=0.01)
     finally:
         model.close()
 
