@@ -64,7 +64,7 @@ class OllamaWriter(Writer):
         return json_response({**line, **self._ending(answers)})
 
     def empty(self, reason: Literal["load", "unload"]) -> Response:
-        """The response to a request that only loads or unloads the model."""
+        """Return the response to a request that only loads or unloads the model."""
         return json_response({**self._line(), "done": True, "done_reason": reason})
 
     def _ending(self, answers: Answers) -> dict[str, Any]:
