@@ -94,7 +94,10 @@ class ModelRegistry:
         def report(progress: float) -> None:
             self.progress = progress
 
-        return self._load(Listed.of(path), report)
+        listed = Listed.of(path)
+        if self.catalog.folder is None:  # lists have it already; requests are turned away until it is loaded
+            self.catalog.configured = listed
+        return self._load(listed, report)
 
     def start(self, model: GGUFModel | None) -> None:
         """Start serving, with the configured model or with only a folder, and start loading pinned models."""

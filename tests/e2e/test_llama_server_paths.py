@@ -334,6 +334,22 @@ def test_what_would_change_an_answer_is_done_or_refused(server: Server, path: st
     assert (inner or name) in answer.text
 
 
+def test_a_request_brings_its_own_chat_template(server: Server) -> None:
+    template = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}> "
+    chat = {"messages": CHAT, "chat_template": template}
+    assert post(server, "/apply-template", **chat)["prompt"] == "[user] " + CHAT[0]["content"] + "\n> "
+    counted = post(server, "/v1/chat/completions/input_tokens", **chat)["input_tokens"]
+    answered = post(server, "/v1/chat/completions", max_tokens=2, **chat)
+    assert answered["usage"]["prompt_tokens"] == counted
+    assert counted != post(server, "/v1/chat/completions/input_tokens", messages=CHAT)["input_tokens"]
+    for source in ("{% if %}", "{{ ''.__class__.__mro__ }}", "{% for i in range(10**9) %}{{ 'x' * 1000 }}{% endfor %}"):
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions", json={"messages": CHAT, "chat_template": source}, timeout=60
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "chat_template_error"), answer.text
+    refused(server, "/v1/completions", "chat_template", prompt=PROMPT, chat_template=template)
+
+
 def test_what_asks_for_nothing_is_harmless(server: Server) -> None:
     harmless = {
         "n_probs": 0,

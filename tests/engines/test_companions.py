@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
-from ggserve.generation import MediaPrompt, SamplingParams
+from ggserve.generation import MediaPrompt, SamplingParams, ScoredToken
 from ggserve.hub.companions import projector_beside
 from ggserve.model.decisions import Option, Question
 from ggserve.model.gguf_model import GGUFModel
@@ -25,6 +26,7 @@ from tests.conftest import serve
 from tests.engines.tiny_companions import write_adapter, write_projector
 from tests.engines.tiny_models import write_tiny_model
 from tests.hub.loopback_hub import Repo, running_hub
+from tests.llama_server import launcher
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
@@ -182,6 +184,35 @@ def test_an_adapter_changes_the_answer_by_its_scale(tmp_path: Path) -> None:
     plain = said()
     assert said(lora_path=adapter) != plain
     assert said(lora_path=adapter, lora_scale=0.0) == plain
+
+
+@pytest.mark.parametrize("build", ["in process", "child"])
+def test_a_request_scales_each_of_several_adapters(tmp_path: Path, build: str) -> None:
+    path = write_tiny_model(tmp_path, "qwen2")
+    adapters = tuple(write_adapter(tmp_path / f"{seed}.gguf", seed=seed) for seed in range(2))
+    options: dict[str, Any] = {"threads": 1, "parallel": 1, "context_length": 64}
+    if build == "child":
+        options["llama_server"] = str(launcher(tmp_path))
+
+    def said(model: GGUFModel, lora: dict[int, float] | None = None) -> tuple[tuple[int, float], ...]:
+        """The likeliest first tokens and their log-probabilities."""
+        params = replace(GREEDY, lora=lora, max_tokens=1, logprobs=5)
+
+        async def tokens() -> list[ScoredToken]:
+            return [token async for delta in model.complete([5, 6, 7, 8], params) for token in delta.tokens]
+
+        return tuple((token.id, round(token.logprob or 0, 2)) for token in asyncio.run(tokens())[0].top)
+
+    model = GGUFModel(path, lora_path=adapters, lora_scale=(1.0, 0.0), **options)
+    try:
+        found = [said(model, lora) for lora in ({}, {0: 1.0}, {1: 1.0}, {0: 1.0, 1: 1.0}, {0: 0.5})]
+        assert len(set(found)) == 5
+        assert said(model) == found[1]  # as loaded, and nothing is left of the request before
+        assert said(model, {0: 0.0}) == found[0]
+        with pytest.raises(InvalidRequest, match="no LoRA adapter 2"):
+            said(model, {2: 1.0})
+    finally:
+        model.close()
 
 
 def test_companions_of_other_models_are_refused_before_native_code_sees_them(

@@ -59,6 +59,7 @@ class NativeRequest(WideRequest):
     stream: bool = False
     post_sampling_probs: bool = False
     return_tokens: bool = False
+    return_progress: bool = False
     response_fields: Annotated[list[str], Field(max_length=100)] = Field([])
     id_slot: Whole | None = None  # ignored: the server chooses the slot
     t_max_predict_ms: Whole | None = None  # after a line break
