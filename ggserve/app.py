@@ -41,7 +41,7 @@ from ggserve.errors import EngineError, ModelFileError, TemplateError, one_line
 from ggserve.generation import SAMPLING_DEFAULTS
 from ggserve.hub.default import default_model, packaged_model
 from ggserve.hub.find import find_model_file
-from ggserve.machine import give_back_memory, memory_for_models
+from ggserve.machine import give_back_memory, memory_for_models, return_large_blocks
 from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.load import LoadOptions, Report, plan_load
@@ -111,6 +111,7 @@ async def _running(
     fail: Callable[[Exception | str, int], NoReturn],
 ) -> AsyncGenerator[None, None]:
     """Load the model in a thread while the server already listens, then serve until shutdown and close the model."""
+    return_large_blocks()
     try:
         settings = given or load_settings()
         folder = configure_logs(settings.log_dir, settings.log_level, settings.log_format)
