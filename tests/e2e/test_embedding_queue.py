@@ -24,8 +24,9 @@ def test_a_document_of_110_chunks_is_embedded_beside_a_chat(settings: dict[str, 
     async def main(url: str) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=300) as client:
             paths = {"/v1/embeddings": "input", "/api/embed": "input", "/api/embeddings": "prompt"}
+            name = (await client.get("/v1/models")).json()["data"][0]["id"]
             chunks = [
-                client.post(path, json={"model": "any", field: f"Chunk {number}"})
+                client.post(path, json={"model": name, field: f"Chunk {number}"})
                 for number in range(REQUESTS)
                 for path, field in [list(paths.items())[number % len(paths)]]
             ]
@@ -43,7 +44,8 @@ def test_a_document_of_110_chunks_is_embedded_beside_a_chat(settings: dict[str, 
 def test_embeddings_that_would_take_minutes_do_not_hold_up_the_end(settings: dict[str, str], tmp_path, default_path):
     async def main(url: str, process: Any) -> list[Any]:
         async with httpx.AsyncClient(base_url=url, timeout=300) as client:
-            body = {"model": "any", "input": ["word " * 6000] * 16}
+            name = (await client.get("/v1/models")).json()["data"][0]["id"]
+            body = {"model": name, "input": ["word " * 6000] * 16}
             running = [asyncio.ensure_future(client.post("/v1/embeddings", json=body)) for _ in range(4)]
             await asyncio.sleep(3)
             process.send_signal(signal.SIGTERM)
