@@ -55,6 +55,8 @@ from ggserve.settings import Settings, SettingsError, load_settings
 gc.freeze()  # imported modules live as long as the process, so later collections can skip them
 gc.enable()
 
+_SHARES = 4  # models of MODELS_DIR that have room at the same time by default
+
 DIALECTS = (openai.DIALECT, anthropic.DIALECT, ollama.DIALECT, llama_server.DIALECT)
 
 log = logging.getLogger("ggserve.main")
@@ -184,6 +186,14 @@ def state_for(settings: Settings) -> AppState:
     server_wide = {name: getattr(settings, name) for name in SAMPLING_DEFAULTS}
     sampling = {name: value for name, value in server_wide.items() if value is not None}
 
+    catalog = Catalog(settings.models_dir)
+    memory = settings.models_memory << 20 if settings.models_memory else memory_for_models()
+
+    def share() -> int:
+        """Bytes that the default context of one model leaves it within, so that it does not unload the others."""
+        together = min(len(catalog.models()), settings.models_max or _SHARES) if settings.models_dir else 1
+        return memory // max(1, together)
+
     def load(listed: Listed, report: Report) -> GGUFModel:
         prompts, most = settings.log_prompts, settings.max_tokens
         model = GGUFModel(
@@ -194,20 +204,25 @@ def state_for(settings: Settings) -> AppState:
             report=report,
             sampling=listed.settings.sampling,
             fallback_sampling=sampling,
+            memory=share(),
             **{**options, **listed.settings.options},
         )
         if settings.log_dir:
             send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
         return model
 
+    def need(listed: Listed) -> int:
+        chosen = LoadOptions(**{**options, **listed.settings.options})
+        return plan_load(listed.path, chosen, memory=share()).nbytes
+
     models = ModelRegistry(
         load,
-        need=lambda listed: plan_load(listed.path, LoadOptions(**{**options, **listed.settings.options})).nbytes,
-        catalog=Catalog(settings.models_dir),
-        memory=settings.models_memory << 20 if settings.models_memory else memory_for_models(),
+        need=need,
+        catalog=catalog,
+        memory=memory,
         most=settings.models_max,
         keep_alive=settings.keep_alive,
-        queue_size=settings.queue_size,
+        queue_size=settings.queue_size + settings.embedding_queue_size,
     )
     return AppState(
         models=models,
@@ -224,6 +239,7 @@ def state_for(settings: Settings) -> AppState:
         ),
         bodies=BodyBudget(settings.max_bodies_mb << 20),
         admission=Admission(),
+        embedding_admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),
     )
