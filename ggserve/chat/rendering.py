@@ -98,9 +98,10 @@ class ChatRenderer:
         return {**({"reasoning_strength": effort} if effort else {}), **given, **switch}
 
     def _without_thought(self, text: str, state: ThoughtState, *, calls: bool) -> tuple[str, ThoughtState]:
-        """The prompt of an answer that does not think, although its template has no such switch."""
+        """The prompt of an answer that does not think, although its template has no such switch. A model that thinks
+        only when it is told to needs nothing more."""
         thought = self.form.thought
-        if thought is None:
+        if thought is None or (state == "free" and thought.on):
             return text, state
         if state == "open":
             return text + thought.close, "closed"

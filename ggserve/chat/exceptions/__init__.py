@@ -1,10 +1,21 @@
 """Formats that no rendering shows, or not all of them: each module knows its templates (`is_...`) and corrects what was
 read off. One short file each, beginning with a raw example."""
 
-from ggserve.chat.exceptions import gemma4, gpt_oss, kimi_k3, lfm2, minicpm5, minimax_m3, mistral, muse
+from ggserve.chat.exceptions import (
+    apertus,
+    gemma4,
+    gpt_oss,
+    granite3,
+    kimi_k3,
+    lfm2,
+    minicpm5,
+    minimax_m3,
+    mistral,
+    muse,
+)
 from ggserve.chat.format import ChatFormat
 
-_ALL = (gemma4, gpt_oss, kimi_k3, lfm2, minicpm5, minimax_m3, mistral, muse)
+_ALL = (apertus, gemma4, gpt_oss, granite3, kimi_k3, lfm2, minicpm5, minimax_m3, mistral, muse)
 
 
 def corrected(form: ChatFormat, source: str) -> ChatFormat:
