@@ -106,7 +106,6 @@ class ChatFormat:
     calls_as_text: bool = False  # the template writes no earlier calls: they are a part of the content
     content: Literal["string", "parts"] = "string"  # the form of a message's content that the template reads
     refused: frozenset[Refusal] = frozenset()
-    proven: frozenset[Literal["thought", "calls"]] = frozenset()  # what predicted other renderings rightly
 
     @property
     def is_plain(self) -> bool:

@@ -1,4 +1,5 @@
-"""Chat templates for model files that carry none: those that the families' chat models were trained with.
+"""Chat templates by their names: those of a model file, and for files that carry none those that the families' chat
+models were trained with.
 
 Each is a Jinja2 file in `templates`. Where a turn does not end by a token, the texts that end it are here.
 """
@@ -6,7 +7,10 @@ Each is a Jinja2 file in `templates`. Where a turn does not end by a token, the 
 from pathlib import Path
 
 from ggserve.errors import TemplateError
+from ggserve.modelfile.file import ModelFile, chat_template
 from ggserve.tokenizer.vocabulary import Metadata
+
+Template = tuple[str, tuple[str, ...]]  # source, and the texts that end its answers
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -32,7 +36,7 @@ _PROVEN: tuple[tuple[str, str, frozenset[bytes]], ...] = (
 )
 
 
-def family_template(metadata: Metadata) -> tuple[str, tuple[str, ...]] | None:
+def family_template(metadata: Metadata) -> Template | None:
     """Source and stop texts of the template that a legacy file's family and tokens prove; None if they prove none."""
     texts = set(metadata.get("tokenizer.ggml.tokens", ()))
     for family, name, tokens in _PROVEN:
@@ -41,7 +45,7 @@ def family_template(metadata: Metadata) -> tuple[str, tuple[str, ...]] | None:
     return None
 
 
-def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
+def read_chat_template(chosen: str) -> Template:
     """Source and stop texts of the template that CHAT_TEMPLATE means, a name or a file. TemplateError if neither."""
     if chosen in NAMES:
         name = _SAME.get(chosen, chosen)
@@ -53,3 +57,9 @@ def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
         raise TemplateError(
             f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {', '.join(NAMES)}"
         ) from None
+
+
+def chosen_template(file: ModelFile, chosen: str) -> Template:
+    """The same where CHAT_TEMPLATE may name one of the file's templates too."""
+    own = chat_template(file, chosen)
+    return read_chat_template(chosen) if own is None else (own, ())

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ggserve.chat.codec import Codec, EngineCodec
+from ggserve.chat.named_templates import Template
 from ggserve.chat.reading import read_format
 from ggserve.chat.rendering import Chat, ChatRenderer
 from ggserve.chat.template import ChatTemplate
+from ggserve.modelfile.file import ModelFile, chat_template
 
 # The names of a file's templates for chats with tools, and for chats with documents.
 TOOL_USE, RAG = PURPOSES = ("tool_use", "rag")
@@ -44,3 +47,12 @@ class ChatRenderers:
         if self._named.get(TOOL_USE, self.main).own_tools:
             missing.append("tool calls, so that tools are told in our own words")
         return f"the chat template shows no {' and no '.join(missing)}" if missing else ""
+
+
+def renderers_of(file: ModelFile, chosen: Template | None, codec: Codec | EngineCodec) -> ChatRenderers:
+    """The renderers of a file. `chosen` takes the place of its templates. Raises TemplateError."""
+    bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
+    source, stop = chosen or (chat_template(file), ())
+    sources = {} if chosen else {name: chat_template(file, name) for name in PURPOSES}
+    named = {name: ChatTemplate(text, bos, eos) for name, text in sources.items() if text}
+    return ChatRenderers(ChatTemplate(source, bos, eos, stop), named, codec.control_texts, codec.end_texts)

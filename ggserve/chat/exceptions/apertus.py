@@ -21,4 +21,4 @@ def corrected(form: ChatFormat) -> ChatFormat:
     thought = ThoughtFormat(
         open=_OPEN, close=_CLOSE, message_field="content", on={"enable_thinking": True}, calls_close=True
     )
-    return replace(form, thought=thought, proven=form.proven | {"thought"})
+    return replace(form, thought=thought)

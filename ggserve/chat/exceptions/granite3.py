@@ -18,4 +18,4 @@ def corrected(form: ChatFormat) -> ChatFormat:
     calls = CallsFormat(
         first='<|tool_call|>[{"name": "', after_name='", "arguments": ', next='}, {"name": "', last="}]"
     )
-    return replace(form, calls=calls, calls_as_text=form.calls is None, proven=form.proven | {"calls"})
+    return replace(form, calls=calls, calls_as_text=form.calls is None)
