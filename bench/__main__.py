@@ -24,6 +24,7 @@ from bench.bandwidth import bytes_per_token, read_bandwidth
 from bench.bare import bare_loop
 from bench.client import BenchError
 from bench.machine import machine
+from bench.others import MOST, undisturbed
 from bench.report import draw, medians, shown, table
 from bench.rows import QUICK, Load, Measures, Scenario, rows, scenarios, warm_up
 from bench.servers import ROOT, SERVERS, Setup, running
@@ -95,7 +96,10 @@ class Benchmark:
     def _run(self, name: str, measure: Measure, scenario: Scenario, seed: str) -> None:
         _say(f"{time.monotonic() - self._started:4.0f} s  {seed}, {name}")
         with self.noting(f"{name}, {scenario.name}"):
-            self._add(name, measure(scenario, seed))
+            measures, others = undisturbed(lambda attempt: measure(scenario, f"{seed}, {attempt}" if attempt else seed))
+            if others > MOST:
+                self.notes.append(f"{name}, {scenario.name}: measured beside others that used {others:.1f} cores.")
+            self._add(name, measures)
 
     def _add(self, server: str, measures: Measures) -> None:
         own = self.figures.setdefault(server, {})
@@ -114,9 +118,9 @@ class Benchmark:
                 _say(note)
 
 
-def find_setup(threads: int) -> Setup:
-    """Return the default model, as published and as converted for ctransformers. Raises BenchError."""
-    original, converted = packaged_model(), default_model(ROOT / "models")
+def find_setup(threads: int, model: Path | None = None) -> Setup:
+    """Return a model file, or the default model as published and as converted for ctransformers. Raises BenchError."""
+    original, converted = (model, model) if model else (packaged_model(), default_model(ROOT / "models"))
     if original is None or converted is None:
         raise BenchError("the default model is not installed: `make bench` does it")
     for path in (original, converted):
@@ -154,6 +158,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"separated by commas, of: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)}, "
         f"with LLAMA_SERVER set {','.join(NATIVE_SERVERS)} too)",
     )
+    parser.add_argument("--model", type=Path, help="a GGUF file to measure (default: the default model)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
     parser.add_argument(
         "--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, and no one else"
@@ -173,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = QUICK if options.quick else Load()
     chosen = [scenario for scenario in scenarios(load) if not options.only or scenario.name in options.only]
     try:
-        setup = replace(find_setup(options.threads), other=options.against and options.against.resolve())
+        setup = replace(find_setup(options.threads, options.model), other=options.against and options.against.resolve())
     except BenchError as error:
         print(error, file=sys.stderr)
         return 2
@@ -188,8 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             servers.append(name)
     _say("memory bandwidth, and the microseconds of a token")
     bandwidth = limit(setup)
-    costs = microseconds.measure(setup.converted, setup.threads)
-    whole = not (options.quick or options.only or options.against)
+    costs = [] if options.model else microseconds.measure(setup.converted, setup.threads)
+    whole = not (options.quick or options.only or options.against or options.model)
     try:
         for number in range(1 if options.quick else options.rounds):
             benchmark.round(number, [name for name in servers if number == 0 or name not in ONE_ROUND], chosen)
@@ -199,8 +204,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = {server: medians(benchmark.figures)[server] for server in servers if server in benchmark.figures}
     heading = f"{date.today().isoformat()}, {machine()}, {setup.original.name}, {setup.threads} threads"
     print(f"\n{heading}\n\n{table(rows(load), values)}\n")
-    print("Medians. The last columns: how many times better ggserve is; above 1 is faster, sooner or smaller.")
-    print(f"{limit_text(bandwidth, values.get('ggserve', {}).get('decode'))}\n\n{microseconds.table(costs)}\n")
+    print("Medians. The last columns: how many times better the first is; above 1 is faster, sooner or smaller.")
+    print(f"{limit_text(bandwidth, values.get('ggserve', {}).get('decode'))}\n")
+    if costs:
+        print(f"{microseconds.table(costs)}\n")
     for note in benchmark.notes:
         print(f"Note: {note}")
     if whole:

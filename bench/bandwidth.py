@@ -27,8 +27,8 @@ def read_bandwidth(threads: int) -> float:
 
 
 def bytes_per_token(model: Path) -> int:
-    """Return the bytes of weights that one token needs: all but the embeddings, of which it needs one row, unless the
-    output uses them too.
+    """Return the bytes of weights that one token needs: one row of the embeddings, unless the output uses all of them,
+    and everything else.
 
     The KV cache comes on top; it is small in a short text.
     """

@@ -13,10 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
+from functools import partial
+from pathlib import Path
 
 from bench.__main__ import CONTEXT, NATIVE_SERVERS, find_setup
 from bench.client import BenchError, complete
 from bench.machine import machine
+from bench.others import MOST, undisturbed
 from bench.prompts import words
 from bench.servers import SERVERS, Running, running
 from ggserve.machine import usable_cores
@@ -47,28 +50,37 @@ async def measure(server: Running, seed: str) -> dict[str, float]:
     return {"prompt": PROMPT / prompt.first_token_seconds, "decode": answer.decode_rate}
 
 
+def _beside(server: Running, seed: str, count: int, attempt: int) -> dict[str, float]:
+    with busy_programs(count):
+        return asyncio.run(measure(server, f"{seed} {attempt}"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table and return the exit code."""
     parser = argparse.ArgumentParser("python -m bench.busy", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--model", type=Path, help="a GGUF file to measure (default: the default model)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    parser.add_argument("--servers", default=",".join(SUBJECTS), help=f"separated by commas, of: {', '.join(SERVERS)}")
     options = parser.parse_args(arguments)
     figures: Figures = {}
     with ExitStack() as stack:
         servers: dict[str, Running] = {}
-        for name in SUBJECTS:
+        for name in options.servers.split(","):
             try:
-                setup = find_setup(options.threads)
+                setup = find_setup(options.threads, options.model)
                 servers[name] = stack.enter_context(running(SERVERS[name](setup, 1), setup))
                 asyncio.run(measure(servers[name], "warm-up"))
             except BenchError as error:
                 print(f"{name} is left out: {error}", file=sys.stderr)
         for number in range(options.rounds):
             for count in BUSY:
-                with busy_programs(count):
-                    for name, server in servers.items():
-                        for kind, rate in asyncio.run(measure(server, f"{number} {count}")).items():
-                            figures.setdefault((name, kind, count), []).append(rate)
+                for name, server in servers.items():
+                    rates, others = undisturbed(partial(_beside, server, f"{number} {count}", count))
+                    if others > MOST:
+                        print(f"{name} beside {count}: others used {others:.1f} cores", file=sys.stderr)
+                    for kind, rate in rates.items():
+                        figures.setdefault((name, kind, count), []).append(rate)
     print(f"{date.today().isoformat()}, {machine()}, {options.threads} threads, context {CONTEXT}\n")
     print(table(list(servers), figures))
     return 0

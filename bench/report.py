@@ -10,7 +10,12 @@ Figures = Mapping[str, Mapping[str, Sequence[float]]]  # by server and row name,
 Medians = Mapping[str, Mapping[str, float]]  # by server and row name
 
 OWN = "ggserve"
-PEERS = ("llama-server", "bare")  # the peer that the table compares with
+COMPARED = (  # the last columns of the table: a server of this project and the one that it is compared with
+    (OWN, "llama-server"),
+    (OWN, "bare"),
+    ("ggserve-llama.cpp", "llama-server"),
+    ("ggserve-native", "native-llama-server"),
+)
 MARKERS = (("o", "#0072b2"), ("D", "#d55e00"), ("s", "#009e73"), ("^", "#cc79a7"), ("v", "#e69f00"))
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
@@ -36,27 +41,27 @@ def shown(value: float, unit: str) -> str:
 
 
 def table(rows: Sequence[Row], values: Medians) -> str:
-    """Return a Markdown table: a line per measured row, a column per server, then ggserve's ratios."""
+    """Return a Markdown table: a line per measured row, a column per server, and ggserve's ratios."""
     servers = list(values)
-    peers = [peer for peer in PEERS if OWN in values and peer in values]
-    lines = [["", *servers, *(f"vs {peer}" for peer in peers)]]
+    pairs = [(own, peer) for own, peer in COMPARED if own in values and peer in values]
+    lines = [["", *servers, *(f"{own} vs {peer}" for own, peer in pairs)]]
     for row in rows:
         if not any(row.name in values[server] for server in servers):
             continue
         cells = [shown(values[server][row.name], row.unit) if row.name in values[server] else "" for server in servers]
-        lines.append([row.title, *cells, *(_ratio_cell(row, values, peer) for peer in peers)])
+        lines.append([row.title, *cells, *(_ratio_cell(row, values, own, peer) for own, peer in pairs)])
     return "\n".join(aligned(lines))
 
 
-def _ratio_cell(row: Row, values: Medians, peer: str) -> str:
-    found = _ratio(row, values, peer)
+def _ratio_cell(row: Row, values: Medians, own: str, peer: str) -> str:
+    found = _ratio(row, values, own, peer)
     return "" if found is None else f"{found:.2f}x"
 
 
-def _ratio(row: Row, values: Medians, peer: str) -> float | None:
-    if row.name not in values[OWN] or row.name not in values[peer]:
+def _ratio(row: Row, values: Medians, own: str, peer: str) -> float | None:
+    if row.name not in values[own] or row.name not in values[peer]:
         return None
-    return ratio(row, values[OWN][row.name], values[peer][row.name])
+    return ratio(row, values[own][row.name], values[peer][row.name])
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -80,7 +85,7 @@ def draw(rows: Sequence[Row], values: Medians, title: str, target: Path) -> None
     from matplotlib.ticker import NullLocator
 
     others = [server for server in values if server != OWN]
-    drawn = [row for row in rows if any(_ratio(row, values, server) is not None for server in others)]
+    drawn = [row for row in rows if any(_ratio(row, values, OWN, server) is not None for server in others)]
     figure = Figure(figsize=(9, 2 + 0.36 * len(drawn)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=9, color="0.3")
@@ -90,7 +95,7 @@ def draw(rows: Sequence[Row], values: Medians, title: str, target: Path) -> None
     axes.axvline(1.0, color="0.25", linewidth=1.2, zorder=1)
     found = []
     for server, (marker, colour) in zip(others, MARKERS, strict=False):
-        points = [(value, line) for line, row in enumerate(drawn) if (value := _ratio(row, values, server))]
+        points = [(value, line) for line, row in enumerate(drawn) if (value := _ratio(row, values, OWN, server))]
         found += [value for value, _ in points]
         across, down = [value for value, _ in points], [line for _, line in points]
         axes.plot(across, down, marker, color=colour, markersize=8, label=server, linestyle="none", zorder=2)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.machine import machine
+from bench.others import Others
 from bench.report import aligned
 from ggserve.hub.default import packaged_model
 from ggserve.machine import usable_cores
@@ -84,6 +85,7 @@ def main() -> None:
     if path is None:
         sys.exit("the default model is not installed: `make bench` does it")
     folder = Path(tempfile.mkdtemp(prefix="restart-"))
+    others = Others()
     try:
         asked = history(path, options.tokens), options.tokens + 128, options.threads
         run(path, *asked, folder)  # saves the state
@@ -101,7 +103,7 @@ def main() -> None:
         f"{seconds[0] / seconds[1]:.1f} times sooner; {sum(states) / 1e6:.0f} MB on disk; greedy texts "
         f"{'equal' if {each.text for each in (*plain, *saved)} == {plain[0].text} else 'differ'}"
     )
-    print(machine())
+    print(f"{machine()}; other programs used {others.cores:.1f} cores meanwhile")
 
 
 if __name__ == "__main__":

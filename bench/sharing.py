@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from bench.machine import machine
+from bench.others import MOST, undisturbed
 from bench.report import aligned
 from ggserve.engines.choice import EngineName
 from ggserve.hub.default import default_model, packaged_model
@@ -45,18 +46,16 @@ def _ratio(files: dict[EngineName, Path], pair: tuple[EngineName, EngineName], t
         for engine in pair
     ]
 
-    async def measure() -> tuple[list[float], list[float], list[float]]:
-        alone, together, ratios = [], [], []
-        for _ in range(runs):
-            single = [(await _rates([model], tokens))[0] for model in models]
-            both = await _rates(models, tokens)
-            alone.append(sum(single) / 2)
-            together.append(sum(both))
-            ratios.append(sum(rate / one for rate, one in zip(both, single, strict=True)))
-        return alone, together, ratios
+    def measure(attempt: int) -> tuple[float, float, float]:
+        single = [asyncio.run(_rates([model], tokens))[0] for model in models]
+        both = asyncio.run(_rates(models, tokens))
+        return sum(single) / 2, sum(both), sum(rate / one for rate, one in zip(both, single, strict=True))
 
     try:
-        alone, together, ratios = map(statistics.median, asyncio.run(measure()))
+        figures = [undisturbed(measure) for _ in range(runs)]
+        if disturbed := sum(others > MOST for _, others in figures):
+            print(f"{disturbed} of {runs} runs of {' + '.join(pair)} were beside other programs", file=sys.stderr)
+        alone, together, ratios = map(statistics.median, zip(*(found for found, _ in figures), strict=True))
     finally:
         for model in models:
             model.close()

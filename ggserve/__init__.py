@@ -1,5 +1,5 @@
-"""A local inference server for GGUF and GGML models. `GGUFModel` is imported on first use, because that takes a
-while."""
+"""A local inference server for GGUF and GGML models. `GGUFModel` is imported on first use because importing it is
+slow."""
 
 from typing import TYPE_CHECKING, Any
 

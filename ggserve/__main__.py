@@ -1,4 +1,4 @@
-"""`python -m ggserve` is the `ggserve` command."""
+"""The entry point of `python -m ggserve`, which is the `ggserve` command."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""The app: `create_app` builds it from its settings, and its lifespan loads the model. Does not listen."""
+"""The app: `create_app` builds it from its settings, and its lifespan loads the model. It opens no sockets."""
 
 import gc
 import os
 
-gc.disable()  # while modules load: a collection would find nothing, and takes a tenth of a second
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here, so its threads would be useless
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would search every installed package for them
+gc.disable()  # while modules are imported: a collection finds nothing then and takes 0.1 seconds
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy multiplies no matrices here, so more threads would idle
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # searching for plugins reads every installed package
 
 import asyncio
 import logging
@@ -52,7 +52,7 @@ from ggserve.server.sockets import url_host
 from ggserve.server.supervisor import Worker
 from ggserve.settings import Settings, SettingsError, load_settings
 
-gc.freeze()  # imported modules stay: later collections need not examine them
+gc.freeze()  # imported modules live as long as the process, so later collections can skip them
 gc.enable()
 
 DIALECTS = (openai.DIALECT, anthropic.DIALECT, ollama.DIALECT, llama_server.DIALECT)
@@ -67,10 +67,10 @@ def create_app(
     worker: Worker | None = None,
     fail: Callable[[Exception | str, int], NoReturn] | None = None,
 ) -> FastAPI:
-    """Build an app with these settings; without settings, they are read when the app starts.
+    """Return an app with these settings. Without `settings`, the app reads them when it starts.
 
-    `model_path` is served if the settings name no model. `worker` is the supervisor's, if there is one. `fail` receives
-    the error and the exit code of a start that turns out to be impossible; without it, the process ends.
+    `model_path` is served if the settings name no model. `worker` is this process's link to its supervisor, if it has
+    one. `fail` receives the error and the exit code if the app cannot start. By default, it ends the process.
     """
 
     @asynccontextmanager
@@ -81,13 +81,13 @@ def create_app(
     app = FastAPI(
         title="ggserve",
         version=__version__,
-        description="Local language models over the APIs of OpenAI, Anthropic, Ollama and llama-server.",
+        description="Local language models over the OpenAI, Anthropic, Ollama and llama-server APIs.",
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's pages load scripts of a public CDN, at the origin of the chat page; see api/docs.py
+        docs_url=None,  # FastAPI's page would run scripts from a public CDN in the chat page's origin; see api/docs.py
         redoc_url=None,
-        redirect_slashes=False,  # they would lead to whatever host the client names
+        redirect_slashes=False,  # a redirect would point to whatever host the client names
         responses=ERROR_RESPONSES,
-        dependencies=[Depends(HTTPBearer(auto_error=False))],  # for OpenAPI only; api/keys.py decides
+        dependencies=[Depends(HTTPBearer(auto_error=False))],  # for OpenAPI only; api/keys.py checks keys
     )
     for router in (*(dialect.router for dialect in DIALECTS), status.router, page.router, docs.router):
         app.include_router(router)
@@ -96,7 +96,7 @@ def create_app(
     app.add_middleware(OriginsMiddleware)
     app.add_middleware(BodyLimitsMiddleware)
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(RecordMiddleware)  # the outermost, so that it sees all requests
+    app.add_middleware(RecordMiddleware)  # the outermost, so that it sees every request
     return app
 
 
@@ -108,7 +108,7 @@ async def _running(
     worker: Worker | None,
     fail: Callable[[Exception | str, int], NoReturn],
 ) -> AsyncGenerator[None, None]:
-    """Listen at once, load the model in a thread, serve, and close the model."""
+    """Load the model in a thread while the server already listens, then serve until shutdown and close the model."""
     try:
         settings = given or load_settings()
         folder = configure_logs(settings.log_dir, settings.log_level, settings.log_format)
@@ -133,7 +133,7 @@ async def _running(
         if model and not settings.models_dir:
             model.when_failed(lambda reason: fail(reason, 1))
         give_back_memory()
-        gc.freeze()  # the model's tables live as long as the process
+        gc.freeze()  # the model's tables live as long as the process, so collections can skip them
         models.start(model)
         if worker:
             worker.ready()
@@ -150,34 +150,34 @@ async def _running(
     def orphaned() -> None:
         assert worker is not None
         loop.remove_reader(worker.fileno())
-        os.kill(os.getpid(), signal.SIGTERM)  # the supervisor is gone, and nobody else could stop this process
+        os.kill(os.getpid(), signal.SIGTERM)  # without its supervisor, nothing else would stop this process
 
     if worker:
         if worker.death:
-            log.warning("started again; the worker before was ended by %s", worker.death)
+            log.warning("restarted: the previous worker was killed by %s", worker.death)
         loop.add_reader(worker.fileno(), orphaned)
     threading.Thread(target=load, name="load", daemon=True).start()
     with graceful_stop(close):
         yield
     close()
     log.info("stopped")
-    if models.changing:  # native code cannot be stopped, and must not run while the process ends
+    if models.changing:  # native code cannot be interrupted and must not run while the interpreter shuts down
         fail("interrupted while loading", 130)
 
 
 def state_for(settings: Settings) -> AppState:
-    """Return the state of an app with these settings, and warn if anybody may use it. Raises SettingsError, and OSError
-    or ValueError if keys cannot be read."""
+    """Return the state of an app with these settings, and warn if anyone can use the server. Raises SettingsError, and
+    OSError or ValueError if the API keys cannot be read."""
     keys = read_keys(settings.api_key, settings.api_key_file)
     admin_keys = Keys(key.strip() for key in (settings.admin_api_key or "").split(",") if key.strip())
     host = server.config.host if (server := running_server()) else "127.0.0.1"
     if not keys and not is_loopback(host):
-        log.warning("anyone who can reach %s may use the model: set API_KEY, or HOST=127.0.0.1", host or "this machine")
+        log.warning("anyone who can reach %s can use the model: set API_KEY or HOST=127.0.0.1", host or "this machine")
     if not keys and "*" in settings.cors_origins:
-        log.warning("any page that somebody visits here may use the model: set API_KEY, or name sites in CORS_ORIGINS")
+        log.warning("any web page opened on this machine can use the model: set API_KEY, or list sites in CORS_ORIGINS")
 
     if settings.models_dir and not settings.models_dir.is_dir():
-        raise SettingsError(f"MODELS_DIR={settings.models_dir}: there is no such folder")
+        raise SettingsError(f"MODELS_DIR={settings.models_dir}: no such folder")
     options = {field.name: getattr(settings, field.name) for field in fields(LoadOptions)}
 
     server_wide = {name: getattr(settings, name) for name in SAMPLING_DEFAULTS}
@@ -229,8 +229,8 @@ def state_for(settings: Settings) -> AppState:
 
 
 def _configured_model(settings: Settings, model_path: Path | None) -> Path | None:
-    """Return the configured model's file, or the default model's; None if MODELS_DIR has all models. Raises
-    ModelFileError or SettingsError."""
+    """Return the path of the configured or default model, or None if only MODELS_DIR is set. Raises ModelFileError or
+    SettingsError."""
     if path := settings.model_path or (None if settings.model_name else model_path):
         return find_model_file(path)
     if name := settings.model_name or settings.model_file:
@@ -243,10 +243,10 @@ def _configured_model(settings: Settings, model_path: Path | None) -> Path | Non
     )
     if default is not None:
         return default
-    raise SettingsError("no model: set MODEL_PATH to a model file, or install the default one with `make serve`")
+    raise SettingsError("no model: set MODEL_PATH to a model file, or install the default model with `make serve`")
 
 
 def _end_process(error: Exception | str, code: int) -> NoReturn:
-    """End the process with one line. uvicorn's lifespan has no other way out without a traceback."""
+    """Print one line and end the process. uvicorn would print a traceback for an error raised in the lifespan."""
     print(f"ggserve: {one_line(str(error))}", file=sys.stderr, flush=True)
     os._exit(code)

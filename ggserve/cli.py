@@ -1,4 +1,4 @@
-"""The `ggserve` command. Each subcommand imports what it needs, so that `ggserve --help` is instant."""
+"""The `ggserve` command. Each subcommand imports only what it needs, so that `ggserve --help` is instant."""
 
 import os
 import sys
@@ -10,25 +10,26 @@ _HELP = """\
 usage: ggserve [serve] [FILE | ORG/NAME[:QUANTIZATION]] [--SETTING VALUE ...]
        ggserve COMMAND ...
 
-Serves a GGUF or GGML model over the APIs of OpenAI, Anthropic, Ollama and llama-server.
+Serve a GGUF or GGML model over the OpenAI, Anthropic, Ollama and llama-server APIs.
 
 commands:
   serve      start the server (the default); `ggserve serve --help` lists all settings
-  cluster    start the same server as replicas on Ray Serve
+  cluster    start replicas of the server on Ray Serve
   inspect    describe a model file
-  pull       download a model from the hub: ORG/NAME[:QUANTIZATION], into MODELS_DIR if that is set
-  list       list the models in MODELS_DIR, or in the hub's cache
-  health     ask the running server how it is, for health checks
-  convert    convert a model file so that the other engine can run it
+  pull       download ORG/NAME[:QUANTIZATION] from Hugging Face, into MODELS_DIR if it is set
+  list       list the models in MODELS_DIR, or in the Hugging Face cache
+  health     check the health of the running server
+  convert    convert a model file for the other engine
   devices    list the GPUs that each engine can use
   version    print the version
 
-Settings are also read from the environment and from `.env`: --context-length 8192 is CONTEXT_LENGTH=8192.
+Settings can also come from environment variables and `.env`: --context-length 8192 is CONTEXT_LENGTH=8192.
 """
 
 
 def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
-    """Run the command line and return the exit code. `model_path` is served if no model is named."""
+    """Run the command line and return the exit code. `model_path` is served if the command line and the settings name
+    no model."""
     _open_standard_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     command, *rest = arguments or ["serve"]
@@ -71,11 +72,11 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open standard streams that were closed (`>&-`). Otherwise other files would get their numbers, and their
-    output."""
+    """Open closed standard streams (`>&-`) on the null device. Otherwise, another file would get the descriptor of one
+    and receive its output."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is `number`
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
@@ -89,7 +90,7 @@ def _serve(arguments: list[str], model_path: str) -> int:
         elif "/" in model:
             arguments = ["--model-name", model, *arguments]
         else:
-            print(f"ggserve: {model} is neither a command nor a file; `ggserve --help` lists commands", file=sys.stderr)
+            print(f"ggserve: {model} is not a command or a file: see `ggserve --help`", file=sys.stderr)
             return 2
     elif "--version" in arguments:
         print(f"ggserve {__version__}")

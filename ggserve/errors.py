@@ -1,4 +1,4 @@
-"""All errors that the layers share. `str()` of each is one line for the user.
+"""The exceptions that all layers share. `str()` of each is one line for the user.
 
 EngineError                an engine cannot do what was asked
   GenerationError          a generation failed inside the engine
@@ -7,9 +7,9 @@ EngineError                an engine cannot do what was asked
   InvalidRequest           the request asks for something that cannot be done
   QueueFull                too many requests are waiting
   EngineClosed             the server is shutting down
-  EngineUnavailable        the engine's process died too often to be restarted
+  EngineUnavailable        the engine's process crashed too often to be restarted
 ModelFileError             a model file cannot be used
-TemplateError              a chat template does not compile, takes too much, or rejects the messages
+TemplateError              a chat template does not compile, exceeds its limits, or refuses the messages
 UnknownModel               no model has the requested name
 """
 
@@ -39,12 +39,12 @@ class InvalidToken(EngineError):
     """A token id is outside the vocabulary."""
 
     def __init__(self, token: int, vocab_size: int, field: str | None = None) -> None:
-        super().__init__(f"Token id {token} is outside of the vocabulary (0 to {vocab_size - 1}).")
-        self.field = field  # the field of the request, if it is not the prompt
+        super().__init__(f"Token id {token} is outside the vocabulary (0 to {vocab_size - 1}).")
+        self.field = field  # of the request; None: the prompt
 
 
 class InvalidRequest(EngineError):
-    """The request asks for something that cannot be done. `field` names the field at fault, if known."""
+    """The request asks for something that cannot be done; `field` names the field at fault, if it is known."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class QueueFull(EngineError):
     """Too many requests are waiting."""
 
     def __init__(self, waiting: int) -> None:
-        super().__init__(f"The server is busy: {waiting} requests are waiting already. Try again in a moment.")
+        super().__init__(f"The server is busy: {waiting} requests are already waiting. Try again in a moment.")
 
 
 class EngineClosed(EngineError):
@@ -66,7 +66,7 @@ class EngineClosed(EngineError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine's process died too often to be restarted."""
+    """The engine's process crashed too often to be restarted."""
 
 
 class ModelFileError(Exception):
@@ -77,19 +77,19 @@ class ModelFileError(Exception):
 
 
 def one_line(message: str) -> str:
-    """Escape everything in `message` that is not printable: names of files and in files may contain line breaks,
-    control characters, and bytes that are not UTF-8."""
+    """Return `message` with its unprintable characters escaped. File names and text from files can contain line breaks,
+    control characters and invalid UTF-8."""
     if message.isprintable():
         return message
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in message)
 
 
 class TemplateError(Exception):
-    """A chat template does not compile, or rejects the messages. `str()` is one line."""
+    """A chat template does not compile, exceeds its limits, or refuses the messages. `str()` is one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split())[:500])
 
 
 class UnknownModel(Exception):
-    """No model has this name. `str()` lists the names that exist."""
+    """No model has the requested name. `str()` lists the names that exist."""

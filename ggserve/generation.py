@@ -1,4 +1,5 @@
-"""The vocabulary of generation that all layers share: sampling parameters and deltas. Computes nothing."""
+"""The vocabulary of generation that all layers share: sampling parameters in, deltas out. Contains no inference
+code."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,25 +21,29 @@ Feature = Literal["generation", "embeddings", "rerank", "images", "scores"]
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """The structure that an answer must follow: a JSON schema (`text`), a regular expression that it matches as a
-    whole, one of several texts (`text` is a JSON list of them), a grammar (llguidance's dialect of Lark, or GBNF), or
-    `rules` made by ggserve."""
+    """A constraint on an answer (structured output).
+
+    `kind` says how to read it: a JSON schema (`text` is the schema), a regular expression that must match the whole
+    answer, a choice of texts (`text` is a JSON list), a grammar (llguidance's dialect of Lark, or GBNF), or rules that
+    ggserve builds itself (`rules`).
+    """
 
     kind: GrammarKind
     text: str
-    source: str | None = field(default=None, compare=False)  # the request's field that asks for it
-    rules: Any = None  # of `ggserve.grammar.rules`, in place of a text
+    source: str | None = field(default=None, compare=False)  # the request field that it comes from
+    rules: Any = None  # from `ggserve.grammar.rules`, instead of a text
 
 
 def schema_grammar(schema: Mapping[str, Any], source: str | None = None) -> Grammar:
-    """Return the grammar of a request's JSON schema. Raises InvalidRequest if the schema cannot be written as JSON."""
+    """Return the grammar for a JSON schema from a request field. Raises InvalidRequest if the schema cannot be written
+    as JSON."""
     try:
         return Grammar("json_schema", orjson.dumps(schema).decode(), source)
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"No answer can be held to the JSON schema: {error}", source) from error
+        raise InvalidRequest(f"The JSON schema cannot be used: {error}", source) from error
 
 
-# Parameters whose defaults a model's file, `models.toml` or the server's settings can change.
+# The parameters whose defaults can come from the model file, `models.toml` or the server's settings.
 SAMPLING_DEFAULTS = (
     "temperature",
     "top_k",
@@ -48,8 +53,8 @@ SAMPLING_DEFAULTS = (
     "presence_penalty",
     "frequency_penalty",
 )
-# The order of samplers: vLLM's, in which top_p and min_p see the distribution at the temperature. llama.cpp's order
-# puts the temperature last.
+# The default order of samplers is vLLM's: top_p and min_p apply after the temperature. llama.cpp's own default applies
+# the temperature last.
 SAMPLERS: tuple[SamplerName, ...] = (
     "penalties",
     "dry",
@@ -77,19 +82,19 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """The number of answers, and the sampling of their tokens; the same for all engines.
+    """Sampling parameters, and the number of answers. Every parameter means the same on all engines.
 
-    `logit_bias` and tokens that must not occur are applied first, then `samplers` in their order; Mirostat replaces all
-    of them but the temperature. Each sampler is llama.cpp's of that name. `repetition_penalty` divides or multiplies
-    the logits of every token in prompt and answer (Keskar et al. 2019, arXiv:1909.05858); `presence_penalty` and
-    `frequency_penalty` count the tokens sampled so far (OpenAI's definition). With `repeat_last_n` all three count the
-    last tokens of prompt and answer (llama.cpp's definition).
+    `logit_bias` and banned tokens are applied first, then `samplers` in order. Mirostat replaces all samplers except
+    the temperature. Each sampler is llama.cpp's sampler of that name. `repetition_penalty` divides or multiplies the
+    logits of every token in the prompt and the answer (Keskar et al. 2019, arXiv:1909.05858). `presence_penalty` and
+    `frequency_penalty` count the tokens sampled so far (OpenAI's definition). If `repeat_last_n` is set, all three
+    penalties count the last tokens of prompt and answer (llama.cpp's definition).
     """
 
     max_tokens: int | None = None  # None: up to the end of the context
-    min_tokens: int = 0  # before this many tokens, no end token may occur, and stop strings are ignored
+    min_tokens: int = 0  # before this many, end tokens are masked and stop strings are ignored
     temperature: float = 0.8  # 0: greedy
-    dynatemp_range: float = 0.0  # the temperature's range around its value, by entropy; 0: off
+    dynatemp_range: float = 0.0  # the temperature varies with the entropy by up to this much; 0: off
     dynatemp_exponent: float = 1.0
     top_k: int = 40  # 0: off
     top_p: float = 0.95  # 1: off
@@ -98,15 +103,15 @@ class SamplingParams:
     top_n_sigma: float = 0.0  # 0: off
     xtc_probability: float = 0.0  # 0: off
     xtc_threshold: float = 0.1  # above 0.5: off
-    min_keep: int = 0  # minimum of tokens that top_p, min_p, typical_p and XTC keep
+    min_keep: int = 0  # least number of tokens that top_p, min_p, typical_p and XTC keep
     repetition_penalty: float = 1.0  # 1: off
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    repeat_last_n: int | None = None  # number of tokens that the penalties count; -1: all, 0: off
+    repeat_last_n: int | None = None  # number of last tokens that the penalties count; -1: all, 0: penalties off
     dry_multiplier: float = 0.0  # 0: off
     dry_base: float = 1.75  # below 1: off
     dry_allowed_length: int = 2  # tokens
-    dry_penalty_last_n: int = -1  # number of tokens; -1: all, 0: off
+    dry_penalty_last_n: int = -1  # tokens; -1: all, 0: off
     dry_sequence_breakers: tuple[str, ...] = DRY_BREAKERS
     mirostat: Literal[0, 1, 2] = 0  # 0: off
     mirostat_tau: float = 5.0  # bits
@@ -114,52 +119,46 @@ class SamplingParams:
     samplers: tuple[SamplerName, ...] = SAMPLERS
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     text_bias: Mapping[str, float] = field(default_factory=dict)  # like `logit_bias`, for each token of a text
-    allowed_token_ids: frozenset[int] | None = None  # no other token may occur
-    seed: int | None = None  # None: a random one
+    allowed_token_ids: frozenset[int] | None = None  # all other tokens are masked
+    seed: int | None = None  # None: random
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()  # each ends the answer
-    # include the stop string, or the token of `stop_token_ids`, that ended the answer in its text
-    include_stop: bool = False
-    banned_strings: tuple[str, ...] = ()  # texts that the answer must not contain, in any case
+    include_stop: bool = False  # the text includes the stop string or stop token that ended it
+    banned_strings: tuple[str, ...] = ()  # texts that the answer must not contain, case-insensitive
     bad_words: tuple[str, ...] = ()  # the same, case-sensitive
-    skip_special: bool = True  # leave control tokens out of the text
+    skip_special: bool = True  # control tokens are left out of the text
     ignore_eos: bool = False
-    grammar: Grammar | None = None  # the structure that the answer must follow
-    # thinking budget of a chat in tokens, after which the thought is closed; None: no limit
-    thinking_budget: int | None = None
-    continues: bool = False  # the prompt ends with the beginning of this answer, which waits for no other request
-    cache_prompt: bool = True  # reuse what is already evaluated of the prompt: fast, but it rounds differently
-    truncate_prompt: int | None = None  # keep only this many of the prompt's last tokens
-    confidence: ConfidenceField | None = (
-        None  # report how sure the model was: of a choice, or of each value of a JSON schema's answer
-    )
-    n: int = 1  # number of answers to the prompt, which is evaluated once; answer i is sampled with `seed` + i
-    # number of likeliest tokens to report with each token and its log-probability; None: no log-probabilities
-    logprobs: int | None = None
-    sampled_probabilities: bool = False  # report `logprobs` after all samplers
+    grammar: Grammar | None = None  # structured output
+    thinking_budget: int | None = None  # maximum tokens of reasoning in a chat; None: no limit
+    continues: bool = False  # the prompt ends with the beginning of this answer, which skips the queue
+    cache_prompt: bool = True  # reuse the KV cache of a shared prefix; faster, but it changes rounding
+    truncate_prompt: int | None = None  # number of last prompt tokens to keep
+    confidence: ConfidenceField | None = None  # return the confidence in a choice, or in each value of a schema's JSON
+    n: int = 1  # answers to the prompt, which is evaluated once; answer i is sampled with `seed` + i
+    logprobs: int | None = None  # return log-probabilities, with this many most likely tokens; None: off
+    sampled_probabilities: bool = False  # `logprobs` describe the distribution after all samplers
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
-    given: frozenset[str] | None = None  # fields that the request sets; None: all of them
+    given: frozenset[str] | None = None  # the fields that the request sets; None: all of them
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "SamplingParams":
-        """Return the parameters of a request that sets those that are not None; the model's defaults apply to the
-        others."""
+        """Return the parameters of a request. Fields that are None are not set and get the model's defaults."""
         some = {name: value for name, value in given.items() if value is not None}
         return cls(**some, given=frozenset(some))
 
     def over(self, defaults: Mapping[str, Any]) -> "SamplingParams":
-        """Return the parameters with a model's defaults for what the request does not set."""
+        """Return these parameters with a model's defaults for the fields that the request leaves out."""
         if self.given is None:
             return self
         return replace(self, **{name: value for name, value in defaults.items() if name not in self.given})
 
     def kept(self, prompt: Sequence[int]) -> Sequence[int]:
-        """Return the prompt without what `truncate_prompt` cuts off."""
+        """Return the part of the prompt that `truncate_prompt` keeps."""
         return prompt if self.truncate_prompt is None else prompt[max(0, len(prompt) - self.truncate_prompt) :]
 
     @property
     def named_tokens(self) -> tuple[tuple[str, Iterable[int]], ...]:
-        """Return the token ids that the parameters name, by field."""
+        """The token ids in each field that names tokens."""
         return (
             ("logit_bias", self.logit_bias),
             ("stop_token_ids", self.stop_token_ids),
@@ -168,34 +167,34 @@ class SamplingParams:
 
     @property
     def bans(self) -> str | None:
-        """Return the name of the field that bans texts, or None."""
+        """The field that bans texts, or None."""
         return "banned_strings" if self.banned_strings else "bad_words" if self.bad_words else None
 
     @property
     def watches_tokens(self) -> bool:
-        """Return whether each token must be examined as it arrives."""
+        """True if each token must be inspected as it is sampled."""
         return bool(self.bans or self.stop_token_ids or self.min_tokens)
 
     def check(self) -> None:
-        """Raise InvalidRequest if the parameters contradict each other."""
+        """Check that the parameters can be combined. Raises InvalidRequest."""
         if self.bans and self.grammar is not None:
             message = f"{self.bans} cannot be combined with structured output or tools: leave one of them out."
             raise InvalidRequest(message, self.bans)
 
     @property
-    def repeats_cost(self) -> bool:
-        """Return whether DRY has an effect."""
+    def uses_dry(self) -> bool:
+        """True if DRY has an effect."""
         return self.dry_multiplier != 0 and self.dry_base >= 1 and self.dry_penalty_last_n != 0
 
     @property
     def active_samplers(self) -> tuple[SamplerName, ...]:
-        """Return the samplers that have an effect, in their order."""
+        """The samplers that have an effect, in order."""
         if self.mirostat:
             return ("temperature",)
         penalizes = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
         active: dict[SamplerName, bool] = {
             "penalties": penalizes and self.repeat_last_n != 0,
-            "dry": self.repeats_cost,
+            "dry": self.uses_dry,
             "top_n_sigma": self.top_n_sigma > 0,
             "top_k": self.top_k > 0,
             "typ_p": self.typical_p < 1,
@@ -209,7 +208,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class MediaPrompt:
-    """A prompt with images: its text, with the engine's marker for each image, and the images in base64."""
+    """A prompt with images: its text, with the engine's marker in place of each image, and the images in base64."""
 
     text: str
     images: tuple[str, ...]
@@ -217,22 +216,22 @@ class MediaPrompt:
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token and its probability according to the model: before temperature, penalties, bias and grammar."""
+    """A token and the probability that the model gave it, before temperature, penalties, bias and grammar."""
 
     id: int
-    bytes: bytes  # the bytes that it adds to the text; for a control token, which adds none, its spelling in the file
-    logprob: float | None  # natural logarithm; None: nothing comes before it
-    top: tuple["ScoredToken", ...] = ()  # the likeliest tokens in its place, as many as requested, the likeliest first
+    bytes: bytes  # its text; for a control token, which adds no text, its spelling in the model file
+    logprob: float | None  # natural logarithm; None for the first token of a prompt
+    top: tuple["ScoredToken", ...] = ()  # the most likely tokens in its place, in descending order
     control: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A quotation and its place in the document."""
+    """A quotation and its position in a document."""
 
-    document: int  # the document's index
-    title: str | None  # the document's title
-    start: int  # in characters of the document
+    document: int  # index
+    title: str | None  # of the document
+    start: int  # character offset in the document
     end: int
     text: str
 
@@ -246,33 +245,33 @@ class Delta:
     cached_tokens: int  # prompt tokens that were already in the KV cache
     completion_tokens: int
     finish_reason: FinishReason | None = None  # set on the answer's last delta
-    reasoning: str = ""  # the model's thought, if the engine separates it
+    reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
-    stop_sequence: str | None = None  # on the last delta: the stop string that ended the answer
-    stop_token: int | None = None  # on the last delta: the token of `stop_token_ids` that ended the answer
-    index: int = 0  # the answer that this piece belongs to, of the `SamplingParams.n` answers
-    tokens: tuple[ScoredToken, ...] = ()  # the tokens that begin in this piece, and a token that ends the answer
-    accepted_tokens: int = 0  # speculative decoding: the accepted tokens, which are part of the answer
-    rejected_tokens: int = 0  # and the rejected ones
+    stop_sequence: str | None = None  # on the last delta: the item of `SamplingParams.stop` that ended the answer
+    stop_token: int | None = None  # on the last delta: the item of `stop_token_ids` that ended it
+    index: int = 0  # of the answer, below `SamplingParams.n`
+    tokens: tuple[ScoredToken, ...] = ()  # those that begin in this piece, and the token that ends the answer
+    accepted_tokens: int = 0  # draft tokens of speculative decoding that became part of the answer
+    rejected_tokens: int = 0  # draft tokens that did not
     quotation: int | None = None  # number of the quotation that the text belongs to, in an answer with citations
-    citation: Citation | None = None  # on the quotation's last delta, which has no text
-    prompt: tuple[ScoredToken, ...] = ()  # on the first delta of all, if `prompt_logprobs` asks for it
-    confidence: Mapping[str, Any] | None = None  # on an answer's last delta, on request: further fields of the response
-    prompt_ids: tuple[int, ...] = ()  # on the first delta of all, if the engine received token ids
+    citation: Citation | None = None  # on a quotation's last delta, which has no text
+    prompt: tuple[ScoredToken, ...] = ()  # on the request's first delta, if `prompt_logprobs` is set
+    confidence: Mapping[str, Any] | None = None  # on an answer's last delta, if requested: fields of the response
+    prompt_ids: tuple[int, ...] = ()  # on the request's first delta, if the engine received token ids
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """The log-probabilities of given continuations of a prompt, before temperature, penalties, bias and grammar."""
 
-    logprobs: tuple[tuple[float, ...], ...]  # by continuation: the log-probability of each token given those before it
+    logprobs: tuple[tuple[float, ...], ...]  # for each continuation, one per token
     prompt_tokens: int
     cached_tokens: int  # prompt tokens that were already in the KV cache
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The meaning of a text as a vector of length 1."""
+    """The embedding of a text, a vector of length 1."""
 
     vector: NDArray[np.float32]  # [embedding length]
     prompt_tokens: int
@@ -282,34 +281,34 @@ class Embedding:
 class Ranking:
     """The relevance of documents to a query."""
 
-    scores: tuple[float, ...]  # by document; the model's own scores, higher is better
+    scores: tuple[float, ...]  # for each document, on the model's own scale; higher is better
     prompt_tokens: int
 
 
 class Occupancy(Protocol):
     """The load of an engine."""
 
-    capacity: int  # requests that may be in slots and in the queue
+    capacity: int  # number of requests that fit into slots and queue
 
     @property
     def idle(self) -> int:
-        """The number of slots without a request."""
+        """The number of free slots."""
         ...
 
     @property
     def queued(self) -> int:
-        """The number of requests that wait for a slot."""
+        """The number of requests waiting for a slot."""
         ...
 
     @property
     def full(self) -> bool:
-        """Return whether a new request would be turned away."""
+        """True if the next request would be turned away."""
         ...
 
 
 @dataclass(frozen=True)
 class File:
-    """Another file, for the model to refer to."""
+    """Another file that gives the model context for infill."""
 
     name: str
     text: str

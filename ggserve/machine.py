@@ -1,4 +1,4 @@
-"""The part of the machine that this process may use: cores and memory."""
+"""The hardware that this process may use: CPU cores, memory, and whether a GPU can be present."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ import psutil
 
 try:
     import resource
-except ImportError:  # Windows has no such limits
+except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -24,25 +24,26 @@ _GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dri/renderD128", "dxg")  # in /dev
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The engine and hardware that a model runs on."""
+    """The hardware that a model runs on."""
 
-    build: str  # the engine with its version
-    devices: tuple[str, ...] = ()  # the GPUs that it uses, one line each
-    layers: str | None = None  # the part of the model that is on the GPUs
-    fallback: str | None = None  # the reason why less of it is on the GPUs than should be
+    build: str  # the engine and its version
+    devices: tuple[str, ...] = ()  # the GPUs in use, one line each
+    layers: str | None = None  # the layers on the GPUs
+    fallback: str | None = None  # why fewer layers than requested are on the GPUs
 
 
 def may_have_gpu() -> bool:
-    """Return whether this machine has a GPU's device node: a cheap test before GPU libraries are loaded."""
+    """Return whether this machine can have a GPU. Looks for device nodes only, which is cheaper than loading a GPU
+    library."""
     return sys.platform != "linux" or any(Path("/dev", name).exists() for name in _GPU_NODES)
 
 
 def usable_cores() -> int:
-    """Return the number of physical cores that this process may use: only the fast ones of two kinds, and no more than
-    the CPU limit of its container or service.
+    """Return the number of physical CPU cores that this process may use, limited by affinity and by the CPU quota of
+    its container or service.
 
-    ggml's threads share each matrix evenly and wait for the slowest thread, which is one that shares a core or has a
-    slow one.
+    On hybrid processors only performance cores count. ggml's threads get equal shares of each matrix and wait for the
+    slowest one, so a thread on an efficiency core or on a shared core slows all of them.
     """
     shares = []
     for folder in _group_folders("cpu"):
@@ -55,8 +56,8 @@ def usable_cores() -> int:
 
 
 def usable_memory() -> int:
-    """Return the memory in bytes that this process may use: the machine's, or the limit of its container, service or
-    `ulimit -v`."""
+    """Return the memory that this process may use, in bytes: the machine's memory, or the limit of its container,
+    service or `ulimit -v`."""
     files = (folder / name for folder in _group_folders("memory") for name in ("memory.max", "memory.limit_in_bytes"))
     limits = [int(text) for text in map(_text, files) if text.isdigit()]
     if resource is not None and (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
@@ -65,19 +66,19 @@ def usable_memory() -> int:
 
 
 def free_memory() -> int:
-    """Return the free memory in bytes, no more than this process may use."""
+    """Return the free memory in bytes, at most `usable_memory()`."""
     return min(psutil.virtual_memory().available, usable_memory())
 
 
 def memory_for_models() -> int:
-    """Return the usable memory in bytes, less a reserve of an eighth, at least 1 GiB and at most half, for everything
-    else."""
+    """Return the memory that models may use, in bytes: the usable memory less one eighth (at least 1 GiB, at most half)
+    for everything else."""
     usable = usable_memory()
     return usable - min(max(usable // 8, 1 << 30), usable // 2)
 
 
 def give_back_memory() -> None:
-    """Return memory that was freed while loading to the system, if the C library (glibc) would keep it."""
+    """Return memory that was freed while loading to the system. glibc would keep it."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
@@ -85,21 +86,20 @@ def give_back_memory() -> None:
 def _physical_cores() -> int:
     if sys.platform == "darwin":
         with suppress(OSError, ValueError, subprocess.SubprocessError):
-            command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]  # the fast one of Apple's two kinds
+            command = ["sysctl", "-n", "hw.perflevel0.physicalcpu"]  # Apple's performance cores
             return int(subprocess.check_output(command, stderr=subprocess.DEVNULL))
     if sys.platform != "linux":
         return psutil.cpu_count(logical=False) or os.cpu_count() or 1
     cpus = os.sched_getaffinity(0)
-    # on processors with two kinds of cores; "cpu_atom" has the others
-    fast = cpus & _numbers(_text(_DEVICES / "cpu_core/cpus"))
+    fast = cpus & _numbers(_text(_DEVICES / "cpu_core/cpus"))  # of hybrid Intel processors; "cpu_atom" has the others
     siblings = (_text(_DEVICES / f"system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in fast or cpus)
     known = [each for each in siblings if each]
     return len(set(known)) or len(cpus)
 
 
 def _group_folders(controller: str) -> Iterator[Path]:
-    """Return the folders of this process's control group and those above it, for cgroup v2 or a controller of v1. A
-    container sees its own group as the root."""
+    """Yield the folders of this process's control group and its ancestors, for cgroup v2 and for a cgroup v1
+    controller. A container sees its own group as the root."""
     for line in _text(_OWN_GROUP).splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -110,7 +110,7 @@ def _group_folders(controller: str) -> Iterator[Path]:
 
 
 def _numbers(ranges: str) -> set[int]:
-    """Return the numbers of a list as Linux writes it: "0-3,8"."""
+    """Return the numbers in a Linux CPU list such as "0-3,8"."""
     ends = [part.partition("-") for part in ranges.split(",") if part]
     return {number for first, _, last in ends for number in range(int(first), int(last or first) + 1)}
 

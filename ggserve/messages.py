@@ -1,25 +1,25 @@
-"""The vocabulary of chats that all layers share: tools and their calls."""
+"""The vocabulary of chats that all layers share: tools, tool calls and documents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Variables of a chat template that `render` sets.
+# The chat template variables that `render` sets.
 SET_VARIABLES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token"))
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The functions that the answer of a chat may call."""
+    """The functions that a chat's answer may call."""
 
     functions: tuple[Mapping[str, Any], ...]  # OpenAI's tool objects
-    required: bool = False  # the answer must call a function
-    parallel: bool = True  # the answer may call several functions
+    required: bool = False  # the answer must call at least one
+    parallel: bool = True  # the answer may call several
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of a tool call: `id` and `name` come once, `arguments` is JSON text in pieces."""
+    """A piece of a tool call. `id` and `name` are set once; `arguments` is JSON text in pieces."""
 
     index: int
     arguments: str = ""
@@ -29,7 +29,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The documents that an answer may quote."""
+    """A document that an answer can quote."""
 
     text: str
     title: str | None = None
@@ -40,8 +40,8 @@ LEAST_QUOTED = 8  # characters of a quotation
 
 
 def documents_problem(documents: Sequence[Document]) -> str | None:
-    """Return the reason why no answer can quote these documents, as the end of a sentence; None if one can."""
+    """Return why these documents cannot be quoted, as the end of a sentence, or None if they can."""
     if not any(len(document.text) >= LEAST_QUOTED for document in documents):
-        return f"must hold a document of at least {LEAST_QUOTED} characters"
+        return f"must contain a document of at least {LEAST_QUOTED} characters"
     size = sum(len(document.text.encode()) for document in documents)
-    return f"have {size} bytes together, and {MOST_QUOTED} are the most" if size > MOST_QUOTED else None
+    return f"have {size} bytes in total; the limit is {MOST_QUOTED}" if size > MOST_QUOTED else None

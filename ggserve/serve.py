@@ -5,11 +5,14 @@ from typing import NoReturn
 
 
 def serve(arguments: list[str], model_path: str | Path = "") -> None:
-    """Serve with the settings of the command line, the environment and `.env`, or `model_path` if they name no model.
-    If a supervisor is possible this never returns: the process ends with the server."""
+    """Run the server with settings from the command line, the environment and `.env`. `model_path` is served if they
+    name no model.
+
+    With a supervisor, this function does not return: the process ends with the server.
+    """
     from ggserve.server.supervisor import supervise
 
-    worker = supervise()  # before all other imports, so that the supervisor does without them
+    worker = supervise()  # before all other imports, so that the supervisor stays small
 
     import os
     import socket
@@ -53,10 +56,10 @@ def serve(arguments: list[str], model_path: str | Path = "") -> None:
     try:
         sockets = worker.sockets if worker and worker.sockets else listen(settings.host, settings.port)
     except OSError as error:
-        # asyncio and socket add their own words to a system error.
+        # asyncio and socket add their own text to strerror.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        foreign = " (conda sets HOST to a platform: use --host)" if isinstance(error, socket.gaierror) else ""
-        _fail(f"HOST={settings.host}, PORT={settings.port}: cannot listen there: {reason}{foreign}")
+        hint = " (conda sets HOST to a platform name: use --host)" if isinstance(error, socket.gaierror) else ""
+        _fail(f"HOST={settings.host}, PORT={settings.port}: cannot listen on this address: {reason}{hint}")
     if worker:
         worker.listens(sockets)
     settings.port = sockets[0].getsockname()[1]

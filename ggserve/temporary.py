@@ -1,16 +1,16 @@
-"""Temporary folders, named after their process, so that those of a killed process can be found and removed."""
+"""Temporary folders named after their process, so that the folders of a killed process can be found and removed."""
 
 import os
 
 
 def prefix(pid: int | None = None) -> str:
-    """Return the prefix of a process's folder names; of this process by default."""
+    """Return the prefix of the folder names of a process, by default this one."""
     return f"ggserve-{os.getpid() if pid is None else pid}-"
 
 
 def remove_folders(pid: int) -> None:
-    """Remove the folders of processes that have ended."""
-    import glob  # rarely needed, and by a process that imports next to nothing
+    """Remove the folders that a dead process left behind."""
+    import glob  # rarely needed, and the supervisor imports as little as possible
     import shutil
     import tempfile
 

@@ -1,4 +1,4 @@
-"""Collects answers, for tests that speak to the model without HTTP."""
+"""Collects answers, for tests that use the model without HTTP."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -7,7 +7,7 @@ from ggserve.generation import Delta
 
 
 async def collect(deltas: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:
-    """The whole text, and the last delta."""
+    """Return the whole text, and the last delta."""
     text = ""
     async for delta in deltas:
         text += delta.text

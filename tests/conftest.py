@@ -27,7 +27,7 @@ if (
 
 ROOT = Path(__file__).parent.parent
 FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family
-# ggml's threads spin: on a busy machine two of them can be slower than one by far.
+# ggml's threads spin: on a busy machine two of them can be much slower than one.
 TEST_SETTINGS = {"THREADS": "1"}
 SLOTS = 4
 
@@ -59,7 +59,7 @@ class Server:
     log_dir: Path
 
     def log(self, name: str = "main.log") -> str:
-        """The text of a log file; `console` is what the server printed."""
+        """Return the text of a log file; `console` is the server's output."""
         return (self.log_dir / name).read_text()
 
 
@@ -67,7 +67,7 @@ class Server:
 def serve(
     log_dir: Path, *arguments: str, command: tuple[str, ...] = ("main.py",), port: int = 0, **environment: str
 ) -> Iterator[Server]:
-    """Starts `python main.py` (or `python -m ...`), on a free port if none is given, waits until ready, and ends it."""
+    """Start `python main.py` (or `python -m ...`), on a free port by default, wait until it is ready, and end it."""
     port = port or free_port()
     log_dir.mkdir(parents=True, exist_ok=True)
     with (log_dir / "console").open("wb") as console:
@@ -112,8 +112,8 @@ def common_server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) 
 
 @pytest.fixture(scope="module")
 def server(common_server: Server) -> Server:
-    """The common server, whose slots hold nothing of what other modules asked: a held prompt rounds otherwise."""
-    for _ in range(SLOTS):  # each takes the slot that was used the longest ago
+    """The common server, whose slots hold nothing from other modules: a cached prompt rounds differently."""
+    for _ in range(SLOTS):  # each request takes the least recently used slot
         body = {"prompt": "x", "max_tokens": 0, "cache_prompt": False}
         httpx.post(f"{common_server.url}/v1/completions", json=body).raise_for_status()
     return common_server
@@ -121,7 +121,7 @@ def server(common_server: Server) -> Server:
 
 @pytest.fixture(scope="session")
 def original_path() -> Path:
-    """The default model's file as its package brings it, which only llama.cpp runs."""
+    """The default model's file from its package, which only llama.cpp runs."""
     path = packaged_model()
     assert path is not None, "the default model's package is not installed: use `make test`"
     return path
@@ -171,7 +171,7 @@ def smollm2(smollm2_file: GGUFFile) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def vocabulary_file():
-    """Reads one of the vocabularies in shared/vocab, once."""
+    """Read one of the vocabularies in shared/vocab, once."""
     read: dict[str, GGUFFile] = {}
 
     def of_name(name: str) -> GGUFFile:
@@ -187,7 +187,7 @@ def vocabulary_file():
 
 @pytest.fixture(scope="session")
 def vocabulary(vocabulary_file):
-    """The tokenizer of one of the vocabularies in shared/vocab, built once."""
+    """Return the tokenizer of one of the vocabularies in shared/vocab, built once."""
     built: dict[str, Tokenizer] = {}
 
     def of_name(name: str) -> Tokenizer:

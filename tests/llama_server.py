@@ -33,6 +33,8 @@ HELP = """\
 --spec-ngram-mod-n-min N                fewest tokens
 --spec-ngram-mod-n-max N                most tokens
 -cram, --cache-ram N                    set the maximum cache size in MiB
+--slot-save-path PATH                   path to save slot kv cache
+--swa-full                              use full-size SWA cache
 --pooling {none,mean,cls,last,rank}     pooling type for embeddings
 -np,   --parallel N                     number of server slots
 -mm,   --mmproj FILE                    path to a multimodal projector file
@@ -83,7 +85,7 @@ def options(arguments: list[str]) -> dict[str, str]:
     for flag in left:
         if flag not in HELP:
             sys.exit(f"error: invalid argument: {flag}")
-        switch = flag in ("--embeddings", "--embedding", "--reranking", "--check-tensors")
+        switch = flag in ("--embeddings", "--embedding", "--reranking", "--check-tensors", "--swa-full")
         found[flag] = "" if switch else next(left)
     return found
 
@@ -108,6 +110,8 @@ def serve(given: dict[str, str]) -> None:
         path, _, scale = adapter.rpartition(":")
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale))]
     params.cache_ram_mib = int(given["--cache-ram"])
+    params.slot_save_path = f"{given['--slot-save-path']}/" if "--slot-save-path" in given else ""
+    params.swa_full = "--swa-full" in given
     for side in "kv":
         kind = given.get(f"--cache-type-{side}", "f16").upper()
         setattr(params, f"cache_type_{side}", getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kind}"))

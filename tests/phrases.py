@@ -37,8 +37,8 @@ def findings(text: str) -> list[tuple[int, str, str]]:
     """Return the line, the phrase and what to write instead, for each phrase in a text."""
     found = []
     for phrase, instead in PHRASES.items():
-        pattern = phrase.replace(" ", r"\s+(?:# )?")  # a phrase may go on in the next line
-        matches = re.finditer(rf"(?<!\w)(?:{pattern})\b", text, re.IGNORECASE)
+        pattern = phrase.replace(" ", r"\s+(?:# )?")  # a phrase may continue on the next line
+        matches = re.finditer(rf"(?:(?<!\w)|(?=\W))(?:{pattern})\b", text, re.IGNORECASE)
         found += [(text.count("\n", 0, match.start()) + 1, " ".join(match[0].split()), instead) for match in matches]
     return found
 

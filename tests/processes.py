@@ -1,4 +1,4 @@
-"""What the processes that tests start need."""
+"""Helpers for the processes that tests start."""
 
 import os
 import re
@@ -8,13 +8,13 @@ from ggserve.settings import Settings
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without this project's own settings."""
+    """Return the environment without this project's own settings."""
     own = re.compile("|".join(f"{name}$" for name in Settings.model_fields), re.IGNORECASE)
     return {name: value for name, value in os.environ.items() if not own.match(name)}
 
 
 def free_port() -> int:
-    """A port that nothing listens on at the moment."""
+    """Return a port that nothing listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

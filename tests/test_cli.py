@@ -37,7 +37,7 @@ def test_a_module_is_the_command() -> None:
 def test_a_word_that_is_neither_a_command_nor_a_file_is_one_line() -> None:
     result = run("-m", "ggserve", "instpect")
     assert result.returncode == 2
-    assert result.stderr == "ggserve: instpect is neither a command nor a file; `ggserve --help` lists commands\n"
+    assert result.stderr == "ggserve: instpect is not a command or a file: see `ggserve --help`\n"
 
 
 @pytest.mark.parametrize("command", [(), ("serve",)])

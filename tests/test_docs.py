@@ -1,4 +1,4 @@
-"""What the documents say of the project's surface is true: links, settings, metrics, bodies, the version."""
+"""The documentation agrees with the code: links, anchors, settings, metrics, bodies, units, the version."""
 
 import json
 import re
@@ -88,7 +88,9 @@ def test_the_dashboard_asks_for_metrics_that_exist():
 
 def test_one_version():
     assert create_app().version == VERSION
-    assert f"## {VERSION}\n" in (ROOT / "CHANGELOG.md").read_text()
+    releases = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases.count(VERSION) == 1
+    assert releases[0] == VERSION
     assert VERSION not in (ROOT / "pyproject.toml").read_text()
 
 
@@ -100,6 +102,14 @@ def test_the_settings_page_is_what_the_code_says():
 def test_the_fields_page_is_what_the_code_says():
     made = runpy.run_path(str(ROOT / "docs/make_api.py"))
     assert made["PAGE"].read_text() == made["page"](), "run `python docs/make_api.py`"
+
+
+def test_the_architecture_page_lists_every_module():
+    made = runpy.run_path(str(ROOT / "docs/make_architecture.py"))
+    listed, expected = (
+        re.findall(r"^- `(\w+\.py)`", text, re.MULTILINE) for text in (made["PAGE"].read_text(), made["page"]())
+    )
+    assert listed == expected, "run `python docs/make_architecture.py`"
 
 
 def test_the_table_of_fields_has_every_field_of_the_schemas():

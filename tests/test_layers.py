@@ -1,4 +1,4 @@
-"""The layers of docs/architecture.md hold, and the linter that says so can fail."""
+"""The layers of docs/architecture.md hold, and the linter that checks them can fail."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Settings as people write them: homes, capitals, other encodings, values of other programs."""
+"""Settings as people write them: home folders, capital letters, other encodings, variables of other programs."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_a_byte_order_mark_is_no_part_of_env(encoding: str) -> None:
 
 def test_an_env_file_in_another_encoding_is_named() -> None:
     Path(".env").write_text("CONTEXT_LENGTH=77\n", encoding="utf-16")
-    with pytest.raises(SettingsError, match=r"\.env is not in UTF-8"):
+    with pytest.raises(SettingsError, match=r"\.env is not UTF-8"):
         load_settings()
 
 
@@ -63,7 +63,7 @@ def test_keys_of_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     keys = read_keys(None, file)
     assert all(keys.accept(Headers({"x-api-key": key})) for key in ("one", "two", "one "))
     file.write_text("one\n", encoding="utf-16")
-    with pytest.raises(ValueError, match=r"API_KEY_FILE=.*keys is not in UTF-8"):
+    with pytest.raises(ValueError, match=r"API_KEY_FILE=.*keys is not UTF-8"):
         read_keys(None, file)
     with pytest.raises(ValueError, match="API_KEY_FILE=nowhere cannot be read"):
         read_keys(None, Path("nowhere"))

@@ -1,6 +1,7 @@
 """Builds the wheel, installs it in a fresh environment outside the checkout, and asks it for an answer.
 
-`python -m tests.wheel`; a command of its own, since it installs all dependencies anew."""
+`python -m tests.wheel` is a command of its own, because it installs all dependencies.
+"""
 
 import json
 import subprocess
@@ -20,7 +21,7 @@ SECONDS = 120.0  # until the server must be ready
 
 
 def main() -> None:
-    """Ends with an error where anything is wrong."""
+    """Exit with an error if anything is wrong."""
     model = packaged_model()
     assert model is not None, "the default model's package is not installed: use `make test-wheel`"
     with tempfile.TemporaryDirectory() as name:

@@ -1,1 +1,1 @@
-"""HTTP and nothing else: what all dialects share, and a folder for each. Asks `model`, knows no engine."""
+"""The HTTP layer: the code that all dialects share, and a folder for each dialect. Calls `model`; knows no engine."""

@@ -1,4 +1,4 @@
-"""Turns requests away before they cost anything when there is no room for them."""
+"""Admission control: rejects requests early if there is no room for them."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,28 +14,28 @@ from ggserve.generation import Occupancy
 
 
 class Admission:
-    """Counts the requests that were read and have no answer yet: those on their way to the queue count too, or hundreds
-    that come at the same moment would all pass."""
+    """Counts the requests that have been read but not answered. Requests on their way to the queue count too; otherwise
+    hundreds that arrive together would all pass."""
 
     def __init__(self) -> None:
         self.unanswered = 0
 
     def refusal(self, occupancy: Occupancy) -> QueueFull | None:
-        """The error for a request that comes now; None where there is room for it."""
+        """Return the error for the next request, or None if there is room for it."""
         if occupancy.full or self.unanswered >= occupancy.capacity:
             return QueueFull(max(occupancy.queued, self.unanswered))
         return None
 
 
 class GeneratingRoute(JSONRoute):
-    """The route class of endpoints that make the model compute. Answers 429 without reading the body when there is no
-    room: in a rush, reading it is what would take the time."""
+    """The route class of endpoints that run the model. Returns a 429 without reading the body if there is no room,
+    because reading bodies takes most of the time in a rush."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
         admission = state.admission
         refusal: Exception | None = None if state.models.started else model_loading()
-        if (model := state.models.only) is not None:  # of several models, each engine turns away its own
+        if (model := state.models.only) is not None:  # with several models, each engine rejects its own
             refusal = admission.refusal(model.occupancy)
         if refusal:
             await error_response(refusal, scope)(scope, receive, send)
@@ -64,7 +64,7 @@ class GeneratingRoute(JSONRoute):
 
 
 def all_routes(routers: Iterable[APIRouter]) -> Iterator[BaseRoute]:
-    """The routes of routers, also of those within routers."""
+    """Yield the routes of routers, including nested ones."""
     for route in (route for router in routers for route in router.routes):
         if (inner := getattr(route, "original_router", None)) is not None:
             yield from all_routes([inner])
@@ -73,5 +73,5 @@ def all_routes(routers: Iterable[APIRouter]) -> Iterator[BaseRoute]:
 
 
 def generating_paths(routers: Iterable[APIRouter]) -> frozenset[str]:
-    """The paths whose routes make the model compute."""
+    """Return the paths whose routes run the model."""
     return frozenset(route.path for route in all_routes(routers) if isinstance(route, GeneratingRoute))

@@ -1,4 +1,4 @@
-"""One answer, put together from its deltas: thoughts, texts and tool calls as blocks that follow one another."""
+"""One answer, assembled from its deltas into a sequence of blocks: reasoning, text and tool calls."""
 
 import time
 from collections.abc import Iterator
@@ -15,24 +15,24 @@ Kind = Literal["reasoning", "text", "call"]
 
 @dataclass
 class Block:
-    """A stretch of an answer that is all of one kind."""
+    """A part of an answer of one kind."""
 
     kind: Kind
-    index: int  # in the answer
-    number: int | None = None  # a tool call's index among the calls, a quotation's among the quotations
-    citation: Citation | None = None  # a quotation's
-    id: str = ""  # a tool call's, and its function
+    index: int  # position in the answer
+    number: int | None = None  # index among the tool calls, or among the quotations
+    citation: Citation | None = None  # for a quotation
+    id: str = ""  # for a tool call, with the function's name
     name: str = ""
     pieces: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """The text so far; a tool call's arguments as JSON."""
+        """The text so far; for a tool call, its arguments as JSON."""
         return "".join(self.pieces)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """A tool call's arguments, parsed; where the answer ends inside them, as far as they came."""
+        """A tool call's arguments, parsed; as far as they came if the answer ended inside them."""
         try:
             arguments = from_json(self.text, allow_partial="trailing-strings")
         except ValueError:
@@ -41,7 +41,7 @@ class Block:
 
 
 class Step(NamedTuple):
-    """One change that a delta makes to a block."""
+    """A change to a block."""
 
     what: Literal["start", "piece", "cite", "end"]
     block: Block
@@ -49,21 +49,21 @@ class Step(NamedTuple):
 
 
 class Answer:
-    """One answer, as far as it has come. A block ends where the next one starts, and with the answer."""
+    """One answer so far. A block ends where the next one begins, or with the answer."""
 
     def __init__(self, index: int = 0) -> None:
-        self.index = index  # among the answers of the request
+        self.index = index  # in the request
         self.blocks: list[Block] = []
-        self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, where asked for
-        self.prompt_ids: tuple[int, ...] = ()  # the prompt's token ids, where the engine knows them
-        self.reasoning_tokens = 0  # completion tokens up to the end of the thoughts
-        self.last = Delta("", 0, 0, 0)  # which has the counts, and in the end the finish reason
-        self.first_at = 0.0  # time.perf_counter() when the first delta came; 0: it has not
-        self._logprob, self._scored = 0.0, 0  # the sum of its tokens' log-probabilities, and how many have one
+        self.prompt: tuple[ScoredToken, ...] = ()  # the prompt's tokens, if requested
+        self.prompt_ids: tuple[int, ...] = ()  # the prompt's token ids, if the engine knows them
+        self.reasoning_tokens = 0  # completion tokens up to the end of the reasoning
+        self.last = Delta("", 0, 0, 0)  # the latest delta, with the counts and finally the finish reason
+        self.first_at = 0.0  # time.perf_counter() of the first delta; 0: none yet
+        self._logprob, self._scored = 0.0, 0  # sum of its tokens' log-probabilities, and their number
         self._open: Block | None = None
 
     def add(self, delta: Delta) -> list[Step]:
-        """Take the next delta and return the steps that it makes."""
+        """Add the next delta and return the changes that it makes."""
         self.first_at = self.first_at or time.perf_counter()
         self.last = delta
         for token in delta.tokens:
@@ -75,12 +75,12 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The text, without thoughts and tool calls."""
+        """The text, without reasoning and tool calls."""
         return self._joined("text")
 
     @property
     def reasoning(self) -> str:
-        """The thoughts."""
+        """The reasoning."""
         return self._joined("reasoning")
 
     @property
@@ -90,7 +90,7 @@ class Answer:
 
     @property
     def citations(self) -> list[tuple[int, Citation]]:
-        """The citations, each with the place of its quotation in the text."""
+        """The citations, each with the position of its quotation in the text."""
         found, place = [], 0
         for block in self.blocks:
             if block.citation:
@@ -100,7 +100,7 @@ class Answer:
 
     @property
     def likelihood(self) -> float:
-        """The mean log-probability of its tokens, by which the best of several answers is found."""
+        """The mean log-probability of its tokens, which ranks answers for `best_of`."""
         return self._logprob / self._scored if self._scored else 0.0
 
     def _joined(self, kind: Kind) -> str:

@@ -1,7 +1,7 @@
-"""The answers of one request: the one way from generators of deltas to answers, streamed or collected.
+"""The answers of one request: the only path from generators of deltas to answers, streamed or collected.
 
-A writer of each dialect says how they look. What the dialects share is here: n answers to each of several prompts, the
-best of them, and the tokens that they used.
+Each dialect's writer formats them. This module has what the dialects share: n answers to each of several prompts,
+`best_of`, and token usage.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from ggserve.generation import Delta
 
 
 class Piece(NamedTuple):
-    """A delta, the answer that it went into, the steps that it makes there, and all answers."""
+    """A delta, its answer, the changes that it makes there, and all answers."""
 
     answer: Answer
     delta: Delta
@@ -25,28 +25,28 @@ class Piece(NamedTuple):
 
 @dataclass
 class Usage:
-    """Tokens of a request. A prompt counts once, however many answers it gets."""
+    """The tokens of a request. A prompt counts once, however many answers it gets."""
 
     prompt_tokens: int = 0
-    cached_tokens: int = 0  # of the prompts, those that were in a KV cache before the request
+    cached_tokens: int = 0  # prompt tokens that were already in a KV cache
     completion_tokens: int = 0
-    accepted_tokens: int = 0  # of those that were guessed ahead of the model, the right ones
+    accepted_tokens: int = 0  # draft tokens of speculative decoding that became part of an answer
     rejected_tokens: int = 0
 
 
 class Answers:
-    """`n` answers to each prompt, one stream of deltas for each prompt. `all` and `usage` tell how far they are."""
+    """`n` answers to each prompt, from one stream of deltas per prompt. `all` and `usage` show the progress."""
 
     def __init__(self, *streams: AsyncGenerator[Delta, None], n: int = 1, at_once: int = 1) -> None:
-        """At most `at_once` of the streams run at the same time."""
+        """Create the answers. At most `at_once` of the streams run in parallel."""
         self.all = [Answer(index) for index in range(len(streams) * n)]
         self._streams = streams
         self._n = n
         self._at_once = at_once
-        self._prompts: dict[int, Delta] = {}  # the first delta of each stream
+        self._prompts: dict[int, Delta] = {}  # the first delta of each stream, by index
 
     async def streamed(self) -> AsyncGenerator[Piece, None]:
-        """Each delta as it comes."""
+        """Yield each delta as it arrives."""
         async with aclosing(merged(self._streams, self._at_once)) as deltas:
             async for stream, delta in deltas:
                 first = self._prompts.setdefault(stream, delta)
@@ -55,7 +55,7 @@ class Answers:
                 yield Piece(answer, delta, answer.add(delta), self)
 
     def best(self, count: int) -> list[Answer]:
-        """The `count` likeliest answers to each prompt, the likeliest first, with new indices."""
+        """Return the `count` most likely answers to each prompt, most likely first, with new indices."""
         kept: list[Answer] = []
         for start in range(0, len(self.all), self._n):
             of_prompt = self.all[start : start + self._n]
@@ -66,7 +66,7 @@ class Answers:
 
     @property
     def usage(self) -> Usage:
-        """The tokens used so far, with those of answers that are not among the best."""
+        """The tokens used so far, including answers that `best` drops."""
         firsts = self._prompts.values()
         return Usage(
             prompt_tokens=sum(first.prompt_tokens for first in firsts),
@@ -80,8 +80,9 @@ class Answers:
 async def merged(
     streams: Sequence[AsyncGenerator[Delta, None]], at_once: int
 ) -> AsyncGenerator[tuple[int, Delta], None]:
-    """The deltas of several streams as they come, with the index of each; at most `at_once` streams run."""
-    if len(streams) == 1:  # needs no task of its own
+    """Yield the deltas of several streams as they arrive, each with its stream's index. At most `at_once` streams run
+    in parallel."""
+    if len(streams) == 1:  # needs no task
         async with aclosing(streams[0]) as deltas:
             async for delta in deltas:
                 yield 0, delta

@@ -1,4 +1,4 @@
-"""Bodies: JSON, parsed quickly, and refused by its size before anything slower looks at it."""
+"""Request bodies: fast JSON parsing, with size checks before any slow work."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,28 +12,29 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 _LARGE = 1 << 20  # bytes
-_MOST_VALUES = 200_000  # in all lists and objects of a body; validating many holds up every other request
-_DEEPEST = 100  # lists and objects within each other
+_MOST_VALUES = 200_000  # in all lists and objects of a body; validating more would block other requests
+_DEEPEST = 100  # maximum nesting
 
 
 class JSONRequest(Request):
-    """A request whose body is JSON. HTTPException where it has more values, or deeper ones, than any client means."""
+    """A request with a JSON body. Raises HTTPException if it has more or deeper values than any real client sends."""
 
     async def json(self) -> Any:
-        """The body, parsed. Raises json.JSONDecodeError too, of which orjson's error is one."""
+        """Return the parsed body. Raises json.JSONDecodeError (orjson's error is a subclass)."""
         if not hasattr(self, "_json"):
             encoding = self.headers.get("content-encoding", "identity")
             if encoding.lower() != "identity":
-                raise HTTPException(415, f"A body with Content-Encoding {encoding} is not read here: send it as it is.")
+                raise HTTPException(415, f"Content-Encoding {encoding} is not supported: send the body uncompressed.")
             body = await self.body()
             self._json = _parsed(body) if len(body) <= _LARGE else await asyncio.to_thread(_parsed, body)
         return self._json
 
 
 class JSONRoute(APIRoute):
-    """The route class of endpoints that take a body: JSON whatever its type says, for curl -d calls it a form.
+    """The route class of endpoints with a body. The body is JSON whatever its content type, because `curl -d` declares
+    it as a form.
 
-    Not a page's body: a browser sends one that is not called JSON without asking the server first.
+    Web pages are the exception: browsers send other content types across origins without asking the server first.
     """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,10 +65,10 @@ def _parsed(body: bytes) -> Any:
 
 
 def _check_marks(body: bytes) -> None:
-    """Refuses by the marks between its texts a body that would take a second and a gigabyte to parse. In a few passes
-    over the bytes, each of which takes milliseconds."""
+    """Reject a body that would take a second and a gigabyte to parse, judging by its punctuation outside strings. Takes
+    a few passes over the bytes of milliseconds each."""
     bare = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    if bare.count(b'"') > 4 * _MOST_VALUES:  # each is a value, or the key of one
+    if bare.count(b'"') > 4 * _MOST_VALUES:  # each string is a value or a key
         raise _too_many()
     outside = b"".join(bare.split(b'"')[::2])
     if max(outside.count(b","), outside.count(b"["), outside.count(b"{")) > _MOST_VALUES:
@@ -82,7 +83,7 @@ def _check_encoding(body: bytes) -> None:
     try:
         body.decode()
     except UnicodeDecodeError as error:
-        raise HTTPException(415, f"The request's body is not UTF-8, which JSON is: see byte {error.start}.") from error
+        raise HTTPException(415, f"The request body is not valid UTF-8 at byte {error.start}.") from error
 
 
 def _check_size(body: Any) -> None:
@@ -98,7 +99,7 @@ def _check_size(body: Any) -> None:
 
 
 def _containers(outer: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
-    """The lists and objects that a list or an object holds."""
+    """Return the lists and objects directly inside a list or object."""
     inner = outer.values() if isinstance(outer, dict) else outer
     kinds = set(map(type, inner))
     return [value for value in inner if isinstance(value, (dict, list))] if dict in kinds or list in kinds else []

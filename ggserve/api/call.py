@@ -1,4 +1,4 @@
-"""A request on its way through an endpoint: its validated body, the model that it holds, and its record."""
+"""The state of a request in an endpoint: its validated body, the model that it leases, and its record."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
@@ -20,7 +20,7 @@ Body = TypeVar("Body", bound=ModelRequest)
 
 @dataclass(frozen=True)
 class Call(Generic[Body]):
-    """A request whose body is valid. Its model stays loaded until the response has been sent, or its client leaves."""
+    """A request with a valid body. Its model stays loaded until the response is sent or the client disconnects."""
 
     body: Body
     model: GGUFModel
@@ -29,7 +29,7 @@ class Call(Generic[Body]):
 
 
 def call_of(schema: type[Body]) -> Callable[..., AsyncGenerator[Call[Body], None]]:
-    """The dependency of an endpoint whose body has this schema: an invalid body never gets as far as the model."""
+    """Return the dependency of an endpoint whose body has this schema. An invalid body never reaches the model."""
 
     async def dependency(request: Request, body: Body) -> AsyncGenerator[Call[Body], None]:
         models = state_of(request.scope).models
@@ -55,7 +55,7 @@ async def _loaded_model(request: Request, model: str | None = None) -> GGUFModel
     if model is None and models.current is not None:
         return models.current
     async with models.lease(model) as loaded:
-        return loaded  # to be told about, which needs no lease
+        return loaded  # reading its properties needs no lease
 
 
-LoadedModel = Annotated[GGUFModel, Depends(_loaded_model)]  # to tell about
+LoadedModel = Annotated[GGUFModel, Depends(_loaded_model)]  # for endpoints that only describe it

@@ -1,4 +1,4 @@
-"""A dialect: one API that clients speak. `app.py` includes four of them."""
+"""A dialect: one of the APIs that clients use. `app.py` includes four of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from ggserve.api.errors import APIError
 
-Envelope = Callable[["APIError"], dict[str, Any]]  # an error as a dialect's JSON
+Envelope = Callable[["APIError"], dict[str, Any]]  # returns an error as a dialect's JSON
 
 
 def route_path(scope: Scope) -> str:
-    """The path of a request as routes know it, without the prefix that a proxy adds (`--root-path`)."""
+    """Return a request's path as the routes see it, without the prefix that a proxy adds (`--root-path`)."""
     path: str = scope["path"]
     relative = path.removeprefix(scope.get("root_path", ""))
     return relative if relative.startswith("/") else path
@@ -23,7 +23,7 @@ def route_path(scope: Scope) -> str:
 
 @dataclass(frozen=True)
 class Dialect:
-    """The routes of an API, the prefix of the paths that belong to it, and how it words errors."""
+    """The routes of an API, the prefix of its paths, and its error format."""
 
     router: "APIRouter"
     prefix: str
@@ -31,12 +31,13 @@ class Dialect:
 
 
 class Envelopes:
-    """The envelope of each path: that of the longest prefix, relative to the server's root path."""
+    """The error format of each path: the dialect with the longest matching prefix, relative to the server's root
+    path."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._by_prefix = sorted(((each.prefix, each.envelope) for each in dialects), key=lambda each: -len(each[0]))
 
     def of(self, scope: Scope) -> Envelope:
-        """The envelope for a request, before or after routing."""
+        """Return the error format for a request, before or after routing."""
         path = route_path(scope).rstrip("/") + "/"
         return next(envelope for prefix, envelope in self._by_prefix if path.startswith(prefix.rstrip("/") + "/"))

@@ -1,4 +1,5 @@
-"""`GET /docs`: the API as a page, made of its OpenAPI description. Without scripts, under the chat page's policy."""
+"""`GET /docs`: the API reference as a page, made from the OpenAPI description. No scripts; same policy as the chat
+page."""
 
 import json
 import re
@@ -24,7 +25,7 @@ _HEAD = """<!doctype html>
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 def docs(request: Request) -> Response:
-    """A plain function: the description takes a while to build, once."""
+    """The API reference. Runs in a thread because the description takes a while to build once."""
     root = escape(request.scope.get("root_path", "").rstrip("/"))
     html = "".join(_page(request.app.openapi(), root))
     return Response(html, headers=PAGE_HEADERS, media_type="text/html")
@@ -59,6 +60,6 @@ def _operation(operation: dict[str, Any], schemas: dict[str, Any]) -> Iterator[s
 
 
 def _text(text: str) -> str:
-    """Paragraphs, with what stands in backticks as code."""
+    """Return paragraphs of HTML, with text in backticks as code."""
     paragraphs = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(part)) for part in text.split("\n\n") if part)
     return "".join(f"<p>{part}</p>\n" for part in paragraphs)

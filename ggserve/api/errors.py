@@ -1,4 +1,5 @@
-"""Every error as OpenAI's error object, `{"error": {"message", "type", "param", "code"}}`, or as a dialect words it."""
+"""Errors as OpenAI's error object, `{"error": {"message", "type", "param", "code"}}`, or in another dialect's
+format."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -42,23 +43,23 @@ class ErrorObject(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The body of an error's answer."""
+    """The body of an error response."""
 
     error: ErrorObject
 
 
 _DESCRIPTIONS: dict[int | str, str] = {
-    400: "The request makes no sense; `param` names the field.",
+    400: "The request is invalid; `param` names the field.",
     401: "The key is missing or wrong.",
-    429: "Too many requests wait already: try again after `Retry-After` seconds.",
-    500: "The server failed; its log tells more under the answer's `x-request-id`.",
+    429: "Too many requests are waiting: try again after `Retry-After` seconds.",
+    500: "The server failed; its log has details under the response's `x-request-id`.",
     "default": "Any other error.",
 }
-Responses = dict[int | str, dict[str, Any]]  # for `responses=`, so that OpenAPI tells what may come
+Responses = dict[int | str, dict[str, Any]]  # for `responses=`: the errors in the OpenAPI description
 
 
 def error_responses(body: type[BaseModel]) -> Responses:
-    """The errors of a dialect that words them so."""
+    """Return the error responses of a dialect with this error body."""
     return {status: {"model": body, "description": description} for status, description in _DESCRIPTIONS.items()}
 
 
@@ -66,7 +67,7 @@ ERROR_RESPONSES = error_responses(ErrorAnswer)
 
 
 class APIError(Exception):
-    """An error with its HTTP status, as OpenAI words it."""
+    """An error with its HTTP status, in OpenAI's terms."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class APIError(Exception):
         headers: Mapping[str, str] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """`facts` are more fields of OpenAI's object."""
+        """Create the error. `facts` are additional fields of OpenAI's error object."""
         super().__init__(message)
         self.facts = facts or {}
         self.status = status
@@ -90,7 +91,7 @@ class APIError(Exception):
 
     @property
     def naming_message(self) -> str:
-        """The message, with its field: for envelopes that have no other place for it."""
+        """The message with the field's name, for formats that have no other place for it."""
         return str(self) if self.param is None or self.param in str(self) else f"{self.param}: {self}"
 
     @property
@@ -101,12 +102,12 @@ class APIError(Exception):
 
 
 def openai_envelope(error: APIError) -> dict[str, Any]:
-    """OpenAI's, which all paths have that no dialect claims."""
+    """Return OpenAI's error body, which is also used for paths outside all dialects."""
     return error.body
 
 
 def error_response(error: Exception, scope: Scope) -> Response:
-    """The answer to a request that failed, as its path's dialect words it."""
+    """Return the response to a failed request in the format of its path's dialect."""
     answer = api_error(error)
     envelope = state_of(scope).envelopes.of(scope)
     headers = dict(answer.headers or {})
@@ -114,7 +115,7 @@ def error_response(error: Exception, scope: Scope) -> Response:
 
 
 def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
-    """The API's word for an error from below. `prompt`: the field of the request that holds the prompt."""
+    """Return the API error for an error from a lower layer. `prompt`: the request field with the prompt."""
     message = str(error)
     match error:
         case APIError():
@@ -123,7 +124,7 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
             return APIError(
                 400,
                 message,
-                type="exceed_context_size_error",  # llama-server's, as the two facts are; the code is OpenAI's
+                type="exceed_context_size_error",  # type and facts are llama-server's, the code is OpenAI's
                 param=prompt,
                 code="context_length_exceeded",
                 facts={"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.context_length},
@@ -147,14 +148,14 @@ def api_error(error: Exception, *, prompt: str | None = None) -> APIError:
         case EngineError():
             return APIError(500, message, type="server_error", code="generation_failed")
         case _:
-            # An OSError's own text would tell a path.
+            # An OSError's text would reveal a path.
             reason = error.strerror or "failed" if isinstance(error, OSError) else error
             return APIError(500, f"{type(error).__name__}: {reason}", type="server_error", code="internal_error")
 
 
 def model_loading() -> APIError:
-    """The answer to whoever comes before the model."""
-    message = "The model is loading. Try again in a moment; /health tells how far it is."
+    """Return the error for requests that arrive before the model is loaded."""
+    message = "The model is loading. Try again in a moment; /health shows the progress."
     return APIError(503, message, type="server_error", code="model_loading", headers={"Retry-After": "1"})
 
 
@@ -162,12 +163,12 @@ def _validation_error(error: RequestValidationError) -> APIError:
     first: dict[str, Any] = error.errors()[0]
     location = first["loc"][1:] if first["loc"][:1] == ("body",) else first["loc"]
     if first["type"] == "json_invalid":
-        return APIError(400, f"The request's body is not JSON: {first['ctx']['error']}.", code="invalid_json")
-    if "param" in first.get("ctx", {}):  # what a validator of the whole body says of one field
+        return APIError(400, f"The request body is not JSON: {first['ctx']['error']}.", code="invalid_json")
+    if "param" in first.get("ctx", {}):  # from a validator of the whole body, about one field
         return APIError(400, first["msg"], param=first["ctx"]["param"], code=first["type"])
     if not location:
         empty = first["type"] == "missing" or error.body is None
-        message = "The request's body is empty." if empty else "The request's body is no JSON object."
+        message = "The request body is empty." if empty else "The request body is not a JSON object."
         return APIError(400, message, code="invalid_json")
     param = _field_path(location, error.body, is_missing=first["type"] == "missing")
     message = first["msg"].removeprefix("Value error, ")
@@ -175,7 +176,7 @@ def _validation_error(error: RequestValidationError) -> APIError:
 
 
 def _field_path(location: Sequence[int | str], body: Any, *, is_missing: bool) -> str | None:
-    """Where in the body a field is, as `messages.0.content`: pydantic names the types that it tried as well."""
+    """Return a field's path in the body, such as `messages.0.content`, without the type names that pydantic adds."""
     path: list[str] = []
     for number, part in enumerate(location, 1):
         if is_missing and number == len(location):
@@ -189,7 +190,7 @@ def _field_path(location: Sequence[int | str], body: Any, *, is_missing: bool) -
 
 
 class _UnforeseenErrors(HTTPMiddleware):
-    """Answers errors that no handler knows, inside the middlewares that add headers."""
+    """Handles unexpected errors, inside the middlewares that add headers."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -209,7 +210,7 @@ class _UnforeseenErrors(HTTPMiddleware):
 
 
 def _unknown_path(request: Request) -> str:
-    """What a 404 says: the path, and the one that was probably meant."""
+    """Return the message of a 404: the path, and the path that was probably meant."""
     path, relative = request.scope["path"], route_path(request.scope)
     root = path.removesuffix(relative)
     message = f"Unknown path: {request.method} {path}"
@@ -221,14 +222,14 @@ def _unknown_path(request: Request) -> str:
 
 
 def _allowed(request: Request) -> str:
-    """The methods that the path takes, whichever routes they have."""
+    """Return the methods that the path accepts, over all routes."""
     scopes = ({**request.scope, "method": method} for method in ("GET", "HEAD", "POST", "DELETE"))
     taken = (scope["method"] for scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in request.app.routes))
     return ", ".join(taken)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Turns every exception into an error object. Comes before all middleware that adds to answers."""
+    """Turn every exception into an error object. Call it before adding middleware that changes responses."""
 
     async def on_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -238,7 +239,7 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         message, code = {
             404: (_unknown_path(request), "unknown_url"),
-            405: (f"{request.url.path} does not take {request.method}.", "method_not_allowed"),
+            405: (f"{request.url.path} does not support {request.method}.", "method_not_allowed"),
             413: (error.detail, "request_too_large"),
             415: (error.detail, "unsupported_encoding"),
             503: (error.detail, "too_many_bodies"),
@@ -249,7 +250,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(answer, request.scope)
 
     async def on_left(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # as nginx says it; nobody reads it
+        return Response(status_code=499)  # nginx's status for a client that disconnected; nobody reads it
 
     async def on_error(request: Request, error: Exception) -> Response:
         return error_response(error, request.scope)

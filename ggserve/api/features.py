@@ -1,4 +1,4 @@
-"""What a request needs of its model: a 400 that names the field where the model cannot do it."""
+"""Checks that the model supports what a request needs: a 400 that names the field if not."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _UNSEEN = "[image: this model has no vision]"
 
 
 def require(model: GGUFModel, feature: Feature, field: str) -> None:
-    """Raises a 400 that names `field` unless the model's engine has the feature."""
+    """Raise a 400 that names `field` unless the model's engine has the feature."""
     if feature in model.features:
         return
     if feature == "generation":
@@ -19,25 +19,25 @@ def require(model: GGUFModel, feature: Feature, field: str) -> None:
         path = "/v1/rerank" if "rerank" in model.features else "/v1/embeddings"
         message = f"{model.name} {use} and does not generate text: use {path}"
     elif feature == "rerank":
-        message = f"{model.name} does not rank documents: that needs a GGUF of a reranker"
+        message = f"{model.name} cannot rank documents: use a reranker model in GGUF"
     elif feature == "images":
-        message = f"{model.name} sees no images: a model that does needs its projector, MMPROJ_PATH"
+        message = f"{model.name} does not support images: use a vision model, with its projector in MMPROJ_PATH"
     else:
-        message = f"the {model.engine_name} engine makes no embeddings of {model.name}"
+        message = f"the {model.engine_name} engine cannot make embeddings with {model.name}"
     raise APIError(400, message, param=field, code="unsupported_parameter")
 
 
 def visible(
     model: GGUFModel, messages: list[dict[str, Any]], field: str, *, counted: bool = False
 ) -> list[dict[str, Any]]:
-    """The messages as the model can see them: for one without vision, images of earlier turns and of tool results are
-    replaced by a short text. Raises a 400 that names `field` where the last user message has images and the model has
-    no vision, or where the tokens of images are to be `counted`."""
+    """Return the messages that the model can process. Without vision, images in earlier turns and tool results are
+    replaced by a short text. Raises a 400 that names `field` if the last user message has images and the model has no
+    vision, or if image tokens would have to be `counted`."""
     if not have_images(messages):
         return messages
     if "images" in model.features:
         if counted:
-            raise APIError(400, "the tokens of images cannot be counted before the answer", param=field)
+            raise APIError(400, "image tokens cannot be counted in advance", param=field)
         return messages
     asking = next((index for index in reversed(range(len(messages))) if messages[index]["role"] == "user"), None)
     if asking is not None and isinstance(messages[asking]["content"], list):
@@ -51,7 +51,7 @@ def visible(
 
 
 def require_infill(model: GGUFModel, field: str) -> None:
-    """Raises a 400 that names `field` unless the model can fill in the middle of a text."""
+    """Raise a 400 that names `field` unless the model supports fill-in-the-middle."""
     if objection := model.infill_objection:
-        message = f"{model.name} cannot fill in the middle: {objection}"
+        message = f"{model.name} does not support fill-in-the-middle: {objection}"
         raise APIError(400, message, param=field, code="unsupported_parameter")

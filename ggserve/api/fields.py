@@ -1,4 +1,4 @@
-"""Bodies and their fields: what dialects share."""
+"""Request bodies and field types that the dialects share."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ from pydantic_core import PydanticCustomError
 from ggserve.api.field_table import REFUSED
 from ggserve.durations import seconds
 
-_LARGEST = 2**63 - 1  # what JSON's readers and writers agree on
+_LARGEST = 2**63 - 1  # the largest integer that JSON libraries agree on
 
 
-# Of what FastAPI does to validators; it silences this itself where they are built at the start.
+# A warning caused by how FastAPI builds validators; FastAPI silences it itself at startup.
 warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
 
 
 class Strict(BaseModel):
-    """JSON as it stands: no text is taken for a number. Its validator is built at the first use, not at the start."""
+    """Strict JSON: no string is read as a number. The validator is built on first use, not at startup."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=(), defer_build=True)
 
@@ -38,18 +38,18 @@ Seconds = Annotated[float, BeforeValidator(seconds)]
 
 
 class ModelRequest(Strict):
-    """A body that says which model it is for."""
+    """A request body that names its model."""
 
-    endpoint: ClassVar[str] = ""  # in the table of fields
-    prompt_field: ClassVar[str | None] = None  # the field that errors of the prompt name
+    endpoint: ClassVar[str] = ""  # its name in the field table
+    prompt_field: ClassVar[str | None] = None  # the field that errors about the prompt name
 
     model: str | None = None
-    keep_alive: Seconds | None = None  # that the model stays loaded afterwards, in Ollama's words
-    ttl: Seconds | None = None  # and in LM Studio's
+    keep_alive: Seconds | None = None  # how long the model stays loaded; Ollama's field
+    ttl: Seconds | None = None  # LM Studio's field for the same
 
     @property
     def stay(self) -> float | None:
-        """Seconds that the model stays loaded after the request, `math.inf` for ever; None as configured."""
+        """The seconds that the model stays loaded after the request, `math.inf` for ever; None: as configured."""
         return self.ttl if self.keep_alive is None else self.keep_alive
 
     @model_validator(mode="before")
@@ -64,7 +64,7 @@ class ModelRequest(Strict):
 
 
 def _value(body: dict[str, Any], name: str) -> Any:
-    """The value of a field, which may be one of another: `options.tfs_z`."""
+    """Return the value of a field, which can be nested: `options.tfs_z`."""
     value: Any = body
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
@@ -83,16 +83,16 @@ def _whole(value: Any) -> Any:
     return whole
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]  # 5.0 is 5: some languages' JSON has no other way to say it
+Whole = Annotated[int, BeforeValidator(_whole)]  # 5.0 is 5, because some languages' JSON has only floats
 
 
 def whole_items(value: Any) -> Any:
-    """A list with whole numbers for 5.0 and the like."""
+    """Return a list with floats such as 5.0 as integers."""
     return [_whole(item) for item in value] if isinstance(value, list) and float in set(map(type, value)) else value
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-# Pydantic's own checks, of which only the first error is told: a long list takes milliseconds, not half a second.
+# Pydantic's checks, stopped at the first error: a long list takes milliseconds instead of half a second.
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True), BeforeValidator(whole_items)]
 
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
@@ -102,30 +102,32 @@ RepetitionPenalty = Annotated[float, Field(ge=0.01, le=10, allow_inf_nan=False)]
 
 
 def field_error(param: str, message: str) -> PydanticCustomError:
-    """The error of a combination of fields, which names one of them."""
+    """Return the error about a combination of fields, reported for one of them."""
     return PydanticCustomError("invalid_value", "{message}", {"param": param, "message": message})
 
 
 def thinking(thinks: bool | None, effort: str | bool | None = None) -> dict[str, Any]:
-    """What a chat template is told of whether to think first (Qwen's reads it), and how much (gpt-oss's does)."""
+    """Return the chat template variables that turn reasoning on or off (read by Qwen's) and set its effort
+    (gpt-oss's)."""
     told: dict[str, Any] = {} if thinks is None else {"enable_thinking": thinks}
     return {**told, "reasoning_effort": effort} if thinks and isinstance(effort, str) else told
 
 
-# Tokens of a thought. A higher effort ("xhigh", "max") has no bound.
+# Reasoning tokens. A higher effort ("xhigh", "max") has no limit.
 _BUDGETS = {"none": 0, "minimal": 128, "low": 512, "medium": 2048, "high": 8192}
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 def thinking_budget(tokens: int | None, effort: str | bool | None = None) -> int | None:
-    """The most tokens of a thought: the client's own number (-1: no bound), or else what its effort stands for."""
+    """Return the maximum number of reasoning tokens: the client's own number (-1: no limit), else the one for its
+    effort."""
     if tokens is not None:
         return tokens if tokens >= 0 else None
     return _BUDGETS.get(effort) if isinstance(effort, str) else None
 
 
 def _without_nulls(schema: Any) -> Any:
-    """A JSON schema without the nulls that some clients send for what they leave out."""
+    """Return a JSON schema without the nulls that some clients send for omitted keywords."""
     if isinstance(schema, list):
         return [_without_nulls(each) for each in schema]
     if not isinstance(schema, dict):
@@ -138,11 +140,12 @@ def _without_nulls(schema: Any) -> Any:
 
 
 _VALUES = ("const", "default", "enum", "examples")  # keywords under which a null means null
-ToolSchema = Annotated[dict[str, Any], AfterValidator(_without_nulls)]  # the arguments of a tool
+ToolSchema = Annotated[dict[str, Any], AfterValidator(_without_nulls)]  # for the arguments of a tool
 
 
 def one_of(forms: str) -> WrapValidator:
-    """For a field of several forms: an error that tells all of them, instead of what is wrong with the first."""
+    """Return a validator for a field with several forms. Its error lists all forms instead of what is wrong with the
+    first."""
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:

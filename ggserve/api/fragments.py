@@ -1,4 +1,4 @@
-"""A long JSON list, written piece by piece: no step takes long, and it never exists as objects."""
+"""Long JSON lists, written piece by piece: no step takes long, and the list never exists as Python objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ _MOST_BYTES = 64 << 20
 
 
 class Fragments:
-    """The list of log-probabilities of an answer that is not streamed. Raises a 400 where it becomes too long."""
+    """The log-probabilities of an answer that is not streamed. Raises a 400 if they become too long."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._bytes = 0
 
     def add(self, items: Sequence[Any]) -> None:
-        """Append items that orjson can write."""
+        """Append items that orjson can serialize."""
         if not items:
             return
         piece = orjson.dumps(items)[1:-1]
@@ -26,11 +26,11 @@ class Fragments:
         self._bytes += len(piece)
         if self._bytes > _MOST_BYTES:
             message = (
-                f"The answer's log-probabilities take more than {_MOST_BYTES >> 20} MiB: stream it, or ask for less."
+                f"The answer's log-probabilities take more than {_MOST_BYTES >> 20} MiB: stream it, or request fewer."
             )
             raise APIError(400, message, param="top_logprobs", code="too_many_logprobs")
 
     @property
     def json(self) -> Any:
-        """The list, for orjson to write as a part of an object."""
+        """Return the list as a fragment for orjson."""
         return orjson.Fragment(b"[%s]" % b",".join(self._pieces))

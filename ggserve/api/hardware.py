@@ -1,4 +1,4 @@
-"""What a model runs on, as `/health` and `/v1/models` tell it."""
+"""The hardware of a model, as `/health` and `/v1/models` report it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ggserve.model.gguf_model import GGUFModel
 
 
 def hardware_fields(model: GGUFModel) -> dict[str, Any]:
-    """The engine's build, its GPUs, and whether and why they do less than they should."""
+    """Return the engine's build, its GPUs, and whether and why it uses fewer GPU layers than requested."""
     hardware = model.hardware
     return {
         "engine_build": hardware.build,

@@ -1,4 +1,4 @@
-"""HEAD: answered as GET. The HTTP server leaves the body out."""
+"""HEAD requests, answered like GET. The HTTP server leaves the body out."""
 
 from starlette.types import Receive, Scope, Send
 
@@ -6,13 +6,13 @@ from ggserve.api.middleware import HTTPMiddleware
 
 
 class HeadMiddleware(HTTPMiddleware):
-    """Routes HEAD requests to what answers GET."""
+    """Routes HEAD requests to the handlers of GET."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
-        inner = {**scope, "method": "GET"}  # the server looks at its own scope to leave the body out
+        inner = {**scope, "method": "GET"}  # the server leaves the body out according to its own scope
         try:
             await self._app(inner, receive, send)
         finally:

@@ -1,6 +1,6 @@
-"""Images in messages: data URLs. Who answers decodes them.
+"""Images in messages, as data URLs. Decoding is left to others.
 
-Other URLs are refused: fetching what a client names would let it ask in this machine's name.
+Other URLs are rejected: fetching a URL from a client would let it send requests from this machine.
 """
 
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ from typing import Any
 
 
 def check_image(url: str) -> None:
-    """Raises ValueError, whose text is for the client, unless `url` is the data URL of an image."""
+    """Check that `url` is the data URL of an image. Raises ValueError with a text for the client."""
     head = url[:100].partition(",")[0]
     if not (head.startswith("data:image/") and head.endswith(";base64")):
-        raise ValueError("an image must be a data URL (data:image/png;base64,...); this server fetches no others")
+        raise ValueError("an image must be a data URL (data:image/png;base64,...); this server does not fetch URLs")
 
 
 def base64_url(data: str) -> str:
-    """The data URL of an image in base64. Who decodes it sees from its bytes what it is."""
+    """Return the data URL of a base64 image. Its type is detected from its bytes when it is decoded."""
     return f"data:image/png;base64,{data}"
 
 
 def image_part(url: str) -> dict[str, Any]:
-    """An image as a part of a chat's message."""
+    """Return an image as a content part of a message."""
     return {"type": "image_url", "image_url": {"url": url}}
 
 
 def text_part(text: str) -> dict[str, Any]:
-    """A text beside images."""
+    """Return a text as a content part next to images."""
     return {"type": "text", "text": text}
 
 
 def have_images(messages: Sequence[dict[str, Any]]) -> bool:
-    """Whether a chat has images: the content of such a message is a list."""
+    """Return whether a chat has images: only then is a message's content a list."""
     return any(isinstance(message.get("content"), list) for message in messages)

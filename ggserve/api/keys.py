@@ -1,4 +1,4 @@
-"""Keys: who may use the server at all. What a page needs before somebody has typed a key stays open."""
+"""API keys. The files that the chat page needs before the user has entered a key stay public."""
 
 import hmac
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _OPEN_FOLDER = "/web/"
 
 
 class Keys:
-    """The keys that are accepted, as digests; without any, everyone is."""
+    """The accepted API keys, as digests. Without any, every request is accepted."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._digests = [sha256(key.encode()).digest() for key in keys]
@@ -27,32 +27,33 @@ class Keys:
         return bool(self._digests)
 
     def accept(self, headers: Headers) -> bool:
-        """Whether a request brings one: `Authorization: Bearer KEY` as OpenAI's clients do, or `x-api-key`."""
+        """Return whether a request has a valid key: `Authorization: Bearer KEY` like OpenAI's clients, or
+        `x-api-key`."""
         if not self._digests:
             return True
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", "").strip(), bearer.strip() if scheme.lower() == "bearer" else ""]
         digests = [sha256(key.encode("latin-1")).digest() for key in given]
-        # Each with each, to the end: the time tells nothing of how near a guess was.
+        # Compare all pairs completely, so that the time reveals nothing about a key.
         return sum(hmac.compare_digest(one, known) for one in digests for known in self._digests) > 0
 
 
 def read_keys(keys: str | None, file: Path | None) -> Keys:
-    """Keys of a text, separated by commas, and of a file, one a line. Raises ValueError that names the setting where
-    the file cannot be read, or where no key was given."""
+    """Return the keys in a comma-separated text and in a file with one per line. Raises ValueError naming the setting
+    if the file cannot be read or contains no key."""
     found: set[str] = set()
     for name, lines in (("API_KEY", keys.split(",") if keys else None), ("API_KEY_FILE", _lines(file))):
         if lines is None:
             continue
         some = {line.strip() for line in lines} - {""}
         if not some:
-            raise ValueError(f"{name} holds no key")
+            raise ValueError(f"{name} contains no key")
         found |= some
     return Keys(found)
 
 
 class KeysMiddleware(HTTPMiddleware):
-    """Answers 401 to requests without a key that is accepted. `request.state.known` says whether one was brought."""
+    """Returns a 401 for requests without a valid key. `request.state.known` is True if the request had one."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
@@ -64,9 +65,9 @@ class KeysMiddleware(HTTPMiddleware):
             await self._app(scope, receive, send)
             return
         if "authorization" in headers or "x-api-key" in headers:
-            message = "The API key is wrong."
+            message = "The API key is invalid."
         else:
-            message = "An API key is needed: send it as `Authorization: Bearer KEY`."
+            message = "An API key is required: send it as `Authorization: Bearer KEY`."
         error = APIError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         await error_response(error, scope)(scope, receive, send)
 
@@ -77,6 +78,6 @@ def _lines(file: Path | None) -> list[str] | None:
     try:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"API_KEY_FILE={file} is not in UTF-8: save it in that encoding") from None
+        raise ValueError(f"API_KEY_FILE={file} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise ValueError(f"API_KEY_FILE={file} cannot be read: {error.strerror}") from None

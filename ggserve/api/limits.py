@@ -1,4 +1,4 @@
-"""What one request may take: bytes, prompts, seconds."""
+"""Limits of one request: bytes, prompts, seconds."""
 
 import asyncio
 import time
@@ -12,25 +12,25 @@ from ggserve.generation import Delta
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of one request. Seconds are 0 where there is no limit."""
+    """The limits of one request. 0 seconds means no limit."""
 
     body_bytes: int
-    body_seconds: float  # until the body is there
-    first_token_seconds: float  # from the request's beginning
+    body_seconds: float  # until the body has arrived
+    first_token_seconds: float  # since the beginning of the request
     request_seconds: float  # until the answer is complete
     prompts: int
 
     def check_prompts(self, count: int) -> None:
-        """Raises a 400 where a request has too many prompts."""
+        """Raise a 400 if a request has too many prompts."""
         if count > self.prompts:
-            raise APIError(400, f"The request has {count} prompts, at most {self.prompts} are allowed.", param="prompt")
+            raise APIError(400, f"The request has {count} prompts; at most {self.prompts} are allowed.", param="prompt")
 
 
 async def with_time_limits(
     deltas: AsyncGenerator[Delta, None], limits: Limits, started: float, has_begun: Callable[[], bool]
 ) -> AsyncGenerator[Delta, None]:
-    """The same deltas, until the time of their request is over (a 503). `started` is of `time.perf_counter`;
-    `has_begun` tells whether the request has its first token, from this stream or another."""
+    """Yield the same deltas until the request's time is over, which raises a 503. `started` is from
+    `time.perf_counter`; `has_begun` returns whether the request has its first token, from this stream or another."""
     loop = asyncio.get_running_loop()
     offset = loop.time() - time.perf_counter() + started
     async with aclosing(deltas):

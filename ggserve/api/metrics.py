@@ -1,4 +1,4 @@
-"""What /metrics tells, by prometheus-client. Names are vLLM's, with our prefix, where they mean the same."""
+"""The metrics at /metrics, with prometheus-client. Names are vLLM's, with our prefix, if they mean the same."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ _REQUEST = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 @dataclass
 class LiveAnswer:
-    """An answer in the making, or several to one prompt."""
+    """A running answer, or several to the same prompt."""
 
-    task: int  # a number that no other has
-    model: str  # its name
-    slot: int  # the lowest that no other live answer of the model has
+    task: int  # a unique number
+    model: str  # name
+    slot: int  # the lowest number that no other running answer of the model has
     prompt_tokens: int
     cached_tokens: int
     max_tokens: int | None
@@ -28,12 +28,12 @@ class LiveAnswer:
 
     @property
     def tokens(self) -> int:
-        """The tokens in the KV cache."""
+        """The number of tokens in the KV cache."""
         return self.prompt_tokens + self.completion_tokens
 
 
 class Metrics:
-    """Counters and histograms of all requests, and gauges that are read when somebody asks."""
+    """Counters and histograms of all requests, and gauges that are computed on request."""
 
     def __init__(self, models: ModelRegistry) -> None:
         self._registry = registry = CollectorRegistry()
@@ -50,17 +50,19 @@ class Metrics:
             return Histogram(f"ggserve:{name}", text, buckets=buckets, registry=registry)
 
         self._requests = counter("http_requests", "HTTP requests that ended.", ("method", "path", "status"))
-        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens, cached ones included.")
-        self._cached_tokens = counter("prefix_cache_hits", "Prompt tokens that were in the KV cache already.")
+        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens, including cached ones.")
+        self._cached_tokens = counter("prefix_cache_hits", "Prompt tokens that were already in the KV cache.")
         self._generated = counter("generation_tokens", "Tokens of answers.")
-        self._first = histogram("time_to_first_token_seconds", "From a request to its first token.", _FIRST_TOKEN)
-        self._each_token = histogram("inter_token_latency_seconds", "From a token to the next.", _TOKEN)
-        self._whole = histogram("e2e_request_latency_seconds", "Requests that computed, first to last byte.", _REQUEST)
+        self._first = histogram("time_to_first_token_seconds", "Time from a request to its first token.", _FIRST_TOKEN)
+        self._each_token = histogram("inter_token_latency_seconds", "Time from one token to the next.", _TOKEN)
+        self._whole = histogram(
+            "e2e_request_latency_seconds", "Time of requests that ran the model, first to last byte.", _REQUEST
+        )
         registry.register(self)
         ProcessCollector(registry=registry)
 
     def begin(self, stream: object, model: str, first: Delta, max_tokens: int | None) -> LiveAnswer:
-        """An answer begins with its first delta; `ended` or not, its stream must be taken out of `live`."""
+        """Record the first delta of an answer. Whatever happens later, remove its stream from `live` at the end."""
         taken = {answer.slot for answer in self.live.values() if answer.model == model}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         self._tasks += 1
@@ -68,20 +70,20 @@ class Metrics:
         return self.live[stream]
 
     def text(self) -> bytes:
-        """Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def first(self, seconds: float) -> None:
-        """A request's first delta came after `seconds`."""
+        """Record a request's time to the first delta."""
         self._first.observe(seconds)
 
     def tokens(self, count: int, seconds: float) -> None:
-        """An answer has gone on by so many tokens in so many seconds."""
+        """Record that an answer grew by `count` tokens in `seconds`."""
         for _ in range(count):
             self._each_token.observe(seconds / count)
 
     def ended(self, delta: Delta, generated: int, prompt_seconds: float, predicted_seconds: float) -> None:
-        """The answers to a prompt have ended: one of their deltas, the tokens of all, and what they took."""
+        """Record the end of the answers to a prompt: one of their deltas, the tokens of all, and the times."""
         self._prompt_seconds += prompt_seconds
         self._predicted_seconds += predicted_seconds
         self._evaluated += delta.prompt_tokens - delta.cached_tokens
@@ -92,13 +94,14 @@ class Metrics:
         self._generated.inc(generated)
 
     def request(self, method: str, path: str, status: int, seconds: float | None) -> None:
-        """A request has ended; `seconds` if it computed. `path` must be a route's, or the labels had no end."""
+        """Record the end of a request, with `seconds` if it ran the model. `path` must be a route's path, to limit the
+        number of labels."""
         self._requests.labels(method, path, str(status)).inc()
         if seconds is not None:
             self._whole.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges: how busy the loaded models are now."""
+        """Yield the gauges: the current load of the models."""
         residents = [(each, each.model) for each in self._models.residents if each.model is not None]
         if not residents:
             return
@@ -109,14 +112,14 @@ class Metrics:
         for name, text, value in (
             ("num_requests_running", "Answers in slots.", slots - sum(model.occupancy.idle for model in models)),
             ("num_requests_waiting", "Requests in the queue.", sum(model.occupancy.queued for model in models)),
-            ("slots", "Answers that may run at the same time.", slots),
-            ("kv_cache_usage_perc", "Tokens of running answers over the room for tokens; 1 is full.", used / room),
+            ("slots", "Number of slots for parallel requests.", slots),
+            ("kv_cache_usage_perc", "Tokens of running answers divided by the capacity; 1 is full.", used / room),
         ):
             yield GaugeMetricFamily(f"ggserve:{name}", text, value)
         for name, text, values in (
             (
                 "model_load_seconds",
-                "From the file to the first answer that could be given.",
+                "Time from opening the file until the model was ready.",
                 [model.load_seconds for model in models],
             ),
             ("model_memory_bytes", "Weights and KV cache of a loaded model.", [each.need for each, _ in residents]),
@@ -126,12 +129,12 @@ class Metrics:
                 family.add_metric((model.name,), number)
             yield family
         fallback = GaugeMetricFamily(
-            "ggserve:gpu_fallback", "1 where a model uses less of the GPU than it should.", labels=("model",)
+            "ggserve:gpu_fallback", "1 if a model uses fewer GPU layers than requested.", labels=("model",)
         )
         for model in models:
             fallback.add_metric((model.name,), model.hardware.fallback is not None)
         yield fallback
-        info = GaugeMetricFamily("ggserve:model_info", "The models that are loaded.", labels=("model", "engine"))
+        info = GaugeMetricFamily("ggserve:model_info", "The loaded models.", labels=("model", "engine"))
         for model in models:
             info.add_metric((model.name, model.engine_name), 1)
         yield info
@@ -139,24 +142,24 @@ class Metrics:
         yield from self._as_llama_server(running, sum(model.occupancy.queued for model in models))
 
     def _as_llama_server(self, running: int, queued: int) -> Iterator[Metric]:
-        """The same under llama-server's names, for its dashboards."""
+        """Yield the same metrics under llama-server's names, for its dashboards."""
         for name, text, value in (
             ("prompt_tokens", "Prompt tokens evaluated.", self._evaluated),
-            ("prompt_seconds", "Seconds from requests to their first tokens.", self._prompt_seconds),
+            ("prompt_seconds", "Seconds from requests to their first tokens, in total.", self._prompt_seconds),
             ("tokens_predicted", "Tokens of answers.", self._made),
-            ("tokens_predicted_seconds", "Seconds from first tokens to last ones.", self._predicted_seconds),
-            ("n_tokens_max", "The most tokens of a prompt and its answers.", self._largest),
+            ("tokens_predicted_seconds", "Seconds from first to last tokens, in total.", self._predicted_seconds),
+            ("n_tokens_max", "The largest number of tokens of a prompt and its answers.", self._largest),
         ):
             yield CounterMetricFamily(f"llamacpp:{name}", text, value)
         for name, text, rate in (
             (
                 "prompt_tokens_seconds",
-                "Prompt tokens evaluated in a second.",
+                "Prompt tokens evaluated per second.",
                 _rate(self._evaluated, self._prompt_seconds),
             ),
             (
                 "predicted_tokens_seconds",
-                "Tokens of an answer in a second.",
+                "Answer tokens generated per second.",
                 _rate(self._made, self._predicted_seconds),
             ),
             ("requests_processing", "Answers in slots.", running),

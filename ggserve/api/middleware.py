@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HTTPMiddleware(ABC):
-    """Handles HTTP requests; lifespan events go to the app as they are."""
+    """Handles HTTP requests. Lifespan events go straight to the app."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -16,4 +16,4 @@ class HTTPMiddleware(ABC):
 
     @abstractmethod
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, or has the app answer it."""
+        """Answer a request, or pass it to the app."""

@@ -1,7 +1,7 @@
-"""What browsers may do: the names that the server answers to, and the pages that may use it.
+"""Protection against browsers: the host names that the server answers to, and the web pages that may use it.
 
-A page of another site could otherwise send requests to a server on the visitor's own machine, and, by giving its own
-name that machine's address (DNS rebinding), read the answers.
+Without it, a page of another site could send requests to a server on the visitor's own machine and, by pointing its own
+name to that machine's address (DNS rebinding), read the answers.
 """
 
 import re
@@ -18,29 +18,30 @@ from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
 
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
-# Names that no stranger can register: single words, what is set aside for private networks (RFC 6761, RFC 6762), and
-# Kubernetes' services.
+# Names that nobody else can register: single words, names reserved for private networks (RFC 6761, RFC 6762), and
+# Kubernetes services.
 _PRIVATE_NAME = re.compile(r"[\w-]+|(?:[\w-]+\.)+(?:local|localhost|internal|lan|home\.arpa|svc)")
 _METHODS = ("GET", "HEAD", "POST", "DELETE")
 _EXPOSED = ("x-request-id", "retry-after")
 
 
 class Origins:
-    """Which names and pages are trusted."""
+    """The trusted host names and origins."""
 
     def __init__(self, *, hosts: Iterable[str] = (), origins: Iterable[str] = (), keyed: bool = False) -> None:
-        """`hosts`: names of the server besides its own, `*.name` for all below a name, `*` for any. `origins`: sites
-        whose pages may use it, `*` for any. `keyed`: nobody gets in without a key, so that a page gains nothing."""
+        """Set the trusted names. `hosts`: names of the server besides its own, `*.name` for all subdomains, `*` for
+        any. `origins`: sites whose pages may use the server, `*` for any. `keyed`: API keys are required, so a page
+        gains nothing."""
         self.origins = tuple(origins)
         schemes = [re.escape(origin.removesuffix("*")) for origin in self.origins if origin.endswith("://*")]
-        self.origin_pattern = f"(?:{'|'.join(schemes)})[^/]+" if schemes else None  # of `chrome-extension://*`
+        self.origin_pattern = f"(?:{'|'.join(schemes)})[^/]+" if schemes else None  # for `chrome-extension://*`
         self._hosts = frozenset(hosts)
         self._keyed = keyed
         own = socket.gethostname().lower()
         self._own = frozenset(("localhost", own, own.partition(".")[0], f"{own.partition('.')[0]}.local"))
 
     def refusal(self, scope: Scope) -> APIError | None:
-        """The error for a request that a browser should not have sent; None where all is well."""
+        """Return the error for a request that a browser should not have sent, or None."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host"), headers.get("origin")
         forwarded = [name.strip() for name in headers.get("x-forwarded-host", "").split(",") if name.strip()]
@@ -48,24 +49,24 @@ class Origins:
             if not self._answers_to(name, scope.get("server")):
                 return APIError(
                     403,
-                    f"The server does not answer to the name {name!r}. If it is one of its names, set ALLOWED_HOSTS to "
-                    "it.",
+                    f"The server does not answer to the host name {name!r}. If the name is right, add it to "
+                    "ALLOWED_HOSTS.",
                     code="host_not_allowed",
                 )
         if self._is_foreign(scope["method"], headers):
             return APIError(
                 403,
-                f"Pages of {origin or 'other sites'} may not use this server. To let them, set CORS_ORIGINS.",
+                f"Pages of {origin or 'other sites'} may not use this server. To allow them, set CORS_ORIGINS.",
                 code="origin_not_allowed",
             )
         if origin is not None and scope["method"] == "POST" and not _is_json(headers.get("content-type", "")):
             return APIError(
-                415, "A page's request must have the content type application/json.", code="unsupported_media_type"
+                415, "A web page must send the content type application/json.", code="unsupported_media_type"
             )
         return None
 
     def _answers_to(self, host: str, server: tuple[str, int | None] | None) -> bool:
-        if server is None or server[1] is None:  # a Unix socket: no browser gets there
+        if server is None or server[1] is None:  # a Unix socket, which browsers cannot reach
             return True
         if (match := _HOST.fullmatch(host)) is None:
             return False
@@ -74,7 +75,7 @@ class Origins:
             return True
         try:
             ip_address(name)
-            return True  # a page whose site is an address cannot give that another meaning
+            return True  # an IP address cannot be rebound
         except ValueError:
             return _PRIVATE_NAME.fullmatch(name) is not None
 
@@ -86,10 +87,10 @@ class Origins:
 
     def _is_foreign(self, method: str, headers: Headers) -> bool:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        if origin is None:  # no browser, or one that opens a link: harmless, and how people come to the page
+        if origin is None:  # not a browser, or a browser that follows a link, which is harmless
             follows_link = method in ("GET", "HEAD") and headers.get("sec-fetch-dest") == "document"
             return site == "cross-site" and not follows_link
-        # A page cannot set `X-Forwarded-Host` in a request to another site without asking first.
+        # A page cannot set `X-Forwarded-Host` in a cross-origin request without a preflight.
         own = (headers.get("host", ""), headers.get("x-forwarded-host", "").partition(",")[0].strip())
         if site == "same-origin" or origin.partition("://")[2].lower() in [name.lower() for name in own if name]:
             return False
@@ -99,7 +100,7 @@ class Origins:
 
 
 class OriginsMiddleware(HTTPMiddleware):
-    """Answers 403 to what Origins refuses, and gives pages of CORS_ORIGINS the headers that browsers ask for."""
+    """Returns a 403 for requests that Origins refuses, and adds CORS headers for pages of CORS_ORIGINS."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         rules = state_of(scope).origins
@@ -119,7 +120,7 @@ class OriginsMiddleware(HTTPMiddleware):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
+    """Return whether a server that listens on `host` is reachable from this machine only."""
     try:
         address = ip_address(host)
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback

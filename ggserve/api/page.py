@@ -1,4 +1,4 @@
-"""`GET /` and `/web/...`: the chat page, as its files lie in `web/`. It needs no model, so it comes before one."""
+"""`GET /` and `/web/...`: the chat page, from the files in `web/`. It works before a model is loaded."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ _WEB = Path(__file__).parent.parent / "web"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FILES = {path.relative_to(_WEB).as_posix(): path for path in _WEB.rglob("*") if path.suffix in _TYPES}
 PAGE_HEADERS = {
-    # Nothing from elsewhere, nothing inline; only DOMPurify may make elements of a text.
+    # No foreign and no inline content; only DOMPurify may turn text into elements.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dompurify",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -22,8 +22,8 @@ PAGE_HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    "X-DNS-Prefetch-Control": "off",  # or a link in an answer would be looked up before anybody clicks on it
-    "Cache-Control": "no-cache",  # asked for again each time, and answered by its tag
+    "X-DNS-Prefetch-Control": "off",  # otherwise a link in an answer would be resolved before anyone clicks it
+    "Cache-Control": "no-cache",  # revalidated each time by its ETag
     "Vary": "Accept-Encoding",
 }
 
@@ -35,7 +35,7 @@ def page(request: Request) -> Response:
 
 @router.api_route("/favicon.ico", methods=["GET", "HEAD"])
 def icon(request: Request) -> Response:
-    """What browsers ask for beside any page."""
+    """The icon that browsers request for any page."""
     return _answer(request, "icon.svg")
 
 
@@ -58,6 +58,7 @@ def _answer(request: Request, name: str) -> Response:
 
 @lru_cache(64)
 def _read(path: Path, changed: int) -> tuple[bytes, bytes, str]:
-    """A file's bytes, the same packed, and its tag. `changed` makes a changed file another one."""
+    """Return a file's bytes, the same compressed, and its ETag. `changed` invalidates the cache when the file
+    changes."""
     content = path.read_bytes()
     return content, gzip.compress(content, mtime=0), f'W/"{hashlib.sha256(content).hexdigest()[:16]}"'

@@ -1,4 +1,4 @@
-"""The record of a request: its id, what the log says of it when it ends, and its part of the metrics."""
+"""The record of a request: its id, its line in the log, and its part of the metrics."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ _CLIENT_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
 class RequestRecord:
-    """What the log says about one request."""
+    """The facts that the log records about one request."""
 
     def __init__(self, request_id: str, method: str, path: str, metrics: Metrics, limits: Limits) -> None:
         self.id = request_id
@@ -31,19 +31,19 @@ class RequestRecord:
         self._method, self._path = method, path
         self._metrics = metrics
         self.started = time.perf_counter()  # seconds
-        self.model = ""  # its name, once it is known
+        self.model = ""  # name, once it is known
         self._first: float | None = None
         self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
-        self.status = 499  # as nginx says it: the client left before an answer
+        self.status = 499  # nginx's status for a client that disconnected before the response
 
     async def watch(
         self, deltas: AsyncGenerator[Delta, None], max_tokens: int | None = None
     ) -> AsyncGenerator[Delta, None]:
-        """The same deltas, counted, and ended when their time is over. A request may have several such streams.
-        `max_tokens` that each answer may have is for who looks at the slots."""
+        """Yield the same deltas, counted, and ended when their time is over. A request can have several such streams.
+        `max_tokens`, the limit per answer, is for `/slots`."""
         first: Delta | None = None
         began = now = 0.0
-        tokens_out: dict[int, int] = {}  # of each answer
+        tokens_out: dict[int, int] = {}  # by answer
         guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
         try:
@@ -75,7 +75,7 @@ class RequestRecord:
                 self._metrics.ended(first, generated, began - self.started, now - began)
 
     def end(self, route: str | None) -> None:
-        """The request has ended, at a route or at none: a line in the log, and the metrics."""
+        """Record the end of the request, at a route or at none: a line in the log, and the metrics."""
         seconds = time.perf_counter() - self.started
         self._metrics.request(self._method, route or "", self.status, None if self._first is None else seconds)
         facts: dict[str, str | int | float] = {
@@ -102,18 +102,18 @@ class RequestRecord:
                 line += f", {(self._tokens_out - 1) / max(seconds - first, 1e-9):.1f} tokens/s"
             if guessed := self._accepted + self._rejected:
                 facts |= {"tokens_accepted": self._accepted, "tokens_rejected": self._rejected}
-                line += f", {self._accepted} of {guessed} guesses right"
+                line += f", {self._accepted} of {guessed} draft tokens accepted"
         log.info(line, extra={"request": facts})
 
 
 class RecordMiddleware(HTTPMiddleware):
-    """Gives each request its record (`request.state.record`), and the response its `x-request-id`."""
+    """Creates the record of each request (`request.state.record`) and adds `x-request-id` to the response."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        # The path is the client's text: quoted, so that it cannot write log lines of its own.
+        # The path comes from the client: quoted, so that it cannot forge log lines.
         path = json.dumps(scope["path"])[1:-1]
         record = RequestRecord(request_id, scope["method"], path, state.metrics, state.limits)
         scope.setdefault("state", {})["record"] = record
@@ -131,5 +131,5 @@ class RecordMiddleware(HTTPMiddleware):
             await self._app(scope, receive, send_with_id)
         finally:
             if not sent and record.status < 400:
-                record.status = 499  # the client left a stream
+                record.status = 499  # the client disconnected from a stream
             record.end(getattr(scope.get("route"), "path", None))

@@ -1,4 +1,4 @@
-"""What the routes and middleware of one app share. Two apps in one process share none of it."""
+"""The state that the routes and middleware of one app share. Two apps in one process share none of it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class AppState:
-    """Built when the app starts, from its settings; `state_of` finds it."""
+    """The app's state, built from its settings when it starts; `state_of` returns it."""
 
     models: "ModelRegistry"
     envelopes: "Envelopes"
@@ -34,5 +34,5 @@ class AppState:
 
 
 def state_of(scope: Scope) -> AppState:
-    """The state of the app that a request came to."""
+    """Return the state of the app that received a request."""
     return cast(AppState, scope["app"].state.ggserve)

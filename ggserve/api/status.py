@@ -1,4 +1,4 @@
-"""What state the server is in: `/health`, `/livez` and `/metrics`."""
+"""The state of the server: `/health`, `/livez` and `/metrics`."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -12,10 +12,10 @@ router = APIRouter(tags=["server"])
 
 @router.get("/health", openapi_extra={"security": [{}]})
 async def health(request: Request) -> Response:
-    """Readiness: whether requests are answered, and how busy the server is. A 503 with the progress while the model
-    loads at the start; later loads change nothing.
+    """Readiness: whether requests are answered, and the server's load. Returns a 503 with the progress while the model
+    loads at startup; later loads do not change the status.
 
-    Without a key where one is needed: the status alone.
+    If an API key is required, a request without one gets only the status.
     """
     models = state_of(request.scope).models
     model = models.current
@@ -25,7 +25,7 @@ async def health(request: Request) -> Response:
         return JSONResponse(body, 503, headers={"Retry-After": "1"})
     if not request.state.known:
         return JSONResponse({"status": "ok"})
-    if model is None:  # the next request loads one
+    if model is None:  # the next request loads the model
         return JSONResponse({"status": "ok", "model": None, "waiting": 0})
     return JSONResponse(
         {
@@ -43,11 +43,11 @@ async def health(request: Request) -> Response:
 
 @router.get("/livez", openapi_extra={"security": [{}]})
 async def livez() -> dict[str, str]:
-    """Liveness: answers as long as the process does, also while a model loads."""
+    """Liveness: answers as long as the process does, even while a model loads."""
     return {"status": "ok"}
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(request: Request) -> Response:
-    """Counters, histograms and gauges, as Prometheus scrapes them."""
+    """Counters, histograms and gauges in Prometheus' format."""
     return Response(state_of(request.scope).metrics.text(), media_type="text/plain; version=0.0.4")

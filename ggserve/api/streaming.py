@@ -1,6 +1,7 @@
-"""Answers to HTTP responses, whole or streamed: server-sent events, errors on the way, and clients that leave.
+"""Turn answers into HTTP responses, complete or streamed: server-sent events, errors in mid-stream, and disconnected
+clients.
 
-A dialect's Writer says how its answers look.
+A dialect's Writer formats its answers.
 """
 
 import asyncio
@@ -23,20 +24,20 @@ Result = TypeVar("Result")
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"  # a server-sent event that clients skip
-PING = b'event: ping\ndata: {"type": "ping"}\n\n'  # Anthropic's
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'  # Anthropic's keep-alive event
 
-_STATUS_SECONDS = 1.0  # that a stream's first piece may take to fail with an HTTP status of its own
+_STATUS_SECONDS = 1.0  # for errors before a stream's first piece to become an HTTP status
 _SILENT_SECONDS = 5.0  # clients give up after 60 to 300 seconds without a byte
 
 
 def event(payload: dict[str, Any], name: str | None = None) -> bytes:
-    """One server-sent event (WHATWG HTML, section 9.2) with a JSON payload."""
+    """Return one server-sent event (WHATWG HTML, section 9.2) with a JSON payload."""
     head = b"event: %s\n" % name.encode() if name else b""
     return b"%sdata: %s\n\n" % (head, orjson.dumps(payload))
 
 
 def is_keep_alive(events: bytes) -> bool:
-    """Whether events say nothing but that the answer is being worked on."""
+    """Return whether events are only keep-alives."""
     return bool(events) and not events.replace(COMMENT, b"").replace(PING, b"")
 
 
@@ -44,7 +45,7 @@ class EventStream(StreamingResponse):
     """Sends the events of a generator, and closes it whatever happens."""
 
     media_type = "text/event-stream"
-    RESPONSES: ClassVar[dict[int | str, dict[str, Any]]] = {  # of routes that stream when asked to
+    RESPONSES: ClassVar[dict[int | str, dict[str, Any]]] = {  # of routes that can stream
         200: {"content": {media_type: {}}, "description": "The answer."}
     }
 
@@ -60,40 +61,40 @@ class EventStream(StreamingResponse):
 
 
 class Writer(ABC):
-    """The way in which a dialect writes answers."""
+    """A dialect's format for answers."""
 
     media_type = EventStream.media_type
     keep_alive: bytes | None = COMMENT  # sent while a request waits in the queue or its prompt is evaluated
 
     @abstractmethod
     def piece(self, piece: Piece) -> Iterable[bytes]:
-        """What a delta adds to the stream."""
+        """Return what a delta adds to the stream."""
 
     @abstractmethod
     def whole(self, answers: Answers) -> Response:
-        """The response that is not streamed, once the answers are complete."""
+        """Return the non-streamed response, once the answers are complete."""
 
     def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:
-        """What comes before the first delta."""
+        """Return what precedes the first delta."""
         return ()
 
     def end(self, answers: Answers) -> Iterable[bytes]:
-        """What comes after the last delta."""
+        """Return what follows the last delta."""
         return ()
 
     def fail(self, error: APIError) -> Iterable[bytes]:
-        """What ends a stream that breaks."""
+        """Return what ends a stream after an error."""
         return event(error.body, "error"), DONE
 
     def collect(self, piece: Piece) -> None:  # noqa: B027  # most writers need nothing more
-        """Take from a delta what the whole response needs besides the answer."""
+        """Take from a delta what the non-streamed response needs besides the answer."""
 
 
 async def respond(request: Request, answers: Answers, writer: Writer, *, stream: bool) -> Response:
-    """The response with these answers, streamed or whole.
+    """Return the response with these answers, streamed or complete.
 
-    What fails before the first delta has an HTTP status of its own, in a stream only within a second: then the response
-    begins, and says every few seconds that it is alive.
+    An error before the first delta becomes an HTTP status. For a stream, that is only possible within a second: then
+    the response begins, with a keep-alive every few seconds.
     """
     if stream:
         pieces = answers.streamed()
@@ -114,7 +115,7 @@ async def respond(request: Request, answers: Answers, writer: Writer, *, stream:
 async def _with_pauses(
     first: "asyncio.Future[Piece]", others: AsyncGenerator[Piece, None]
 ) -> AsyncGenerator[Piece | None, None]:
-    """The items, the first being on its way; None whenever it has not come for some seconds."""
+    """Yield the items, the first of which is already awaited; None whenever none has arrived for some seconds."""
     async with aclosing(others):
         try:
             while not first.done():
@@ -164,7 +165,7 @@ async def _collected(pieces: AsyncGenerator[Piece, None], writer: Writer) -> Non
 
 
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of `work`, which is cancelled when the client leaves (ClientDisconnect)."""
+    """Return the result of `work`, which is cancelled if the client disconnects (ClientDisconnect)."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -180,7 +181,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     finally:
         working.cancel()
         leaving.cancel()
-        await asyncio.wait((working, leaving))  # what the work counts at its end is in the log then
+        await asyncio.wait((working, leaving))  # so that the log includes what the work counts at its end
 
 
 def json_response(payload: dict[str, Any] | Sequence[dict[str, Any]]) -> Response:

@@ -1,4 +1,4 @@
-"""How long a prompt and its answer took, as llama-server tells it."""
+"""The times of a prompt and its answer, as llama-server reports them."""
 
 import time
 from typing import Any
@@ -7,8 +7,8 @@ from ggserve.api.answers import Answers
 
 
 def timings(answers: Answers, started: float) -> dict[str, Any]:
-    """llama-server's `timings`, so far. `started`: time.perf_counter() when the request came; what it waited in the
-    queue counts as time of the prompt."""
+    """Return llama-server's `timings` so far. `started`: time.perf_counter() when the request arrived; time in the
+    queue counts as prompt time."""
     usage, now = answers.usage, time.perf_counter()
     first = min((answer.first_at for answer in answers.all if answer.first_at), default=now)
     prompt_tokens = usage.prompt_tokens - usage.cached_tokens

@@ -1,1 +1,2 @@
-"""Chats to text and answers back to messages: templates, tool calls, infill. Knows no engine and no HTTP."""
+"""Chats to text, and answers back to messages: templates, tool calls, fill-in-the-middle. Knows no engine and no
+HTTP."""

@@ -1,5 +1,5 @@
-"""The grammar of an answer, from the format of a model's chats: a thought, then text and calls, calls that are
-required, or an answer of a schema, a regular expression or a grammar."""
+"""The grammar of an answer in the model's chat format: a thought, then text and optional calls, required calls, or
+structured output."""
 
 import re
 
@@ -46,11 +46,11 @@ def answer_grammar(
     *,
     thinks: bool = True,
 ) -> Grammar | None:
-    """The grammar of an answer, None where it may be any text.
+    """Return the grammar of an answer, or None if it may be any text.
 
-    An answer that need not call and has a JSON schema of its `own` calls or follows that; one with another grammar
-    follows that and calls nothing. `state`: where the prompt leaves the model; `thinks`: whether it may begin a
-    thought. Raises InvalidRequest.
+    An answer that need not call and has a JSON schema of its `own` either calls or follows the schema. With another
+    grammar it follows that and calls nothing. `state`: the state in which the prompt leaves the model; `thinks`: the
+    answer may begin a thought. Raises InvalidRequest.
     """
     if tools and (tools.required or own is None or own.kind == "json_schema"):
         own = None if tools.required else own
@@ -83,7 +83,7 @@ class _Answer:
         return choice([begun, self._direct((Marker(thought.open.strip()),))])
 
     def _direct(self, starts: tuple[Marker, ...]) -> Rule:
-        """An answer without a thought, whose text begins with none of these."""
+        """Return the rule of an answer without a thought, whose text begins with none of these."""
         opening = self._form.text_open.strip()
         if not opening:
             return self._said_or_called(starts)
@@ -91,7 +91,7 @@ class _Answer:
         return choice([self._calls, said]) if self._calls else said
 
     def _after_thought(self, thought: ThoughtFormat) -> Rule:
-        """The rest of a thought that has begun, and an answer."""
+        """Return the rule of the rest of a thought, followed by an answer."""
         close = thought.close.strip()
         to_call = (thought.close_to_call or thought.close).strip()
         said = self._said_or_called(())
@@ -120,7 +120,7 @@ class _Answer:
         return choice([self._text_then_calls(starts), Text(Marker(self._trigger), starts)])
 
     def _text_then_calls(self, starts: tuple[Marker, ...]) -> Rule:
-        """Calls, and what is said before them."""
+        """Return the rule of calls, with the text before them."""
         return sequence(TextBefore(Marker(self._trigger), starts), Reference("called"))
 
     @property
@@ -128,11 +128,12 @@ class _Answer:
         return self._form.calls.first.strip() if self._form.calls else ""
 
     def _call_rules(self, form: CallsFormat, tools: Tools) -> Rule:
-        """Calls from their beginning; `called` is what follows the trigger."""
+        """Return the rule of calls from their beginning; `called` follows the trigger."""
         first = form.first.strip()
         end = common_beginning(form.next, form.last) if form.next else form.last
         following = form.next[len(end) :] if form.next else None
-        # JSON in the pieces that a schema's JSON has, so that llguidance can tell apart later what begins alike.
+        # JSON is split into the same pieces as the JSON of a schema, so that llguidance can tell rules with the same
+        # beginning apart.
         in_pieces = self._own is not None and first.startswith("{")
         write = _json_pieces if in_pieces else lambda text: self._with_holes(text, form)
         ended = self._with_holes(end, form), _HOLES.split(end)[0].rstrip()
@@ -172,11 +173,12 @@ def _own_rule(own: Grammar) -> Rule:
     try:
         return answer_rule(own)
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"No answer can be held to the grammar: {error}", own.source) from error
+        raise InvalidRequest(f"The grammar cannot be used: {error}", own.source) from error
 
 
 def _trigger(form: ChatFormat) -> str:
-    """What shows that calls begin: the first tag of what stands before them; "": nothing that text could not be."""
+    """Return the text that shows that calls begin: the first tag of what precedes them; "" if plain text could begin so
+    too."""
     assert form.calls is not None
     first = form.calls.first.strip()
     closing = {"<": ">", "[": "]"}.get(first[:1])

@@ -1,4 +1,4 @@
-"""Reads the arguments of one tool call as they come, and gives them back as pieces of JSON text."""
+"""Reads the arguments of one tool call as they arrive, and returns them as pieces of JSON text."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -16,15 +16,15 @@ class ArgumentsReader(Protocol):
     """The arguments of one call."""
 
     def read(self, held: str, *, final: bool) -> tuple[str, int, bool]:
-        """A piece of JSON, how many characters of `held` it took, and whether the arguments are complete. `final`: no
-        more text comes."""
+        """Return a piece of JSON, the number of characters of `held` that it used, and whether the arguments are
+        complete. `final`: no more text will arrive."""
         ...
 
 
 def arguments_reader(
     form: ArgumentsFormat, ends: Iterable[Pattern], schema: Mapping[str, Any] | None
 ) -> ArgumentsReader:
-    """A reader for one call. `ends` come after the arguments; `schema` is the JSON schema of the function."""
+    """Return a reader for one call. `ends` come after the arguments; `schema` is the JSON schema of the function."""
     match form.syntax:
         case "json":
             return JsonReader()
@@ -37,14 +37,14 @@ def arguments_reader(
 
 
 class Braces:
-    """Finds where a JSON object or list ends, in a text that arrives in pieces."""
+    """Finds the end of a JSON object or list in a text that arrives in pieces."""
 
     def __init__(self) -> None:
         self._depth = 0
         self._in_string = self._escaped = False
 
     def end(self, text: str) -> int | None:
-        """Takes the next piece; returns where in it the end is, if it is there."""
+        """Take the next piece and return the place of the end in it, if it is there."""
         for at, character in enumerate(text):
             if self._in_string:
                 if self._escaped:
@@ -65,7 +65,7 @@ class Braces:
 
 
 class JsonReader:
-    """One JSON object, passed on as it is."""
+    """One JSON object, passed on unchanged."""
 
     def __init__(self) -> None:
         self._braces = Braces()
@@ -76,7 +76,7 @@ class JsonReader:
 
 
 class _WholeReader:
-    """Arguments of a nested syntax, parsed once they may be complete: where `end` has come."""
+    """Arguments in a nested syntax, parsed when they may be complete: after `end` has arrived."""
 
     def __init__(self, parse: Callable[[str], tuple[dict[str, Any], int] | None], end: str) -> None:
         self._parse = parse
@@ -91,7 +91,7 @@ class _WholeReader:
 
 
 class _ParametersReader:
-    """Parameters with a name each."""
+    """Parameters that each have a name."""
 
     def __init__(self, form: ArgumentsFormat, ends: list[Pattern], schema: Mapping[str, Any]) -> None:
         self._quote = form.quote
@@ -128,7 +128,7 @@ class _ParametersReader:
                 return json_text, taken, False
 
     def _read_key(self, held: str, final: bool) -> tuple[str, int, bool]:
-        """A name up to its value; or the end of the arguments."""
+        """Read a name up to its value, or the end of the arguments."""
         at = skip_space(held)
         if self._separator and self._count and held.startswith(self._separator, at):
             at = skip_space(held, at + len(self._separator))
@@ -185,7 +185,7 @@ class _ParametersReader:
         return json.dumps(self._value(text), ensure_ascii=False), after, True
 
     def _value_end(self, held: str, start: int) -> tuple[int | None, int]:
-        """Where the value ends and what follows it begins; None and where that may begin, as long as it is open."""
+        """Return where the value ends and the following literal begins; None and where it may begin, if undecided."""
         if self._quote:
             return self._literal_end(held, start)
         if self._cdata and not self._begun and _CDATA.startswith(held[start : start + len(_CDATA)]):

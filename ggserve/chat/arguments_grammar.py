@@ -35,7 +35,7 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}}
 
 
 class ArgumentsGrammar:
-    """The arguments of a call of one function, and `end`, which follows all calls."""
+    """Return the rule of the arguments of a call of one function, and `end`, which follows all calls."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ArgumentsGrammar:
         *,
         required: bool,
     ) -> None:
-        """`named` gets the rules that are referred to; `end` comes with its text up to what varies in it."""
+        """`named` receives the rules that are referred to. `end` comes with its text up to its first variable part."""
         self._named = named
         self._form = form
         self._end, self._end_text = end
@@ -56,7 +56,7 @@ class ArgumentsGrammar:
         self._parameters = function.get("parameters") or _NO_ARGUMENTS
 
     def rule(self) -> Rule:
-        """Raises InvalidRequest."""
+        """Raise InvalidRequest."""
         match self._form.syntax:
             case "json":
                 return sequence(self._schema(lambda: {"type": "object", **self._parameters}, "object"), self._end)
@@ -80,11 +80,11 @@ class ArgumentsGrammar:
         except (TypeError, ValueError) as error:
             if self._loose:
                 return Schema(spare_text)
-            raise InvalidRequest(f"The parameters of {self._name} cannot be followed: {error}", "tools") from error
+            raise InvalidRequest(f"The parameters of {self._name} are not supported: {error}", "tools") from error
         return replace(rule, tool=self._name, loose=self._loose, spare=spare_text)
 
     def _with_names(self, properties: Mapping[str, Any]) -> Rule:
-        """Parameters in the order of the schema; those that are not required may be left out."""
+        """Return the rule of parameters in the order of the schema; optional ones may be left out."""
         form = self._form
         common = common_beginning(form.between, form.close)
         common = common[: common.rfind(">") + 1] if ">" in common and not form.quote else ""
@@ -135,7 +135,8 @@ class ArgumentsGrammar:
 
 
 def _short(schema: Any, end: str) -> Rule | None:
-    """Raw text of a length that the schema limits, None where it does not; it does not have the character `end`."""
+    """Return the rule of a raw text whose length the schema limits, or None if it does not. The text cannot contain the
+    character `end`."""
     most = schema.get("maxLength") if isinstance(schema, dict) else None
     if not isinstance(most, int) or not 0 < most <= MOST_REPETITIONS:
         return None

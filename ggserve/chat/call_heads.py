@@ -1,4 +1,4 @@
-"""The beginnings of tool calls in a text: what opens one, and the name of a function that exists."""
+"""The beginnings of tool calls in a text: the literal that opens one, and the name of an existing function."""
 
 import json
 import re
@@ -14,20 +14,20 @@ _WORD = re.compile(r"[^\s\[\]{}\"':,]")
 
 @dataclass(frozen=True)
 class CallHead:
-    """A call of the function `name`; its arguments begin at `end`, or are `arguments`, JSON, and end there."""
+    """A call of the function `name`. Its arguments begin at `end`, or they are `arguments`, JSON, which ends there."""
 
     name: str
     end: int
     arguments: str | None = None
 
     def moved(self, by: int) -> "CallHead":
-        """The same in a text that begins elsewhere."""
+        """Return the same head in a text that begins elsewhere."""
         return replace(self, end=self.end + by)
 
 
 class CallHeads:
-    """Those of one format and some functions. `at_start`: nothing but a name or JSON opens calls, so that only an
-    answer that begins with one has any. `wrapped`: the arguments are in a JSON object with the name."""
+    """Finds the heads of one format and some functions. `at_start`: only a name or JSON opens calls, so only an answer
+    that begins with one has any. `wrapped`: the arguments are in a JSON object with the name."""
 
     def __init__(self, form: CallsFormat, names: Collection[str]) -> None:
         self.form = form
@@ -39,7 +39,8 @@ class CallHeads:
         self.openings = [opening for opening, _, _ in self._first if _WORD.search(opening.text)]
         after_brace = [text.partition("}")[2] if self.wrapped else text for text in (form.next or "", form.last)]
         following, last = map(str.strip, after_brace)
-        # A text reads the first call after `last` as well: only a next one that does not begin so is told apart here.
+        # In text, the first call is also recognized after `last`. Only a further call that begins differently is
+        # distinguished here.
         self.last = Pattern(last)
         reduces = not self.at_start and following.replace(last, "", 1).strip() == form.first.strip()
         self.next = Pattern("" if form.next is None or (following.startswith(last) and reduces) else following)
@@ -48,7 +49,7 @@ class CallHeads:
         self._braces, self._scanned = Braces(), 0
 
     def read(self, text: str, at: int, *, final: bool, at_start: bool = False) -> CallHead | int | None:
-        """The head that begins at `at`; None where none does; MORE where more text may make it one."""
+        """Return the head that begins at `at`, None if none does, or MORE if more text may complete one."""
         undecided = False
         for opening, first, after in self._first:
             if at_start and opening in self.openings:
@@ -70,7 +71,7 @@ class CallHeads:
         return None
 
     def read_name(self, text: str, at: int, *, final: bool) -> CallHead | int | None:
-        """The same behind what comes before a further call."""
+        """Return the same after the separator of a further call."""
         head = self._name(text, at, self._after_name)
         return None if final and head == MORE else head
 
@@ -81,7 +82,7 @@ class CallHeads:
                 behind = at + len(name)
                 if after:
                     end = after.match(text, skip_space(text, behind))
-                else:  # what comes next must not go on with the name
+                else:  # the next character must not continue the name
                     end = MORE if behind == len(text) else behind if not re.match(r"[\w.-]", text[behind]) else None
                 if end is not None and end != MORE and self.form.arguments.syntax == "json":
                     end = skip_space(text, end)
@@ -94,7 +95,7 @@ class CallHeads:
         return MORE if undecided else None
 
     def _object(self, text: str, at: int | None) -> CallHead | int | None:
-        """A call whose members come in another order, or with others: read once it is complete."""
+        """Read a call whose members come in another order, or with others, once it is complete."""
         if at is None or at == MORE:
             return at
         at = skip_space(text, at)
@@ -120,5 +121,5 @@ class CallHeads:
 
 
 def _opening(first: str) -> str:
-    """What stands before the JSON of a call, or before its name."""
+    """Skip the text before the JSON of a call, or before its name."""
     return first.partition("{")[0] if '"' in first.partition("{")[2] else first

@@ -1,4 +1,4 @@
-"""Quotations in an answer: told apart from its text, found in the documents, and refused where they are not there."""
+"""Quotations in an answer: separated from its text, looked up in the documents, and rejected if they are not there."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -14,8 +14,8 @@ from ggserve.messages import Document
 def with_documents(
     messages: list[dict[str, Any]], documents: Sequence[Document], marks: Marks, *, shown: bool
 ) -> list[dict[str, Any]]:
-    """The chat with what the model is told of quotations at its end, and at its beginning the documents, unless they
-    are `shown` in it already."""
+    """Return the chat with instructions on quotations at its end, and with the documents at its beginning unless it has
+    `shown` them already."""
     users = [index for index, message in enumerate(messages) if message["role"] == "user"]
     told = list(messages)
     if users:
@@ -41,8 +41,8 @@ def _instructions(marks: Marks) -> str:
 async def with_citations(
     deltas: AsyncGenerator[Delta, None], documents: Sequence[Document], marks: Marks
 ) -> AsyncGenerator[Delta, None]:
-    """The deltas without the marks, with each quotation's text apart, and its citation once it is complete. Raises
-    GenerationError where a quotation is in no document."""
+    """Yield the deltas without marks: each quotation's text separately, and its citation when it is complete. Raises
+    GenerationError if a quotation is in no document."""
     answers: dict[int, _Quotations] = {}
     async with aclosing(deltas):
         async for delta in deltas:
@@ -52,17 +52,17 @@ async def with_citations(
 
 
 class _Quotations:
-    """The quotations of one answer, as far as it has come."""
+    """The quotations of one answer so far."""
 
     def __init__(self, documents: Sequence[Document], marks: Marks) -> None:
         self._documents = documents
         self._marks = marks
-        self._held = ""  # what may become a mark
-        self._number = 0  # of the quotation that is open, or comes next
-        self._quoted: str | None = None  # its text so far
+        self._held = ""  # text that may become a mark
+        self._number = 0  # index of the quotation that is open or comes next
+        self._quoted: str | None = None  # text of the quotation so far
 
     def read(self, delta: Delta) -> list[Delta]:
-        """A delta as one or more, each of text or of a quotation."""
+        """Yield a delta as one or more, each of text or of a quotation."""
         bare = replace(delta, text="", finish_reason=None, stop_sequence=None, tokens=())
         pieces: list[Delta] = []
         text, self._held = self._held + delta.text, ""
@@ -70,8 +70,10 @@ class _Quotations:
             mark = self._marks.open if self._quoted is None else self._marks.close
             before, found, rest = text.partition(mark)
             if not found:
-                kept = 0 if delta.finish_reason else _beginning(before, mark)
+                kept = _beginning(before, mark)
                 before, self._held = before[: len(before) - kept], before[len(before) - kept :]
+                if delta.finish_reason and not self._ends_in_mark(before):
+                    before, self._held = before + self._held, ""
             pieces += self._piece(bare, before)
             if found and self._quoted is None:
                 self._quoted = ""
@@ -85,6 +87,11 @@ class _Quotations:
         pieces[-1] = replace(pieces[-1], finish_reason=delta.finish_reason, stop_sequence=delta.stop_sequence)
         return pieces
 
+    def _ends_in_mark(self, before: str) -> bool:
+        """Return whether what is held at the end of the answer is the beginning of a closing mark, and no document's
+        text."""
+        return self._quoted is not None and self._place(self._quoted + before + self._held) is None
+
     def _piece(self, bare: Delta, text: str) -> list[Delta]:
         if self._quoted is None:
             return [replace(bare, text=text)] if text else []
@@ -92,16 +99,21 @@ class _Quotations:
         return [replace(bare, text=text, quotation=self._number)] if text else []
 
     def _cited(self, bare: Delta) -> Delta:
-        """The end of the open quotation."""
+        """Yield the end of the open quotation."""
         text, self._quoted = self._quoted or "", None
         number, self._number = self._number, self._number + 1
-        for index, document in enumerate(self._documents):
-            if text and (start := document.text.find(text)) >= 0:
-                citation = Citation(index, document.title, start, start + len(text), text)
-                return replace(bare, quotation=number, citation=citation)
-        raise GenerationError("The answer quotes what no document says.")
+        if text and (place := self._place(text)):
+            index, start = place
+            citation = Citation(index, self._documents[index].title, start, start + len(text), text)
+            return replace(bare, quotation=number, citation=citation)
+        raise GenerationError("The answer contains a quotation that is not in the documents.")
+
+    def _place(self, text: str) -> tuple[int, int] | None:
+        """The first document that has the text, and where."""
+        starts = ((index, document.text.find(text)) for index, document in enumerate(self._documents))
+        return next(((index, start) for index, start in starts if start >= 0), None)
 
 
 def _beginning(text: str, mark: str) -> int:
-    """The length of the longest end of a text that a mark may begin with."""
+    """Return the length of the longest end of a text that may begin a mark."""
     return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)

@@ -1,7 +1,7 @@
-"""Texts and rendered chats to token ids and back, for one model: with our tokenizer, or with the engine's own.
+"""Encodes texts and rendered chats to token ids, and decodes them, for one model: with our tokenizer or the engine's.
 
-The engine's is for files whose vocabulary we cannot read exactly. It answers in about a millisecond and blocks for that
-long.
+The engine's tokenizer is for files whose vocabulary we cannot read exactly. It answers in about a millisecond and
+blocks for that long.
 """
 
 import re
@@ -15,12 +15,12 @@ from ggserve.tokenizer.vocabulary import Metadata, control_tokens
 
 _UNKNOWN = "\ufffd".encode()
 _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
-_NORMALIZED = 4  # characters that normalization may make one of
+_NORMALIZED = 4  # characters that normalization may turn into one
 _LONGEST_WORD = 10_000  # characters
 
 
 class EngineTokenizer(Protocol):
-    """What an engine with a tokenizer of its own offers."""
+    """The interface of an engine with its own tokenizer."""
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
     def detokenize(self, ids: Sequence[int]) -> str: ...
@@ -34,10 +34,10 @@ class Codec:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self.control_texts = tuple(tokenizer.control_tokens)  # that no message may become
+        self.control_texts = tuple(tokenizer.control_tokens)  # control tokens that no message may become
         self.end_texts = tuple(tokenizer.token_text(token) for token in tokenizer.end_ids)
-        self.end_ids = tokenizer.end_ids  # tokens that do
-        self.longest_token = tokenizer.longest_token  # characters that one can stand for
+        self.end_ids = tokenizer.end_ids  # tokens that templates may become
+        self.longest_token = tokenizer.longest_token  # characters that a stand-in can stand for
         self.special_tokens = {
             "bos_token": tokenizer.token_text(tokenizer.bos_id) or None,
             "eos_token": tokenizer.token_text(tokenizer.eos_id) or None,
@@ -45,12 +45,12 @@ class Codec:
 
     @property
     def beginning(self) -> list[int]:
-        """What the model wants before every text: BOS, or nothing."""
+        """The tokens before every text: BOS, or none."""
         tokenizer = self._tokenizer
         return [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a text to continue; for an empty one the token that starts texts."""
+        """Return the ids of a text to continue; for an empty one, the token that starts texts."""
         tokenizer = self._tokenizer
         start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
         return tokenizer.encode_prompt(text) or [start or 0]
@@ -59,19 +59,19 @@ class Codec:
         return self._tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
     def encode_middle(self, text: str) -> list[int]:
-        """Ids of a text in the middle of an answer, of which nothing can become a control token."""
+        """Return the ids of a text in the middle of an answer. Nothing in it can become a control token."""
         return self._tokenizer.encode_middle(text)
 
     def encode_rendered(self, text: str, stand_ins: Mapping[int, str]) -> list[int]:
-        """Ids of a chat's prompt: its control tokens are tokens, what `stand_ins` turn back is text. BOS is added where
-        the model wants it and the template did not write it."""
+        """Return the ids of a chat's prompt. Its control tokens are tokens; what `stand_ins` stand for is text. BOS is
+        added if the model wants it and the template did not write it."""
         return self._tokenizer.encode_prompt(text, stand_ins=stand_ins)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool) -> str:
         return self._tokenizer.decode(ids, skip_special=skip_special)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
-        """The bytes of each token, control tokens as the file spells them."""
+        """Return the bytes of each token, with control tokens as the file spells them."""
         return [self._tokenizer.piece(token) for token in ids]
 
 
@@ -138,7 +138,7 @@ class EngineCodec:
         return [self._raw(token) if _UNKNOWN in piece else piece for token, piece in zip(ids, pieces, strict=True)]
 
     def _raw(self, token: int) -> bytes:
-        """The bytes of a token that are no whole characters, which the engine cannot tell."""
+        """Return the bytes of a token with incomplete characters, which the engine cannot return."""
         text = self._tokens[token]
         if _BYTE_TOKEN.fullmatch(text):
             return bytes([int(text[3:5], 16)])

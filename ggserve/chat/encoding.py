@@ -1,7 +1,7 @@
 """Keeps texts of users, tools and documents from becoming control tokens.
 
 Before a template is rendered, the first character of each look-alike is replaced by a stand-in that occurs nowhere
-else. Control tokens are found after that; only then do the stand-ins turn back.
+else. Control tokens are found after that, and only then do the stand-ins turn back.
 """
 
 import re
@@ -10,13 +10,13 @@ from typing import Any
 
 from ggserve.errors import InvalidRequest
 
-# Code points that no text can mean anything by: Unicode's noncharacters first, then private use.
+# Code points without a meaning in text: Unicode's noncharacters first, then private use.
 _STAND_INS = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]
 _WORD_JOINER = "\u2060"
 
 
 class Guard:
-    """That of one vocabulary, by the texts of its control tokens."""
+    """The encoding of one vocabulary, by the texts of its control tokens."""
 
     def __init__(self, control_texts: Sequence[str]) -> None:
         self._characters = set("".join(control_texts))
@@ -26,23 +26,23 @@ class Guard:
         self._longest = max(map(len, self._beginnings), default=0)
 
     def stand_ins(self, values: Any) -> tuple[Mapping[int, str], Callable[[Any], Any]]:
-        """Stand-ins for a request's values (JSON), and what puts them into such values. The mapping, as for
-        `str.translate`, turns them back. Raises InvalidRequest where too few characters are left."""
+        """Return stand-ins for a request's values (JSON), and a function that puts them into values. The mapping, as
+        for `str.translate`, turns them back. Raises InvalidRequest if too few characters are left."""
         used = self._characters.union(*map(set, _strings(values)))
         free = (code for code in _STAND_INS if chr(code) not in used)
         stand_ins = dict(zip(self._firsts, free, strict=False))
         if len(stand_ins) < len(self._firsts):
-            raise InvalidRequest("The messages have every character of Unicode's private use. Leave some out.")
+            raise InvalidRequest("The messages use every private-use character of Unicode. Leave some out.")
         replaced = self._replacing(stand_ins)
         return {code: char for char, code in stand_ins.items()}, lambda value: _map_strings(value, replaced)
 
     def again(self, stand_ins: Mapping[int, str]) -> Callable[[str], str]:
-        """Puts stand-ins, as `stand_ins` gave them, into a further text."""
+        """Put the stand-ins from `stand_ins` into another text."""
         return self._replacing({char: code for code, char in stand_ins.items()})
 
     def _replacing(self, stand_ins: Mapping[str, int]) -> Callable[[str], str]:
-        """Replaces the first character of each control token's text, and of a beginning of one at the string's
-        end (or before its trailing space, which templates strip): what follows could complete it."""
+        """Replace the first character of each control token's text, and of a beginning of one at the end of the string
+        (or before its trailing space, which templates strip), because the following text could complete it."""
 
         def replaced(text: str) -> str:
             text = self._look_alike.sub(lambda match: chr(stand_ins[match[0]]), text)
@@ -56,13 +56,13 @@ class Guard:
 
 
 def defused(text: str, stand_ins: Mapping[int, str]) -> str:
-    """The text with an invisible U+2060 (word joiner) in each look-alike: for a tokenizer that would make them control
-    tokens."""
+    """Return the text with an invisible U+2060 (word joiner) in each look-alike, for a tokenizer that would make
+    control tokens of them."""
     return text.translate({code: char + _WORD_JOINER for code, char in stand_ins.items()})
 
 
 def text_length(value: Any) -> int:
-    """Characters of all strings in `value`."""
+    """Return the characters of all strings in `value`."""
     return sum(map(len, _strings(value)))
 
 
@@ -70,7 +70,7 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        if value.get("type") == "image_url":  # its data is no text
+        if value.get("type") == "image_url":  # its data is not text
             return
         for key, item in value.items():
             yield from _strings(key)

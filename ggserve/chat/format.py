@@ -1,4 +1,4 @@
-"""How one model writes an answer: its thought, its text and its tool calls, as the literals between them.
+"""The format in which a model writes an answer: its thought, text and tool calls, as the literals between them.
 
 An answer is, in this order,
 
@@ -17,18 +17,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Unicode noncharacters stand for what varies.
+# Unicode noncharacters stand for the variable parts.
 ID = "\ufdd0"
 INDEX = "\ufdd1"
 NAME = "\ufdd2"
 _HOLES = {ID: "⟨id⟩", INDEX: "⟨index⟩", NAME: "⟨name⟩"}
 
-# Where a template takes the thought of a message from. "parts": a content part of type "thinking"; "content": the text,
-# with its own tags around it; "none": nowhere, it drops thoughts.
+# The field from which a template takes the thought of a message. "parts": a content part of type "thinking"; "content":
+# the text, with its own tags around it; "none": none, the template drops thoughts.
 ThoughtField = Literal["reasoning_content", "reasoning", "thinking", "parts", "content", "none"]
 ThoughtState = Literal["open", "closed", "free"]
-# What a template refuses or drops: system messages, those that are not the first message, messages in a row of one
-# role, several calls in one message, a text beside calls, null as the text beside calls.
+# What a template rejects or drops: system messages, system messages after the first message, consecutive messages of
+# one role, several calls in one message, text beside calls, null as the text beside calls.
 Refusal = Literal["system", "late_system", "repeated_roles", "parallel_calls", "text_with_calls", "null_content"]
 
 
@@ -38,16 +38,17 @@ class ThoughtFormat:
 
     open: str
     close: str
-    close_to_call: str | None = None  # in place of `close` where a call follows without text; None: the same
-    none: str = ""  # what a history has in place of a thought, and a model may write itself: `<think>\n\n</think>\n\n`
+    close_to_call: str | None = None  # in place of `close` if a call follows without text; None: the same
+    none: str = ""  # what a history has in place of a thought, and a model may write: `<think>\n\n</think>\n\n`
     message_field: ThoughtField = "reasoning_content"
     on: Mapping[str, Any] | None = None  # template variables that let the model think; None: none needed
-    off: Mapping[str, Any] | None = None  # those that keep it from thinking; None: the template has no such switch
-    calls_close: bool = False  # a call inside a thought ends it; else it is a part of the thought
+    # template variables that keep it from thinking; None: the template has no such switch
+    off: Mapping[str, Any] | None = None
+    calls_close: bool = False  # a call inside a thought ends it; otherwise it is part of the thought
     reopens: bool = False  # a thought may begin anywhere in the answer
 
     def state(self, prompt: str) -> ThoughtState:
-        """Where a rendered prompt leaves the model: inside a thought, after one, or free to begin one."""
+        """The state in which a rendered prompt leaves the model: inside a thought, after one, or free to begin one."""
         end = prompt.rstrip()
         if self.open.strip() and end.endswith(self.open.strip()):
             return "open"
@@ -57,7 +58,7 @@ class ThoughtFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class ArgumentsFormat:
-    """The arguments of a call. In syntax
+    """The arguments of a call. In the syntax
 
     - `json` they are one JSON object;
     - `parameters` each has its name: `open KEY after_key VALUE (between KEY after_key VALUE)* close`, or `empty` where
@@ -69,12 +70,12 @@ class ArgumentsFormat:
     syntax: Literal["json", "parameters", "gemma", "minimax"] = "json"
     open: str = ""
     after_key: str = ""
-    after_key_other: str | None = None  # in place of `after_key` before values that are no strings; None: the same
+    after_key_other: str | None = None  # in place of `after_key` before values that are not strings; None: the same
     between: str = ""
     close: str = ""
     empty: str = ""
     quote: str = ""
-    cdata: bool = False  # raw strings may stand in <![CDATA[...]]>
+    cdata: bool = False  # raw strings may be in <![CDATA[...]]>
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,36 +85,37 @@ class CallsFormat:
     first: str
     after_name: str
     last: str
-    next: str | None = None  # None: an answer has one call at most
+    next: str | None = None  # None: an answer has at most one call
     arguments: ArgumentsFormat = ArgumentsFormat()
     after_text: str = ""  # between the answer's text and `first`
-    others: tuple[tuple[str, str], ...] = ()  # other pairs of `first` and `after_name` that the model writes too
+    others: tuple[tuple[str, str], ...] = ()  # other pairs of `first` and `after_name` that the model also writes
     id_form: Literal["any", "mistral", "kimi"] = "any"  # nine alphanumerics; `functions.NAME:INDEX`
-    string_arguments: bool = False  # the template takes arguments of earlier calls as JSON text only
+    string_arguments: bool = False  # the template takes arguments of earlier calls only as JSON text
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatFormat:
-    """How a model's answers look, and what its template takes."""
+    """The form of a model's answers, and of the messages that its template takes."""
 
     answer_open: str = ""  # the generation prompt
-    ends: tuple[str, ...] = ()  # what a template writes after an answer; end tokens of the vocabulary end it in fact
-    text_open: str = ""  # before the text of an answer without a thought
+    # the text that a template writes after an answer; in fact, end tokens of the vocabulary end it
+    ends: tuple[str, ...] = ()
+    text_open: str = ""  # literal before the text of an answer without a thought
     text_close: str = ""
-    dropped: tuple[str, ...] = ()  # what a model writes besides, which means nothing
+    dropped: tuple[str, ...] = ()  # further literals that a model writes, without a meaning
     thought: ThoughtFormat | None = None
-    calls: CallsFormat | None = None  # None: the template writes no calls that could be read off
-    calls_as_text: bool = False  # the template writes no earlier calls: they are a part of the content
+    calls: CallsFormat | None = None  # None: the template writes no readable calls
+    calls_as_text: bool = False  # the template writes no earlier calls: they are part of the content
     content: Literal["string", "parts"] = "string"  # the form of a message's content that the template reads
     refused: frozenset[Refusal] = frozenset()
 
     @property
     def is_plain(self) -> bool:
-        """Whether an answer that cannot call is all text."""
+        """Return whether an answer that cannot call is all text."""
         return not (self.thought or self.text_open or self.text_close or self.dropped)
 
     def literals(self) -> Iterator[str]:
-        """All that a model writes between its thought, text, names and values."""
+        """All literals that a model writes between its thought, text, names and values."""
         yield from (self.text_open, self.text_close, *self.dropped)
         if thought := self.thought:
             yield from (thought.open, thought.close, thought.close_to_call or "", thought.none)
@@ -126,7 +128,7 @@ class ChatFormat:
 
 
 def shown(literal: str) -> str:
-    """A literal with its holes named, for people."""
+    """Format a literal for people, with its holes named."""
     for hole, name in _HOLES.items():
         literal = literal.replace(hole, name)
     return literal

@@ -1,5 +1,5 @@
-"""The messages of a chat as one template takes them: results in the order of their calls, the roles and forms of
-content that it reads, thoughts where it looks for them."""
+"""The messages of a chat in the form that one template takes: results in the order of their calls, and the roles, forms
+of content and thoughts that it reads."""
 
 import hashlib
 import json
@@ -21,7 +21,8 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
 def checked(messages: Sequence[Mapping[str, Any]]) -> Messages:
-    """The messages with calls whose arguments are objects, and with ids that are texts. Raises InvalidRequest."""
+    """Return the messages with calls whose arguments are objects, and with ids that are texts. Raises
+    InvalidRequest."""
     return [_checked(message) for message in messages]
 
 
@@ -47,7 +48,7 @@ def _call(call: Any) -> Message:
 
 
 def _object(arguments: Any) -> dict[str, Any]:
-    """The arguments of a call; what an answer's end cut off of their JSON is left out."""
+    """Return the arguments of a call, without what is incomplete in cut JSON."""
     if isinstance(arguments, str):
         try:
             arguments = from_json(arguments or "{}", allow_partial="trailing-strings")
@@ -65,8 +66,8 @@ class History:
         self.images: list[str] = []  # data URLs, in the order of their markers
 
     def arranged(self, messages: Messages, own_tools: Sequence[Any] | None = None) -> Messages:
-        """The messages, which are `checked`, as the template takes them; where it knows no tools, with `own_tools` and
-        their calls told in texts."""
+        """Return the `checked` messages as the template takes them. For a template without tools, `own_tools` and their
+        calls are described in texts."""
         texts = [{**message, "content": self._text(message.get("content"))} for message in messages]
         bound = _bound(texts)
         if own_tools is not None:
@@ -76,7 +77,7 @@ class History:
         return [self._finished(message) for message in self._roles(self._with_ids(bound))]
 
     def _text(self, content: Any) -> str:
-        """The text of a content, with a marker for each image. Text parts stand in lines of their own."""
+        """Return the text of a content, with a marker for each image. Text parts are separate lines."""
         if not isinstance(content, (list, tuple)):
             return content or ""
         pieces = []
@@ -89,8 +90,8 @@ class History:
         return "\n".join(pieces)
 
     def _roles(self, messages: Messages) -> Iterator[Message]:
-        """The messages in roles and an order that the template takes: leading system messages are one, and what it
-        refuses is a part of the user's turn."""
+        """Return the messages in roles and an order that the template takes: leading system messages become one, and
+        what it rejects becomes part of the user's turn."""
         refused = self._form.refused
         arranged: Messages = []
         for message in messages:
@@ -109,7 +110,7 @@ class History:
         yield from arranged
 
     def _with_ids(self, messages: Messages) -> Messages:
-        """The messages with ids of calls as the template takes them."""
+        """Return the messages with call ids in the form that the template takes."""
         calls = self._form.calls
         if calls is None or calls.id_form == "any":
             return messages
@@ -127,7 +128,7 @@ class History:
         return [_renamed(message, names) for message in messages]
 
     def _finished(self, message: Message) -> Message:
-        """One message with its thought, content and arguments in the form that the template reads."""
+        """Return one message with its thought, content and arguments in the form that the template reads."""
         form = self._form
         thought = next((message[key] for key in _THOUGHTS if isinstance(message.get(key), str)), "")
         known = {key: value for key, value in message.items() if key not in _THOUGHTS}
@@ -156,7 +157,7 @@ class History:
 
 
 def _bound(messages: Messages) -> Messages:
-    """The messages with the results of calls in the order of the calls, each with the id and the name of its own."""
+    """Return the messages with the results of calls in the order of the calls, each with its own id and name."""
     arranged: Messages = []
     at = made = 0
     while at < len(messages):
@@ -178,8 +179,8 @@ def _bound(messages: Messages) -> Messages:
 
 
 def _in_order(calls: Sequence[Message], results: Messages) -> Messages:
-    """The results of some calls in the calls' order; a result without an id is that of the first open call of its
-    name, or else of the first open one."""
+    """Return the results of some calls in the calls' order. A result without an id belongs to the first open call of
+    its name, or else to the first open one."""
     left = list(enumerate(calls))
     placed: list[tuple[int, Message]] = []
 
@@ -202,7 +203,7 @@ def _in_order(calls: Sequence[Message], results: Messages) -> Messages:
 
 
 def _one_call_each(messages: Messages) -> Iterator[Message]:
-    """Several calls as several messages, each before its result."""
+    """Split several calls into several messages, each before its result."""
     results = [message for message in messages if message["role"] == "tool"]
     for message in messages:
         calls = message.get("tool_calls") or ()

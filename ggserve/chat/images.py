@@ -1,4 +1,4 @@
-"""Images of a chat as native code gets them: decoded here, no larger than a model looks at, and written anew.
+"""Images of a chat in the form for native code: decoded here, reduced to the size that models use, and encoded again.
 
 llama.cpp's decoders never see a client's bytes.
 """
@@ -19,23 +19,23 @@ MOST_PIXELS_TOGETHER = 80_000_000
 """Of all images of one request."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
-_SHOWN_PIXELS = 4_000_000  # to which a larger image is reduced; vision models look at 3.2 million at most
+_SHOWN_PIXELS = 4_000_000  # larger images are reduced to this; vision models use 3.2 million at most
 _LONGEST_SIDE = 16_000  # pixels
-_FASTEST = 1  # of zlib's levels
-_CHUNK = 3 << 18  # bytes of base64's input at a time: other threads run in between
+_FASTEST = 1  # zlib level
+_CHUNK = 3 << 18  # bytes of base64 decoded at a time: other threads run in between
 
 
 def with_clean_images(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with each image as a PNG that was written here. Takes seconds for large images: call it in a
+    """Return the messages with each image as a PNG that was encoded here. Takes seconds for large images: call it in a
     thread. Raises InvalidRequest."""
     urls = [part["image_url"]["url"] for message in messages for part in _images(message)]
     if len(urls) > MOST_IMAGES:
-        raise InvalidRequest(f"The request has {len(urls)} images, and {MOST_IMAGES} are the most.")
+        raise InvalidRequest(f"The request has {len(urls)} images; the limit is {MOST_IMAGES}.")
     files = [_file(url) for url in urls]
     sizes = [_pixels(file) for file in files]
     if sum(sizes) > MOST_PIXELS_TOGETHER:
         raise InvalidRequest(
-            f"The images have {sum(sizes)} pixels together, and {MOST_PIXELS_TOGETHER} are the most: make them smaller."
+            f"The images have {sum(sizes)} pixels in total; the limit is {MOST_PIXELS_TOGETHER}: make them smaller."
         )
     clean = iter([_png_url(file) for file in files])
     return [_with_images(message, clean) for message in messages]
@@ -67,13 +67,13 @@ def _file(url: str) -> bytes:
 
 
 def _opened(file: bytes) -> Any:
-    from PIL import Image, UnidentifiedImageError  # only whoever sends images pays for its import
+    from PIL import Image, UnidentifiedImageError  # imported here so that only requests with images pay for it
 
     try:
         return Image.open(io.BytesIO(file), formats=_FORMATS)
     except UnidentifiedImageError:
-        raise InvalidRequest(f"the image cannot be read: it is none of {', '.join(_FORMATS)}") from None
-    except Exception as error:  # Pillow's readers raise what they like
+        raise InvalidRequest(f"the image cannot be read: its format is not one of {', '.join(_FORMATS)}") from None
+    except Exception as error:  # Pillow's readers raise any exception
         raise InvalidRequest(f"the image cannot be read: {error}") from None
 
 
@@ -81,9 +81,9 @@ def _pixels(file: bytes) -> int:
     with _opened(file) as image:
         pixels: int = image.width * image.height
         if pixels > MOST_PIXELS:
-            raise InvalidRequest(f"the image has {pixels} pixels, and {MOST_PIXELS} are the most")
+            raise InvalidRequest(f"the image has {pixels} pixels; the limit is {MOST_PIXELS}")
         if max(image.size) > _LONGEST_SIDE:
-            raise InvalidRequest(f"the image has a side of {max(image.size)} pixels, and {_LONGEST_SIDE} are the most")
+            raise InvalidRequest(f"the image has a side of {max(image.size)} pixels; the limit is {_LONGEST_SIDE}")
     return pixels
 
 
@@ -94,7 +94,7 @@ def _png_url(file: bytes) -> str:
         try:
             image.draft("RGB", size)  # a JPEG is decoded at a fraction of its size
             image.load()
-        except Exception as error:  # Pillow's decoders raise what they like
+        except Exception as error:  # Pillow's decoders raise any exception
             raise InvalidRequest(f"the image cannot be read: {error}") from None
         if image.mode.startswith("I"):  # 16 bits
             image = image.convert("I").point(lambda value: value / 256).convert("L")

@@ -1,8 +1,8 @@
-"""Fill in the middle: the prompt of a text with a gap, for models that were trained on such.
+"""Fill in the middle: the prompt of a text with a gap, for models that were trained on it.
 
-What comes before the gap, what comes after it, then the token behind which the middle goes on (Bavarian et al. 2022,
-arXiv:2207.14255); Mistral's models go on behind what comes before the gap, which stands last (mistral-common). Other
-files come first, in the order of llama-server. Nothing of a text becomes a control token.
+The prompt is the text before the gap, the text after it, then the token after which the middle follows (Bavarian et al.
+2022, arXiv:2207.14255). Mistral's models continue the text before the gap, which comes last (mistral-common). Other
+files come first, in llama-server's order. Nothing in a text becomes a control token.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ from typing import Protocol
 from ggserve.generation import File
 from ggserve.tokenizer.vocabulary import Metadata
 
-_SNIPPET = "\n\n--- snippet ---\n\n"  # before each other file, where the vocabulary has no token for that
-# By role, its names in GGUF keys, and how vocabularies spell it: Qwen, Granite, StarCoder, DeepSeek, CodeLlama, GLM.
+_SNIPPET = "\n\n--- snippet ---\n\n"  # before each other file, if the vocabulary has no token for it
+# By role, its names in GGUF keys, and its spellings in vocabularies: Qwen, Granite, StarCoder, DeepSeek, CodeLlama,
+# GLM.
 _ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "prefix": (
         ("fim_pre", "prefix"),
@@ -38,7 +39,7 @@ class Encoder(Protocol):
 
     @property
     def beginning(self) -> Sequence[int]:
-        """What the model wants before every text: BOS, or nothing."""
+        """the tokens before every text: BOS, or none"""
         ...
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
@@ -46,7 +47,7 @@ class Encoder(Protocol):
 
 
 class Infill:
-    """The prompts of one model. `objection` is a line that says why it has none, or None."""
+    """The prompts of one model. `objection` is the reason why it has none, or None."""
 
     def __init__(self, metadata: Metadata, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -56,8 +57,8 @@ class Infill:
         self.objection = infill_objection(metadata)
 
     def prompt(self, prefix: str | Sequence[int], suffix: str, files: Sequence[File] = (), *, room: int) -> list[int]:
-        """Ids of a prompt; of the `files`, the end of what fits into `room` tokens with the rest. Not where there is an
-        objection."""
+        """Return the ids of a prompt. Of the `files`, only the end is kept that fits into `room` tokens with the rest.
+        Call it only if there is no objection."""
         tokens, encoder = self._tokens, self._encoder
         before = self._encoded(prefix) if isinstance(prefix, str) else prefix
         first = tokens["prefix"], *before
@@ -82,14 +83,14 @@ class Infill:
 
 
 def infill_objection(metadata: Metadata) -> str | None:
-    """Why a model cannot fill in the middle; None where it can."""
+    """Return the reason why a model cannot fill in the middle, or None if it can."""
     tokens = _role_tokens(metadata)
     missing = [role for role in _NEEDED if role not in tokens]
-    return f"its vocabulary has no token for the {', the '.join(missing)} of a text with a gap" if missing else None
+    return f"its vocabulary has no fill-in-the-middle token for the {', the '.join(missing)}" if missing else None
 
 
 def _role_tokens(metadata: Metadata) -> dict[str, int]:
-    """The token of each role that the vocabulary has: as the file's keys say, or else by how it is spelled."""
+    """Return the token of each role that the vocabulary has: from the file's keys, or else by its spelling."""
     texts: list[bytes] = metadata.get("tokenizer.ggml.tokens")
     every = {role: (*spellings, _MISTRALS.get(role, "")) for role, (_, spellings) in _ROLES.items()}
     wanted = {spelling.encode() for spellings in every.values() for spelling in spellings if spelling}

@@ -1,7 +1,7 @@
 """Finds the literals of a chat format in a text that arrives in pieces.
 
 White space in a literal, and around JSON's punctuation in it, matches any white space or none; holes match ids and
-numbers. A literal is stripped first: what reads on skips the white space at its edges.
+numbers. A literal is stripped first; the parser skips the white space at its edges.
 """
 
 import re
@@ -21,7 +21,7 @@ class Pattern:
 
     def __init__(self, literal: str) -> None:
         self.text = literal.strip()
-        self._parts: list[tuple[str, bool]] = []  # with whether white space may stand before it
+        self._parts: list[tuple[str, bool]] = []  # also matches white space before it
         loose = False
         for part in _PARTS.findall(self.text):
             punctuation = part in "{}[]:,"
@@ -33,15 +33,16 @@ class Pattern:
         return bool(self._parts)
 
     def match(self, text: str, at: int = 0) -> int | None:
-        """Where the literal ends that begins at `at`; None where none does; MORE where more text may complete it."""
+        """Return the end of the literal that begins at `at`, None if it does not begin there, or MORE if more text may
+        complete it."""
         return self._match(text, at)[0]
 
     def matched(self, text: str, at: int = 0) -> int:
-        """Where those parts of the literal end that stand at `at`: models leave out some at its end."""
+        """Return the end of the parts of the literal that occur at `at`: models leave out some at its end."""
         return self._match(text, at)[1]
 
     def find(self, text: str, at: int = 0) -> tuple[int, int] | None:
-        """Where the first occurrence begins and ends; its end is MORE where the text ends within it."""
+        """Return the beginning and the end of the first occurrence. The end is MORE if the text ends within it."""
         first = self._parts[0][0][0]
         while (at := text.find(first, at)) >= 0:
             end = self.match(text, at)
@@ -73,8 +74,8 @@ class Pattern:
 def earliest(
     text: str, patterns: Iterable[Pattern], at: int = 0, *, final: bool = False
 ) -> tuple[int, int, Pattern] | None:
-    """Where the first of several literals begins and ends, and which it is. Its end is MORE where the text ends before
-    it is known which of those that begin there it is; with `final` no more comes."""
+    """Return the beginning and the end of the first of several literals, and the literal. The end is MORE if the text
+    ends before one of those that begin there is certain; with `final`, no more text will arrive."""
     found = [(*hit, number, pattern) for number, pattern in enumerate(patterns) if (hit := pattern.find(text, at))]
     if final:
         found = [hit for hit in found if hit[1] != MORE]
@@ -89,12 +90,12 @@ def first_characters(patterns: Iterable[Pattern]) -> re.Pattern[str]:
 
 
 def skip_space(text: str, at: int = 0) -> int:
-    """Where the white space at `at` ends."""
+    """Return the end of the white space at `at`."""
     found = _SPACE.match(text, at)
     assert found is not None
     return found.end()
 
 
 def common_beginning(one: str, other: str) -> str:
-    """The characters that both begin with."""
+    """Return the common beginning of two texts."""
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

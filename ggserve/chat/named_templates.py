@@ -1,7 +1,7 @@
-"""Chat templates by their names: those of a model file, and for files that carry none those that the families' chat
-models were trained with.
+"""Chat templates by name: those of a model file, and for files without one those that the families' chat models were
+trained with.
 
-Each is a Jinja2 file in `templates`. Where a turn does not end by a token, the texts that end it are here.
+Each is a Jinja2 file in `templates`. If turns do not end with a token, the texts that end them are here.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ _SAME = {"wizardcoder": "alpaca", "mpt-chat": "chatml", "falcon-instruct": "falc
 NAMES = tuple(sorted(_STOP_TEXTS.keys() | _SAME.keys()))
 
 
-# Legacy files carry no template. What their tokens prove, the first that fits: of the family, with these tokens.
+# Legacy files carry no template. The first of these applies whose family and tokens the file has.
 _PROVEN: tuple[tuple[str, str, frozenset[bytes]], ...] = (
     ("mpt", "chatml", frozenset([b"<|im_start|>", b"<|im_end|>"])),
     ("starcoder", "starchat", frozenset([b"<|system|>", b"<|user|>", b"<|assistant|>", b"<|end|>"])),
@@ -37,7 +37,7 @@ _PROVEN: tuple[tuple[str, str, frozenset[bytes]], ...] = (
 
 
 def family_template(metadata: Metadata) -> Template | None:
-    """Source and stop texts of the template that a legacy file's family and tokens prove; None if they prove none."""
+    """Return the source and stop texts of the template that a legacy file's family and tokens prove, or None."""
     texts = set(metadata.get("tokenizer.ggml.tokens", ()))
     for family, name, tokens in _PROVEN:
         if metadata.get("general.architecture") == family and tokens <= texts:
@@ -46,7 +46,8 @@ def family_template(metadata: Metadata) -> Template | None:
 
 
 def read_chat_template(chosen: str) -> Template:
-    """Source and stop texts of the template that CHAT_TEMPLATE means, a name or a file. TemplateError if neither."""
+    """Return the source and stop texts of the template that CHAT_TEMPLATE names, built in or a file. Raises
+    TemplateError if it is neither."""
     if chosen in NAMES:
         name = _SAME.get(chosen, chosen)
         return (_FOLDER / f"{name}.jinja").read_text("utf-8"), _STOP_TEXTS[name]
@@ -55,11 +56,11 @@ def read_chat_template(chosen: str) -> Template:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TemplateError(
-            f"CHAT_TEMPLATE={chosen}: neither a file ({reason}) nor one of {', '.join(NAMES)}"
+            f"CHAT_TEMPLATE={chosen}: not a file ({reason}) and not one of {', '.join(NAMES)}"
         ) from None
 
 
 def chosen_template(file: ModelFile, chosen: str) -> Template:
-    """The same where CHAT_TEMPLATE may name one of the file's templates too."""
+    """Return the same, where CHAT_TEMPLATE may also name a template of the model file."""
     own = chat_template(file, chosen)
     return read_chat_template(chosen) if own is None else (own, ())

@@ -1,4 +1,4 @@
-"""The grammar of arguments in a family's own syntax of nested values, as the family's module writes each of them."""
+"""The grammar of arguments in a family's own syntax of nested values. The family's module writes each kind of value."""
 
 import json
 import re
@@ -8,12 +8,12 @@ from typing import Any, Protocol
 from ggserve.grammar.rules import Literal, Rule, choice, in_order
 from ggserve.grammar.schemas import schema_rule
 
-_NAME = re.compile(r"(?!invoke$)[\w.-]{1,256}")  # that no syntax takes for something else
+_NAME = re.compile(r"(?!invoke$)[\w.-]{1,256}")  # characters that no syntax mistakes for something else
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
 
 class Syntax(Protocol):
-    """A module of `exceptions`: the grammar of each kind of value."""
+    """The interface of a module of `exceptions`: the grammar of each kind of value."""
 
     @property
     def NAMES_SORTED(self) -> bool: ...
@@ -35,18 +35,18 @@ class Syntax(Protocol):
 
 
 class NestedArguments:
-    """`named` gives a rule that is used twice a name."""
+    """`named` gives a name to a rule that is used twice."""
 
     def __init__(self, syntax: Syntax, named: Callable[[Rule], Rule]) -> None:
         self._syntax = syntax
         self._named = named
 
     def members(self, schema: Any) -> Rule:
-        """The properties of a schema, those that are not required may be left out. Raises ValueError where the schema
-        says more than this follows."""
+        """Return the rule of a schema's properties; optional ones may be left out. Raises ValueError if the schema says
+        more than is supported."""
         properties = schema.get("properties", {}) if isinstance(schema, Mapping) else None
         if not isinstance(properties, Mapping) or not all(map(_NAME.fullmatch, properties)):
-            raise ValueError("its properties are not followed here")
+            raise ValueError("its properties are not supported")
         names = sorted(properties, key=str.lower) if self._syntax.NAMES_SORTED else properties
         required = _several(schema["required"]) if schema.get("required") else ()
         members = [(self._syntax.member(name, self._value(properties[name])), name in required) for name in names]
@@ -54,7 +54,7 @@ class NestedArguments:
 
     def _value(self, schema: Any) -> Rule:
         if not isinstance(schema, Mapping):
-            raise ValueError("a schema without a type is not followed here")
+            raise ValueError("a schema without a type is not supported")
         values = [schema["const"]] if "const" in schema else schema.get("enum")
         if values is not None:
             return choice(map(self._constant, _several(values)))
@@ -65,7 +65,7 @@ class NestedArguments:
         if isinstance(value, str):
             return self._syntax.text_value(value)
         if isinstance(value, list | dict):
-            raise ValueError("constants of several values are not followed here")
+            raise ValueError("constants with several values are not supported")
         return self._syntax.scalar_value(Literal(json.dumps(value)))
 
     def _typed(self, kind: str, schema: Mapping[str, Any]) -> Rule:
@@ -79,10 +79,10 @@ class NestedArguments:
             case "integer" | "number" | "boolean" | "null":
                 bounds = {key: schema[key] for key in _BOUNDS if key in schema}
                 return self._syntax.scalar_value(schema_rule({"type": kind, **bounds}, lenient=True))
-        raise ValueError(f"the type {kind!r} is not followed here")
+        raise ValueError(f"the type {kind!r} is not supported")
 
 
 def _several(value: Any) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise ValueError("a list without members is not followed here")
+        raise ValueError("a list without members is not supported")
     return value

@@ -1,4 +1,5 @@
-"""Our own way to tell a model of tools, for templates that know none: in the system message, calls in <tool_call> tags.
+"""ggserve's own way to describe tools to a model whose template knows none: in the system message, with calls in
+<tool_call> tags.
 
 The wording is the one that Hermes 2 Pro made common (NousResearch, Hermes-Function-Calling), which many models know.
 """
@@ -35,7 +36,7 @@ For each function call, return a json object with function name and arguments wi
 
 
 def with_own_tools(messages: Sequence[dict[str, Any]], tools: Sequence[Any] | None) -> list[dict[str, Any]]:
-    """The messages with tools, calls and results as texts. Only the leading system message changes."""
+    """Return the messages with tools, calls and results as texts. Only the leading system message changes."""
     told = [_told(message) for message in messages]
     if not tools:
         return told

@@ -1,6 +1,7 @@
-"""Tells thought, text and tool calls apart in an answer that arrives in pieces, by the model's chat format.
+"""Separates thought, text and tool calls in an answer that arrives in pieces, by the model's chat format.
 
-What only looks like a call stays text; a call inside a thought is thought. Any split of an answer gives the same parts.
+Text that only looks like a call stays text; a call inside a thought is thought. Any split of an answer gives the same
+parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +37,14 @@ Part = Text | Thought | CallPiece
 
 
 class AnswerParser:
-    """Reads one answer. Each `_read_...` takes what is certain from `_held`, and returns whether to go on at once."""
+    """Reads one answer. Each `_read_...` takes what is certain from `_held`, and returns whether to continue at
+    once."""
 
     def __init__(
         self, form: ChatFormat, schemas: Mapping[str, Mapping[str, Any]], state: ThoughtState | None = "free"
     ) -> None:
-        """`schemas`: those of the functions that the answer may call, by name. `state`: where the prompt leaves the
-        model; None: in the middle of its text."""
+        """`schemas`: those of the functions that the answer may call, by name. `state`: the state in which the prompt
+        leaves the model; None: in the middle of its text."""
         self._schemas = schemas
         self._thought = thought = form.thought
         self._calls = CallHeads(form.calls, schemas) if form.calls and schemas else None
@@ -57,13 +59,13 @@ class AnswerParser:
         ]
         self._stop_begins = first_characters(self._stops)
         self._held = ""
-        self._made = 0  # calls
+        self._made = 0  # number of calls
         self._read = {"open": self._read_thought, None: self._read_text}.get(state, self._read_start)
-        self._drops_space = state == "open"  # white space at the beginning of what comes next
+        self._drops_space = state == "open"  # white space at the beginning of the next part
         self._final = False
 
     def push(self, text: str) -> list[Part]:
-        """Takes the next piece; returns the parts that are certain."""
+        """Take the next piece and return the parts that are certain."""
         self._held += text
         parts: list[Part] = []
         while self._read(parts):
@@ -71,7 +73,7 @@ class AnswerParser:
         return parts
 
     def finish(self) -> list[Part]:
-        """The rest, when no more text comes."""
+        """Return the rest when no more text will arrive."""
         self._final = True
         return self.push("")
 
@@ -80,14 +82,14 @@ class AnswerParser:
         return taken
 
     def _skip_space(self) -> bool:
-        """Drops white space that means nothing; returns whether anything is left."""
+        """Drop meaningless white space, and return whether anything is left."""
         if self._drops_space:
             self._take(skip_space(self._held))
             self._drops_space = not self._held
         return bool(self._held)
 
     def _read_start(self, parts: list[Part]) -> bool:
-        """The beginning of an answer: a thought, calls without an opening of their own, or text."""
+        """Read the beginning of an answer: a thought, calls without an opening literal, or text."""
         self._skip_space()
         at = skip_space(self._held)
         undecided = at == len(self._held)
@@ -132,7 +134,7 @@ class AnswerParser:
         return True
 
     def _read_text(self, parts: list[Part]) -> bool:
-        """Text, up to a call or to what is neither."""
+        """Read text, up to a call or to a meaningless literal."""
         if not self._skip_space():
             return False
         if not self._stops:
@@ -167,7 +169,7 @@ class AnswerParser:
         return False
 
     def _next_call(self) -> tuple[int, CallHead | int] | None:
-        """Where the first call begins, and its head, or MORE."""
+        """Return where the first call begins, and its head, or MORE."""
         searched = 0
         while self._calls and (found := earliest(self._held, self._calls.openings, searched, final=self._final)):
             head = self._calls.read(self._held, found[0], final=self._final)
@@ -177,8 +179,8 @@ class AnswerParser:
         return None
 
     def _say(self, end: int, parts: list[Part], *, thinks: bool = False, drops_space: bool = False) -> int:
-        """Passes on what is held up to `end` but for white space there, which may mean nothing; returns how many
-        characters are gone from the beginning."""
+        """Pass on the held text up to `end`, except white space there, which may be meaningless; return the number of
+        characters removed from the beginning."""
         text = self._held[:end].rstrip()
         if text:
             parts.append(Thought(text) if thinks else Text(text))
@@ -187,7 +189,7 @@ class AnswerParser:
         return gone
 
     def _begin(self, head: CallHead, parts: list[Part]) -> bool:
-        """Starts a call."""
+        """Start a call."""
         assert self._calls is not None
         self._take(head.end)
         parts.append(CallPiece(self._made, head.arguments or "", head.name))
@@ -211,7 +213,7 @@ class AnswerParser:
         return complete
 
     def _read_closing(self, parts: list[Part]) -> bool:
-        """What is left of the object that the arguments are in."""
+        """Read the rest of the object that contains the arguments."""
         brace = self._held.find("}")
         if brace < 0:
             self._held = "" if self._final else self._held
@@ -221,7 +223,7 @@ class AnswerParser:
         return True
 
     def _read_tail(self, parts: list[Part]) -> bool:
-        """What comes after a call. Some models leave it out."""
+        """Read the literal after a call. Some models leave it out."""
         assert self._calls is not None
         at = skip_space(self._held)
         if self._calls.next:
@@ -249,7 +251,7 @@ class AnswerParser:
         return True
 
     def _read_name(self, parts: list[Part]) -> bool:
-        """The name of a further call."""
+        """Read the name of a further call."""
         assert self._calls is not None
         head = self._calls.read_name(self._held, skip_space(self._held), final=self._final)
         if isinstance(head, CallHead):
@@ -261,6 +263,6 @@ class AnswerParser:
 
 
 def whole(form: ChatFormat, text: str, schemas: Mapping[str, Mapping[str, Any]]) -> Sequence[Part]:
-    """The parts of a whole answer."""
+    """Return the parts of a whole answer."""
     parser = AnswerParser(form, schemas)
     return [*parser.push(text), *parser.finish()]

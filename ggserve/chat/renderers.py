@@ -45,12 +45,12 @@ class ChatRenderers:
         """What could not be read off the templates, in a line."""
         missing = [] if self.main.form.thought else ["thoughts"]
         if self._named.get(TOOL_USE, self.main).own_tools:
-            missing.append("tool calls, so that tools are told in our own words")
-        return f"the chat template shows no {' and no '.join(missing)}" if missing else ""
+            missing.append("tool calls (ggserve's own format is used)")
+        return f"the chat template has no known format for {' and '.join(missing)}" if missing else ""
 
 
 def renderers_of(file: ModelFile, chosen: Template | None, codec: Codec | EngineCodec) -> ChatRenderers:
-    """The renderers of a file. `chosen` takes the place of its templates. Raises TemplateError."""
+    """Return the renderers of a model file. `chosen` replaces its templates. Raises TemplateError."""
     bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
     source, stop = chosen or (chat_template(file), ())
     sources = {} if chosen else {name: chat_template(file, name) for name in PURPOSES}

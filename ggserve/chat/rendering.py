@@ -1,4 +1,5 @@
-"""A chat becomes the text of a prompt: by the model's template, or by ours where that knows no tools.
+"""Renders a chat to the text of a prompt: with the model's template, or with our own description of tools if it knows
+none.
 
 Text of users, tools and documents never becomes a control token: before rendering, the first character of each
 look-alike is replaced by a stand-in, which turns back only after the control tokens of the template are found.
@@ -19,19 +20,19 @@ from ggserve.messages import Document, Tools
 
 @dataclass(frozen=True)
 class Chat:
-    """What an answer is made from."""
+    """The parts that make a prompt."""
 
     messages: Sequence[Mapping[str, Any]]  # with role and content
     tools: Tools | None = None
-    begun: str = ""  # of the answer
+    begun: str = ""  # format of the answer
     begun_thought: str = ""
-    documents: tuple[Document, ...] = ()  # that it quotes, with citations
-    shows_documents: bool = False  # whether the messages have them already
+    documents: tuple[Document, ...] = ()  # documents that it quotes, for citations
+    shows_documents: bool = False  # the messages contain them already
     template_arguments: Mapping[str, Any] = field(default_factory=dict)  # variables of its template
 
     @property
     def quiet(self) -> "Chat":
-        """The same, for an answer without a thought."""
+        """Return the same chat for an answer without a thought."""
         return replace(self, template_arguments={**self.template_arguments, "enable_thinking": False})
 
 
@@ -41,7 +42,7 @@ class RenderedChat:
 
     text: str
     stand_ins: Mapping[int, str]
-    state: ThoughtState | None  # where it leaves the model; None: in the middle of an answer's text
+    state: ThoughtState | None  # the state in which it leaves the model; None: in the middle of an answer's text
     images: Sequence[str] = ()  # data URLs, in the order of their markers
 
     @property
@@ -51,8 +52,8 @@ class RenderedChat:
 
 
 class ChatRenderer:
-    """Renders chats with one template, whose answers have the format `form`. `own_tools`: it tells of tools itself, as
-    the template does not."""
+    """Renders chats with one template, whose answers have the format `form`. `own_tools`: the renderer describes tools
+    itself, because the template does not."""
 
     def __init__(self, template: ChatTemplate, form: ChatFormat, control_texts: Sequence[str]) -> None:
         self.template = template
@@ -61,8 +62,8 @@ class ChatRenderer:
         self._guard = Guard(control_texts)
 
     def render(self, chat: Chat, marker: str = "") -> RenderedChat:
-        """The prompt, up to where the answer begins, or has `begun`. `marker` is for images. Raises TemplateError, or
-        InvalidRequest for messages that make no sense."""
+        """Return the prompt up to the beginning of the answer, or with what it has `begun`. `marker` is for images.
+        Raises TemplateError, or InvalidRequest for invalid messages."""
         form = self.form
         tools = [_described(tool) for tool in chat.tools.functions] if chat.tools else None
         messages = checked(chat.messages)
@@ -84,22 +85,22 @@ class ChatRenderer:
         return RenderedChat(text, stand_ins, state, history.images)
 
     def continued(self, rendered: RenderedChat, begun: str, markers: Sequence[str]) -> RenderedChat:
-        """The prompt with the beginning of its answer, where no control tokens but `markers` are any."""
+        """Return the prompt with the beginning of its answer, in which only `markers` are control tokens."""
         guard = self._guard.again(rendered.stand_ins)
         parts = re.split(f"({'|'.join(re.escape(marker) for marker in markers if marker)})", begun)
         text = "".join(part if number % 2 else guard(part) for number, part in enumerate(parts))
         return replace(rendered, text=rendered.text + text)
 
     def _switched(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The template's variables, with those that its own switch for thinking has."""
+        """Return the template's variables, including its own switch for thinking."""
         thought, thinks = self.form.thought, given.get("enable_thinking")
         switch = {} if thought is None or thinks is None else (thought.on if thinks else thought.off) or {}
         effort = given.get("reasoning_effort")
         return {**({"reasoning_strength": effort} if effort else {}), **given, **switch}
 
     def _without_thought(self, text: str, state: ThoughtState, *, calls: bool) -> tuple[str, ThoughtState]:
-        """The prompt of an answer that does not think, although its template has no such switch. A model that thinks
-        only when it is told to needs nothing more."""
+        """Return the prompt of an answer without thinking, for a template that has no switch for it. A model that
+        thinks only on request needs none."""
         thought = self.form.thought
         if thought is None or (state == "free" and thought.on):
             return text, state
@@ -118,7 +119,7 @@ class ChatRenderer:
         stand_ins: Mapping[int, str],
         images: Sequence[str],
     ) -> RenderedChat:
-        """The prompt with what the answer has begun with: a thought, which a text closes."""
+        """Return the prompt with the beginning of the answer: a thought, which text closes."""
         thought = self.form.thought
         if thought is not None and begun_thought:
             text += ("" if state == "open" else thought.open) + begun_thought
@@ -132,7 +133,7 @@ class ChatRenderer:
 
 
 def _described(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool with all that templates look for."""
+    """Return a tool with every field that templates look for."""
     function = tool["function"]
     parameters = {"type": "object", "properties": {}, **(function.get("parameters") or {})}
     described = {**function, "description": function.get("description") or "", "parameters": parameters}

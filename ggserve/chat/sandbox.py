@@ -1,9 +1,10 @@
-"""Jinja2 for templates that nobody has vetted: a chat template comes with a downloaded file.
+"""Jinja2 for untrusted templates: a chat template comes with a downloaded file.
 
-Only the filters, tests, methods and functions listed here can be used: those of public templates. What a template
-builds and how often it loops is charged against a budget, and what would exceed it in one go is refused beforehand. A
-deadline stops what is slow without building anything. Lists may hold the same list many times, so that little memory
-looks like a huge text when it is written out or compared: no value whose written size passes a bound is ever made.
+Only the filters, tests, methods and functions listed here can be used: those of public templates. The text that a
+template builds and its loops are charged against a budget, and what would exceed it in one step is rejected beforehand.
+A deadline stops templates that are slow without building anything. A list may contain the same list many times, so that
+little memory becomes a huge text when it is written out or compared: no value whose written size exceeds a limit is
+made.
 """
 
 import json
@@ -28,14 +29,14 @@ from ggserve.errors import TemplateError
 
 _BUDGET = 64_000_000  # characters built by one rendering
 _LONGEST = 500_000  # items of a list or dict
-_LARGEST = 16_000_000  # characters that a list or dict may have when all in it is written out
+_LARGEST = 16_000_000  # characters of a list or dict, written out
 _LONGEST_TEXTS = {  # characters of what a filter or method takes apart
     **dict.fromkeys(("list", "max", "min", "sort", "title", "unique"), _LONGEST),
     **dict.fromkeys(("from_json", "rsplit", "split", "splitlines"), 4_000_000),
 }
-_STEP_COST = 64  # of a loop's step or a call, in characters: a million of them is about a second
+_STEP_COST = 64  # cost of a loop's step or a call, in characters: a million of them is about a second
 MAX_SECONDS = 5.0
-_CHARACTERS_PER_STEP = 16  # of a text that a method looks through
+_CHARACTERS_PER_STEP = 16  # characters of a text that a method searches
 _MAX_WIDTH = 1_000  # of an indentation, in characters
 _MAX_INDENT = 16
 _MAX_INT_BITS = 10_000
@@ -75,8 +76,8 @@ _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
 
 
 class ChatSandbox(SandboxedEnvironment):
-    """Renders as `transformers` does: blocks trimmed, loop controls, `raise_exception`, `strftime_now`,
-    `tojson` without HTML escapes. Not for use from two threads at once: the budget is its own."""
+    """Renders like `transformers`: trimmed blocks, loop controls, `raise_exception`, `strftime_now`, `tojson` without
+    HTML escapes. Not for use from two threads at once: it has one budget."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
@@ -106,11 +107,12 @@ class ChatSandbox(SandboxedEnvironment):
         }
 
     def refill(self, seconds: float = MAX_SECONDS) -> None:
-        """Starts a rendering with the whole budget and so much time."""
+        """Start a rendering with the whole budget and this much time."""
         self._left = _BUDGET
         self._deadline = monotonic() + seconds
-        self._sizes: dict[int, tuple[int, Any]] = {}  # of lists and dicts by id, with themselves: ids stay theirs
-        self._inner: set[int] = set()  # ids of those that are in others, whose sizes count theirs
+        # sizes of lists and dicts by id, with the objects themselves, so that ids stay valid
+        self._sizes: dict[int, tuple[int, Any]] = {}
+        self._inner: set[int] = set()  # ids of those that are inside others, whose sizes include theirs
 
     def spend(self, amount: int) -> None:
         self._left -= amount
@@ -120,7 +122,7 @@ class ChatSandbox(SandboxedEnvironment):
             raise TemplateError("the chat template takes too long")
 
     def concat(self, parts: Iterable[Any]) -> str:
-        """Joins the output of a block, a macro or `~`."""
+        """Join the output of a block, a macro or `~`."""
         texts = [str(part) for part in parts]
         self.spend(sum(map(len, texts)))
         return "".join(texts)
@@ -131,17 +133,17 @@ class ChatSandbox(SandboxedEnvironment):
         return any(isinstance(obj, kind) and attr in methods for kind, methods in _METHODS)
 
     def wrap_str_format(self, value: Any) -> None:
-        """Nothing: `str.format` is not for templates."""
+        """Return nothing: `str.format` is not for templates."""
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-        """A member of a dict may be called as a method that is not for templates."""
+        """Forbid calling a member of a dict whose name is a method that is not for templates."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
         return StrictUndefined(f"{attribute} of a {type(obj).__name__} is not available", exc=SecurityError)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if isinstance(left, (bytes, bytearray)):
-            raise TemplateError("the chat template computes with bytes")
+            raise TemplateError("the chat template uses bytes")
         if operator == "*":
             for sized, times in ((left, right), (right, left)):
                 if hasattr(sized, "__len__") and isinstance(times, int):
@@ -153,7 +155,7 @@ class ChatSandbox(SandboxedEnvironment):
         elif operator == "%" and isinstance(left, str):
             self.spend(len(left))
             if not _PLAIN_FORMAT.fullmatch(left):
-                raise TemplateError("the chat template formats in a way that is not allowed")
+                raise TemplateError("the chat template uses a format that is not allowed")
         return self._charge(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -172,7 +174,7 @@ class ChatSandbox(SandboxedEnvironment):
         def charged(*args: Any, **kwargs: Any) -> Any:
             self.spend(_STEP_COST)
             args = tuple(self._bounded(list(self.steps_of(arg))) if isinstance(arg, Iterator) else arg for arg in args)
-            # To some filters Jinja2 passes one of these first.
+            # Jinja2 passes one of these to some filters first.
             values = args[isinstance(args[0], (Context, EvalContext, Environment)) :]
             if name == "join":
                 self._check_join(kwargs.get("d", values[1] if len(values) > 1 else ""), values[0])
@@ -183,13 +185,13 @@ class ChatSandbox(SandboxedEnvironment):
         return charged
 
     def _check_method(self, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuses what would make a large text of a small one, before it is made."""
+        """Reject a small text that would become a large one, before it is made."""
         self.spend(len(text) // _CHARACTERS_PER_STEP)
         if name == "indent":
             widths = [len(value) if isinstance(value, str) else value for value in (*args, *kwargs.values())]
             width = max((width for width in widths if isinstance(width, int)), default=4)
             if width > _MAX_WIDTH:
-                raise TemplateError("the chat template asks for too wide a text")
+                raise TemplateError("the chat template builds too wide a text")
             self.spend(len(text.splitlines()) * width)
         elif name == "replace":
             old = args[0] if args else kwargs.get("old", kwargs.get("s", ""))
@@ -215,9 +217,9 @@ class ChatSandbox(SandboxedEnvironment):
         self.spend(len(str(separator)) * len(parts))
 
     def _check_append(self, items: list[Any], args: tuple[Any, ...]) -> None:
-        """Only what no other value contains may grow, or sizes would no longer be true."""
+        """Only a value that no other contains may grow; otherwise sizes would become wrong."""
         if id(items) in self._inner or any(arg is items for arg in args):
-            raise TemplateError("the chat template changes a list that is within another")
+            raise TemplateError("the chat template changes a nested list")
         self._sizes.pop(id(items), None)
         self._bounded([*items, *args])
 
@@ -232,15 +234,15 @@ class ChatSandbox(SandboxedEnvironment):
         return value
 
     def _bounded(self, value: Any) -> Any:
-        """The value, unless it is a list or dict too large to be written out."""
+        """Return the value, unless it is a list or dict too large to be written out."""
         if isinstance(value, _CONTAINERS) and (len(value) > _LONGEST or self._written(value) > _LARGEST):
             raise TemplateError("the chat template builds too large a list")
         return value
 
     def _written(self, value: Any) -> int:
-        """Characters that a value has when all in it is written out, at least; lists that occur twice count twice.
+        """Return a lower limit of the characters that a value has when written out; lists that occur twice count twice.
 
-        Nothing in the sandbox changes a list or dict that is in another, so each is measured once.
+        Nothing in the sandbox changes a list or dict that is inside another, so each is measured once.
         """
         if isinstance(value, str):
             return len(value) + 1
@@ -253,7 +255,7 @@ class ChatSandbox(SandboxedEnvironment):
         return known[0]
 
     def _steps(self, items: Any) -> Any:
-        """What a `for` goes over, with each step charged."""
+        """Yield the items of a `for`, with each step charged."""
         return _Steps(self, items) if hasattr(items, "__len__") else self.steps_of(items)
 
     def steps_of(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -262,13 +264,13 @@ class ChatSandbox(SandboxedEnvironment):
             yield item
 
     def compile_guarded(self, source: str) -> Any:
-        """The template of a source; joins and loops in it are charged like calls."""
+        """Compile a template; joins and loops in it are charged like calls."""
         tree = _Charges().visit(self.parse(source))
         return self.template_class.from_code(self, self.compile(tree), self.make_globals(None))
 
 
 class _Missing(ChainableUndefined):
-    """What a template asks for and nobody gave: an empty text, and a member of itself."""
+    """A value that a template uses and nobody set: an empty text, and a member of itself."""
 
     def __add__(self, other: Any) -> Any:
         return other
@@ -278,14 +280,14 @@ class _Missing(ChainableUndefined):
 
 
 class _Namespace(Namespace):
-    """Jinja2's, which would write out all that it holds."""
+    """Jinja2's own would write out all that it holds."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
 
 
 class _Steps:
-    """A list in a loop; it keeps its length, which `loop.length` and `loop.last` want."""
+    """A list in a loop; it keeps its length for `loop.length` and `loop.last`."""
 
     def __init__(self, sandbox: ChatSandbox, items: Any) -> None:
         self._sandbox = sandbox
@@ -364,5 +366,5 @@ def _raise_exception(message: str) -> None:
 
 def _strftime_now(layout: str) -> str:
     if re.search(r"%[^A-Za-z%]*\d", layout):  # glibc pads to any width
-        raise TemplateError("the chat template asks for a date with a width")
+        raise TemplateError("the chat template uses a date format with a width")
     return datetime.now().strftime(layout)

@@ -39,7 +39,7 @@ class ChatTemplate:
         self._lock = Lock()
         self.source = source = _DEFAULT if source is None else source
         if len(source) > _MAX_SOURCE:
-            raise TemplateError(f"the chat template has {len(source)} characters; {_MAX_SOURCE} are the most")
+            raise TemplateError(f"the chat template has {len(source)} characters; the limit is {_MAX_SOURCE}")
         try:
             self._template = self._sandbox.compile_guarded(source)
         except Exception as error:  # whatever a hostile source makes the compiler raise

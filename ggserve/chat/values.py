@@ -1,11 +1,11 @@
-"""Reads a value of arguments that are not JSON as a whole: in JSON or Python's syntax, or as it stands."""
+"""Reads a value of arguments that are not JSON as a whole: in JSON or Python syntax, or as raw text."""
 
 import ast
 import json
 from contextlib import suppress
 from typing import Any
 
-_LONGEST_LITERAL = 100_000  # characters of a value in Python's syntax
+_LONGEST_LITERAL = 100_000  # characters of a value in Python syntax
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -18,7 +18,7 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def typed(text: str, types: set[str], *, quoted: bool = False) -> Any:
-    """The value that a text stands for, one of these JSON types where it can be. `quoted`: strings are in quotes."""
+    """Return the value of a text, of one of these JSON types if possible. `quoted`: strings are in quotes."""
     if types == {"string"} and not quoted:
         return text
     read, value = _parsed(text.strip())
@@ -27,7 +27,7 @@ def typed(text: str, types: set[str], *, quoted: bool = False) -> Any:
 
 
 def json_types(schema: Any) -> set[str]:
-    """The JSON types that a schema allows; empty where it does not say."""
+    """Return the JSON types that a schema allows; empty if it does not say."""
     if not isinstance(schema, dict):
         return set()
     kind = schema.get("type")
@@ -46,7 +46,7 @@ def json_types(schema: Any) -> set[str]:
 
 
 def _parsed(text: str) -> tuple[bool, Any]:
-    """A value in JSON or Python's syntax."""
+    """Parse a value in JSON or Python syntax."""
     readers = (json.loads, ast.literal_eval) if len(text) <= _LONGEST_LITERAL else (json.loads,)
     for read in readers:
         with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):

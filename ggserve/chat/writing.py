@@ -1,4 +1,4 @@
-"""Writes an answer as a chat format says: thought, text, calls. Proves a format that was read, and begins answers."""
+"""Writes an answer in a chat format: thought, text, calls. Used to prove a format, and to begin answers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Call = tuple[str, Mapping[str, Any], str]  # name, arguments, id
 
 
 def write_answer(form: ChatFormat, thought: str, text: str, calls: Sequence[Call]) -> str:
-    """The whole of an answer, from where the generation prompt ends if that opens no thought."""
+    """Return the whole answer, from the end of the generation prompt if that opens no thought."""
     written = ""
     if form.thought and thought:
         to_call = form.thought.close_to_call
@@ -32,7 +32,7 @@ def write_answer(form: ChatFormat, thought: str, text: str, calls: Sequence[Call
 
 
 def write_calls(form: CallsFormat, calls: Sequence[Call]) -> str:
-    """The calls alone."""
+    """Return the calls alone."""
     written = ""
     for index, (name, arguments, call_id) in enumerate(calls):
         before = form.first if index == 0 else form.next or ""
@@ -64,6 +64,6 @@ def _parameter(form: ArgumentsFormat, key: str, value: Any) -> str:
 
 
 def written_alike(text: str, expected: str) -> bool:
-    """Whether a text holds another, but for white space."""
+    """Return whether a text contains another, ignoring white space."""
     one, other = "".join(text.split()), "".join(expected.split())
     return bool(other) and other in one

@@ -44,7 +44,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     """Build the application for `serve run ggserve.cluster.application:app NAME=value ...` and the `args` of a config
     file. The arguments are settings, and take precedence over the environment. Raises SettingsError."""
     if unknown := sorted(name for name in args if name.lower() not in Settings.model_fields):
-        raise SettingsError(f"there is no setting {', '.join(unknown)}")
+        raise SettingsError(f"unknown setting: {', '.join(unknown)}")
     return application(load_settings(given={name.lower(): str(value) for name, value in args.items()}))
 
 
@@ -117,7 +117,7 @@ def _check_room(settings: Settings) -> None:
     room = sum(cores // threads for cores in _cores())
     if room < least:
         raise SettingsError(
-            f"REPLICAS={settings.replicas}: there are cores for {room} replicas of {threads} threads; "
+            f"REPLICAS={settings.replicas}: there are only enough cores for {room} replicas with {threads} threads; "
             "set fewer REPLICAS or THREADS"
         )
 

@@ -25,10 +25,8 @@ from ggserve.errors import QueueFull
 
 _GATHER_SECONDS = 2.0  # timeout for replicas to report their state
 _SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client")
-_LOST = APIError(503, "The replica that answered was lost.", type="server_error", code="replica_lost")
-_NONE = APIError(
-    503, "No replica is there to answer.", type="server_error", code="no_replica", headers={"Retry-After": "5"}
-)
+_LOST = APIError(503, "The replica was lost while it answered.", type="server_error", code="replica_lost")
+_NONE = APIError(503, "No replica is available.", type="server_error", code="no_replica", headers={"Retry-After": "5"})
 
 log = logging.getLogger("ray.serve")
 

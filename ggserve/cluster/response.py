@@ -65,7 +65,7 @@ async def _pieces(messages: asyncio.Queue[Message | None]) -> AsyncGenerator[byt
         while not messages.empty():
             batch.append(messages.get_nowait())
         if None in batch and all(message is None or message.get("more_body") for message in batch):
-            raise ConnectionError("the app broke its answer off")
+            raise ConnectionError("the app ended its response early")
         more = all(message and message.get("more_body") for message in batch)
         yield b"".join(message.get("body", b"") for message in batch if message)
         sent = time.monotonic()

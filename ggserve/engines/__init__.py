@@ -1,1 +1,1 @@
-"""Token ids to tokens: the contract, the choice of engine, what engines share, and a folder for each."""
+"""Token ids to tokens: the engine contract, the choice of engine, shared parts, and a folder for each engine."""

@@ -1,4 +1,4 @@
-"""Texts that an answer must not contain: finds them as tokens come, and says how far to go back."""
+"""Texts that an answer must not contain: finds them as tokens arrive, and says how far to go back."""
 
 import re
 from collections.abc import Sequence
@@ -12,40 +12,41 @@ class Token:
     """A token of an answer in the making."""
 
     id: int
-    piece: bytes  # what it adds to the text
+    piece: bytes  # the bytes that it adds to the text
     score: ScoredToken | None = None
 
 
 class BannedStrings:
-    """Holds tokens back while their text may be the start of a banned one. Once it is complete, they are dropped from
-    where it begins: there, another token must come."""
+    """Holds back tokens whose text may be the start of a banned one. When the banned text is complete, the tokens are
+    dropped from its beginning, and another token must be sampled there."""
 
     def __init__(self, params: SamplingParams) -> None:
         self._exact = [word.encode() for word in params.bad_words]
         self._folded = [_folded(word.encode()) for word in params.banned_strings]
         self._longest = max(map(len, (*self._exact, *self._folded)), default=0)
         self._held: list[Token] = []
-        self._shown = b""  # the end of the text before them, which the start of a banned one may be left of
-        self._place = 0  # of the next token in the answer
-        self._forbidden: dict[int, set[int]] = {}  # tokens, by place in the answer
+        self._shown = b""  # the end of the text before them, which may belong to the start of a banned one
+        self._place = 0  # index of the next token in the answer
+        self._forbidden: dict[int, set[int]] = {}  # banned tokens, by place in the answer
         self._pattern = _pattern(params)
 
     @property
     def watches(self) -> bool:
-        """Whether there is anything to look for."""
+        """Return whether there is anything to look for."""
         return bool(self._exact or self._folded)
 
     @property
     def forbidden(self) -> set[int]:
-        """Tokens that must not come next."""
+        """Return the tokens that must not come next."""
         return self._forbidden.get(self._place, set())
 
     def containing(self, pieces: Sequence[bytes]) -> set[int]:
-        """The tokens that contain a banned text by themselves."""
+        """Return the tokens that contain a banned text by themselves."""
         return {token for token, piece in enumerate(pieces) if self._pattern.search(piece)} if self.watches else set()
 
     def push(self, token: Token) -> tuple[list[Token], int]:
-        """Takes the next token; returns those that may be shown, and how many tokens, with this one, to go back."""
+        """Take the next token; return the tokens that may be shown, and how many tokens, including this one, to go
+        back."""
         if not self.watches:
             return [token], 0
         self._held.append(token)
@@ -58,7 +59,7 @@ class BannedStrings:
         return self._release(len(raw) - len(self._shown) - held), 0
 
     def finish(self) -> list[Token]:
-        """The tokens that are held back, when no more come."""
+        """Return the tokens that are held back, when no more will arrive."""
         held, self._held = self._held, []
         return held
 
@@ -66,7 +67,7 @@ class BannedStrings:
         return ((raw, self._exact), (_folded(raw), self._folded)) if self._folded else ((raw, self._exact),)
 
     def _drop(self, at: int) -> int:
-        """Drops the token that goes beyond byte `at`, and all that follow it."""
+        """Drop the token that crosses byte `at`, and all that follow it."""
         kept = end = 0
         while (end := end + len(self._held[kept].piece)) <= at:
             kept += 1
@@ -78,7 +79,7 @@ class BannedStrings:
         return dropped
 
     def _release(self, size: int) -> list[Token]:
-        """The tokens within the first bytes."""
+        """Return the tokens within the first bytes."""
         count = end = 0
         while count < len(self._held) and (end := end + len(self._held[count].piece)) <= size:
             count += 1
@@ -89,12 +90,12 @@ class BannedStrings:
 
 
 def _overlap(text: bytes, word: bytes) -> int:
-    """The length of the longest end of a text that a word begins with."""
+    """Return the length of the longest end of a text that a word begins with."""
     return next((size for size in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:size])), 0)
 
 
 def _folded(raw: bytes) -> bytes:
-    """The same text in small letters, and as many bytes."""
+    """Return the text in lower case, with the same number of bytes."""
     chars = raw.decode("utf-8", "surrogateescape")
     return b"".join(small if len(small := _bytes(char.lower())) == len(own := _bytes(char)) else own for char in chars)
 

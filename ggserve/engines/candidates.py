@@ -1,4 +1,5 @@
-"""The tokens that may come next, and the samplers that narrow them. Each sampler is llama.cpp's of the same name."""
+"""The candidates for the next token, and the samplers that narrow them. Each sampler is llama.cpp's of the same
+name."""
 
 import math
 
@@ -7,34 +8,34 @@ from numpy.typing import NDArray
 
 from ggserve.errors import GenerationError
 
-# Tokens whose probability is below exp(-25) of the most likely one's are dropped before anything is sorted: in a
-# vocabulary of 250,000 they weigh less than 4e-6 together, and what is left is a few hundred tokens.
+# Tokens whose probability is below exp(-25) of the most likely one's are dropped before sorting: in a vocabulary of
+# 250,000 they weigh less than 4e-6 together, and a few hundred tokens are left.
 _NEGLIGIBLE = 25.0
-_MIROSTAT_TOKENS = 100  # from which the first Mirostat estimates Zipf's exponent
-GREEDY = 1e-5  # a temperature below this draws the most likely token, and float32 could hardly divide by it
+_MIROSTAT_TOKENS = 100  # number of tokens from which the first Mirostat estimates Zipf's exponent
+GREEDY = 1e-5  # below this temperature the most likely token is chosen; float32 could hardly divide by it
 
 
 class Candidates:
-    """Ids and logits of the tokens that may come next. Samplers cut them down in place."""
+    """Ids and logits of the tokens that may come next. Samplers narrow them in place."""
 
     def __init__(self, logits: NDArray[np.float32], heat: float) -> None:
-        """`logits` float32[n_vocab], which stay as they are; `heat`: the highest temperature that may follow.
+        """`logits` float32[n_vocab] are not changed; `heat`: the highest temperature that may follow.
 
-        Raises GenerationError when no logit is a number.
+        Raises GenerationError if no logit is a number.
         """
         self.ids: NDArray[np.intp] | None = None  # None: the whole vocabulary
         self.logits = logits
-        self._count = len(logits)  # with those that were dropped because they weigh nothing
+        self._count = len(logits)  # including those that were dropped because they weigh nothing
         self._width = _NEGLIGIBLE * heat
         _check(logits.max())
 
     def adjusted(self, full: NDArray[np.float32]) -> None:
-        """Takes new logits float32[n_vocab] for the tokens that are left."""
+        """Take new logits float32[n_vocab] for the remaining tokens."""
         self.logits = full if self.ids is None else full[self.ids]
         _check(self.logits.max())
 
     def full(self, vocabulary: int) -> NDArray[np.float32]:
-        """A copy of the logits float32[vocabulary]; minus infinity for tokens that are cut off."""
+        """Return a copy of the logits float32[vocabulary], with minus infinity for tokens that were cut off."""
         if self.ids is None:
             return self.logits.copy()
         logits = np.full(vocabulary, -np.inf, np.float32)
@@ -42,7 +43,7 @@ class Candidates:
         return logits
 
     def top_k(self, k: int) -> None:
-        """Keeps the `k` most likely tokens."""
+        """Keep the `k` most likely tokens."""
         if k >= self._count:
             return
         self._count = k
@@ -50,7 +51,7 @@ class Candidates:
             if len(self.ids) > k:
                 self._keep(np.argpartition(self.logits, -k)[-k:])
             return
-        # Most often a narrow band holds the top k already: searching and sorting few tokens is what makes this fast.
+        # A narrow band usually contains the top k already: searching and sorting few tokens makes this fast.
         peak = self.logits.max()
         for width in (self._width / 5, self._width / 2, self._width):
             ids = (self.logits >= peak - width).nonzero()[0]
@@ -60,7 +61,7 @@ class Candidates:
         self.ids, self.logits = ids, self.logits[ids]
 
     def top_n_sigma(self, n: float) -> None:
-        """Masks logits more than `n` standard deviations below the largest one (arXiv:2411.07641)."""
+        """Mask logits more than `n` standard deviations below the largest one (arXiv:2411.07641)."""
         finite = self.logits[np.isfinite(self.logits)]
         if n <= 0 or len(finite) < 2:
             return
@@ -68,8 +69,8 @@ class Candidates:
         self.logits = np.where(self.logits < least, np.float32(-np.inf), self.logits)
 
     def temperature(self, temperature: float, spread: float = 0.0, exponent: float = 1.0) -> None:
-        """Divides the logits; with a `spread` by a temperature that follows the entropy, within that of `temperature`
-        (arXiv:2309.02772)."""
+        """Divide the logits by the temperature; with a `spread`, by a temperature that follows the entropy within that
+        range around `temperature` (arXiv:2309.02772)."""
         if spread > 0:
             if self._count < 2:
                 return
@@ -85,12 +86,12 @@ class Candidates:
             self._width = _NEGLIGIBLE
 
     def top_p(self, p: float, min_keep: int = 0) -> None:
-        """Keeps the smallest set whose probability reaches `p`."""
+        """Keep the smallest set whose probability reaches `p`."""
         cumulative = self._sorted().cumsum()
         self._first(int(cumulative.searchsorted(p * cumulative[-1])) + 1, min_keep)
 
     def min_p(self, p: float, min_keep: int = 0) -> None:
-        """Keeps tokens at least `p` times as likely as the most likely one."""
+        """Keep tokens at least `p` times as likely as the most likely one."""
         self._prune()
         likely = self.logits >= self.logits.max() + np.float32(math.log(min(p, 1.0)))
         if np.count_nonzero(likely) >= min_keep:
@@ -100,7 +101,7 @@ class Candidates:
             self._first(0, min_keep)
 
     def typ_p(self, p: float, min_keep: int = 0) -> None:
-        """Keeps the tokens whose surprise is nearest to the entropy, until their probability exceeds `p`
+        """Keep the tokens whose surprise is nearest to the entropy, until their probability exceeds `p`
         (arXiv:2202.00666)."""
         weights = self._sorted()
         surprise = -np.log(np.maximum(weights, 1e-30))
@@ -109,19 +110,19 @@ class Candidates:
         self._first(int(weights[order].cumsum().searchsorted(p, side="right")) + 1, min_keep)
 
     def xtc(self, threshold: float, min_keep: int = 0) -> None:
-        """Drops all tokens at least as likely as `threshold`, but for the least likely of them."""
+        """Drop all tokens at least as likely as `threshold`, except the least likely of them."""
         last = int(np.count_nonzero(self._sorted() >= threshold)) - 1
         if last > 0 and self._count - last >= min_keep:
             self._keep(np.arange(last, len(self.logits)))
             self._count -= last
 
     def surprise(self, most: float) -> None:
-        """Keeps tokens whose surprise in bits is at most `most`, and the most likely one: Mirostat 2.0."""
+        """Keep the most likely token, and those whose surprise in bits is at most `most`: Mirostat 2.0."""
         weights = self._weights()
         self._keep((weights >= min(2.0**-most, weights.max())).nonzero()[0])
 
     def zipf(self, most: float, vocabulary: int) -> None:
-        """Keeps as many tokens as have a mean surprise of `most` bits under Zipf's law: Mirostat (arXiv:2007.14966)."""
+        """Keep as many tokens as have a mean surprise of `most` bits under Zipf's law: Mirostat (arXiv:2007.14966)."""
         finite = self.logits[np.isfinite(self.logits)]
         count = min(_MIROSTAT_TOKENS, len(finite))
         likeliest = -np.sort(-np.partition(finite, -count)[-count:]).astype(np.float64)
@@ -133,12 +134,12 @@ class Candidates:
         self.top_k(max(1, int(min(kept, vocabulary))))
 
     def likeliest(self) -> NDArray[np.intp]:
-        """The id of the most likely token, as the only one."""
+        """Keep only the most likely token and return its id."""
         place = self.logits.argmax()
         return np.array([place if self.ids is None else self.ids[place]], np.intp)
 
     def probabilities(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The ids of the tokens that are left, and their probabilities float64[n]."""
+        """Return the ids of the remaining tokens, and their probabilities float64[n]."""
         weights = self._weights()
         assert self.ids is not None
         return self.ids, weights
@@ -150,7 +151,7 @@ class Candidates:
         return weights
 
     def _sorted(self) -> NDArray[np.float64]:
-        """The probabilities, once the tokens are sorted by them; the most likely first."""
+        """Return the probabilities after sorting the tokens by them, the most likely first."""
         weights = self._weights()
         order = np.argsort(-self.logits)
         self._keep(order)
@@ -175,8 +176,8 @@ class Candidates:
 
 
 def _check(logit: np.float32) -> None:
-    """Raises GenerationError where the largest logit is not a number."""
+    """Raise GenerationError if the largest logit is not a number."""
     if logit == -np.inf:
-        raise GenerationError("No token may come next: the request forbids all of them.")
+        raise GenerationError("No token is allowed next: the request bans all of them.")
     if not np.isfinite(logit):
-        raise GenerationError("The model computed values that are not numbers: the file may be damaged.")
+        raise GenerationError("The model computed logits that are not finite numbers: the file may be damaged.")

@@ -19,7 +19,7 @@ from ggserve.modelfile.legacy.to_gguf import conversion_objection
 EngineName = Literal["ctransformers", "llama.cpp"]
 WantedEngine = Literal["auto", "ctransformers", "llama.cpp"]
 
-_MANY = 8  # slots from which llama.cpp runs the default model: it decodes all of them in one batch
+_MANY = 8  # number of slots from which llama.cpp runs the default model, because it decodes them in one batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class EngineWishes(Tuning):
     """The settings that the choice of an engine depends on."""
 
     engine: WantedEngine = "auto"
-    parallel: int | None = None  # slots; None: as many as memory allows
+    parallel: int | None = None  # number of slots; None: as many as memory allows
 
     @property
     def llama_cpp_setting(self) -> str | None:
@@ -43,7 +43,7 @@ class EngineWishes(Tuning):
 
     @property
     def names_llama_server(self) -> bool:
-        """Whether the user wants llama.cpp to run on a build of their own."""
+        """True if the user wants to run llama.cpp on a build of their own."""
         return self.llama_server not in ("auto", "off")
 
 
@@ -63,14 +63,14 @@ def llama_cpp_uses_gpu(tuning: Tuning) -> bool:
 
 
 def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tuple[EngineName, str]:
-    """Return the engine's name and one line that says why.
+    """Return the engine's name and the reason in one line.
 
-    Of the engines that run the file exactly, the faster one for so many slots; ctransformers where they are equal.
-    Raises ModelFileError where the engine that is wanted, or every engine, cannot run the file.
+    Chooses the faster of the engines that run the file exactly; in a tie, ctransformers. Raises ModelFileError if the
+    requested engine, or every engine, cannot run the file.
     """
     name, wanted, setting = file.path.name, wishes.engine, wishes.llama_cpp_setting
     if setting and wanted == "ctransformers":
-        raise ModelFileError(f"{name}: {setting} needs llama.cpp; ctransformers has no such setting")
+        raise ModelFileError(f"{name}: {setting} needs llama.cpp; ctransformers does not support it")
     if isinstance(file, GGMLFile):
         return _choose_for_legacy(file, wanted, setting)
     assert isinstance(file, GGUFFile)
@@ -81,12 +81,12 @@ def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tup
             raise ModelFileError(f"{name}: ctransformers cannot run this file: {old}{other}")
         gain = llama_cpp_gain(file, wishes.parallel)
         missed = f"; llama.cpp would be {gain}" if new is None and gain.counts else ""
-        return "ctransformers", f"ENGINE=ctransformers asks for it{missed}"
+        return "ctransformers", f"ENGINE=ctransformers is set{missed}"
     if wanted == "llama.cpp":
         if new is not None:
             other = "; ENGINE=ctransformers runs it" if old is None else ""
             raise ModelFileError(f"{name}: llama.cpp cannot run this file: {new}{other}")
-        return "llama.cpp", "ENGINE=llama.cpp asks for it"
+        return "llama.cpp", "ENGINE=llama.cpp is set"
     if old is not None and new is not None:
         raise ModelFileError(f"{name}: no engine can run this file. llama.cpp: {new}. ctransformers: {old}")
     if old is not None:
@@ -106,12 +106,12 @@ def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, setting: str | None
         return "ctransformers", legacy
     if objection := conversion_objection(file):
         raise ModelFileError(f"{file.path.name}: llama.cpp cannot run this model: {objection}; ctransformers runs it")
-    why = "ENGINE=llama.cpp asks for it" if wanted == "llama.cpp" else f"{setting} needs it"
+    why = "ENGINE=llama.cpp is set" if wanted == "llama.cpp" else f"{setting} needs it"
     return "llama.cpp", f"{why}; {legacy}, as GGUF"
 
 
 def _faster(file: GGUFFile, wishes: EngineWishes) -> tuple[EngineName, str]:
-    """The choice where both engines run the file."""
+    """Return the choice between two engines that both run the file."""
     if wishes.names_llama_server:
         return "llama.cpp", f"LLAMA_SERVER={wishes.llama_server} runs it"
     if wishes.gpu_layers and llama_cpp_uses_gpu(wishes):

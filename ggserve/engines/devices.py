@@ -12,7 +12,7 @@ from ggserve.settings import Settings, SettingsError, load_settings
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print them; `arguments` are settings, of which LLAMA_SERVER matters. Returns the exit code."""
+    """Print the devices; `arguments` are settings, such as LLAMA_SERVER. Returns the exit code."""
     try:
         print("\n".join(_lines(load_settings(command_line=arguments))))
     except (EngineError, SettingsError) as error:
@@ -25,11 +25,11 @@ def _lines(settings: Settings) -> Iterable[str]:
     yield f"ctransformers {importlib.metadata.version('ctransformers')}"
     count = cuda_devices()
     if not count:
-        yield "  no GPU: NVIDIA's driver is not installed, or has no GPU"
+        yield "  no GPU: the NVIDIA driver is not installed, or finds no GPU"
     elif cuda_loads():
-        yield f"  {count} GPU(s) of NVIDIA's driver; set GPU_LAYERS to a number to use one"
+        yield f"  {count} NVIDIA GPU(s); set GPU_LAYERS to a number to use one"
     else:
-        yield f"  no GPU: the driver has {count}, and CUDA's libraries are missing: pip install 'ctransformers[cuda]'"
+        yield f"  no GPU: the driver has {count}, but the CUDA libraries are missing: pip install 'ctransformers[cuda]'"
     yield f"llama.cpp: xllamacpp {importlib.metadata.version('xllamacpp')}"
     yield from (f"  {device}" for device in gpus() or ("no GPU that this build can use",))
     build = chosen_build(settings.llama_server)
@@ -37,7 +37,7 @@ def _lines(settings: Settings) -> Iterable[str]:
         try:
             found = read_build("llama-server")
         except EngineError:
-            yield "llama.cpp: no llama-server on PATH; LLAMA_SERVER names one elsewhere"
+            yield "llama.cpp: no llama-server on PATH; set LLAMA_SERVER to one elsewhere"
             return
         yield f"llama.cpp: llama-server {found.version} ({found.path}), not used with LLAMA_SERVER=auto"
         yield from (f"  {device}" for device in found.devices or ("no GPU that this build can use",))

@@ -1,4 +1,4 @@
-"""The tokens of a prompt and its answer, as penalties look at them: how often each occurs, and which repeat."""
+"""The tokens of a prompt and its answer for penalties: how often each occurs, and which ones repeat."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,23 +22,23 @@ class History:
         self.length = len(tokens)
 
     def append(self, token: int) -> None:
-        """Adds a token."""
+        """Add a token."""
         if self.length == len(self._tokens):
             self._tokens = np.concatenate((self._tokens, np.zeros_like(self._tokens)))
         self._tokens[self.length] = token
         self.length += 1
 
     def last(self, count: int) -> NDArray[np.intp]:
-        """The last `count` tokens, or all where there are fewer; a view."""
+        """Return the last `count` tokens, or all if there are fewer; a view."""
         return self._tokens[max(0, self.length - count) : self.length]
 
     def before(self, count: int) -> int:
-        """The token that has `count` tokens after it."""
+        """Return the token that has `count` tokens after it."""
         return int(self._tokens[self.length - 1 - count])
 
 
 class Occurrences:
-    """How often each token occurs."""
+    """The number of occurrences of each token."""
 
     def __init__(self, tokens: NDArray[np.intp]) -> None:
         self._ids, counts = np.unique(tokens, return_counts=True)
@@ -46,7 +46,7 @@ class Occurrences:
         self._places = {int(token): place for place, token in enumerate(self._ids)}
 
     def add(self, token: int, times: int = 1) -> None:
-        """Counts a token once more, or once less."""
+        """Count a token once more, or once less."""
         place = self._places.get(token)
         if place is None:
             place = self._places[token] = len(self._ids)
@@ -55,19 +55,19 @@ class Occurrences:
         self._counts[place] += times
 
     def repetition(self, logits: NDArray[np.float32], penalty: float) -> None:
-        """Divides positive logits of tokens that occur by `penalty`, multiplies others (arXiv:1909.05858)."""
+        """Divide positive logits of tokens that occur by `penalty`, and multiply others (arXiv:1909.05858)."""
         ids = self._ids[self._counts > 0]
         seen = logits[ids]
         logits[ids] = np.where(seen > 0, seen / np.float32(penalty), seen * np.float32(penalty))
 
     def subtract(self, logits: NDArray[np.float32], presence: float, frequency: float) -> None:
-        """Subtracts `presence` from the logits of tokens that occur, and `frequency` for each time."""
+        """Subtract `presence` from the logits of tokens that occur, and `frequency` for each occurrence."""
         logits[self._ids] -= np.float32(presence) * (self._counts > 0) + np.float32(frequency) * self._counts
 
 
 class Dry:
-    """The "Don't Repeat Yourself" penalty: of a token that would go on with a repetition longer than `allowed` tokens,
-    the more the longer it is. It starts anew after a breaker. As llama.cpp defines it."""
+    """The "Don't Repeat Yourself" penalty on tokens that would continue a repetition of more than `allowed` tokens,
+    larger for longer ones. A breaker ends a repetition. As llama.cpp defines it."""
 
     def __init__(self, multiplier: float, base: float, allowed: int, last_n: int, breakers: Breakers) -> None:
         self._multiplier = multiplier
@@ -80,7 +80,7 @@ class Dry:
         self._most = int(_LOG_LARGEST / math.log(base)) if base > 1.000001 else 1 << 20  # more would overflow
 
     def apply(self, logits: NDArray[np.float32], history: History) -> None:
-        """Subtracts the penalties from logits float32[n_vocab]."""
+        """Subtract the penalties from logits float32[n_vocab]."""
         tokens = history.last(self._last_n)
         if len(tokens) <= self._allowed:
             return
@@ -97,7 +97,7 @@ class Dry:
                 logits[token] -= np.float32(self._multiplier * self._base ** min(exponent, self._most))
 
     def _since_breaker(self, tokens: NDArray[np.intp]) -> int:
-        """The number of tokens after the last breaker."""
+        """Return the number of tokens after the last breaker."""
         count = len(tokens)
         for place in np.isin(tokens, self._heads).nonzero()[0][::-1].tolist():
             fitting = [
@@ -110,7 +110,7 @@ class Dry:
         return count
 
     def _lengths(self, tokens: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
-        """How many tokens up to each place, but the last, are those at the end: at most `limit`."""
+        """Return, for each place but the last, how many tokens up to it equal those at the end, at most `limit`."""
         last = len(tokens) - 1
         lengths = np.zeros(last, np.intp)
         places = (tokens[:last] == tokens[last]).nonzero()[0]
@@ -124,8 +124,8 @@ class Dry:
 
 
 def breakers(texts: Sequence[str], pieces: Sequence[bytes], encode: Callable[[str], list[int]]) -> Breakers:
-    """The token sequences that contain one of the texts: a token that holds it, or one that ends with its beginning and
-    the tokens of the rest. `pieces`: by token id, its bytes."""
+    """Return the token sequences that contain one of the texts: a token that contains it, or one that ends with its
+    beginning and the tokens of the rest. `pieces`: by token id, its bytes."""
     found: dict[int, list[tuple[int, ...]]] = {}
     for text in texts:
         wanted = text.encode()[:_LONGEST_BREAKER]

@@ -1,5 +1,5 @@
-"""What native code does to the process while it loads: it takes over signals, writes to the standard error, and may
-end it."""
+"""Guards the process while native code loads, which takes over signals, writes to standard error, and may end the
+process."""
 
 import ctypes
 import os
@@ -13,18 +13,18 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-_C_STDERR = {"linux": "stderr", "darwin": "__stderrp"}  # the name of the C library's variable, where it can be set
+_C_STDERR = {"linux": "stderr", "darwin": "__stderrp"}  # the name of the C library's variable, if it can be set
 
 
 def _c_stderr() -> ctypes.c_void_p | None:
-    """The C library's variable `stderr`, where it can be set."""
+    """Return the C library's variable `stderr`, if it can be set."""
     name = _C_STDERR.get(sys.platform)
     return ctypes.c_void_p.in_dll(ctypes.CDLL(None), name) if name else None
 
 
 @contextmanager
 def kept_signal_handlers() -> Iterator[None]:
-    """Puts Python's SIGINT and SIGTERM handlers back after the block. Only a main thread can."""
+    """Put Python's SIGINT and SIGTERM handlers back after the block. Only a main thread can."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
@@ -38,10 +38,10 @@ def kept_signal_handlers() -> Iterator[None]:
 
 @contextmanager
 def captured_stderr(crash: str) -> Iterator[BinaryIO]:
-    """A file that gets what any code writes to file descriptor 2 in the block.
+    """Yield a file that receives everything written to file descriptor 2 in the block.
 
-    Should native code end the process in the block, the true standard error gets a line: `crash`, and the last line
-    of the file. A file and not a pipe: native code that holds the interpreter's lock would wait for ever on a full one.
+    If native code ends the process in the block, the true standard error gets a line: `crash`, and the last line of the
+    file. It is a file and not a pipe, because native code that holds Python's lock would wait for ever on a full pipe.
     """
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
@@ -60,7 +60,7 @@ def captured_stderr(crash: str) -> Iterator[BinaryIO]:
 
 @cache
 def send_c_stderr(path: Path) -> None:
-    """Send what C code writes to its standard error to the end of a file from now on. Python's stays as it is."""
+    """Append what C code writes to standard error to a file from now on. Python's standard error stays as it is."""
     if (variable := _c_stderr()) is None:
         return
     libc = ctypes.CDLL(None)
@@ -75,7 +75,7 @@ _ORIGINAL = variable.value if (variable := _c_stderr()) else None
 
 @contextmanager
 def _original_c_stderr() -> Iterator[None]:
-    """Sends C code's standard error to file descriptor 2 for the length of the block."""
+    """Send C code's standard error to file descriptor 2 for the length of the block."""
     if (variable := _c_stderr()) is None:
         yield
         return
@@ -88,7 +88,7 @@ def _original_c_stderr() -> Iterator[None]:
 
 @contextmanager
 def _survivor(last_words: Callable[[], object]) -> Iterator[None]:
-    """Calls `last_words` in a child process, should this one end in the block. Needs fork, and memory for it."""
+    """Call `last_words` in a child process if this one ends in the block. Needs fork, and memory for it."""
     if not hasattr(os, "fork"):
         yield
         return
@@ -96,7 +96,7 @@ def _survivor(last_words: Callable[[], object]) -> Iterator[None]:
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         child = os.fork()
-    except OSError:  # a process of more memory than the system has left
+    except OSError:  # the process has more memory than the system has left
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         os.close(gone)
         os.close(here)

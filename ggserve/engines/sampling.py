@@ -1,4 +1,4 @@
-"""Logits to a token, in numpy. Knows nothing about text."""
+"""Samples a token from logits, in numpy. Knows nothing about text."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from ggserve.generation import SamplingParams
 
 _ENTIRE = 1 << 62  # tokens
 _KNOW_NO_PROBABILITIES = {"penalties", "dry", "top_n_sigma", "top_k"}
-_CHANGE_THE_LIKELIEST = ("penalties", "dry", "typ_p", "xtc")  # samplers that matter to a greedy choice
+_CHANGE_THE_LIKELIEST = ("penalties", "dry", "typ_p", "xtc")  # samplers that affect a greedy choice
 
 Distribution = tuple[NDArray[np.intp], NDArray[np.float64]]  # ids and their probabilities
 
@@ -21,7 +21,7 @@ Distribution = tuple[NDArray[np.intp], NDArray[np.float64]]  # ids and their pro
 class Sampler:
     """Chooses the tokens of one answer. The same seed and logits give the same tokens.
 
-    Order: `logit_bias` and what may not come, then `SamplingParams.samplers` or Mirostat, then the draw.
+    Order: `logit_bias` and forbidden tokens, then `SamplingParams.samplers` or Mirostat, then the draw.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Sampler:
         breakers: Breakers | None = None,  # of `dry_sequence_breakers`
     ) -> None:
         self._params = params
-        # Only the generator's reproducibility matters here, not its secrecy.
+        # The generator must be reproducible, not secret.
         self._random = random.Random(params.seed)
         self._bias_ids = np.fromiter(params.logit_bias.keys(), dtype=np.intp)
         self._bias = np.fromiter(params.logit_bias.values(), dtype=np.float32)
@@ -48,13 +48,13 @@ class Sampler:
                 _ENTIRE if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n,
                 breakers or {},
             )
-            if params.repeats_cost
+            if params.uses_dry
             else None
         )
         self._history = History(prompt)
         self._prompt_length = len(prompt)
         self._recount()
-        self._bounds = [2 * params.mirostat_tau]  # Mirostat's bound of surprise in bits, before each token
+        self._bounds = [2 * params.mirostat_tau]  # Mirostat's limit of surprise in bits, before each token
         chain = params.active_samplers
         heats = "temperature" in chain
         before = chain[: chain.index("temperature")] if heats else chain
@@ -62,10 +62,10 @@ class Sampler:
         self._greedy = heats and heat < GREEDY
         if self._greedy:
             chain = before = tuple(name for name in before if name in _CHANGE_THE_LIKELIEST)
-        # Samplers that come before the temperature look at the distribution without it.
+        # Samplers before the temperature see the distribution without it.
         self._heat = max(heat, 1.0) if set(before) - _KNOW_NO_PROBABILITIES else max(heat, GREEDY)
         self._chain = chain
-        self.drawn_from: Distribution = np.zeros(0, np.intp), np.zeros(0)  # what the last token was drawn from
+        self.drawn_from: Distribution = np.zeros(0, np.intp), np.zeros(0)  # the distribution of the last token
 
     def sample(
         self,
@@ -73,10 +73,10 @@ class Sampler:
         allowed: NDArray[np.bool_] | None = None,
         forbidden: Collection[int] = (),
     ) -> int:
-        """The next token's id, from `logits` float32[n_vocab], which stay as they are: one of the tokens that `allowed`
-        bool[n_vocab] names, and none of `forbidden`.
+        """Return the next token's id, from `logits` float32[n_vocab], which are not changed: one of the tokens in
+        `allowed` bool[n_vocab], and none of `forbidden`.
 
-        Raises GenerationError when the logits are not numbers, or no token may come.
+        Raises GenerationError if the logits are not numbers, or no token is possible.
         """
         self.drawn_from = ids, probabilities = self.distribution(logits, allowed, forbidden)
         place = 0
@@ -97,7 +97,7 @@ class Sampler:
         allowed: NDArray[np.bool_] | None = None,
         forbidden: Collection[int] = (),
     ) -> Distribution:
-        """What `sample` draws from. Raises GenerationError."""
+        """Return the distribution that `sample` draws from. Raises GenerationError."""
         candidates = Candidates(self._masked(logits, allowed, forbidden), self._heat)
         for name in self._chain:
             self._apply(name, candidates, len(logits))
@@ -110,12 +110,12 @@ class Sampler:
         return candidates.probabilities()
 
     def count(self, token: int) -> None:
-        """Takes note of a token that `sample` did not choose."""
+        """Record a token that `sample` did not choose."""
         self._bounds.append(self._bounds[-1])
         self._count(token)
 
     def rewind(self, tokens: int) -> None:
-        """Forgets the last tokens."""
+        """Forget the last tokens."""
         self._history.length -= tokens
         if self._params.mirostat:
             del self._bounds[-tokens:]

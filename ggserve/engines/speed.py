@@ -1,4 +1,4 @@
-"""Which engine answers faster from a file that both run: what `python -m bench.engines` measured, and the rule."""
+"""The faster engine for a file that both run: the measurements of `python -m bench.engines`, and the rule."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from math import prod
 from ggserve.modelfile.gguf import GGUFFile
 
 # How many times as fast as ctransformers llama.cpp is for a prompt of 256 tokens and an answer of 128: alone, and four
-# at a time. First of files with less than _LARGE weights, then of larger ones; by the type of most of a file's bytes.
+# at a time. First for files with less than _LARGE weights, then for larger ones; by the type of most of a file's bytes.
 # Means of two machines, an Intel Xeon (Sapphire Rapids) and an AMD EPYC (AVX2).
 GAINS = {
     "Q2_K": ((1.19, 1.53), (1.82, 1.72)),
@@ -28,14 +28,14 @@ _TIE = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How many times as fast llama.cpp is, and for which type of weights that was measured."""
+    """The speed of llama.cpp relative to ctransformers, and the type of weights that was measured."""
 
     factor: float
     type_name: str
 
     @property
     def counts(self) -> bool:
-        """Whether llama.cpp is the faster one. A tie is none."""
+        """Return whether llama.cpp is faster. In a tie it is not."""
         return self.factor > _TIE
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Gain:
 
 
 def llama_cpp_gain(file: GGUFFile, slots: int | None) -> Gain:
-    """What llama.cpp gains with so many answers at the same time (None: several)."""
+    """Return the gain of llama.cpp with this number of answers at the same time (None: several)."""
     nbytes: Counter[str] = Counter()
     for tensor in file.tensors.values():
         nbytes[tensor.type_name] += tensor.nbytes
@@ -52,5 +52,5 @@ def llama_cpp_gain(file: GGUFFile, slots: int | None) -> Gain:
 
 
 def measured_gain(type_name: str, large: bool, slots: int | None) -> Gain:
-    """The rule itself."""
+    """Return the gain by the rule."""
     return Gain(GAINS[type_name][large][slots != 1], type_name)

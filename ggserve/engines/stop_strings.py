@@ -1,13 +1,13 @@
-"""Tokens' bytes to text that may be shown: whole characters, and nothing of a stop string."""
+"""Turns tokens' bytes into text that may be shown: whole characters, and nothing of a stop string."""
 
 import codecs
 from collections.abc import Sequence
 
 
 class StopStrings:
-    """Finds stop strings in a text that arrives in pieces, and holds back what may be the start of one.
+    """Finds stop strings in a text that arrives in pieces, and holds back a possible start of one.
 
-    `met` is the one that was found: the first in the text, of several that begin there the first given.
+    `met` is the one that was found: the first in the text, and of several that begin there, the first given.
     """
 
     def __init__(self, stops: Sequence[str], *, shown: bool = False) -> None:
@@ -19,7 +19,7 @@ class StopStrings:
         self.met: str | None = None
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Takes the next piece; returns the text that may be shown and whether a stop string was met."""
+        """Take the next piece; return the text that may be shown, and whether a stop string was met."""
         if not self._stops:
             return text, False
         text = self._held + text
@@ -37,7 +37,7 @@ class StopStrings:
         return text, False
 
     def finish(self) -> str:
-        """What was held back, when no more text comes."""
+        """Return the text that was held back, when no more will arrive."""
         held, self._held = self._held, ""
         return held
 
@@ -45,14 +45,14 @@ class StopStrings:
 class TextStream:
     """The text of one answer, token by token.
 
-    A character split over tokens is held until it is whole; bytes that are not UTF-8 become U+FFFD.
+    A character split over tokens is held until it is complete; bytes that are not UTF-8 become U+FFFD.
     """
 
     def __init__(self, pieces: Sequence[bytes], stops: Sequence[str], *, shows_stop: bool = False) -> None:
         self._pieces = pieces  # by token id, the bytes that the token adds
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = StopStrings(stops, shown=shows_stop)
-        self.characters = 0  # that the tokens completed so far, shown or not
+        self.characters = 0  # characters that the tokens completed so far, shown or not
 
     @property
     def met(self) -> str | None:
@@ -60,14 +60,14 @@ class TextStream:
         return self._stops.met
 
     def push(self, token: int, *, may_stop: bool = True) -> tuple[str, bool]:
-        """Takes the next token; returns the text that may be shown and whether a stop string was met, which is only
-        looked for where one `may_stop` the answer."""
+        """Take the next token; return the text that may be shown, and whether a stop string was met. `may_stop`: look
+        for stop strings."""
         text = self._decoder.decode(self._pieces[token])
         self.characters += len(text)
         return self._stops.push(text) if may_stop else (text, False)
 
     def finish(self, *, drops_half: bool = False) -> tuple[str, bool]:
-        """The rest, when no more tokens come; a half character that is left counts as one that is not UTF-8, or is
+        """Return the rest, when no more tokens will arrive; an incomplete character at the end becomes U+FFFD, or is
         dropped."""
         half = "" if drops_half else self._decoder.decode(b"", final=True)
         text, stopped = self._stops.push(half)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 
-_SPINS = "10000"  # about 0.4 ms; libgomp's own 300,000 are up to 13 ms that other programs' threads could use
+_SPINS = "20000"  # about 0.8 ms; libgomp's own 300,000 take up to 13 ms, which other programs' threads could use
 
 
 def bound_spinning(environment: MutableMapping[str, str]) -> None:
@@ -19,32 +19,32 @@ def bound_spinning(environment: MutableMapping[str, str]) -> None:
 
 
 class Pace:
-    """Whether several threads are faster than one just now.
+    """Decides whether several threads are faster than one at the moment.
 
-    Where another program keeps a core busy, ggml's threads wait at each barrier for the one that is not running,
-    and two threads can be many times slower than one. So the time of one thread is known, from the first tokens
-    on, and evals that are slower with several are followed by some with one.
+    If another program keeps a core busy, ggml's threads wait at each barrier for the one that is not running, and two
+    threads can be many times slower than one. So the time of one thread is measured with the first tokens, and evals
+    that are slower with several threads are followed by some with one.
     """
 
-    SLOWDOWN = 1.5  # times the seconds that one thread takes
+    SLOWDOWN = 1.5  # times the seconds of one thread
     INITIAL_BACKOFF = 8  # evals with one thread after two slow ones; doubled up to MAX_BACKOFF while it stays slow
     MAX_BACKOFF = 256
-    RECOVERY = 32  # evals in a row that were not slow end a bad time
-    CALIBRATION = 3  # tokens at first, to learn the time of one thread; the fastest counts
+    RECOVERY = 32  # consecutive fast evals that end a slow period
+    CALIBRATION = 3  # first tokens that measure the time of one thread; the fastest counts
 
     def __init__(self) -> None:
         self._single = float("inf")  # seconds of a token's eval with one thread
         self._calibrating = self.CALIBRATION  # left
-        self._backoff = 0  # evals left to do with one thread
+        self._backoff = 0  # evals left to run with one thread
         self._next_backoff = self.INITIAL_BACKOFF
         self._slow = self._good = 0  # in a row
 
     def wants_one(self, tokens: int) -> bool:
-        """Whether an eval of so many tokens had better use one thread."""
+        """Return whether an eval of this many tokens should use one thread."""
         return self._backoff > 0 or (tokens == 1 and self._calibrating > 0)
 
     def record(self, threads: int, seconds: float) -> None:
-        """Takes the time of one token's eval."""
+        """Record the time of one token's eval."""
         if self._calibrating > 0 and threads == 1:
             self._calibrating -= 1
             self._single = min(self._single, seconds)
@@ -74,7 +74,7 @@ class Computing:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """A request computes in this block."""
+        """Count a request that computes in this block."""
         with self.changed:
             self.requests += 1
         try:
@@ -91,10 +91,10 @@ PROCESS = Computing()  # all engines in this process
 class ThreadBudget:
     """Gives each eval its share of `total` threads.
 
-    A lone request gets them all; when more come, each gets an equal share from its next eval on, and those of all
-    evals in flight add up to `total` at most. With more requests than threads each gets one, and the system shares the
-    cores: a single thread waits at no barrier, so that costs nothing, while taking turns here would leave cores idle
-    between an eval and the next. Budgets with the same `computing` share the cores with each other.
+    A lone request gets all of them. When more requests come, each gets an equal share from its next eval on, and the
+    evals in flight use at most `total` together. With more requests than threads, each gets one thread and the system
+    shares the cores: a single thread waits at no barrier, so that costs nothing, while taking turns here would leave
+    cores idle between an eval and the next. Budgets with the same `computing` share the cores with each other.
     """
 
     def __init__(self, total: int, computing: Computing | None = None) -> None:
@@ -103,12 +103,12 @@ class ThreadBudget:
         self._pace = Pace()
 
     def request(self) -> AbstractContextManager[None]:
-        """A request runs in this block, with evals now and then."""
+        """Count a request that runs in this block, with evals now and then."""
         return self._computing.request()
 
     @contextmanager
     def eval(self, tokens: int) -> Iterator[int]:
-        """An eval of so many tokens runs in this block, with the given number of threads. Waits for them."""
+        """Run an eval of this many tokens in this block, with the yielded number of threads. Waits for them."""
         ticket, computing = object(), self._computing
         with computing.changed:
             computing.queue.append(ticket)

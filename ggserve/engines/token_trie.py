@@ -1,4 +1,4 @@
-"""Continuations of one prompt as a trie of tokens: what they share is evaluated once."""
+"""Continuations of one prompt as a trie of tokens: common beginnings are evaluated once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False)
 class Node:
-    """A place after some tokens. `logprob` is that of the token that leads here, after those before it."""
+    """The place after some tokens. `logprob` is that of the token that leads here, given those before it."""
 
     children: dict[int, "Node"] = field(default_factory=dict)
     logprob: float = 0.0
 
     def only_tokens(self) -> list[int]:
-        """The tokens from here to the next branch or leaf."""
+        """Return the tokens from here to the next branch or leaf."""
         node, tokens = self, []
         while len(node.children) == 1:
             ((token, node),) = node.children.items()
@@ -33,7 +33,7 @@ class TokenTrie:
                 node = node.children.setdefault(token, Node())
 
     def branches(self) -> Iterator[tuple[list[int], Node]]:
-        """The places that need evaluating, with the tokens that lead there, depth first: all but the leaves."""
+        """Yield the places that need evaluating, with the tokens that lead there, depth first: all but the leaves."""
         pending: list[tuple[list[int], Node]] = [([], self.root)]
         while pending:
             path, node = pending.pop()
@@ -42,7 +42,7 @@ class TokenTrie:
                 pending += [([*path, token], child) for token, child in reversed(node.children.items())]
 
     def logprobs(self) -> tuple[tuple[float, ...], ...]:
-        """By continuation, the log-probability of each of its tokens."""
+        """Return the log-probabilities of each continuation's tokens."""
         found = []
         for tokens in self._continuations:
             node, path = self.root, []

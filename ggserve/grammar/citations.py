@@ -1,6 +1,6 @@
-"""The grammar of answers that quote documents: free text, and between two marks only text of the documents.
+"""The grammar of answers with citations: free text, and between two marks only text from the documents.
 
-A quotation is one terminal, including its closing mark. As two, the lexer would reject a document's text before a `<`.
+A quotation and its closing mark are one terminal. As two, the lexer would reject a document's text before a `<`.
 """
 
 import json
@@ -15,14 +15,14 @@ _START = "start: answer\n"
 
 @dataclass(frozen=True)
 class Marks:
-    """The marks before and after a quotation. No document contains the closing one."""
+    """The texts before and after a quotation. No document contains the closing mark."""
 
     open: str
     close: str
 
 
 def marks_for(documents: Sequence[str]) -> Marks:
-    """Choose marks that cannot be mistaken for a part of the documents."""
+    """Return marks that cannot be mistaken for a part of the documents."""
     number = 0
     while any(f"</quote{number or ''}>" in document for document in documents):
         number += 1
@@ -30,12 +30,12 @@ def marks_for(documents: Sequence[str]) -> Marks:
 
 
 def citation_grammar(documents: Sequence[str], marks: Marks, source: str) -> Grammar:
-    """The answers that quote the documents of a request."""
+    """Return the grammar of answers that quote these documents, from a request field."""
     return Grammar("citations", json.dumps([documents, marks.open, marks.close], ensure_ascii=False), source)
 
 
 def opening_mark(grammar: Grammar) -> str:
-    """The text before a quotation."""
+    """Return the mark before a quotation."""
     return str(json.loads(grammar.text)[1])
 
 
@@ -51,7 +51,7 @@ def citation_lark(grammar: Grammar) -> str:
             "answer: (TEXT | ANGLE | quotation)*\n",
             f"quotation: {json.dumps(opening)} QUOTED\n",
             "TEXT: /[^<]+/\n",
-            "ANGLE: /<+[^q<]/\n",  # a `<` that opens no quotation
+            "ANGLE: /<+[^q<]/\n",  # a `<` that does not open a quotation
             f"QUOTED: (({' | '.join(names)}) {json.dumps(closing)}) & /(?s:.{{{least},}})/\n",
             *(
                 f'{name}: %regex {{"substring_words": {json.dumps(document, ensure_ascii=False)}}}\n'
@@ -62,6 +62,6 @@ def citation_lark(grammar: Grammar) -> str:
 
 
 def with_ends(text: str, end_ids: Iterable[int]) -> str:
-    """Return the grammar of the same answers, which one of these tokens may end."""
+    """Return the grammar with these tokens as optional ends of the answer."""
     ids = ",".join(map(str, sorted(end_ids)))
     return text.replace(_START, f"start: answer (<[{ids}]>)?\n", 1) if ids else text

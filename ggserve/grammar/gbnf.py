@@ -1,8 +1,9 @@
-"""Writes rules in GBNF, the grammar language that every build of llama.cpp follows by itself.
+"""Write rules in GBNF, the grammar format that every build of llama.cpp supports.
 
-Builds without llguidance understand nothing else. With llguidance, GBNF is used for tokenizers that put a space before
-a text: llama.cpp tells llguidance what a token is by decoding it alone, which then loses its space (" the" becomes
-"the"). llama.cpp's own grammars see the tokens as they are, and control tokens as their text.
+Builds without llguidance support nothing else. With llguidance, GBNF is used for vocabularies whose spaces llguidance
+would lose: llama.cpp gives it each token decoded alone, and if the tokenizer puts a space before a text, decoding
+removes one, so " the" becomes "the". llama.cpp's own grammars see the tokens as they are, and control tokens as their
+text.
 """
 
 import re
@@ -36,12 +37,12 @@ from ggserve.grammar.rules import (
     without,
 )
 
-_MOST_CHARACTERS = 1 << 20  # size of all rules together
+_MOST_CHARACTERS = 1 << 20  # in all rules together
 _WORDS = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*|(?P<root>(?<![\w-])root(?![\w-]))')
 
 
 def gbnf(rules: Rules) -> str:
-    """Return the grammar in GBNF. Raises ValueError, naming what GBNF cannot express."""
+    """Return the grammar in GBNF. Raises ValueError naming the construct that GBNF cannot express."""
     return _Writer(rules).text()
 
 
@@ -62,11 +63,11 @@ class _Writer(RuleWriter):
         return "\n".join([*(f"{name} ::= {body}" for name, body in self._written.items()), self._foreign])
 
     def _add(self, name: str, rule: Rule) -> None:
-        self._written[name] = ""  # reserves the name
+        self._written[name] = ""  # reserve the name
         self._written[name] = body = self._either(rule)
         self._size += len(body)
         if self._size > _MOST_CHARACTERS:
-            raise ValueError(f"it has more than {_MOST_CHARACTERS} characters in GBNF")
+            raise ValueError(f"its GBNF form is longer than {_MOST_CHARACTERS} characters")
 
     def _simple(self, rule: Rule) -> str:
         match rule:
@@ -82,7 +83,7 @@ class _Writer(RuleWriter):
 
     def _one(self, rule: Rule) -> str:
         if isinstance(rule, Repeat) and max(rule.least, rule.most or 0) > MOST_REPETITIONS:
-            raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
+            raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not supported")
         return super()._one(rule)
 
     def _define(self, rule: Rule, name: str) -> str:
@@ -101,16 +102,16 @@ class _Writer(RuleWriter):
                 self._add_text(name, marker.text if marker else "", NOTHING)
             case GBNF(text):
                 if self._foreign:
-                    raise ValueError("two grammars in GBNF are not followed here")
+                    raise ValueError("two GBNF grammars in one request are not supported")
                 self._foreign = _WORDS.sub(lambda word: f"{own}-root" if word["root"] else word[0], text)
                 self._written[own] = f"{own}-root"
             case Lark():
-                raise ValueError("grammars in Lark are not followed here")
+                raise ValueError("Lark grammars are not supported with this model")
         return own
 
     def _add_text(self, name: str, marker: str, end: Rule) -> None:
-        """Write text without the marker, followed by an end: one rule for each number of the marker's characters that
-        have been matched (Knuth, Morris, Pratt 1977)."""
+        """Add rules for text without the marker, followed by an end: one rule per number of the marker's characters
+        that have matched (Knuth, Morris, Pratt 1977)."""
         if not marker:
             self._add(_name(name), Repeat(Characters(ANY)))
             return
@@ -146,7 +147,7 @@ def _quoted(text: str) -> str:
 
 
 def _class(ranges: Ranges) -> str:
-    """Negated classes are never used: llama.cpp counts bytes that are not UTF-8 among what a class excludes."""
+    """Return a character class, never a negated one: llama.cpp matches invalid UTF-8 bytes with negated classes."""
     return f"[{_spelled(ranges)}]"
 
 

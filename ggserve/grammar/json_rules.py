@@ -1,7 +1,9 @@
-"""JSON schemas as rules, for grammar languages without JSON, and for what some versions of llguidance read wrongly.
+"""Translate JSON schemas into rules, for grammar formats without JSON support, and for schemas that some versions of
+llguidance misread.
 
-JSON is written as `schemas` asks llguidance to write it: `{"a": 1, "b": [2, 3]}`, with properties in their order. An
-answer that follows the rules follows the schema. A schema that the rules cannot express raises a ValueError.
+JSON is written in the form that `schemas` requires of llguidance: `{"a": 1, "b": [2, 3]}`, properties in the schema's
+order. An answer that matches the rules is valid under the schema. A schema that rules cannot express raises a
+ValueError that names the keyword.
 """
 
 import json
@@ -31,7 +33,7 @@ from ggserve.grammar.rules import (
     sequence,
 )
 
-_MOST_NUMBERS = 256  # multiples that are written one by one
+_MOST_NUMBERS = 256  # multiples that are listed one by one
 _IGNORED = frozenset(["x-guidance", "$schema", "$id", "$defs", "definitions", "type"])
 _KEYS = {  # supported keywords, by type
     "object": frozenset(
@@ -49,13 +51,13 @@ _ALL_TYPES = ("object", "array", "string", "number", "boolean", "null")
 def json_rules(
     schema: JsonSchema, prefix: str, keep: Callable[[JsonSchema], bool] = lambda schema: False
 ) -> tuple[Rule, dict[str, Rule]]:
-    """Return JSON of the schema; the rules that it refers to have `prefix` in their names. Parts of the schema that
-    `keep` accepts stay `Schema`. Raises ValueError."""
+    """Return the rule for a schema's JSON, and the rules that it refers to, whose names start with `prefix`. Parts of
+    the schema that `keep` accepts stay `Schema`. Raises ValueError."""
     translator = _Translator(schema, prefix, keep)
     try:
         return translator.value(schema), translator.named
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"the schema is none: {error}") from error
+        raise ValueError(f"the schema is invalid: {error}") from error
 
 
 class _Translator:
@@ -67,11 +69,11 @@ class _Translator:
         self._referred: dict[str, Reference] = {}
 
     def value(self, schema: Any) -> Rule:
-        """Return the rule of JSON that fits a schema."""
+        """Return the rule for JSON that matches the schema."""
         if schema is True or schema == {}:
             return self._any("value")
         if not isinstance(schema, Mapping):
-            raise ValueError(f"{json.dumps(schema)[:60]} is not followed here")
+            raise ValueError(f"{json.dumps(schema)[:60]} is not supported")
         if self._keep(schema):
             return Schema(orjson.dumps(schema).decode())
         keys = schema.keys() - _IGNORED
@@ -87,10 +89,10 @@ class _Translator:
         if "allOf" in keys:
             parts = _only(schema, keys, "allOf")
             if len(parts) != 1:
-                raise ValueError("allOf of several is not followed here")
+                raise ValueError("allOf with several schemas is not supported")
             return self.value(parts[0])
         types = schema.get("type")
-        if types is None:  # keywords of one type say nothing about other types
+        if types is None:  # a keyword restricts only its own type
             types = [_OF_TYPES[key] for key in keys if key in _OF_TYPES] or _ALL_TYPES
         listed = [types] if isinstance(types, str) else list(types)
         return choice(self._typed(kind, schema, keys) for kind in dict.fromkeys(listed))
@@ -99,7 +101,7 @@ class _Translator:
         followed = _KEYS.get(kind, frozenset())
         counts_for = "number" if kind == "integer" else kind
         if unknown := sorted(key for key in keys - followed if _OF_TYPES.get(key, counts_for) == counts_for):
-            raise ValueError(f"{unknown[0]} is not followed here")
+            raise ValueError(f"{unknown[0]} is not supported")
         match kind:
             case "object":
                 return self._object(schema)
@@ -111,10 +113,10 @@ class _Translator:
                 return _number(kind, schema)
             case "boolean" | "null":
                 return self._any(kind)
-        raise ValueError(f"the type {kind!r} is none")
+        raise ValueError(f"{kind!r} is not a JSON type")
 
     def _any(self, kind: str) -> Reference | Rule:
-        """Return the rule of any JSON, or of any JSON of a type."""
+        """Return the rule for any JSON value, or for any value of a type."""
         match kind:
             case "boolean":
                 return choice([Literal("true"), Literal("false")])
@@ -153,7 +155,7 @@ class _Translator:
         return _brackets(after)
 
     def _object(self, schema: JsonSchema) -> Rule:
-        """Return the rule of an object: its properties in their order, then others."""
+        """Return the rule for an object: its properties in order, then additional ones."""
         others = schema.get("additionalProperties", True)
         properties = dict(schema.get("properties", {}))
         required = schema.get("required", [])
@@ -168,7 +170,7 @@ class _Translator:
         if not pairs:
             return _braces(_listed(other, least, most) if other is not None else NOTHING)
         if least > len(required) or (most is not None and (other is not None or most < len(properties))):
-            raise ValueError("minProperties and maxProperties beside properties are not followed here")
+            raise ValueError("minProperties and maxProperties together with properties are not supported")
         more = NOTHING if other is None else Repeat(sequence(Literal(", "), other))
         none = NOTHING if other is None else _listed(other, 0, None)
         listed = [(pair, name in required) for name, pair in zip(properties, pairs, strict=True)]
@@ -178,19 +180,21 @@ class _Translator:
         return sequence(_constant(name), Literal(": "), self.value(inner))
 
     def _other_pair(self, schema: JsonSchema, others: Any, properties: Mapping[str, Any]) -> Rule | None:
-        """Return the rule of a property that the schema does not name, or None if there are none."""
+        """Return the rule for an additional property, or None if there is none."""
         patterns = schema.get("patternProperties", {})
         if not patterns:
             if others is False:
                 return None
             return sequence(other_string(properties), Literal(": "), self.value(others))
         if others is not False:
-            raise ValueError("patternProperties beside additionalProperties are not followed here")
+            raise ValueError("patternProperties together with additionalProperties are not supported")
         if len(patterns) > 1:
-            raise ValueError("several patternProperties are not followed here")
+            raise ValueError("several patternProperties are not supported")
         for pattern in patterns:
             if any(re.search(pattern, name) for name in properties):
-                raise ValueError(f"patternProperties {pattern[:60]!r}, which fits properties too, is not followed here")
+                raise ValueError(
+                    f"patternProperties {pattern[:60]!r} is not supported because it also matches properties"
+                )
         return choice(
             sequence(string_with(pattern), Literal(": "), self.value(inner)) for pattern, inner in patterns.items()
         )
@@ -204,10 +208,10 @@ class _Translator:
         return Reference(name)
 
     def _reference(self, pointer: str) -> Rule:
-        """Return a reference to a rule that may refer to itself."""
+        """Return a reference to a rule that can be recursive."""
         if pointer not in self._referred:
             if pointer != "#" and not pointer.startswith("#/"):
-                raise ValueError(f"$ref {pointer[:60]!r} is not followed here")
+                raise ValueError(f"$ref {pointer[:60]!r} is not supported")
             found: Any = self._root
             for part in unquote(pointer[2:]).split("/") if pointer != "#" else []:
                 found = found[part.replace("~1", "/").replace("~0", "~")]
@@ -220,7 +224,7 @@ class _Translator:
 
 def _only(schema: JsonSchema, keys: Collection[str], key: str) -> Any:
     if others := sorted(set(keys) - {key}):
-        raise ValueError(f"{others[0]} beside {key} is not followed here")
+        raise ValueError(f"{others[0]} together with {key} is not supported")
     return schema[key]
 
 
@@ -254,7 +258,7 @@ def _brackets(rule: Rule) -> Rule:
 
 
 def _listed(item: Rule, least: int, most: int | None) -> Rule:
-    """Return the rule of items with commas between them."""
+    """Return the rule for items separated by commas."""
     if most == 0:
         return NOTHING
     further = repeated(sequence(Literal(", "), item), max(least - 1, 0), None if most is None else most - 1)
@@ -293,9 +297,9 @@ def _last_integer(most: Bound) -> int | None:
 
 
 def _multiples(kind: str, step: Decimal, least: Bound, most: Bound) -> Rule:
-    """Return the rule of the multiples between two bounds, one by one."""
+    """Return the rule for the multiples between two bounds, listed one by one."""
     if least is None or most is None or step <= 0 or (most[0] - least[0]) / step >= _MOST_NUMBERS:
-        raise ValueError("multipleOf without near bounds is not followed here")
+        raise ValueError("multipleOf is not supported without close bounds")
     numbers = [step * number for number in range(math.floor(least[0] / step), math.ceil(most[0] / step) + 1)]
     fitting = [
         number
@@ -305,5 +309,5 @@ def _multiples(kind: str, step: Decimal, least: Bound, most: Bound) -> Rule:
         and (kind == "number" or number == math.floor(number))
     ]
     if not fitting:
-        raise ValueError("there is no multiple between its bounds")
+        raise ValueError("no multiple lies between its bounds")
     return choice(Literal(f"{number.normalize():f}" if number else "0") for number in fitting)

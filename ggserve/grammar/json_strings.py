@@ -1,4 +1,4 @@
-"""JSON strings as rules: with a length, a pattern or a format, or excluding some names."""
+"""Rules for JSON strings: with a length, a pattern or a format, or different from given names."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -43,38 +43,38 @@ JsonSchema = Mapping[str, Any]
 
 
 def string(schema: JsonSchema) -> Rule:
-    """Return the rule of a string in JSON. Raises ValueError."""
+    """Return the rule for a string as JSON text. Raises ValueError."""
     least, most = schema.get("minLength", 0), schema.get("maxLength")
     pattern, form = schema.get("pattern"), schema.get("format")
     if pattern is None and form is None:
         return _quoted(repeated(_written(ANY), least, most))
     limits = [key for key in ("format", "minLength", "maxLength") if key in schema and (pattern or key != "format")]
     if limits:
-        raise ValueError(f"{limits[0]} beside {'pattern' if pattern is not None else 'format'} is not followed here")
+        raise ValueError(f"{limits[0]} together with {'pattern' if pattern is not None else 'format'} is not supported")
     if pattern is not None:
         return string_with(pattern)
     if form not in _FORMATS:
-        raise ValueError(f"the format {str(form)[:60]!r} is not followed here")
+        raise ValueError(f"the format {str(form)[:60]!r} is not supported")
     return _quoted(regex_rule(_FORMATS[form], _written))
 
 
 def string_with(pattern: str) -> Rule:
-    """Return the rule of a string in which a regular expression matches."""
+    """Return the rule for a string that contains a match of a regular expression."""
     return _quoted(regex_rule(pattern, _written, anywhere=True))
 
 
 def other_string(names: Collection[str]) -> Rule:
-    """Return the rule of a JSON string that is none of these names, which are in JSON's spelling."""
+    """Return the rule for a string that is none of these names, as JSON text."""
     return _quoted(_other_rest([_constant_text(name) for name in names]))
 
 
 def _constant_text(name: str) -> tuple[str, ...]:
-    """Split a name into the characters of a JSON string; an escape is one."""
+    """Return a name as the characters of a JSON string; an escape sequence is one character."""
     return tuple(_ESCAPES.get(ord(character), character) for character in name)
 
 
 def _other_rest(names: Collection[tuple[str, ...]]) -> Rule:
-    """Return the rule of the rest of a string that must not be one of these."""
+    """Return the rule for the rest of a string that must not equal one of these."""
     if not names:
         return Repeat(_written(ANY))
     following: dict[str, list[tuple[str, ...]]] = {}
@@ -95,11 +95,11 @@ def _quoted(rule: Rule) -> Rule:
 
 
 def _written(ranges: Ranges) -> Rule:
-    """Return the rule of one of these characters, as JSON writes it in a string."""
+    """Return the rule for one of these characters, as written in a JSON string."""
     plain = without(ranges, without(ANY, _PLAIN))
     escaped = [_ESCAPES[code] for low, high in ranges for code in _ESCAPES if low <= code <= high]
     options: list[Rule] = [Characters(plain)] if plain else []
     options += [Literal(escape) for escape in escaped]
     if not options:
-        raise ValueError("control characters are not followed here")
+        raise ValueError("control characters are not supported")
     return choice(options)

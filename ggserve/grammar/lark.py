@@ -1,5 +1,4 @@
-"""Writes rules in llguidance's dialect of Lark, which constrains answers on ctransformers and, if built in, on
-llama.cpp."""
+"""Write rules in llguidance's dialect of Lark, used on ctransformers and on builds of llama.cpp with llguidance."""
 
 import json
 import re
@@ -30,27 +29,29 @@ from ggserve.grammar.rules import (
 )
 
 HEAD = "%llguidance {}\n"
-# Forced text is not computed ahead: a user's regular expression may force a million characters.
+# Turns off forced tokens: a user's regular expression can force a million characters.
 UNFORCED_HEAD = '%llguidance {"no_forcing": true}\n'
 
-USER_START = "user_s_start"  # the first rule of a user's own grammar
+USER_START = "user_s_start"  # the first rule of a user's grammar
 
-# JSON as most models write it. `oneOf` is treated as `anyOf`: an answer fits one of the schemas, and may fit others
-# too.
+# JSON formatted as most models write it. `oneOf` means `anyOf`: an answer can match several of the schemas.
 _STYLE = {"coerce_one_of": True, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_TEXT = r"/(.|\n)*/"
 _WORDS = re.compile(
     r'"(?:\\.|[^"\\])*"|//.*|#.*|/(?:\\.|[^/\\\n])+/|(?P<head>^\s*%llguidance\b.*)|(?P<start>\bstart\b)'
 )
-# The older llguidance in some builds of llama.cpp forgets the end of a long text in JSON that follows an escape.
+# The old llguidance in some builds of llama.cpp loses the end of a long JSON string after an escape sequence.
 _LONG_AFTER_ESCAPE = re.compile(r'(?:\\|["\n\t\r\b\f]).{16,}', re.DOTALL)
 
 
 def lark(
     rules: Rules, *, controls: Mapping[str, int] | None = None, ends: Iterable[int] = (), forced: bool = True
 ) -> str:
-    """Return the grammar in Lark. `controls` maps markers to tokens that are not made of text. One of `ends`, also
-    tokens, may end the answer. `forced` asks for forced tokens where the rules allow it. Raises ValueError."""
+    """Return the grammar in Lark. Raises ValueError.
+
+    `controls` maps markers to tokens that are not text. `ends` are tokens that can end the answer. `forced`: compute
+    forced tokens if the rules allow it.
+    """
     return _Writer(rules, controls or {}, forced).text(sorted(ends))
 
 
@@ -96,8 +97,7 @@ class _Writer(RuleWriter):
                 self._lines.append(f"{terminal}: /{_regex(inner)}/")
                 return terminal
             case Regex(pattern):
-                # imported here because it takes time to load, and few servers need it
-                from llguidance import regex_to_lark
+                from llguidance import regex_to_lark  # imported here because it is slow and few servers need it
 
                 return f"/{regex_to_lark(pattern)}/"
             case Schema():
@@ -120,7 +120,7 @@ class _Writer(RuleWriter):
         raise AssertionError(rule)
 
     def _any_text(self, terminal: str, starts: Iterable[Marker]) -> str:
-        """Return the rule of text that begins with none of these; control tokens are not text."""
+        """Add a terminal for text that begins with none of these. Control tokens are not text."""
         excluded = [text for start in starts if (text := self._control.split(start.text)[0])]
         if not excluded:
             return _ANY_TEXT
@@ -141,9 +141,9 @@ class _Writer(RuleWriter):
         return f"%json {orjson.dumps({'x-guidance': style, **schema}).decode()}"
 
     def _user_s(self, text: str) -> str:
-        """Write a user's grammar, whose rules have their own names."""
+        """Add a user's grammar, with its rules renamed to avoid conflicts."""
         if self._foreign:
-            raise ValueError("two grammars in one are not followed")
+            raise ValueError("two grammars in one request are not supported")
         self._head = UNFORCED_HEAD
         self._foreign.append(
             _WORDS.sub(lambda word: "" if word["head"] else USER_START if word["start"] else word[0], text)
@@ -152,12 +152,12 @@ class _Writer(RuleWriter):
 
 
 def literal(text: str) -> str:
-    """Return a text as Lark writes it."""
+    """Return a text as a Lark string."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def names_tokens(text: str) -> bool:
-    """Return whether a Lark grammar names tokens by their ids."""
+    """Return whether a Lark grammar refers to tokens by id."""
     return "<[" in _WORDS.sub(lambda word: word["start"] or "", text)
 
 
@@ -166,7 +166,7 @@ def _from_gbnf(text: str) -> str:
 
     try:
         return str(gbnf_to_lark(text))
-    except Exception as error:  # it raises this exact class
+    except Exception as error:  # the library raises Exception itself
         raise ValueError(str(error)) from error
 
 
@@ -184,7 +184,7 @@ def _regex(rule: Rule) -> str:
             return f"(?:{'|'.join(map(_regex, options))})"
         case Repeat(inner, least, most):
             return f"(?:{_regex(inner)}){times(least, most)}"
-    raise ValueError(f"{type(rule).__name__} is no part of a regular expression")
+    raise ValueError(f"{type(rule).__name__} cannot be part of a regular expression")
 
 
 def _in_regex(character: str) -> str:

@@ -1,22 +1,22 @@
-"""The leaves of a JSON text, and the values that a schema allows for each of them."""
+"""The leaves of a JSON text, and the values that a schema allows for each."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from json.decoder import py_scanstring  # type: ignore[attr-defined]  # of the standard library, without a stub
+from json.decoder import py_scanstring  # type: ignore[attr-defined]  # in the standard library, but without a type stub
 from typing import Any
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WORDS = {"true": True, "false": False, "null": None}
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DEEPEST = 32  # depth of references that lead to references
+_DEEPEST = 32  # maximum length of a chain of references
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value that is neither an object nor an array, and its place in the text, in characters."""
+    """A value that is not an object or array, and its position in the text, in characters."""
 
     path: tuple[str | int, ...]
     value: Any
@@ -30,15 +30,15 @@ class Leaf:
 
 
 def leaves(text: str) -> list[Leaf]:
-    """Return the leaves of a JSON text in order; of a text that was cut short, the complete ones."""
+    """Return the leaves of a JSON text in order; of a truncated text, the complete ones."""
     found: list[Leaf] = []
-    with suppress(ValueError, IndexError, RecursionError, StopIteration):  # the end of the value
+    with suppress(ValueError, IndexError, RecursionError, StopIteration):  # at the end of a truncated text
         _scan(text, _space(text, 0), (), found)
     return found
 
 
 def _scan(text: str, start: int, path: tuple[str | int, ...], found: list[Leaf]) -> int:
-    """Collect the leaves of the value at `start`, and return where it ends."""
+    """Collect the leaves of the value at `start`. Return the position after it."""
     match text[start]:
         case "{" | "[" as opening:
             closing = "}" if opening == "{" else "]"
@@ -71,7 +71,7 @@ def _space(text: str, start: int) -> int:
 
 
 def alternatives(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[Any] | None:
-    """Return the values that a schema allows for the leaf at a path if they are constants, booleans and null; otherwise
+    """Return the values that a schema allows for the leaf at a path if they are constants, booleans or null, else
     None."""
     found: list[Any] = []
     for option in _at(schema, schema, tuple(path)):
@@ -83,7 +83,7 @@ def alternatives(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[A
 
 
 def has_leaves(schema: Mapping[str, Any]) -> bool:
-    """Return whether an answer of the schema can have a leaf."""
+    """Return whether an answer of the schema can contain a leaf."""
     return any(map(_has_leaves, _resolved(schema, schema)))
 
 
@@ -101,7 +101,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _at(schema: Any, root: Mapping[str, Any], path: tuple[str | int, ...]) -> Iterator[Mapping[str, Any]]:
-    """Return the schemas that apply to the value at a path."""
+    """Yield the schemas that a value at a path can have."""
     for option in _resolved(schema, root):
         if not path:
             yield option
@@ -118,7 +118,7 @@ def _at(schema: Any, root: Mapping[str, Any], path: tuple[str | int, ...]) -> It
 
 
 def _resolved(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """Return the schema without references and unions at its top, as one or more schemas."""
+    """Yield the schemas that remain after resolving references and unions at the top: at least one."""
     if not isinstance(schema, Mapping) or depth > _DEEPEST:
         yield {}
         return

@@ -1,13 +1,13 @@
-"""JSON numbers within bounds, as rules."""
+"""Rules for JSON numbers within bounds."""
 
 from decimal import Decimal
 
 from ggserve.grammar.rules import DIGIT, NOTHING, Literal, Repeat, Rule, choice, one_of, optional, sequence
 
-_MOST_DIGITS = 15  # digits of an integer without a bound, and after a decimal point
+_MOST_DIGITS = 15  # in an unbounded integer, and after a decimal point
 _UNBOUNDED = Decimal(10**_MOST_DIGITS)
 
-Bound = tuple[Decimal, bool] | None  # a number, and whether it is excluded
+Bound = tuple[Decimal, bool] | None  # the bound, and whether it is exclusive
 
 _DIGITS = Repeat(DIGIT, 0, _MOST_DIGITS)
 _POSITIVE = sequence(one_of("123456789"), _DIGITS)
@@ -21,13 +21,13 @@ NUMBER = sequence(
 
 
 def integers(least: int | None, most: int | None) -> Rule:
-    """Return the rule of the integers from `least` to `most`. Raises ValueError if there are none."""
+    """Return the rule for the integers from `least` to `most`. Raises ValueError if there are none."""
     if least is None and most is None:
         return INTEGER
     low = min(-(10**_MOST_DIGITS), 10 * (most or 0)) if least is None else least
     high = max(10**_MOST_DIGITS, 10 * (least or 0)) if most is None else most
     if low > high:
-        raise ValueError(f"there is no integer from {low} to {high}")
+        raise ValueError(f"no integer lies between {low} and {high}")
     options = []
     if low < 0:
         options.append(sequence(Literal("-"), _natural(max(1, -high), -low)))
@@ -37,11 +37,11 @@ def integers(least: int | None, most: int | None) -> Rule:
 
 
 def decimals(least: Bound, most: Bound) -> Rule:
-    """Return the rule of the numbers between two bounds, without exponents. Raises ValueError if there are none."""
+    """Return the rule for the numbers between two bounds, without exponents. Raises ValueError if there are none."""
     low, low_open = least or (min(-_UNBOUNDED, 10 * (most[0] if most else Decimal(0))), False)
     high, high_open = most or (max(_UNBOUNDED, 10 * low), False)
     if low > high or (low == high and (low_open or high_open)):
-        raise ValueError(f"there is no number between {low} and {high}")
+        raise ValueError(f"no number lies between {low} and {high}")
     options = []
     if low < 0:
         nearest = (-high, high_open) if high < 0 else (Decimal(0), True)
@@ -60,7 +60,7 @@ def _natural(low: int, high: int) -> Rule:
 
 
 def _between(low: str, high: str) -> Rule:
-    """Return the rule of the numbers from one to the other, both of the same number of digits."""
+    """Return the rule for numbers from `low` to `high`, which have the same number of digits."""
     if low == "0" * len(low) and high == "9" * len(high):
         return Repeat(DIGIT, len(low), len(low)) if low else NOTHING
     if low[0] == high[0]:
@@ -74,14 +74,14 @@ def _between(low: str, high: str) -> Rule:
 
 
 def _digits_between(low: str, high: str) -> Rule | None:
-    """Return the rule of one digit strictly between two."""
+    """Return the rule for one digit strictly between two."""
     digits = "0123456789"[int(low) + 1 : int(high)]
     return one_of(digits) if digits else None
 
 
 def _positive(low: Decimal, low_open: bool, high: Decimal, high_open: bool) -> Rule:
-    first, low_fraction = _parts(low)
-    last, high_fraction = _parts(high)
+    first, low_fraction = _split(low)
+    last, high_fraction = _split(high)
     options: list[Rule | None] = []
     if first == last:
         options.append(_after(first, _fraction_between(low_fraction, low_open, high_fraction, high_open)))
@@ -93,7 +93,7 @@ def _positive(low: Decimal, low_open: bool, high: Decimal, high_open: bool) -> R
     return _any(options)
 
 
-def _parts(number: Decimal) -> tuple[int, str]:
+def _split(number: Decimal) -> tuple[int, str]:
     """Return the digits before and after the decimal point."""
     whole, _, fraction = f"{number:f}".partition(".")
     return int(whole), fraction.rstrip("0")
@@ -102,7 +102,7 @@ def _parts(number: Decimal) -> tuple[int, str]:
 def _any(options: list[Rule | None]) -> Rule:
     possible = [option for option in options if option is not None]
     if not possible:
-        raise ValueError("there is no number between its bounds")
+        raise ValueError("no number lies between its bounds")
     return choice(possible)
 
 
@@ -132,7 +132,7 @@ def _fraction_between(low: str, low_open: bool, high: str, high_open: bool) -> R
 
 
 def _rest_from(low: str, low_open: bool) -> Rule:
-    """Return the rule of zero or more digits that are at least `low` as a fraction."""
+    """Return the rule for digits, possibly none, that are at least `low` as a fraction."""
     if not low:
         return sequence(Repeat(Literal("0"), 0, _MOST_DIGITS), _POSITIVE) if low_open else _DIGITS
     options = [sequence(Literal(low[0]), _rest_from(low[1:], low_open))]
@@ -142,14 +142,14 @@ def _rest_from(low: str, low_open: bool) -> Rule:
 
 
 def _rest_to(high: str, high_open: bool) -> Rule | None:
-    """Return the rule of zero or more digits that are at most `high` as a fraction."""
+    """Return the rule for digits, possibly none, that are at most `high` as a fraction."""
     if not high:
         return None if high_open else NOTHING
     return optional(_digits_to(high, high_open))
 
 
 def _digits_to(high: str, high_open: bool) -> Rule:
-    """Return the same rule with at least one digit; `high` is not empty, and its last digit is not 0."""
+    """Return the same rule with at least one digit; `high` is not empty and does not end in 0."""
     exact = _rest_to(high[1:], high_open)
     options = [None if exact is None else sequence(Literal(high[0]), exact)]
     if below := _digits_between("-1", high[0]):
@@ -158,7 +158,7 @@ def _digits_to(high: str, high_open: bool) -> Rule:
 
 
 def _rest_between(low: str, low_open: bool, high: str, high_open: bool) -> Rule | None:
-    """Return the rule of one or more digits from `low` to `high`, which is not empty."""
+    """Return the rule for one or more digits from `low` to `high`, which is not empty."""
     first, last = low[:1] or "0", high[0]
     if first == last:
         ends = NOTHING if not low[1:] and not low_open and (high[1:] or not high_open) else None

@@ -1,16 +1,16 @@
-"""Checks that a JSON schema that refers to itself has answers of finite length. Checks nothing else."""
+"""Find recursive references in a JSON schema that no finite JSON can satisfy. Does not check anything else."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
-_MOST_LOOKS = 100_000  # work, about a second
-_NESTED = ("object", "array")  # types whose values contain others
+_MOST_LOOKS = 100_000  # takes about a second
+_NESTED = ("object", "array")  # types whose values contain values
 
 
 def endless_reference(schema: Mapping[str, Any]) -> str | None:
-    """Return a `$ref` of the schema that no finite JSON fits, or None. Raises ValueError if there are so many
-    references that the check would take long."""
+    """Return a `$ref` of the schema that no finite JSON can satisfy, or None. Raises ValueError if there are too many
+    references to check."""
     targets: dict[str, Any] = {}
     unseen: list[Any] = [schema]
     while unseen:
@@ -20,7 +20,7 @@ def endless_reference(schema: Mapping[str, Any]) -> str | None:
                 unseen.append(targets[reference])
     search = _Search(targets)
     order = list(targets)
-    while any([search.finds(each) for each in order]):  # noqa: C419  # all of them, in either direction by turns
+    while any([search.finds(each) for each in order]):  # noqa: C419  # check all of them, in alternating order
         order.reverse()
     return next((each for each in targets if each not in search.ends), None)
 
@@ -38,7 +38,8 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def _target(schema: Any, reference: str) -> Any:
-    """Return the schema that a reference means in this document, or True, which everything fits, if it is unknown."""
+    """Return the schema that a reference points to in this document, or True, which allows everything, if it is
+    unknown."""
     if reference == "#":
         return schema
     if not reference.startswith("#/"):
@@ -50,8 +51,8 @@ def _target(schema: Any, reference: str) -> Any:
 
 
 class _Search:
-    """The references that finite JSON fits. Schemas that apply together are examined once, and again only when more is
-    known."""
+    """Finds the references that finite JSON can satisfy. Each set of schemas is checked once, and again only when more
+    references are known."""
 
     def __init__(self, targets: Mapping[str, Any]) -> None:
         self.ends: set[str] = set()
@@ -59,18 +60,18 @@ class _Search:
         self._looked = 0
         self._known: dict[
             frozenset[int], int | None
-        ] = {}  # by ids of schemas: None if they end, otherwise the number of references known at the time
+        ] = {}  # by schema ids: None if finite, else the number of references known at the last check
 
     def finds(self, reference: str) -> bool:
-        """Return whether finite JSON fits a reference that was undecided so far."""
+        """Return whether finite JSON can satisfy a reference for which this was not known."""
         if reference in self.ends or not self._end([self._targets[reference]]):
             return False
         self.ends.add(reference)
         return True
 
     def _end(self, schemas: Sequence[Any]) -> bool:
-        """Return whether finite JSON fits all of these schemas, given that it fits the known references and no
-        others."""
+        """Return whether finite JSON can satisfy all of these schemas, given the references that are known to be
+        finite."""
         parts = self._parts(schemas)
         key = frozenset(map(id, parts))
         known = self._known.get(key, -1)
@@ -79,7 +80,7 @@ class _Search:
         self._known[key] = len(self.ends)
         self._looked += 1
         if self._looked > _MOST_LOOKS:
-            raise ValueError("its references are too many")
+            raise ValueError("it has too many references")
         if any(isinstance(part.get("$ref"), str) and part["$ref"] not in self.ends for part in parts):
             return False
         several = [options for part in parts for key in ("anyOf", "oneOf") if (options := _list(part, key))]
@@ -92,7 +93,7 @@ class _Search:
         return True
 
     def _parts(self, schemas: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return the schemas that apply together: these, those of `allOf`, and what they refer to."""
+        """Return the schemas that apply together: these, those in their `allOf`, and those they refer to."""
         parts: list[dict[str, Any]] = []
         followed: set[str] = set()
         unseen = list(schemas)
@@ -106,7 +107,7 @@ class _Search:
         return parts
 
     def _join(self, parts: list[dict[str, Any]]) -> bool:
-        """Return whether finite JSON fits all of them, ignoring their alternatives."""
+        """Return whether finite JSON can satisfy all of them, ignoring their alternatives."""
         allowed = [set(_types(part)) for part in parts if "type" in part]
         types = set.intersection(*allowed) if allowed else {None}
         if any("enum" in part or "const" in part for part in parts) or not types or types - {*_NESTED}:

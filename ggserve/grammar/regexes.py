@@ -1,6 +1,6 @@
-"""Regular expressions as rules, for grammar languages without them, read with Python's own parser.
+"""Translate regular expressions into rules, for grammar formats without them, with Python's own parser.
 
-Syntax that Python and Rust (which llguidance follows) do not share is rejected by name.
+Syntax that Python and Rust (the dialect of llguidance) do not share is rejected by name.
 """
 
 import re
@@ -22,13 +22,13 @@ from ggserve.grammar.rules import (
     without,
 )
 
-_parser: Any = re._parser  # type: ignore[attr-defined]  # the one that `re` compiles with
+_parser: Any = re._parser  # type: ignore[attr-defined]  # the parser of `re`
 _CATEGORIES: dict[str, Ranges] = {
     "DIGIT": ((48, 57),),
     "WORD": ((48, 57), (65, 90), (95, 95), (97, 122)),
     "SPACE": ((9, 13), (32, 32)),
 }
-# Everything that some version of Unicode may count among them, and more: what is left certainly belongs to none.
+# A superset of these classes in every Unicode version, so the remaining characters surely belong to none.
 _AT_MOST: dict[str, Ranges] = {
     "DIGIT": ((48, 57), (0x660, LAST_CHARACTER)),
     "WORD": ((48, 57), (65, 90), (95, 95), (97, 122), (0x80, LAST_CHARACTER)),
@@ -44,18 +44,18 @@ _REFUSED = {
 }
 _MOST_PARTS = 20_000
 
-Write = Callable[[Ranges], Rule]  # how an answer spells one of these characters
+Write = Callable[[Ranges], Rule]  # returns the rule for one of these characters in an answer
 
 
 def regex_rule(pattern: str, write: Write = Characters, *, anywhere: bool = False) -> Rule:
-    """Return the rule of the texts that match as a whole, or with `anywhere`, of texts that contain a match, like JSON
-    Schema's `pattern`. Raises ValueError, naming what is not supported."""
+    """Return the rule for texts that match as a whole or, with `anywhere`, contain a match, like JSON's `pattern`.
+    Raises ValueError naming the unsupported syntax."""
     try:
         parsed = _parser.parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"the regular expression {pattern[:60]!r} is not followed here: {error}") from error
+        raise ValueError(f"the regular expression {pattern[:60]!r} is not supported: {error}") from error
     if parsed.state.flags & ~re.UNICODE:
-        raise ValueError(f"flags in the regular expression {pattern[:60]!r} are not followed here")
+        raise ValueError(f"flags in the regular expression {pattern[:60]!r} are not supported")
     return _Translator(write, anywhere).whole(parsed)
 
 
@@ -66,7 +66,7 @@ class _Translator:
         self._parts = 0
 
     def whole(self, parsed: Items[Any]) -> Rule:
-        """Return the rule of an expression or a choice of several, with anchors only at the ends."""
+        """Translate an expression, or alternatives, with anchors only at the ends."""
         items = list(parsed)
         begins = bool(items) and _is_anchor(items[0], "AT_BEGINNING", "AT_BEGINNING_STRING")
         ends = len(items) > begins and _is_anchor(items[-1], "AT_END", "AT_END_STRING")
@@ -75,7 +75,7 @@ class _Translator:
             operation, argument = str(inner[0][0]), inner[0][1]
             if operation == "SUBPATTERN" and not begins:
                 return self.whole(argument[3])
-            if operation == "BRANCH":  # their common beginning was the anchor
+            if operation == "BRANCH":  # the anchor was the alternatives' common prefix
                 return choice(self.whole([*items[:begins], *option]) for option in argument[1])
         return sequence(NOTHING if begins else self._around, self._sequence(inner), NOTHING if ends else self._around)
 
@@ -85,7 +85,7 @@ class _Translator:
     def _item(self, operation: str, argument: Any) -> Rule:
         self._parts += 1
         if self._parts > _MOST_PARTS:
-            raise ValueError("so long a regular expression is not followed here")
+            raise ValueError("the regular expression is too long")
         match operation:
             case "LITERAL":
                 return self._write(((argument, argument),))
@@ -99,14 +99,14 @@ class _Translator:
                 return choice(self._sequence(option) for option in argument[1])
             case "SUBPATTERN":
                 if argument[1] or argument[2]:
-                    raise ValueError("flags inside a regular expression are not followed here")
+                    raise ValueError("flags inside a regular expression are not supported")
                 return self._sequence(argument[3])
             case "MAX_REPEAT" | "MIN_REPEAT":
                 least, most, inner = argument
                 bounded = None if most is _parser.MAXREPEAT else int(most)
                 return Repeat(self._sequence(inner), int(least), bounded)
         what = _REFUSED.get(operation, "an anchor in the middle or a word boundary")
-        raise ValueError(f"{what} in a regular expression is not followed here")
+        raise ValueError(f"{what} in a regular expression is not supported")
 
 
 def _is_anchor(item: Any, *names: str) -> bool:

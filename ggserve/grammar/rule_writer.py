@@ -1,5 +1,5 @@
-"""The part that grammar languages share: alternatives, sequences, repetitions, and names for rules that take several
-lines."""
+"""The common part of the grammar writers: alternatives, sequences, repetitions, and names for rules on lines of their
+own."""
 
 from abc import ABC, abstractmethod
 
@@ -7,18 +7,19 @@ from ggserve.grammar.rules import Choice, Repeat, Rule, Sequence
 
 
 class RuleWriter(ABC):
-    """Writes rules in a language whose alternatives are `a | b`, sequences `a b` and repetitions `a{2,3}`."""
+    """Writes rules in a language with alternatives `a | b`, sequences `a b` and repetitions `a{2,3}`."""
 
     def __init__(self) -> None:
-        self._known: dict[Rule, str] = {}  # the text that stands for each rule
+        self._known: dict[Rule, str] = {}  # the written form of each rule
 
     @abstractmethod
     def _simple(self, rule: Rule) -> str:
-        """Write a rule that is neither an alternative nor a sequence nor a repetition."""
+        """Return a rule that is not an alternative, sequence or repetition."""
 
     @abstractmethod
     def _define(self, rule: Rule, name: str) -> str:
-        """Write a rule on lines of its own, preferably under this name; return the text that stands for it."""
+        """Write a rule that needs its own lines, under this name if it needs one. Return the expression that stands for
+        it."""
 
     def _either(self, rule: Rule) -> str:
         if isinstance(rule, Choice):
@@ -40,12 +41,12 @@ class RuleWriter(ABC):
 
     def _defined(self, rule: Rule) -> str:
         if rule not in self._known:
-            self._known[rule] = name = f"x_{len(self._known)}"  # reserves the name
+            self._known[rule] = name = f"x_{len(self._known)}"  # reserve the name
             self._known[rule] = self._define(rule, name)
         return self._known[rule]
 
 
 def times(least: int, most: int | None) -> str:
-    """Return the sign of a repetition."""
+    """Return the suffix of a repetition."""
     known = {(0, None): "*", (1, None): "+", (0, 1): "?"}
     return known.get((least, most)) or f"{{{least},{'' if most is None else most}}}"

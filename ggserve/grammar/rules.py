@@ -1,4 +1,4 @@
-"""A grammar as a tree of rules. `lark` and `gbnf` write it in the languages of the engines."""
+"""Grammars as trees of rules, from which `lark` and `gbnf` write the engines' formats."""
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Sequenced
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 LAST_CHARACTER = 0x10FFFF
-MOST_REPETITIONS = 2000  # of llama.cpp's own grammars
+MOST_REPETITIONS = 2000  # llama.cpp's own limit
 _SURROGATES = (0xD800, 0xDFFF)
 Ranges = tuple[tuple[int, int], ...]  # code points, sorted, both ends included
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A literal text."""
+    """Exactly this text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A text of the chat format. Its control tokens are meant as tokens, if the engine distinguishes them from text."""
+    """A marker of the chat format. Its control tokens are matched as tokens if the engine can distinguish them from
+    text."""
 
     text: str
 
@@ -34,21 +35,21 @@ class Characters:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A sequence of rules."""
+    """One rule after the other."""
 
     items: "tuple[Rule, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A choice of rules."""
+    """One of these rules."""
 
     options: "tuple[Rule, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A rule repeated `least` to `most` times; None: any number of times."""
+    """The rule `least` to `most` times; None: no limit."""
 
     rule: "Rule"
     least: int = 0
@@ -57,7 +58,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A reference to a rule of `Rules.named`."""
+    """A reference to a rule in `Rules.named`."""
 
     name: str
 
@@ -71,29 +72,29 @@ class Lexeme:
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """A text that matches a regular expression as a whole."""
+    """Text that matches a regular expression as a whole."""
 
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """JSON that follows a schema: see `schemas`."""
+    """JSON under a schema; see `schemas`."""
 
     text: str  # the schema, as JSON
-    lenient: bool = False  # leave out what cannot be enforced
+    lenient: bool = False  # ignore unsupported keywords
     tool: str | None = None  # the function whose arguments it describes
-    loose: bool = False  # if the schema cannot be enforced, `spare` replaces it
-    spare: str = '{"type":"object"}'  # a schema to use instead
+    loose: bool = False  # if the schema is not supported, use `spare`
+    spare: str = '{"type":"object"}'  # the fallback schema
 
     def loosened(self) -> "Schema":
-        """Return the rule to use instead."""
+        """Return the fallback schema."""
         return Schema(self.spare)
 
 
 @dataclass(frozen=True, slots=True)
 class TextBefore:
-    """A text that begins with none of `starts`, up to the first occurrence of the marker, and the marker."""
+    """Text that begins with none of `starts`, up to and including the first marker."""
 
     marker: Marker
     starts: tuple[Marker, ...] = ()
@@ -101,7 +102,7 @@ class TextBefore:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text that begins with none of `starts` and does not contain the marker."""
+    """Text that begins with none of `starts` and does not contain the marker."""
 
     without: Marker | None = None
     starts: tuple[Marker, ...] = ()
@@ -141,7 +142,7 @@ Rule: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A whole grammar: the rule of an answer, and the rules that it refers to."""
+    """A complete grammar: the rule for the answer, and the rules that it refers to."""
 
     start: Rule
     named: tuple[tuple[str, Rule], ...] = ()
@@ -151,7 +152,7 @@ NOTHING: Rule = Sequence(())
 
 
 def schemas(rules: Rules) -> list[Schema]:
-    """The schemas in a grammar, each once."""
+    """Return the schemas in a grammar, without duplicates."""
     found: dict[Schema, None] = {}
     unseen = [rules.start, *(rule for _, rule in rules.named)]
     while unseen:
@@ -184,13 +185,13 @@ def with_schemas(rules: Rules, changes: Mapping[Schema, Rule]) -> Rules:
 
 
 def sequence(*items: Rule) -> Rule:
-    """Return the rules as a sequence, without empty ones."""
+    """Return the rules one after the other, without empty ones."""
     flat = tuple(item for item in items if item != NOTHING)
     return flat[0] if len(flat) == 1 else Sequence(flat)
 
 
 def choice(options: Iterable[Rule]) -> Rule:
-    """Return a choice of the rules, without duplicates."""
+    """Return the choice between these rules, without duplicates."""
     distinct = tuple(dict.fromkeys(options))
     return distinct[0] if len(distinct) == 1 else Choice(distinct)
 
@@ -223,12 +224,12 @@ def in_order(
 
 
 def repeated(rule: Rule, least: int, most: int | None) -> Rule:
-    """Return the rule repeated so many times. Upper bounds are capped at MOST_REPETITIONS. Raises ValueError if a lower
-    bound is above that."""
+    """Return the rule repeated. An upper bound is limited to MOST_REPETITIONS. Raises ValueError if the lower bound is
+    higher."""
     if least > MOST_REPETITIONS:
-        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not followed here")
+        raise ValueError(f"more than {MOST_REPETITIONS} repetitions are not supported")
     if most is not None and most < least:
-        raise ValueError(f"from {least} to {most} there is none")
+        raise ValueError(f"the minimum {least} is more than the maximum {most}")
     return Repeat(rule, least, None if most is None else min(most, MOST_REPETITIONS))
 
 
@@ -237,7 +238,7 @@ def one_of(characters: str) -> Characters:
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """Return the ranges sorted, with touching ones merged."""
+    """Return the ranges sorted, with adjacent ranges merged."""
     result: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if result and low <= result[-1][1] + 1:
@@ -248,7 +249,7 @@ def joined(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def without(ranges: Ranges, excluded: Ranges) -> Ranges:
-    """Return the characters of `ranges` that are not in `excluded`."""
+    """Return the characters in `ranges` that are not in `excluded`."""
     left = list(ranges)
     for low, high in excluded:
         left = [

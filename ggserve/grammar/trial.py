@@ -1,5 +1,7 @@
-"""Compiles a grammar in a separate process with limits on time and memory. This file is a whole program: it needs
-llguidance and nothing of this package."""
+"""Compile a grammar in a child process with limited time and memory.
+
+This file is also the child's program, so it imports llguidance and nothing from this package.
+"""
 
 import json
 import signal
@@ -9,12 +11,12 @@ import threading
 from typing import Any
 
 _PROCESSOR_SECONDS = 2
-_SECONDS = 30  # generous, for a machine that does other work too
+_SECONDS = 30  # enough on a busy machine
 _BYTES = 1 << 30  # of address space
 
 
 class Trials:
-    """Processes that compile grammars. A grammar that kills its process harms nothing else."""
+    """Child processes that compile grammars. A grammar that crashes its process harms nothing else."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -22,7 +24,8 @@ class Trials:
         self._lock = threading.Lock()
 
     def check(self, grammar: str, limits: dict[str, Any]) -> None:
-        """Block until the Lark grammar is compiled. Raises ValueError if it cannot be, or takes too much."""
+        """Block until the Lark grammar is compiled. Raises ValueError if it cannot be compiled or takes too much time
+        or memory."""
         with self._lock:
             if self._closed:
                 raise ValueError("the model is closed")
@@ -41,12 +44,12 @@ class Trials:
         finally:
             self._running.discard(process)
         if process.returncode:
-            raise ValueError("it takes more time or memory to compile than a grammar may")
+            raise ValueError("it takes too much time or memory to compile")
         if problem:
             raise ValueError(problem.decode())
 
     def close(self) -> None:
-        """End all processes."""
+        """Kill all of them."""
         with self._lock:
             self._closed = True
             for process in list(self._running):
@@ -54,7 +57,7 @@ class Trials:
 
 
 class _Bytes:
-    """A vocabulary of bytes, in the form that llguidance wants."""
+    """A vocabulary of bytes, as llguidance expects it."""
 
     eos_token_id = 256
     bos_token_id = None
@@ -66,13 +69,13 @@ class _Bytes:
 
 
 def main() -> None:
-    """Read a grammar and limits, and write the grammar's error."""
+    """Read a grammar and its limits, and write the problem with the grammar."""
     if sys.platform != "win32":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.setitimer(signal.ITIMER_PROF, _PROCESSOR_SECONDS)  # the limit's signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, _PROCESSOR_SECONDS)  # the signal kills the process
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
     grammar, limits = json.load(sys.stdin)

@@ -24,19 +24,19 @@ def checked_adapter(path: Path, model: ModelFile) -> Path:
     """Return the path of a valid LoRA adapter whose matrices fit `model`. Raises ModelFileError."""
     adapter = read_gguf(path)
     if adapter.get("general.type") != "adapter" or adapter.get("adapter.type") != "lora":
-        raise ModelFileError(f"LORA_PATH={path.name}: no LoRA adapter (general.type, adapter.type)")
+        raise ModelFileError(f"LORA_PATH={path.name}: not a LoRA adapter (general.type, adapter.type)")
     if adapter.architecture != model.architecture:
         raise ModelFileError(
-            f"LORA_PATH={path.name}: made for {adapter.architecture!r}, and {model.path.name} is {model.architecture!r}"
+            f"LORA_PATH={path.name}: made for {adapter.architecture!r}, but {model.path.name} is {model.architecture!r}"
         )
     for name, tensor in adapter.tensors.items():
         matrix, _, side = name.rpartition(".lora_")
         base, pair = model.tensors.get(matrix), adapter.tensors.get(f"{matrix}.lora_{'b' if side == 'a' else 'a'}")
         if base is None or pair is None or side not in ("a", "b"):
-            raise ModelFileError(f"LORA_PATH={path.name}: {name} belongs to no matrix of {model.path.name}")
+            raise ModelFileError(f"LORA_PATH={path.name}: {name} does not belong to a matrix of {model.path.name}")
         a, b = (tensor, pair) if side == "a" else (pair, tensor)
         if (a.shape[0], b.shape[1:2]) != (base.shape[0], base.shape[1:2]) and matrix != "token_embd.weight":
-            raise ModelFileError(f"LORA_PATH={path.name}: {matrix} has other sizes in {model.path.name}")
+            raise ModelFileError(f"LORA_PATH={path.name}: {matrix} has a different shape in {model.path.name}")
     return path
 
 

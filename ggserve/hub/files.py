@@ -32,7 +32,7 @@ def copy(path: Path, folder: Path, name: str) -> Path:
         count = len(sources)
         targets = [target.with_name(f"{start}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
     if any(each.exists() for each in targets):
-        raise ModelFileError(f"there is a model {name} already: delete it first")
+        raise ModelFileError(f"a model {name} already exists: delete it first")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for source, each in zip(sources, targets, strict=True):

@@ -37,6 +37,7 @@ log = logging.getLogger("ggserve.model")
 _LIST_TIMEOUT = 10.0  # seconds
 _USUAL = "Q4_K_M"  # the choice of other programs too, for a repository with many quantizations
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAIN_NAME = re.compile(r"(?!\.)[\w.+=-]+")  # of one file, which leads to no other folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,11 @@ class Repository:
         try:
             validate_repo_id(repo_id)
         except HFValidationError as error:
-            raise ModelFileError(f"there is no file or folder {name}, and it names no repository: {error}") from None
+            raise ModelFileError(
+                f"there is no file or folder {name}, and it is not a repository name: {error}"
+            ) from None
+        if revision and not all(map(_PLAIN_NAME.fullmatch, revision.split("/"))):  # it becomes a path of the cache
+            raise ModelFileError(f"{revision!r} is no revision of {repo_id}: write a branch, a tag or a commit")
         return cls(repo_id, revision or constants.DEFAULT_REVISION, cache or Path(constants.HF_HUB_CACHE))
 
     def __str__(self) -> str:
@@ -91,9 +96,9 @@ def download(
     with suppress(ModelFileError):
         return snapshot / choose(whole, file, str(repository), usual=_USUAL)
     if constants.HF_HUB_OFFLINE:
-        has = f"has of it only {', '.join(models(whole))}" if models(whole) else "has no file of it"
+        has = f"has only {', '.join(models(whole))} of it" if models(whole) else "has none of its files"
         raise ModelFileError(
-            f"HF_HUB_OFFLINE is set, and {file or 'the model file'} of {repository} is not in the cache "
+            f"HF_HUB_OFFLINE is set, but {file or 'the model file'} of {repository} is not in the cache "
             f"{repository.cache}, which {has}"
         )
     with _explained(repository):
@@ -122,7 +127,11 @@ def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -
     metadata = get_hf_file_metadata(repository.url(name))
     size = metadata.size or size
     if metadata.etag is None:
-        raise ModelFileError(f"{constants.ENDPOINT} does not answer as a hub does: no ETag for {name}")
+        raise ModelFileError(f"{constants.ENDPOINT} does not respond like a Hugging Face hub: no ETag for {name}")
+    if not _PLAIN_NAME.fullmatch(metadata.etag):  # it becomes the name of a file
+        raise ModelFileError(
+            f"{constants.ENDPOINT} does not respond like a Hugging Face hub: ETag {metadata.etag!r} of {name}"
+        )
     blob = repository.folder / "blobs" / metadata.etag
     partial = blob.with_name(f"{blob.name}.incomplete")
     lock = repository.cache / ".locks" / repository.folder.name / f"{metadata.etag}.lock"
@@ -140,7 +149,7 @@ def _download_blob(repository: Repository, name: str, size: int, watch: Watch) -
         )
         if _SHA256.fullmatch(metadata.etag) and _sha256(partial) != metadata.etag:
             partial.unlink()
-            raise ModelFileError(f"{name} from {repository} came damaged (its SHA-256 is wrong): start again")
+            raise ModelFileError(f"{name} from {repository} was damaged in the download (wrong SHA-256): start again")
         os.replace(partial, blob)
 
 
@@ -148,8 +157,8 @@ def _check_room(folder: Path, nbytes: int, name: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < nbytes:
         raise ModelFileError(
-            f"{name} needs {human_size(nbytes)} of disk in {folder.parents[1]}, {human_size(free)} are free: "
-            "make room, or set HF_HOME to a folder on another disk"
+            f"{name} needs {human_size(nbytes)} of disk space in {folder.parents[1]}, but {human_size(free)} are free: "
+            "free some space, or set HF_HOME to a folder on another disk"
         )
 
 
@@ -174,7 +183,7 @@ def _download_rest(repository: Repository, name: str, partial: Path, size: int, 
         have = file.tell()
         if have > size:
             have = file.truncate(0)
-        there = f", of which {human_size(have)} are here" if have else ""
+        there = f", {human_size(have)} already downloaded" if have else ""
         log.info("downloading %s (%s%s) from %s", name, human_size(size), there, repository)
         watch(have)
         try:
@@ -190,7 +199,7 @@ def _download_rest(repository: Repository, name: str, partial: Path, size: int, 
             if isinstance(error, HfHubHTTPError) or error.errno is not None:
                 raise
             file.truncate(0)  # complete, but with another length than the hub announced
-            raise ModelFileError(f"{name} from {repository} came in the wrong size: start again") from error
+            raise ModelFileError(f"{name} from {repository} has the wrong size: start again") from error
 
 
 def _sha256(path: Path) -> str:
@@ -205,7 +214,7 @@ def _reason(error: OSError) -> str:
     """Return the system's error message, with the variable that leads to the file."""
     reason = error.strerror or str(error)
     if error.filename is not None:
-        return f"{reason}: {error.filename}: set HF_HOME to a folder that can be written"
+        return f"{reason}: {error.filename}: set HF_HOME to a writable folder"
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):  # the TLS library does not say which file it did not find
         if path := os.environ.get(name):
             return f"{reason}: check {name}={path}"
@@ -220,7 +229,7 @@ def _explained(repository: Repository) -> Iterator[None]:
         yield
     except GatedRepoError as error:
         raise ModelFileError(
-            f"{repository} is gated: ask for access at {hub}/{repository.id}, and set HF_TOKEN to a token of yours"
+            f"{repository} is gated: request access at {hub}/{repository.id}, and set HF_TOKEN to your token"
         ) from error
     except RevisionNotFoundError as error:
         raise ModelFileError(f"{repository.id} has no revision {repository.revision}") from error
@@ -236,9 +245,9 @@ def _explained(repository: Repository) -> Iterator[None]:
     except HTTPError as error:
         raise ModelFileError(
             f"no connection to {hub} for {repository} ({error or type(error).__name__}): check the network and start "
-            "again; a begun download goes on where it stopped"
+            "again; an interrupted download continues"
         ) from error
     except OSError as error:
         raise ModelFileError(f"{repository} cannot be downloaded: {_reason(error)}") from error
     except ValueError as error:
-        raise ModelFileError(f"{hub} does not answer as a hub does: {error}") from error
+        raise ModelFileError(f"{hub} does not respond like a Hugging Face hub: {error}") from error

@@ -35,7 +35,7 @@ def choose(sizes: Mapping[str, int], wanted: str | None, where: str, *, usual: s
         if wanted not in sizes:
             raise ModelFileError(f"there is no file {wanted} in {where}; {_listing(sizes)}")
         if not _is_model(wanted):
-            raise ModelFileError(f"{wanted} in {where} is not a model file by its name; {_listing(sizes)}")
+            raise ModelFileError(f"the name of {wanted} in {where} is not that of a model file; {_listing(sizes)}")
         return _whole(wanted, sizes, where)
     if not candidates:
         raise ModelFileError(f"{where} has no model files ({', '.join(SUFFIXES)})")
@@ -98,7 +98,7 @@ def _whole(name: str, sizes: Mapping[str, int], where: str) -> str:
     names = part_names(name)
     for part in names:
         if part not in sizes:
-            raise ModelFileError(f"{name} in {where} is one of {len(names)} parts of a model, and {part} is not there")
+            raise ModelFileError(f"{name} in {where} is one of {len(names)} parts of a model, but {part} is missing")
     return names[0]
 
 

@@ -1,4 +1,4 @@
-"""A loaded model, and how it comes to be: load, plan, registry."""
+"""A loaded model: loading, planning, and the registry of loaded models."""
 
 from ggserve.generation import SamplingParams
 from ggserve.model.gguf_model import GGUFModel

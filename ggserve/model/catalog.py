@@ -1,4 +1,5 @@
-"""The model files that may be loaded: the configured one, and those under MODELS_DIR, by name. Loads nothing."""
+"""The catalog of model files that may be loaded: the configured one, and those under MODELS_DIR, by name. Loads
+nothing."""
 
 import logging
 import os
@@ -19,8 +20,8 @@ from ggserve.modelfile.split_files import part_names, without_part
 log = logging.getLogger("ggserve.main")
 
 _SUFFIXES = (".gguf", ".bin", ".ctransformers")
-_USUAL = "q4_k_m"  # the quantization to use where a name fits several
-_HUB = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/([^/]+)/(.+)$")  # a path in the cache of a hub
+_USUAL = "q4_k_m"  # the quantization to use if several files have a name
+_HUB = re.compile(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/([^/]+)/(.+)$")  # a path in a hub's cache
 _QUANTIZATION = re.compile(r"(?<![a-z0-9])((?:UD-)?I?Q\d+_[A-Z0-9_]+|MXFP4\w*|BF16|F16|F32)(?=$|[-.])", re.IGNORECASE)
 
 
@@ -31,21 +32,21 @@ class Listed:
     name: str
     path: Path
     created: int  # seconds since 1970
-    size: int  # bytes, all its files together
-    stamp: tuple[int, int] = (0, 0)  # differs once the file has been replaced
+    size: int  # size in bytes of all its files
+    stamp: tuple[int, int] = (0, 0)  # changes when the file is replaced
     kind: Feature = "generation"  # or "embeddings", "rerank"
     settings: ModelSettings = field(default_factory=ModelSettings, compare=False)
     facts: ModelFacts | None = field(default=None, compare=False)  # without metadata and template
 
     @classmethod
     def of(cls, path: Path, name: str | None = None) -> "Listed":
-        """The entry of a file. Raises OSError where it is gone."""
+        """Return the entry of a file. Raises OSError if it is gone."""
         stat = path.stat()
         return cls(name or model_name(path), path, int(stat.st_mtime), model_bytes(path), _stamp(stat))
 
     @property
     def unchanged(self) -> bool:
-        """Whether the file is still there and the same."""
+        """Return whether the file still exists and is the same."""
         try:
             return _stamp(self.path.stat()) == self.stamp
         except OSError:
@@ -68,17 +69,17 @@ class Listed:
 
 
 class Catalog:
-    """The models of a folder, and the configured one. Its methods block for as long as the file system takes."""
+    """The models of a folder, and the configured one. Its methods block while the file system responds."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Reads `models.toml` too. Raises ModelFileError."""
-        self.folder = folder  # None: the configured model only
+        """Read `models.toml` too. Raises ModelFileError."""
+        self.folder = folder  # None: only the configured model
         self._settings = read_models_file(folder / NAME) if folder else {}
         self.configured: Listed | None = None
         self._files_known: dict[tuple[Path, tuple[int, int]], tuple[Feature, ModelFacts] | None] = {}
 
     def models(self) -> list[Listed]:
-        """All models, by name. Reads the headers of files that are new."""
+        """Return all models by name. Reads the headers of new files."""
         found: dict[str, Listed] = {}
         for name, path in self._files() if self.folder else ():
             try:
@@ -87,7 +88,7 @@ class Catalog:
                     kind, facts = known
                     listed = replace(Listed.of(path, name), kind=kind, facts=facts)
                     found[name] = replace(listed, settings=self._settings_of(listed))
-            except OSError as error:  # removed meanwhile, or not readable
+            except OSError as error:  # removed meanwhile, or unreadable
                 log.warning("not listed: %s: %s", path, error.strerror or error)
         models = [found[name] for name in sorted(found)]
         if self.configured and all(model.path != self.configured.path for model in models):
@@ -95,7 +96,7 @@ class Catalog:
         return models
 
     def find(self, name: str) -> Listed:
-        """The model that a client means by `name`. Raises UnknownModel that lists the names."""
+        """Return the model that a client means by `name`. Raises UnknownModel, which lists the names."""
         if self.folder is None and self.configured:
             return self.configured
         models = self.models()
@@ -107,11 +108,11 @@ class Catalog:
         if len(fitting) == 1:
             return fitting[0]
         names = ", ".join(model.name for model in fitting or models) or "none"
-        problem = "fits several models" if fitting else "is not here"
-        raise UnknownModel(f"The model {name!r} {problem}. There are: {names}.")
+        problem = "matches several models" if fitting else "does not exist"
+        raise UnknownModel(f"The model {name!r} {problem}. Available models: {names}.")
 
     def unknown_settings(self) -> list[str]:
-        """The names in `models.toml` that no model has."""
+        """Return the names in `models.toml` that no model has."""
         models = self.models() if self._settings else []
         return [name for name in self._settings if not any(name in model.spellings for model in models)]
 
@@ -121,7 +122,7 @@ class Catalog:
         return exact or (self._settings[names[0]] if names else listed.settings)
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        """The name and the first file of each model in the folder and the folders within, links followed."""
+        """Yield the name and the first file of each model in the folder and its subfolders, following links."""
         assert self.folder is not None
         seen: set[str] = set()
         for root, folders, files in os.walk(self.folder, followlinks=True):
@@ -134,7 +135,7 @@ class Catalog:
             for file in files:
                 try:
                     sizes[file] = os.stat(os.path.join(root, file)).st_size
-                except OSError:  # removed meanwhile, or a link to nothing
+                except OSError:  # removed meanwhile, or a broken link
                     continue
             whole = [name for name in pick.models(sizes) if all(part in sizes for part in part_names(name))]
             taken: set[str] = set()
@@ -145,7 +146,7 @@ class Catalog:
                 taken.add(name)
 
     def _known(self, path: Path) -> tuple[Feature, ModelFacts] | None:
-        """What a model is for, and its facts; None where no engine can run the file."""
+        """Return the purpose and the facts of a model, or None if no engine can run the file."""
         key = path, _stamp(path.stat())
         if key not in self._files_known:
             try:
@@ -157,8 +158,8 @@ class Catalog:
 
 
 def read_facts(path: Path) -> tuple[Feature, ModelFacts]:
-    """What a model is for, and its facts without metadata and template. Raises ModelFileError, EngineError or
-    TemplateError where no engine can run the file."""
+    """Return the purpose of a model, and its facts without metadata and template. Raises ModelFileError, EngineError or
+    TemplateError if no engine can run the file."""
     file = read_model_file(path)
     choose_engine(file)
     kind: Feature = "rerank" if is_reranker(file) else "embeddings" if is_embedding_model(file) else "generation"
@@ -166,7 +167,7 @@ def read_facts(path: Path) -> tuple[Feature, ModelFacts]:
 
 
 def model_name(path: Path) -> str:
-    """The name of a model by its file."""
+    """Return the name of a model by its file."""
     name = without_part(path.name)
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
@@ -174,18 +175,18 @@ def model_name(path: Path) -> str:
 
 
 def model_bytes(path: Path) -> int:
-    """The size of a model, all its files together."""
+    """Return the size of all files of a model."""
     return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
 
 
 def quantization(file: str) -> str | None:
-    """The quantization that a file's name tells, as "Q4_K_M"."""
+    """Return the quantization in a file's name, such as "Q4_K_M"."""
     found = _QUANTIZATION.findall(model_name(Path(file)))
     return str(found[-1]) if found else None
 
 
 def _name(relative: str) -> str:
-    """`org/name:Q4_K_M` in the cache of a hub, else the path without suffix."""
+    """Return `org/name:Q4_K_M` in a hub's cache, otherwise the path without its suffix."""
     if match := _HUB.search(relative):
         organization, name, _, file = match.groups()
         return f"{organization}/{name}:{quantization(file) or model_name(Path(file))}"
@@ -194,12 +195,12 @@ def _name(relative: str) -> str:
 
 
 def _readable(name: str) -> str:
-    """A name that JSON and a terminal can show: file names may hold any bytes."""
+    """Return a name that JSON and a terminal can show: file names may contain any bytes."""
     return "".join(each if each.isprintable() else "\ufffd" for each in name)
 
 
 def _is_current(path: Path) -> bool:
-    """Whether a file in the cache of a hub belongs to the revision that the main branch was at, last time."""
+    """Return whether a file in a hub's cache belongs to the last known revision of the main branch."""
     match = _HUB.search(path.as_posix())
     if match is None:
         return False

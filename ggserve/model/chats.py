@@ -45,7 +45,7 @@ class Chats:
         state = rendered.state or "closed"
         grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
         if tools and params.confidence:
-            raise InvalidRequest(f"{params.confidence} is not told of answers that may call tools.", "tools")
+            raise InvalidRequest(f"{params.confidence} cannot be combined with tools.", "tools")
         prompt = await self._prompt(rendered)
         budget: Budget | None = None
         if params.thinking_budget is not None and form.thought and state != "closed":
@@ -110,7 +110,7 @@ class Chats:
         if not rendered.images:
             return await self._ids(rendered)
         if not self._loaded.engine.media_marker:
-            raise InvalidRequest("The model sees no images.", "messages")
+            raise InvalidRequest("The model does not support images.", "messages")
         images = tuple(url.partition(",")[2] for url in rendered.images)
         return MediaPrompt(defused(rendered.text, rendered.stand_ins), images)
 

@@ -1,8 +1,8 @@
-"""How sure the model was of an answer that is held to a grammar: of the choice, or of each value in JSON.
+"""The confidence in an answer that is constrained by a grammar: in the choice, or in each JSON value.
 
 The probability of a value is that of its tokens among the tokens that the schema allows in their places. For constants,
-booleans and null the alternatives are told too. They are read from the distributions that the answer was drawn from; an
-alternative that these do not tell apart, or do not have, is evaluated.
+booleans and null it comes with the alternatives. They are read from the distributions that the answer was sampled from;
+an alternative that these do not decide, or do not contain, is evaluated.
 """
 
 import json
@@ -20,14 +20,14 @@ from ggserve.grammar.matcher import Grammars, Matcher, byte_vocabulary
 from ggserve.model.labels import choice_probabilities, choose
 from ggserve.model.load import LoadedModel
 
-_TOP = 200  # likeliest tokens in each place; the rest of the probability is taken to be allowed in the same proportion
+_TOP = 200  # likeliest tokens in each place; the rest is assumed to be allowed in the same proportion
 _MOST_CHOICES = 256
-_LITTLE = 1e-3  # of the probability, that is not worth an evaluation
-_GOES_ON = b"0123456789.eE+-"  # with a number
+_LITTLE = 1e-3  # of the probability; less is not worth an evaluation
+_GOES_ON = b"0123456789.eE+-"  # the key has a number
 
 
 class Confidence:
-    """Adds to the last delta of each answer how sure the model was."""
+    """Adds the confidence to the last delta of each answer."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
@@ -39,7 +39,7 @@ class Confidence:
         params: SamplingParams,
         prompt: Sequence[int] | None,
     ) -> AsyncGenerator[Delta, None]:
-        """The deltas of an answer. `prompt` None: its tokens are not known. Raises InvalidRequest too."""
+        """Yield the deltas of an answer. `prompt` None: its tokens are unknown. Raises InvalidRequest too."""
         _check(params)
         watch: _ChoiceWatch | _FieldWatch | None = None
         wanted = params
@@ -58,17 +58,17 @@ class Confidence:
 
 
 def _check(params: SamplingParams) -> None:
-    """Raises InvalidRequest where the answer has no such confidence."""
+    """Raise InvalidRequest if the answer cannot have confidence."""
     grammar, field = params.grammar, params.confidence
     if field == "choice_probabilities":
         if grammar is None or grammar.kind != "choice":
             raise InvalidRequest("choice_probabilities needs guided_choice.", field)
         if len(json.loads(grammar.text)) > _MOST_CHOICES:
-            message = f"choice_probabilities are told of up to {_MOST_CHOICES} choices."
+            message = f"choice_probabilities supports up to {_MOST_CHOICES} choices."
             raise InvalidRequest(message, grammar.source)
     if field == "field_confidence":
         if grammar is None or grammar.kind != "json_schema":
-            raise InvalidRequest("field_confidence needs a JSON schema that the answer follows, and no tools.", field)
+            raise InvalidRequest("field_confidence requires structured output with a JSON schema, and no tools.", field)
         if not has_leaves(json.loads(grammar.text)):
             raise InvalidRequest("field_confidence needs a JSON schema with values: this one has none.", grammar.source)
 
@@ -76,7 +76,7 @@ def _check(params: SamplingParams) -> None:
 class _ChoiceWatch:
     def __init__(self, loaded: LoadedModel, params: SamplingParams, prompt: Sequence[int] | None) -> None:
         if prompt is None:
-            raise InvalidRequest("choice_probabilities are not told of answers to images.", params.confidence)
+            raise InvalidRequest("choice_probabilities cannot be combined with images.", params.confidence)
         assert params.grammar is not None
         self._loaded = loaded
         self._grammar = params.grammar
@@ -122,19 +122,19 @@ class _FieldWatch:
 
 @dataclass
 class _Place:
-    """A place in the answer where a token comes: the tokens that the schema allows there, and their probabilities."""
+    """The place of a token in the answer: the tokens that the schema allows there, and their probabilities."""
 
     token: ScoredToken
-    allowed: list[tuple[bytes, int, float]]  # bytes, id and probability among the allowed tokens
+    allowed: list[tuple[bytes, int, float]]  # bytes, id and probability of the allowed tokens
 
     @property
     def probability(self) -> float:
-        """The token's."""
+        """Return the probability of the token."""
         return next(p for _, token, p in self.allowed if token == self.token.id)
 
 
 class _Reader:
-    """Reads the fields of one answer, in their order."""
+    """Reads the fields of one answer, in order."""
 
     def __init__(
         self,
@@ -153,13 +153,13 @@ class _Reader:
         answer = text.encode()
         before = max(b"".join(shown).rfind(answer), 0)  # a thought may come first
         self._tokens = tokens
-        self._starts = [-before]  # of each token, in bytes of the answer
+        self._starts = [-before]  # end of each token, in bytes of the answer
         for piece in shown:
             self._starts.append(self._starts[-1] + len(piece))
         self._answer = answer
 
     async def field(self, leaf: Leaf, values: list[Any] | None) -> Mapping[str, Any]:
-        """The confidence in a leaf, and in its alternatives where there are finitely many."""
+        """Return the confidence in a leaf, and in its alternatives if there are finitely many."""
         start, end = (len(self._text[:at].encode()) for at in (leaf.start, leaf.end))
         first = next((i for i, at in enumerate(self._starts[1:]) if at > start), None)
         if first is None:
@@ -182,7 +182,7 @@ class _Reader:
         return {"probability": probability}
 
     def _place(self, index: int) -> _Place:
-        """The place of a token, which is at or after those asked for before."""
+        """Return the place of a token, which is not before those requested earlier."""
         token = self._tokens[index]
         self._matcher_at(self._starts[index])
         candidates = {one.id: one for one in (*token.top, token)}
@@ -204,7 +204,8 @@ class _Reader:
         self._at = max(byte, self._at)
 
     async def _alternatives(self, first: int, start: int, values: Sequence[Any]) -> list[float]:
-        """The probability of each value in the place of the leaf that begins at byte `start`, in token `first`."""
+        """Return the probability of each value in the place of the leaf that begins at byte `start`, in token
+        `first`."""
         begin = max(self._starts[first], 0)
         lead = self._answer[begin:start]
         texts = [lead + json.dumps(value, ensure_ascii=False).encode() for value in values]
@@ -235,13 +236,13 @@ class _Reader:
         return [mass / total for mass in masses] if total else [1 / len(masses)] * len(masses)
 
     async def _shares(self, place: int, tokens: Sequence[int], rests: Sequence[bytes], mass: float) -> list[float]:
-        """How the probability of tokens is shared by how the text may go on after them."""
+        """Divide the probability of tokens between the possible continuations of the text."""
         if mass < _LITTLE or self._prompt is None:
             return [1 / len(rests)] * len(rests)
         return await self._probabilities(place, tokens, rests)
 
     async def _completed(self, first: int, texts: Sequence[bytes], masses: list[float]) -> list[float]:
-        """The masses, with those of the values that are not among the likeliest tokens."""
+        """Return the masses, including those of values that are not among the likeliest tokens."""
         found = await self._probabilities(first, (), texts)
         known = max(range(len(masses)), key=lambda n: masses[n] * found[n])
         return [
@@ -250,15 +251,15 @@ class _Reader:
         ]
 
     async def _probabilities(self, place: int, tokens: Sequence[int], rests: Iterable[bytes]) -> list[float]:
-        """The probabilities of texts, after the tokens before a place and some more, when there are no others: their
-        tokens are chosen one by one, among those that lead to one of them."""
+        """Return the probabilities of texts, given that one of them follows the tokens before a place and some more:
+        their tokens are chosen one by one, among those that lead to one of the texts."""
         assert self._prompt is not None
         prompt = [*self._prompt, *(token.id for token in self._tokens[:place]), *tokens]
         encode = self._loaded.codec.encode_middle
         paths = [tuple(encode(rest.decode("utf-8", "replace"))) for rest in rests]
         scores = await self._loaded.engine.score(prompt, paths)
-        likely: dict[tuple[int, ...], float] = {}  # by path, how likely its last token is
-        together: defaultdict[tuple[int, ...], float] = defaultdict(float)  # by path, those that may follow
+        likely: dict[tuple[int, ...], float] = {}  # by path: the probability of its last token
+        together: defaultdict[tuple[int, ...], float] = defaultdict(float)  # by path: the tokens that may follow
         for path, logprobs in zip(paths, scores.logprobs, strict=True):
             for length, logprob in enumerate(logprobs, 1):
                 if path[:length] not in likely:
@@ -271,5 +272,5 @@ class _Reader:
 
 
 def _fits(text: bytes, said: bytes) -> bool:
-    """Whether what has been said may be the beginning of a text, or goes on from it."""
+    """Return whether the text so far may be the beginning of a candidate, or continue it."""
     return text.startswith(said) or said.startswith(text)

@@ -1,6 +1,6 @@
 """Decisions: typed questions about a state, answered with probabilities and without text.
 
-The chat with a question in its last message is evaluated up to where the answer begins: see `labels`.
+The chat with a question in its last message is evaluated up to the beginning of the answer; `labels` does the rest.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _ASKS = {
 
 @dataclass(frozen=True)
 class Question:
-    """A question with the labels of its answers. `source` is the field of the request that has the options."""
+    """A question with the labels of its answers. `source` is the request field that has the options."""
 
     kind: Literal["choice", "predicate", "score"]
     instructions: str
@@ -52,7 +52,8 @@ class Decider:
         self._chats = chats
 
     async def decide(self, messages: list[dict[str, Any]], questions: Sequence[Question]) -> list[Decision]:
-        """The decisions on a chat that tells the state. Raises InvalidRequest, and as `Engine.score`."""
+        """Return the decisions on a chat that contains the state. Raises InvalidRequest, and what `Engine.score`
+        raises."""
         spelled = [spellings(self._loaded, question.options, question.source) for question in questions]
         return [
             await self._decide(with_question(messages, question.text), labels)
@@ -66,7 +67,7 @@ class Decider:
 
 
 def with_question(messages: list[dict[str, Any]], question: str) -> list[dict[str, Any]]:
-    """The chat with a question at its end: as a part of the user's last message, or as one of its own."""
+    """Return the chat with a question at its end: in the user's last message, or in a new one."""
     if not messages or messages[-1]["role"] != "user":
         return [*messages, {"role": "user", "content": question}]
     content = messages[-1]["content"]

@@ -267,7 +267,7 @@ class GGUFModel:
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         """How well each document answers the query; needs Feature "rerank"."""
         if self._loaded.reranker is None:
-            raise InvalidRequest(f"{self.name} does not rank documents")
+            raise InvalidRequest(f"{self.name} cannot rank documents")
         return await self._loaded.reranker.rerank(query, documents)
 
     async def act_on_slot(
@@ -276,7 +276,7 @@ class GGUFModel:
         """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
         if self._loaded.slot_files is None:
             why = "ctransformers cannot save slots" if self.engine_name == "ctransformers" else "set PROMPT_CACHE_DIR"
-            raise InvalidRequest(f"Slots of {self.name} are not saved: {why}.")
+            raise InvalidRequest(f"Slots of {self.name} cannot be saved: {why}.")
         return await self._loaded.slot_files.act_on_slot(number, action, filename)
 
     @property

@@ -1,4 +1,4 @@
-"""Prints what a model file is: `python -m modelfile.inspect FILE`. Reads its header only."""
+"""Prints what a model file is: `ggserve inspect FILE`. Reads only its header."""
 
 import argparse
 import sys
@@ -30,11 +30,11 @@ _VOCABULARIES = {
 _SPECIAL = "tokenizer.ggml."
 _SPECIAL_END = "_token_id"
 
-Facts = Iterator[tuple[str, str]]  # what, and how it is in this file
+Facts = Iterator[tuple[str, str]]  # a feature, and its form in this file
 
 
 def describe(path: Path, model_type: str | None = None) -> Facts:
-    """Everything worth knowing about the file. Raises ModelFileError for one that cannot be used."""
+    """Return the facts worth knowing about the file. Raises ModelFileError if it cannot be used."""
     return _describe(read_model_file(path, model_type))
 
 
@@ -58,9 +58,9 @@ def _describe(gguf: ModelFile) -> Facts:
 
 
 def _weights(gguf: ModelFile) -> str:
-    """How many, and how they are stored: the type that takes most bytes first."""
+    """Return the number of weights, and their types, the one that takes most bytes first."""
     if not gguf.tensors:
-        return "none: the file holds a vocabulary only"
+        return "none: the file contains only a vocabulary"
     count, nbytes = weights(gguf)
     kinds = Counter(tensor.type_name for tensor in gguf.tensors.values())
     parts = [f"{name} ({kinds[name]} tensors, {human_size(size)})" for name, size in nbytes.most_common()]
@@ -101,15 +101,15 @@ def _template(gguf: ModelFile) -> str:
 
 
 def _chat_format(gguf: ModelFile) -> Facts:
-    """What is read off the chat template."""
+    """Return the properties that are read off the chat template."""
     template = chat_template(gguf)
     if template is None:
         return
     form = format_of(template)
     thought, calls = form.thought, form.calls
-    yield "thoughts", f"{thought.open!r} ... {thought.close!r}" if thought else "none that can be read off it"
+    yield "thoughts", f"{thought.open!r} ... {thought.close!r}" if thought else "no known format"
     if calls is None:
-        yield "tool calls", "none that can be read off it: tools are told in our own words"
+        yield "tool calls", "no known format: tools are described in ggserve's own format"
     else:
         yield "tool calls", shown(f"{calls.first!r} NAME {calls.after_name!r} {calls.arguments.syntax} {calls.last!r}")
     if form.refused:
@@ -117,9 +117,13 @@ def _chat_format(gguf: ModelFile) -> Facts:
 
 
 def _engines(gguf: ModelFile) -> Facts:
-    """Which engines run the file, and why others do not."""
+    """Return which engines run the file, and the reasons why others do not."""
     if isinstance(gguf, GGMLFile):
-        old, new, runs = None, conversion_objection(gguf), "runs it converted to GGUF: ENGINE=llama.cpp does both"
+        old, new, runs = (
+            None,
+            conversion_objection(gguf),
+            "runs it after conversion to GGUF; ENGINE=llama.cpp does both",
+        )
     else:
         assert isinstance(gguf, GGUFFile)
         old, new, runs = ctransformers_objection(gguf), llama_cpp_objection(gguf), "runs it"
@@ -137,16 +141,17 @@ def _choice(gguf: ModelFile) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text without anything that a terminal would obey."""
+    """Return the text without anything that a terminal would interpret."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the facts or, with `--template`, the chat template alone; 2 for a file that cannot be used."""
+    """Print the facts or, with `--template`, only the chat template. Returns the exit code: 2 if the file cannot be
+    used."""
     parser = argparse.ArgumentParser(prog="ggserve inspect", description=__doc__)
     parser.add_argument("file", type=Path, help="a model file")
-    parser.add_argument("--template", action="store_true", help="print the file's chat template, nothing else")
-    parser.add_argument("--model-type", help="the family of a legacy file, where it does not tell")
+    parser.add_argument("--template", action="store_true", help="print only the file's chat template")
+    parser.add_argument("--model-type", help="model family of a legacy file that does not state it")
     options = parser.parse_args(arguments)
     try:
         if options.template:

@@ -1,6 +1,6 @@
-"""Labels that a model may answer with, and how its probability is shared between them.
+"""Labels that a model may answer with, and the division of its probability between them.
 
-The probability of a label is that of the answers whose tokens begin with it, in any of its spellings. Labels may be of
+The probability of a label is that of the answers whose tokens begin with it, in any of its spellings. Labels may have
 any length.
 """
 
@@ -14,21 +14,22 @@ from ggserve.generation import Scores
 from ggserve.model.load import LoadedModel
 
 _MOST_TOKENS = 256  # of a label
-_LITTLE = 0.5  # of the probability; less on the labels is worth a warning
+_LITTLE = 0.5  # of the probability; less on the labels gives a warning
 
 
 @dataclass(frozen=True)
 class Option:
-    """One of the answers to a question, and what the model is told of it."""
+    """One of the answers to a question, and its description for the model."""
 
-    label: str  # what the model writes to give it
+    label: str  # the text that the model writes to give it
     description: str | None = None
-    spellings: tuple[str, ...] = ()  # others
+    spellings: tuple[str, ...] = ()  # other labels
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The probability of each option, which sum to 1, and how much of the model's probability fell on the labels."""
+    """The probability of each option, with the sum 1, and the part of the model's probability that fell on the
+    labels."""
 
     probabilities: tuple[float, ...]
     label_mass: float
@@ -42,7 +43,7 @@ class Decision:
 
     @property
     def confidence(self) -> float:
-        """How far the likeliest option is above a guess: 0 where all are equally likely, 1 where one is certain."""
+        """The distance of the likeliest option from a guess: 0 if all are equally likely, 1 if one is certain."""
         count = len(self.probabilities)
         return 1.0 if count == 1 else max(0.0, (max(self.probabilities) - 1 / count) / (1 - 1 / count))
 
@@ -53,17 +54,17 @@ class Decision:
 
     @property
     def warning(self) -> str | None:
-        """What to think of an answer that the model would rather not give."""
+        """A warning about an answer that the model would rather not give, or None."""
         if self.label_mass >= _LITTLE:
             return None
         return (
-            f"Only {self.label_mass:.2g} of the model's probability falls on the options: it would rather answer "
+            f"Only {self.label_mass:.2g} of the model's probability is on the options: it would rather answer "
             "something else. Describe the options, or use a model that follows instructions better."
         )
 
 
 def spellings(loaded: LoadedModel, options: Sequence[Option], source: str) -> list[list[tuple[int, ...]]]:
-    """By option, the tokens of each spelling of its label, with and without a space. Raises InvalidRequest."""
+    """Return the tokens of each spelling of each option's label, with and without a space. Raises InvalidRequest."""
     codec = loaded.codec
     owners: dict[tuple[int, ...], int] = {}
     for index, option in enumerate(options):
@@ -73,16 +74,16 @@ def spellings(loaded: LoadedModel, options: Sequence[Option], source: str) -> li
                 if b"".join(codec.pieces(tokens)).lstrip() != text.encode().lstrip():
                     raise InvalidRequest(f"The model's tokenizer has no tokens for the option {text!r}.", source)
                 if len(tokens) > _MOST_TOKENS:
-                    message = f"The option {text[:50]!r}... has {len(tokens)} tokens, and {_MOST_TOKENS} may be."
+                    message = f"The option {text[:50]!r}... has {len(tokens)} tokens; the limit is {_MOST_TOKENS}."
                     raise InvalidRequest(message, source)
                 if owners.setdefault(tokens, index) != index:
                     other = options[owners[tokens]].label
-                    raise InvalidRequest(f"The options {other!r} and {text!r} are equal for the model.", source)
+                    raise InvalidRequest(f"The options {other!r} and {text!r} have the same tokens.", source)
     return [[tokens for tokens, owner in owners.items() if owner == index] for index in range(len(options))]
 
 
 def decision(labels: Sequence[Sequence[tuple[int, ...]]], scores: Scores) -> Decision:
-    """The probability of a spelling is that of its tokens, less that of longer spellings which begin with them."""
+    """The probability of a spelling is that of its tokens, minus that of longer spellings that begin with them."""
     paths = [path for spellings in labels for path in spellings]
     logprobs = [sum(of_path) for of_path in scores.logprobs]
     peak = max(logprobs)
@@ -100,13 +101,14 @@ def decision(labels: Sequence[Sequence[tuple[int, ...]]], scores: Scores) -> Dec
 
 
 async def choose(loaded: LoadedModel, prompt: Sequence[int], choices: Sequence[str], source: str) -> Decision:
-    """The decision between texts that may follow a prompt. Raises InvalidRequest, and as `Engine.score`."""
+    """Return the decision between texts that may follow a prompt. Raises InvalidRequest, and what `Engine.score`
+    raises."""
     labels = spellings(loaded, [Option(choice) for choice in choices], source)
     return decision(labels, await loaded.engine.score(prompt, [path for paths in labels for path in paths]))
 
 
 def choice_probabilities(choices: Sequence[str], found: Decision) -> Mapping[str, Any]:
-    """A decision between texts, as the field of a response."""
+    """Return a decision between texts, as a field of the response."""
     return {
         "probabilities": dict(zip(choices, found.probabilities, strict=True)),
         "confidence": found.confidence,

@@ -238,7 +238,7 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
         raise ModelFileError(f"DRAFT_MODEL={path.name}: llama.cpp cannot run this file: {objection}")
     own, others = (each.get("tokenizer.ggml.tokens") for each in (file, draft))
     if abs(len(own) - len(others)) > _PADDING or any(a != b for a, b in zip(own, others, strict=False)):
-        raise ModelFileError(f"DRAFT_MODEL={path.name}: its tokens are not those of {file.path.name}")
+        raise ModelFileError(f"DRAFT_MODEL={path.name}: its vocabulary differs from that of {file.path.name}")
     return draft
 
 
@@ -271,7 +271,7 @@ def _load_ctransformers(
     file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
 ) -> LoadedModel:
     if options.prompt_cache_dir:
-        log.warning("PROMPT_CACHE_DIR has no effect: ctransformers cannot save what it has evaluated")
+        log.warning("PROMPT_CACHE_DIR has no effect: ctransformers cannot save its KV cache")
     contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
     with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
         opening = loader.submit(contexts[0].open)
@@ -365,7 +365,9 @@ def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedS
     if options.prompt_cache_dir is None:
         return None
     if options.mmproj_path or options.draft_model:
-        log.warning("PROMPT_CACHE_DIR: llama.cpp saves no prompts of vision models, or beside a DRAFT_MODEL")
+        log.warning(
+            "PROMPT_CACHE_DIR has no effect: llama.cpp cannot save prompts with a vision model or a DRAFT_MODEL"
+        )
         return None
     facts = (build, options.kv_cache_type, options.flash_attention, options.lora_scale, options.speculate)
     paths = [*file.paths, *([options.lora_path] if options.lora_path else [])]

@@ -1,4 +1,4 @@
-"""Models fetched from a hub, deleted, copied and described, in the folder of a registry."""
+"""Models in the folder of a registry: pulled from a hub, deleted, copied and described."""
 
 import asyncio
 import queue
@@ -24,34 +24,34 @@ __all__ = ["Description", "ModelFacts", "Progress", "copy", "delete", "describe"
 
 _REPOSITORY = re.compile(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 _NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
-_POLL = 0.1  # seconds between two looks at a download
+_POLL = 0.1  # seconds between two checks of a download
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file tells of a model that need not be loaded."""
+    """The facts of a model that need not be loaded."""
 
     listed: Listed
     facts: ModelFacts
     context_length: int  # tokens that it was trained on
-    capabilities: list[str]  # in Ollama's words
+    capabilities: list[str]  # in Ollama's terms
     sampling: Mapping[str, Any]  # its own default parameters
 
 
 def fetch(name: str, folder: Path | None, watch: Watch = lambda progress: None) -> Path:
-    """Downloads `org/name` or `org/name:quantization` into a folder, or into the hub library's cache; blocks. Raises
+    """Download `org/name` or `org/name:quantization` into a folder, or into the hub library's cache; blocks. Raises
     ModelFileError."""
     match = _REPOSITORY.fullmatch(name.removesuffix(":latest"))
     if match is None:
-        raise ModelFileError(f"{name!r} is no repository of a hub: write org/name or org/name:Q4_K_M")
+        raise ModelFileError(f"{name!r} is not a hub repository: write org/name or org/name:Q4_K_M")
     from ggserve.hub.hub import download  # its library takes 0.4 s to import
 
     return download(match[1], match[2], cache=folder, watch=watch)
 
 
 async def pull(models: ModelRegistry, name: str) -> AsyncGenerator[Progress, None]:
-    """Downloads a model into the registry's folder, and tells how far it is. Closing the generator stops the download,
-    which a later one continues. Raises ModelFileError or InvalidRequest."""
+    """Download a model into the registry's folder, and yield the progress. Closing the generator stops the download,
+    and a later one continues it. Raises ModelFileError or InvalidRequest."""
     folder = _folder(models)
     news: queue.SimpleQueue[Progress] = queue.SimpleQueue()
     stopped = False
@@ -77,29 +77,29 @@ async def pull(models: ModelRegistry, name: str) -> AsyncGenerator[Progress, Non
 
 
 async def delete(models: ModelRegistry, name: str) -> None:
-    """Deletes the files of a model of the registry's folder; it is unloaded once its answers have ended. Raises
+    """Delete the files of a model in the registry's folder; it is unloaded when its answers have ended. Raises
     UnknownModel, ModelFileError or InvalidRequest."""
     folder = _folder(models)
     listed = await asyncio.to_thread(models.catalog.find, name)
     if not listed.path.is_relative_to(folder):
-        raise InvalidRequest(f"{listed.name} does not lie in MODELS_DIR: delete its file by hand.", "model")
+        raise InvalidRequest(f"{listed.name} is not in MODELS_DIR: delete its file manually.", "model")
     await asyncio.to_thread(files.remove, listed.path)
     models.forget_removed()
 
 
 async def copy(models: ModelRegistry, source: str, destination: str) -> None:
-    """Gives a model of the registry a second name. Raises UnknownModel, ModelFileError or InvalidRequest."""
+    """Give a model of the registry a second name. Raises UnknownModel, ModelFileError or InvalidRequest."""
     folder = _folder(models)
     name = destination.removesuffix(":latest")
     if not _NAME.fullmatch(name):
-        message = f"{destination!r} is no name for a copy: use letters, digits, '.', '-', '_' and '/'."
+        message = f"{destination!r} is not a valid name for a copy: use letters, digits, '.', '-', '_' and '/'."
         raise InvalidRequest(message, "destination")
     listed = await asyncio.to_thread(models.catalog.find, source)
     await asyncio.to_thread(files.copy, listed.path, folder, name)
 
 
 def describe(listed: Listed) -> Description:
-    """Reads the header of a model's file; blocks. Raises ModelFileError."""
+    """Read the header of a model's file; blocks. Raises ModelFileError."""
     file = read_model_file(listed.path)
     facts = model_facts(file)
     template = facts.chat_template or ""
@@ -120,5 +120,5 @@ def describe(listed: Listed) -> Description:
 
 def _folder(models: ModelRegistry) -> Path:
     if models.catalog.folder is None:
-        raise InvalidRequest("The server has one model only: set MODELS_DIR to a folder to manage several.")
+        raise InvalidRequest("The server has only one model: set MODELS_DIR to a folder to manage several.")
     return models.catalog.folder

@@ -17,13 +17,13 @@ from ggserve.model.load import LoadOptions
 from ggserve.settings import Settings
 
 NAME = "models.toml"
-_NOT_HERE = {"cache_dir", "queue_size"}  # of the server as a whole
+_NOT_HERE = {"cache_dir", "queue_size"}  # of the whole server
 _LOAD = [each.name for each in fields(LoadOptions) if each.name in Settings.model_fields and each.name not in _NOT_HERE]
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The settings of one model; what is not set is as for all models."""
+    """The settings of one model; those that are not set are as for all models."""
 
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # of LoadOptions
     sampling: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # of SamplingParams
@@ -33,8 +33,8 @@ class ModelSettings:
 
 
 def read_models_file(path: Path) -> dict[str, ModelSettings]:
-    """The settings of each model by its name in lower case; empty where there is no such file. Raises ModelFileError
-    with the line and the key of the first mistake."""
+    """Return the settings of each model by its name in lower case; empty if there is no such file. Raises
+    ModelFileError with the line and the key of the first mistake."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def read_models_file(path: Path) -> dict[str, ModelSettings]:
     named: dict[str, str] = {}  # by alias
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise ModelFileError(f"{path}, line {_line(text, None, name)}: {name} belongs into a model's table, [NAME]")
+            raise ModelFileError(f"{path}, line {_line(text, None, name)}: {name} belongs in a model's table, [NAME]")
         try:
             given = _Table.model_validate(table)
         except ValidationError as error:
@@ -61,7 +61,7 @@ def read_models_file(path: Path) -> dict[str, ModelSettings]:
         for alias in settings.aliases:
             if other := named.get(alias):
                 line = _line(text, name, "aliases")
-                raise ModelFileError(f"{path}, line {line}: aliases of {name!r}: {alias!r} is one of {other!r} too")
+                raise ModelFileError(f"{path}, line {line}: aliases of {name!r}: {alias!r} already means {other!r}")
             named[alias] = name
         found[name.lower()] = settings
     return found
@@ -76,7 +76,7 @@ class _Base(BaseModel):
 
 
 def _optional(name: str) -> Any:
-    """The field of a setting, which may be absent, with the checks of the environment's variable of that name."""
+    """Return an optional field for a setting, with the checks of the environment variable of that name."""
     info = Settings.model_fields[name]
     return Annotated[info.annotation, Field(), *info.metadata] | None, None
 
@@ -104,7 +104,7 @@ def _settings(table: BaseModel, folder: Path) -> ModelSettings:
 
 
 def _line(text: str, table: str | None, key: str) -> int:
-    """The number of the line that sets a key in a table, or of the table where that cannot be found."""
+    """Return the number of the line that sets a key in a table, or of the table if it cannot be found."""
     current: str | None = None
     found = 1
     for number, line in enumerate(text.splitlines(), 1):

@@ -222,7 +222,7 @@ class ModelRegistry:
         models = await asyncio.to_thread(self.catalog.models)
         if listed := self.catalog.configured or next(iter(models), None):
             return listed
-        raise UnknownModel("There is no model: put a GGUF file into MODELS_DIR.")
+        raise UnknownModel("No models: put a GGUF file into MODELS_DIR.")
 
     def forget_removed(self) -> None:
         """Unloads the models whose files are gone."""
@@ -232,7 +232,7 @@ class ModelRegistry:
 
     async def _load_pinned(self) -> None:
         for name in await asyncio.to_thread(self.catalog.unknown_settings):
-            log.warning("models.toml: there is no model %r", name)
+            log.warning("models.toml: no model %r", name)
         for listed in await asyncio.to_thread(self.catalog.models):
             if listed.settings.pinned and listed.path not in self._residents:
                 with suppress(Exception):  # logged where it failed
@@ -288,7 +288,7 @@ class ModelRegistry:
         ModelFileError where it cannot fit."""
         if wanted.need > self.memory:
             raise ModelFileError(
-                f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, and MODELS_MEMORY allows "
+                f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, but MODELS_MEMORY allows "
                 f"{self.memory / 1e9:.2f} GB for all models: set CONTEXT_LENGTH or PARALLEL lower, or MODELS_MEMORY "
                 "higher"
             )
@@ -298,7 +298,7 @@ class ModelRegistry:
             others = [resident for resident in self._residents.values() if not resident.listed.settings.pinned]
             if not others:
                 raise ModelFileError(
-                    f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, and pinned models hold "
+                    f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, but pinned models hold "
                     f"{self.used / 1e9:.2f} of the {self.memory / 1e9:.2f} GB of MODELS_MEMORY, or all of MODELS_MAX"
                 )
             await self._remove(min(others, key=lambda resident: (resident.users > 0, resident.used)))

@@ -28,20 +28,20 @@ class Resident:
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_idle(self) -> None:
-        """Returns once no lease is left."""
+        """Return once no lease is left."""
         while self.users:
             self._idle.clear()
             await self._idle.wait()
 
     def take(self) -> None:
-        """Begins a lease."""
+        """Begin a lease."""
         self.users += 1
         self.used, self.expires = time.monotonic(), None
         if self._timer:
             self._timer.cancel()
 
     def give_back(self, then: Callable[["Resident"], None]) -> None:
-        """Ends a lease; `then` is called once the model has been idle for `keep_alive` seconds."""
+        """End a lease; `then` is called once the model has been idle for `keep_alive` seconds."""
         self.users -= 1
         if not self.users:
             self._idle.set()
@@ -49,7 +49,7 @@ class Resident:
                 self.rest(then)
 
     def rest(self, then: Callable[["Resident"], None]) -> None:
-        """Starts the time after which an idle model is unloaded."""
+        """Start the time after which an idle model is unloaded."""
         self.used = time.monotonic()
         if self.keep_alive is not None:
             self.expires = time.time() + self.keep_alive

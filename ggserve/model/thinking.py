@@ -1,8 +1,8 @@
 """Thinking budgets: a thought that grows too long is closed in the model's own words, and the answer follows.
 
-An answer is made in up to three steps, on any engine: text up to where a thought begins, the thought, which has a limit
-and may be any text, and what follows it, held to its grammar. Each step continues the text of the last one, which the
-engine's prompt cache holds.
+An answer is made in up to three steps, on any engine: text up to the beginning of a thought; the thought, which has a
+limit and may be any text; and the rest, constrained by its grammar. Each step continues the text of the last one, which
+is in the engine's prompt cache.
 """
 
 from collections.abc import AsyncGenerator, Callable
@@ -13,21 +13,21 @@ from ggserve.chat.format import ChatFormat, ThoughtFormat, ThoughtState
 from ggserve.chat.literals import common_beginning
 from ggserve.generation import Delta, Grammar, SamplingParams
 
-# Continues a prompt by a text that the answer has already.
+# Continues a prompt with the beginning of the answer.
 Continue = Callable[[str, SamplingParams], AsyncGenerator[Delta, None]]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a thought may be."""
+    """The limit of a thought."""
 
     tokens: int
     form: ChatFormat
-    after: Grammar | None  # what an answer is held to after the thought
+    after: Grammar | None  # the grammar of the answer after the thought
 
     @property
     def markers(self) -> tuple[str, str]:
-        """What begins and what closes a thought."""
+        """The literals that open and close a thought."""
         thought = self.form.thought
         assert thought is not None
         return thought.open.strip(), closing_text(self.form, thought).strip()
@@ -36,7 +36,8 @@ class Budget:
 async def within_budget(
     generate: Continue, params: SamplingParams, budget: Budget, state: ThoughtState
 ) -> AsyncGenerator[Delta, None]:
-    """The answers' deltas. `params` has the grammar of a whole answer; `state`: where the prompt leaves the model."""
+    """Yield the answers' deltas. `params` has the grammar of a whole answer; `state`: the state in which the prompt
+    leaves the model."""
     for index in range(params.n):
         seed = None if params.seed is None else params.seed + index
         one = replace(params, n=1, seed=seed, prompt_logprobs=params.prompt_logprobs if index == 0 else None)
@@ -55,16 +56,16 @@ class _Answer:
     budget: Budget
     index: int
     text: str = ""  # so far
-    closed: bool = False  # the thought, as soon as it was seen
-    owed: str = ""  # the end of it, which comes with the next delta
-    prompt: tuple[int, int] | None = None  # its tokens, and how many of them were cached
-    made: int = 0  # tokens in the steps before, and of those that were guessed, right and wrong ones
+    closed: bool = False  # the thought has ended
+    owed: str = ""  # its closing literal, which comes with the next delta
+    prompt: tuple[int, int] | None = None  # number of its tokens, and how many of them were cached
+    made: int = 0  # tokens in the steps before, and the accepted and rejected guesses among them
     accepted: int = 0
     rejected: int = 0
-    last: Delta = field(default_factory=lambda: Delta("", 0, 0, 0))  # of the step that runs, as the engine gave it
+    last: Delta = field(default_factory=lambda: Delta("", 0, 0, 0))  # of the current step, as the engine reported it
 
     async def deltas(self, state: ThoughtState) -> AsyncGenerator[Delta, None]:
-        """The steps, as far as they go."""
+        """Yield the deltas of the steps."""
         thought = self.budget.form.thought
         if thought is None or state == "closed":
             steps = [self._step(self.params)]
@@ -80,7 +81,7 @@ class _Answer:
                         return
 
     async def _beginning(self, thought: ThoughtFormat) -> AsyncGenerator[Delta, None]:
-        """Up to where a thought begins; the whole answer where none does."""
+        """Generate up to the beginning of a thought; the whole answer if there is none."""
         open = thought.open.strip()
         held: list[Delta] | None = []
         async with aclosing(self._step(self.params)) as deltas:
@@ -92,7 +93,7 @@ class _Answer:
                 begun = "".join(each.text for each in held).lstrip()
                 if begun.startswith(open) and not delta.finish_reason:
                     _, closed, rest = begun.partition(closing_text(self.budget.form, thought).strip())
-                    self.closed = bool(closed)  # what came after it is made anew, held to its grammar
+                    self.closed = bool(closed)  # what came after it is generated again, constrained by its grammar
                     self.text = self.text.removesuffix(rest)
                     yield _joined(held, "".join(each.text for each in held).removesuffix(rest))
                     return
@@ -102,7 +103,7 @@ class _Answer:
                     held = None
 
     async def _thought(self, thought: ThoughtFormat) -> AsyncGenerator[Delta, None]:
-        """A thought, and what closes it."""
+        """Generate a thought and its closing literal."""
         if self.closed:
             return
         closing = closing_text(self.budget.form, thought)
@@ -134,7 +135,7 @@ class _Answer:
             self.text += self.owed
 
     async def _rest(self) -> AsyncGenerator[Delta, None]:
-        """The answer after the thought."""
+        """Generate the answer after the thought."""
         left = self._left()
         if left == 0:
             yield self._counted(replace(self.last, text=self.owed, tokens=(), prompt=(), finish_reason="length"))
@@ -146,7 +147,7 @@ class _Answer:
                 yield delta
 
     def _left(self) -> int | None:
-        """Tokens that may still come; ends the step before."""
+        """Return the number of tokens left, and end the step before."""
         self.made += self.last.completion_tokens
         self.accepted += self.last.accepted_tokens
         self.rejected += self.last.rejected_tokens
@@ -167,7 +168,7 @@ class _Answer:
                 yield self._counted(delta)
 
     def _counted(self, delta: Delta) -> Delta:
-        """The delta with the counts of the whole answer."""
+        """Return the delta with the counts of the whole answer."""
         prompt_tokens, cached_tokens = self.prompt or (delta.prompt_tokens, delta.cached_tokens)
         return replace(
             delta,
@@ -181,7 +182,7 @@ class _Answer:
 
 
 def closing_text(form: ChatFormat, thought: ThoughtFormat) -> str:
-    """What closes a thought whether text or calls follow it."""
+    """Return the literal that closes a thought, whether text or calls follow it."""
     closing = thought.close
     if form.text_open.strip():
         closing = closing.rstrip().removesuffix(form.text_open.strip())

@@ -1,8 +1,8 @@
-"""Converts a model file for the other engine: the same model, with every weight kept byte for byte.
+"""Convert a model file for the other engine. The model stays the same; weights are copied byte for byte.
 
-A legacy GGML file becomes a GGUF that llama.cpp runs (`legacy/to_gguf.py`). A LLaMA GGUF becomes one in the form of
-autumn 2023 that ctransformers runs: byte-level BPE tokens become raw bytes, missing scores and token types are added,
-linear RoPE scaling gets the key that ctransformers reads, and a tied output gets its own copy of the embedding.
+A legacy GGML file becomes a GGUF file for llama.cpp (`legacy/to_gguf.py`). A llama GGUF file becomes one in the form of
+autumn 2023, for ctransformers: byte-level BPE tokens become raw bytes, missing scores and token types are added, linear
+rope scaling gets the key that ctransformers reads, and a tied output gets its own copy of the embedding.
 """
 
 import argparse
@@ -38,13 +38,13 @@ def convert(
     progress: bool = True,
     report: Callable[[float], object] | None = None,
 ) -> None:
-    """Convert `source` to `target`: a legacy file to a GGUF for llama.cpp, or a GGUF to the form that ctransformers
-    runs.
+    """Convert `source` to `target`: a legacy file to GGUF for llama.cpp, or a GGUF file to the form that ctransformers
+    reads.
 
-    `target` appears whole or not at all, and replaces a file of that name. `model_type` and `chat_template` (Jinja2)
-    apply to legacy files, which do not contain them. `progress` shows a bar on stderr; `report` receives the fraction
-    written, 0 to 1. Raises ModelFileError if the model would not run exactly, needs no conversion, or cannot be
-    written.
+    `target` is written completely or not at all, and replaces an existing file. `model_type` and `chat_template`
+    (Jinja2) are for legacy files, which do not contain them. `progress` shows a progress bar on stderr; `report`
+    receives the fraction written, 0 to 1. Raises ModelFileError if the model would not run exactly, needs no
+    conversion, or cannot be written.
     """
     file = read_model_file(source, model_type)
     if isinstance(file, GGMLFile):
@@ -58,9 +58,9 @@ def convert(
 def _plan(gguf: GGUFFile) -> Plan:
     name = gguf.path.name
     if ctransformers_objection(gguf) is None:
-        raise ModelFileError(f"{name}: needs no conversion, ctransformers runs it as it is")
+        raise ModelFileError(f"{name}: needs no conversion: ctransformers runs it as it is")
     if gguf.architecture != "llama":
-        raise ModelFileError(f"{name}: of architecture {gguf.architecture!r}; only llama files are converted")
+        raise ModelFileError(f"{name}: has architecture {gguf.architecture!r}; only llama files can be converted")
     changed = _changed_fields(gguf)
     fields = gguf.fields | changed
     sources = dict(gguf.tensors)
@@ -78,12 +78,12 @@ def _plan(gguf: GGUFFile) -> Plan:
     )
     reason = ctransformers_objection(plan.planned)
     if reason is not None:
-        raise ModelFileError(f"{name}: cannot be made to run in ctransformers: {reason}")
+        raise ModelFileError(f"{name}: cannot be converted for ctransformers: {reason}")
     return plan
 
 
 def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
-    """Return the metadata that the target has differently or in addition."""
+    """Return the metadata that the target adds or changes."""
     changed = origin(gguf.path, gguf.size)
     tokens = gguf.fields.get(_TOKENS)
     if gguf.get("tokenizer.ggml.model") == "gpt2" and tokens and tokens.item_type is ValueType.STRING:
@@ -96,7 +96,7 @@ def _changed_fields(gguf: GGUFFile) -> dict[str, Field]:
         elif len(gguf.get(_TYPES)) != count:
             raise ModelFileError(f"{gguf.path.name}: {_TYPES}: {len(gguf.get(_TYPES))} entries for {count} tokens")
         if _SCORES not in gguf.fields:
-            # Byte-level BPE ranks merges and never looks at scores, but the loader requires one per token.
+            # Byte-level BPE ranks merges and ignores scores, but the loader requires one per token.
             changed[_SCORES] = field_of(np.zeros(count, "<f4"))
         if not has_raw_tokens(gguf):
             changed[_TOKENS] = replace(tokens, value=_raw_tokens(gguf))
@@ -129,17 +129,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 2 after one line on stderr, or 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         "ggserve convert",
-        description="Make a legacy GGML file run in llama.cpp, or a llama GGUF in ctransformers.",
+        description="Convert a legacy GGML file for llama.cpp, or a llama GGUF file for ctransformers.",
     )
     parser.add_argument("source", type=Path, metavar="IN")
     parser.add_argument("target", type=Path, metavar="OUT")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    parser.add_argument("--model-type", help="the family of a legacy file, where it does not tell")
-    parser.add_argument("--chat-template", type=Path, metavar="FILE", help="a Jinja2 file, for a legacy file")
+    parser.add_argument("--model-type", help="model family of a legacy file that does not state it")
+    parser.add_argument(
+        "--chat-template", type=Path, metavar="FILE", help="Jinja2 chat template to add to a legacy file"
+    )
     options = parser.parse_args(arguments)
     try:
         if os.path.lexists(options.target) and not options.force:
-            raise ModelFileError(f"{options.target.name}: exists already; --force replaces it")
+            raise ModelFileError(f"{options.target.name}: already exists; use --force to replace it")
         template = None if options.chat_template is None else _text(options.chat_template)
         convert(options.source, options.target, model_type=options.model_type, chat_template=template)
     except ModelFileError as error:

@@ -1,4 +1,4 @@
-"""Facts about a model file: the number of weights, their types, and the metadata."""
+"""Facts about a model file: the number of weights, their quantization and the metadata."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,18 +10,18 @@ from ggserve.modelfile.file import ModelFile, chat_template
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The facts of one file."""
+    """The facts about one file."""
 
     format: str  # "gguf" or "ggml"
     architecture: str
     parameters: int  # weights
-    quantization: str  # the tensor type that takes the most bytes, such as "Q4_K"
+    quantization: str  # the tensor type with the most bytes, such as "Q4_K"
     chat_template: str | None
-    metadata: dict[str, Any] = field(default_factory=dict)  # scalars and short texts, by their GGUF keys
+    metadata: dict[str, Any] = field(default_factory=dict)  # scalars and strings, by GGUF key
 
 
 def model_facts(file: ModelFile) -> ModelFacts:
-    """Return the facts of a checked header. Raises ModelFileError if its chat template is not text."""
+    """Return the facts in a checked header. Raises ModelFileError if its chat template is not a string."""
     count, nbytes = weights(file)
     return ModelFacts(
         "gguf" if file.format.startswith("GGUF") else "ggml",
@@ -34,7 +34,7 @@ def model_facts(file: ModelFile) -> ModelFacts:
 
 
 def weights(file: ModelFile) -> tuple[int, Counter[str]]:
-    """Return the number of weights, and the bytes that each tensor type takes."""
+    """Return the number of weights and the bytes that each tensor type takes."""
     nbytes = Counter[str]()
     for tensor in file.tensors.values():
         nbytes[tensor.type_name] += tensor.nbytes
@@ -45,7 +45,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
 
 
-# GGUF's keys for the sampling that the authors recommend, the parameters they set, and the allowed values.
+# GGUF's keys for recommended sampling parameters: the parameter, its minimum and its maximum.
 _SAMPLING: dict[str, tuple[str, float, float]] = {
     "temp": ("temperature", 0, 2),
     "top_k": ("top_k", 0, 1_000_000),
@@ -56,7 +56,7 @@ _SAMPLING: dict[str, tuple[str, float, float]] = {
 
 
 def file_sampling(facts: ModelFacts) -> dict[str, Any]:
-    """The default sampling parameters in the file (`general.sampling.*`)."""
+    """Return the default sampling parameters that the file recommends (`general.sampling.*`)."""
     found = {}
     for key, (name, least, most) in _SAMPLING.items():
         value = facts.metadata.get(f"general.sampling.{key}")

@@ -1,4 +1,5 @@
-"""A model file of any format: one protocol, one way to read it, and what it says about its purpose and its chats."""
+"""Model files of any format: a common protocol, the function that reads them, and what a file says about its
+purpose."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from ggserve.modelfile.gguf import read_gguf
 from ggserve.modelfile.gguf_header import TensorInfo
 from ggserve.modelfile.legacy.ggml import is_ggml, read_ggml
 
-# Bidirectional architectures: they predict no next token.
+# Encoder architectures with bidirectional attention, which cannot generate text.
 _ENCODERS = frozenset(
     {
         "bert",
@@ -27,19 +28,19 @@ _ENCODERS = frozenset(
 
 _POOLING_RANK = 4
 UNSPECIFIED_POOLING = 2**32 - 1
-"""`pooling_type` in files that leave it to the program, as if they had none: -1 as an unsigned number."""
+"""The `pooling_type` of files that leave it to the program, the same as none: -1 as an unsigned number."""
 
 
 class ModelFile(Protocol):
-    """A checked header, whose metadata has GGUF's keys whatever the format. Arrays of numbers are numpy arrays, arrays
-    of strings are list[bytes]."""
+    """A checked header with GGUF's metadata keys, whatever the format. Numeric arrays are numpy arrays; string arrays
+    are list[bytes]."""
 
     path: Path
     size: int  # bytes
 
     @property
     def paths(self) -> list[Path]:
-        """The files of the model; `path` is the first."""
+        """All files of the model; `path` is the first."""
         ...
 
     @property
@@ -54,21 +55,21 @@ class ModelFile(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """The tensors by name, in the order of the file."""
+        """The tensors by name, in file order."""
         ...
 
     def metadata_keys(self) -> Iterable[str]:
-        """The keys of the metadata."""
+        """Return the metadata keys."""
         ...
 
     def get(self, key: str, default: Any = None, /) -> Any:
-        """The value under `key`, or `default`."""
+        """Return the value of `key`, or `default`."""
         ...
 
 
 def read_model_file(path: str | Path, model_type: str | None = None) -> ModelFile:
-    """Read the header of a GGUF file, or of a legacy file as the family `model_type` or the one that its content
-    proves.
+    """Read the header of a GGUF or legacy GGML file. `model_type` sets the family of a legacy file; by default, it is
+    detected.
 
     Raises ModelFileError unless the file is valid and complete.
     """
@@ -76,24 +77,24 @@ def read_model_file(path: str | Path, model_type: str | None = None) -> ModelFil
 
 
 def chat_template(file: ModelFile, name: str | None = None) -> str | None:
-    """Return the file's chat template, or the further template `name`; None if there is none. Raises ModelFileError if
-    it is not text."""
+    """Return the file's default chat template, or the one called `name`; None if there is none. Raises ModelFileError
+    if it is not a string."""
     key = "tokenizer.chat_template" + (f".{name}" if name else "")
     template = file.get(key)
     if template is not None and not isinstance(template, str):
-        raise ModelFileError(f"{file.path.name}: {key} is no text")
+        raise ModelFileError(f"{file.path.name}: {key} is not a string")
     return template
 
 
 def is_embedding_model(file: ModelFile) -> bool:
-    """Return whether the model only makes embeddings: by architecture, by non-causal attention, or by a pooling type,
-    which converters write only for embedding models."""
+    """Return whether the model only makes embeddings: by its architecture, its non-causal attention, or its pooling
+    type, which converters write for embedding models only."""
     arch = file.architecture
     return arch in _ENCODERS or file.get(f"{arch}.attention.causal") is False or has_pooling(file)
 
 
 def is_reranker(file: ModelFile) -> bool:
-    """Return whether the model only scores how well a text answers a query (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
+    """Return whether the model is a reranker (llama.cpp's LLAMA_POOLING_TYPE_RANK)."""
     return bool(file.get(f"{file.architecture}.pooling_type", 0) == _POOLING_RANK)
 
 

@@ -1,5 +1,7 @@
-"""A GGUF file: its metadata and the place of each tensor. Reads no weights. A model in several files, as
-`llama-gguf-split` writes them, is read as one."""
+"""GGUF files: metadata and tensor positions. Never reads weights.
+
+A split model, as made by `llama-gguf-split`, is read as one file.
+"""
 
 import stat
 from collections.abc import Iterable, Iterator
@@ -13,14 +15,16 @@ from ggserve.errors import ModelFileError
 from ggserve.modelfile.gguf_header import Field, HeaderReader, TensorInfo
 from ggserve.modelfile.split_files import part_names
 
-# The index of a part, the number of parts, and the number of tensors in all of them.
+# A file's part number, from 0, the number of parts, and the number of tensors in all parts.
 _NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
 
 
 @dataclass
 class GGUFFile:
-    """A checked header. Arrays of numbers are numpy arrays, arrays of strings are list[bytes], nested arrays are lists.
-    For a model in several files it is the header of the first, with the tensors and the size of all."""
+    """A checked header. Numeric arrays are numpy arrays, string arrays list[bytes], nested arrays lists.
+
+    For a split model, this is the first file's header with the tensors of all parts, and `size` is the total.
+    """
 
     path: Path
     version: int
@@ -58,12 +62,12 @@ class GGUFFile:
 
 
 def read_gguf(path: str | Path) -> GGUFFile:
-    """Read the header of the GGUF file at `path`, which is the first file of a model in several. Raises ModelFileError
-    unless the file is valid and complete."""
+    """Read the header of the GGUF file at `path`; for a split model, the first part. Raises ModelFileError unless the
+    file is valid and complete."""
     first = _read(Path(path))
     count = first.get(_COUNT, 1)
     if not isinstance(count, int):
-        raise ModelFileError(f"{first.path.name}: {_COUNT} is no whole number")
+        raise ModelFileError(f"{first.path.name}: {_COUNT} is not an integer")
     return _joined(first, count) if count > 1 else first
 
 
@@ -74,21 +78,21 @@ def _read(path: Path) -> GGUFFile:
 
 
 def _joined(first: GGUFFile, count: int) -> GGUFFile:
-    """Return the whole model of which `first` is the first part. As strict as llama.cpp, which finds the other parts by
+    """Return the whole model whose first part is `first`. As strict as llama.cpp, which finds the other parts by
     name."""
     name = first.path.name
     names = part_names(name)
     if len(names) != count:
-        raise ModelFileError(f"{name}: is one of {count} parts by its metadata, and not by its name")
+        raise ModelFileError(f"{name}: is one of {count} parts by its metadata, but not by its name")
     if name != names[0]:
-        raise ModelFileError(f"{name}: is a part of a model in {count} files; name the first, {names[0]}")
+        raise ModelFileError(f"{name}: is one of the {count} parts of a split model; use the first, {names[0]}")
     whole = replace(first, size=0, tensors={})
     for number, each in enumerate(names):
         part = _read(first.path.with_name(each)) if number else first
         if (part.get(_NUMBER), part.get(_COUNT)) != (number, count):
             raise ModelFileError(f"{each}: is not part {number + 1} of {count} by its metadata")
         if both := whole.tensors.keys() & part.tensors.keys():
-            raise ModelFileError(f"{each}: tensor {min(both)!r} is in another part too")
+            raise ModelFileError(f"{each}: tensor {min(both)!r} is also in another part")
         whole.size += part.size
         whole.tensors |= {tensor.name: replace(tensor, part=number) for tensor in part.tensors.values()}
     if first.get(_TENSORS, len(whole.tensors)) != len(whole.tensors):
@@ -98,13 +102,13 @@ def _joined(first: GGUFFile, count: int) -> GGUFFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[FileIO]:
-    """Open the regular file at `path` for reading. Any failure becomes a ModelFileError."""
+    """Open the regular file at `path` for reading. Every failure becomes a ModelFileError."""
     if "\0" in str(path):
         raise ModelFileError(f"{path.name!r}: no such file")
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise ModelFileError(f"{path.name}: its path is not in UTF-8, which engines need: rename it") from None
+        raise ModelFileError(f"{path.name}: its path is not UTF-8, which the engines require: rename it") from None
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):

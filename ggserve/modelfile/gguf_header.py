@@ -1,8 +1,8 @@
 """The header of a GGUF file, read field by field and checked.
 
-Every count, length and extent is checked against the file's size before memory is allocated for it, because
-the C loaders that open the file afterwards do not check. Format: the GGUF specification of the ggml project,
-versions 2 and 3, little-endian.
+Every count, length and extent is checked against the file's size before memory is allocated for it, because the C
+loaders that open the file later do not check. Format: the GGUF specification of the ggml project, versions 2 and 3,
+little-endian.
 """
 
 import struct
@@ -23,14 +23,14 @@ MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _HEADER_LIMIT = 128 << 20
-"""Bytes. The largest vocabularies in use (260 thousand tokens, 500 thousand merges) take about 20 MB."""
+"""Bytes. The largest vocabularies in use (260,000 tokens, 500,000 merges) take about 20 MB."""
 
 _FIRST_READ = 4 << 20
 _MAX_NESTING = 4
 
 
 class ValueType(IntEnum):
-    """Types of metadata values, numbered as in the file."""
+    """The types of metadata values, numbered as in the file."""
 
     UINT8 = 0
     INT8 = 1
@@ -67,14 +67,14 @@ _U64 = SCALARS[ValueType.UINT64]
 
 
 LEGACY_MAGICS = {b"lmgg": "ggml", b"fmgg": "ggmf", b"tjgg": "ggjt", b"ccgg": "ggcc"}
-"""The first four bytes of older formats: the name, as a little-endian number."""
+"""The first four bytes of older formats: the format's name as a little-endian number."""
 _ADAPTER = b"algg"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor. `shape` is ggml's (ne[0], the row length, first). `offset` counts from the start of the tensor's
-    file, which is the one with the number `part` in a model of several files."""
+    """One tensor. `shape` is in ggml's order (ne[0], the row length, first). `offset` counts from the start of the file
+    with number `part`."""
 
     name: str
     shape: tuple[int, ...]
@@ -90,7 +90,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One metadata entry. The bytes `start` to `end` of the file hold its key, type and value."""
+    """One metadata entry. Bytes `start` to `end` of the file contain its key, type and value."""
 
     type: ValueType
     item_type: ValueType | None
@@ -101,7 +101,7 @@ class Field:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """The contents of a header, and the offset where the tensor data begins."""
+    """The contents of a header, and where the tensor data begins."""
 
     version: int
     size: int  # bytes of the file
@@ -112,7 +112,7 @@ class GGUFHeader:
 
 
 class HeaderReader:
-    """A cursor over the start of a file. Reads more of the file as the header turns out to be longer."""
+    """A cursor over the start of a file. It reads more of the file as the header needs it."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
@@ -126,17 +126,17 @@ class HeaderReader:
         return ModelFileError(f"{self.path.name}: {problem} (at byte {self.position if at is None else at})")
 
     def need(self, end: int) -> bytes:
-        """Return the buffer, with at least the first `end` bytes of the file."""
+        """Return the buffer with at least the first `end` bytes of the file."""
         if end > self.size:
-            raise self.error(f"truncated: the header goes on to byte {end}, the file has {self.size} bytes")
+            raise self.error(f"truncated: the header extends to byte {end}, but the file has {self.size} bytes")
         if end > _HEADER_LIMIT:
-            raise self.error(f"the header goes on past {_HEADER_LIMIT >> 20} MiB: not a sound file")
+            raise self.error(f"the header is longer than {_HEADER_LIMIT >> 20} MiB: the file is damaged")
         if end > len(self.buffer):
             wanted = min(max(end, 2 * len(self.buffer), _FIRST_READ), self.size, _HEADER_LIMIT)
             while len(self.buffer) < wanted:
                 more = self.file.read(wanted - len(self.buffer))
                 if not more:
-                    raise self.error("the file became shorter while it was read")
+                    raise self.error("the file was truncated while it was read")
                 self.buffer += more
         return self.buffer
 
@@ -179,7 +179,7 @@ class HeaderReader:
         return items
 
     def count(self, what: str, smallest: int) -> int:
-        """Read a 64-bit count of things of at least `smallest` bytes each, all of which must fit in the file."""
+        """Read a 64-bit count of items of at least `smallest` bytes each, and check that they fit into the file."""
         at = self.position
         count: int = self.scalar(_U64)
         if count * smallest > min(self.size, _HEADER_LIMIT) - self.position:
@@ -219,7 +219,7 @@ class HeaderReader:
         numbers: npt.NDArray[Any] = np.frombuffer(self.take(count * layout.size), dtype)
         if kind is ValueType.BOOL:
             if count and numbers.max() > 1:
-                raise self.error("array of booleans holds a value that is neither 0 nor 1", at)
+                raise self.error("boolean array with a value that is neither 0 nor 1", at)
             numbers = numbers.astype(np.bool_)
         return kind, numbers
 
@@ -239,7 +239,7 @@ class HeaderReader:
         return key, Field(kind, item_kind, value, start, self.position)
 
     def tensor(self) -> TensorInfo:
-        """Read the entry of one tensor. Its offset counts from the data section, which starts after the last entry."""
+        """Read one tensor's entry. Its offset counts from the data section, which starts after the last entry."""
         at = self.position
         name = self.name("tensor name")
         n_dims = self.scalar(_U32)
@@ -254,7 +254,7 @@ class HeaderReader:
             raise self.error(f"tensor {name!r} of shape {list(shape)} is empty", at)
         if shape[0] % layout.block:
             raise self.error(
-                f"tensor {name!r}: rows of {shape[0]} are no multiple of {layout.name}'s {layout.block}", at
+                f"tensor {name!r}: row length {shape[0]} is not a multiple of {layout.name}'s {layout.block}", at
             )
         nbytes = layout.nbytes * (shape[0] // layout.block)
         for length in shape[1:]:
@@ -262,7 +262,7 @@ class HeaderReader:
         return TensorInfo(name, shape, kind, self.scalar(_U64), nbytes)
 
     def start(self) -> int:
-        """Check magic and version and return the version."""
+        """Check the magic number and return the version."""
         if not self.size:
             raise ModelFileError(f"{self.path.name}: is empty (0 bytes)")
         head = self.need(min(self.size, 64))
@@ -271,9 +271,9 @@ class HeaderReader:
         self.position = 4
         version: int = self.scalar(_U32)
         if version == 1:
-            raise self.error("GGUF version 1 is no longer read: convert the model anew", 4)
+            raise self.error("GGUF version 1 is no longer supported: convert the model again", 4)
         if version & 0xFFFF == 0 and version:
-            raise self.error("big-endian GGUF: get the little-endian file", 4)
+            raise self.error("big-endian GGUF is not supported: use a little-endian file", 4)
         if version not in _VERSIONS:
             raise self.error(f"GGUF version {version} is unknown", 4)
         return version
@@ -313,7 +313,8 @@ class HeaderReader:
         return alignment
 
     def placed(self, tensors: dict[str, TensorInfo], alignment: int, data_offset: int) -> dict[str, TensorInfo]:
-        """Return the tensors with absolute offsets. Each must lie within the file, and none may overlap another."""
+        """Return the tensors with absolute offsets. Raises ModelFileError if one lies outside the file or overlaps
+        another."""
         absolute: dict[str, TensorInfo] = {}
         for tensor in tensors.values():
             offset = data_offset + tensor.offset
@@ -321,7 +322,7 @@ class HeaderReader:
                 raise self.error(f"tensor {tensor.name!r} is not aligned to {alignment} bytes", offset)
             if offset + tensor.nbytes > self.size:
                 problem = f"truncated: tensor {tensor.name!r} ends at byte {offset + tensor.nbytes}"
-                raise self.error(f"{problem}, the file has {self.size} bytes", offset)
+                raise self.error(f"{problem}, but the file has {self.size} bytes", offset)
             absolute[tensor.name] = TensorInfo(tensor.name, tensor.shape, tensor.type, offset, tensor.nbytes)
         end, before = 0, ""
         for tensor in sorted(absolute.values(), key=lambda t: t.offset):
@@ -332,7 +333,7 @@ class HeaderReader:
 
 
 def _looks_like(head: bytes) -> str:
-    """Guess from the first 64 bytes what a file that is not GGUF is."""
+    """Describe a file that is not GGUF, from its first 64 bytes."""
     text = head.lstrip().lower()
     if head[:4] in LEGACY_MAGICS:
         return f"it is a legacy GGML file ({LEGACY_MAGICS[head[:4]]!r})"
@@ -343,7 +344,7 @@ def _looks_like(head: bytes) -> str:
     if head.startswith(b"PK\x03\x04"):
         return "it looks like a zip archive or a PyTorch checkpoint"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it looks like a web page: the download went wrong"
+        return "it looks like a web page: the download failed"
     if text.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer: the file itself was not downloaded"
     if text.startswith(b"{"):

@@ -1,7 +1,7 @@
-"""Writes a GGUF file with the weights of another file: whole or not at all, with a progress bar.
+"""Write a GGUF file with the weights of another file: completely or not at all, with a progress bar.
 
-The converters decide what the new file contains. Weights are copied byte for byte, or row by row if the new file needs
-the rows in another order.
+The converters decide the contents of the new file. Weights are copied byte for byte, or row by row if the new file
+needs the rows in another order.
 """
 
 import os
@@ -30,9 +30,9 @@ _VERSION = 3
 
 @dataclass(frozen=True, slots=True)
 class NewTensor:
-    """A tensor of the new file. `offset` and `nbytes` of `source` give the place of its bytes; None means all zeros.
+    """A tensor of the new file, with its bytes at `offset` of `source`; None: all zeros.
 
-    `rows`: the rows of the source that make it, in order (for a vector, the elements); None: all.
+    `rows`: the source's rows (of a vector, its elements) that make up the tensor, in order; None: all.
     """
 
     name: str
@@ -45,12 +45,12 @@ class NewTensor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan of a file to write: its header, and each tensor with its place."""
+    """A file to write: its header, then each tensor at its offset."""
 
     source: Path
     header: bytes
-    tensors: list[tuple[NewTensor, int]]  # and its offset in the new file, in bytes
-    planned: GGUFFile  # the header that a reader of the new file will get
+    tensors: list[tuple[NewTensor, int]]  # with offsets from the start of the file
+    planned: GGUFFile  # the header as `read_gguf` will return it
 
     @property
     def size(self) -> int:
@@ -60,7 +60,7 @@ class Plan:
 
 
 def field_of(value: Any) -> Field:
-    """Make a metadata entry of the type that suits a Python value. Arrays of strings are list[bytes], others numpy
+    """Return a metadata entry of the type that fits a Python value. String arrays are list[bytes], other arrays numpy
     arrays."""
     if isinstance(value, list):
         return Field(ValueType.ARRAY, ValueType.STRING, value, 0, 0)
@@ -74,12 +74,12 @@ _ITEM_TYPES = {"<i4": ValueType.INT32, "<f4": ValueType.FLOAT32}
 
 
 def origin(source: Path, size: int) -> dict[str, Field]:
-    """Return the metadata that records which file, of how many bytes, a new file was made from."""
+    """Return the metadata that records the name and size of the file that a new one was made from."""
     return {SOURCE_NAME: field_of(source.name), SOURCE_SIZE: Field(ValueType.UINT64, None, size, 0, 0)}
 
 
 def encode_field(key: str, field: Field) -> bytes:
-    """Return the bytes of a metadata entry. Nested arrays are not supported."""
+    """Return a metadata entry as bytes. Arrays of arrays are not supported."""
     head = _string(key.encode()) + struct.pack("<I", field.type)
     if field.type is ValueType.STRING:
         return head + _string(field.value.encode())
@@ -124,15 +124,17 @@ def plan_gguf(
 def write_gguf(
     plan: Plan, target: Path, *, progress: bool = True, report: Callable[[float], object] | None = None
 ) -> None:
-    """Write the file at `target`, which appears whole or not at all, and replaces a file of that name. `report`
-    receives the fraction written, 0 to 1; `progress` shows a bar on stderr. Raises ModelFileError if it cannot be
+    """Write the file to `target`, completely or not at all; an existing file is replaced. `report` receives the
+    fraction written, 0 to 1; `progress` shows a progress bar on stderr. Raises ModelFileError if it cannot be
     written."""
     try:
         if target.exists() and plan.source.samefile(target):
-            raise ModelFileError(f"{plan.source.name}: cannot be converted onto itself")
+            raise ModelFileError(f"{plan.source.name}: cannot be converted to itself: choose another output file")
         free = shutil.disk_usage(target.parent).free
         if free < plan.size:
-            raise ModelFileError(f"{target.name}: needs {plan.size >> 20} MiB of disk, {free >> 20} MiB are free")
+            raise ModelFileError(
+                f"{target.name}: needs {plan.size >> 20} MiB of disk space, but {free >> 20} MiB are free"
+            )
         with (
             plan.source.open("rb") as reader,
             _appearing(target) as writer,
@@ -148,7 +150,7 @@ def write_gguf(
 
 
 def _chunks(plan: Plan, reader: BinaryIO) -> Iterator[bytes]:
-    """The bytes of the new file, from start to end."""
+    """Yield the new file, from start to end."""
     yield plan.header
     position = len(plan.header)
     for tensor, place in plan.tensors:
@@ -169,13 +171,13 @@ def _read(plan: Plan, reader: BinaryIO, offset: int, length: int) -> bytes:
     reader.seek(offset)
     chunk = reader.read(length)
     if len(chunk) < length:
-        raise ModelFileError(f"{plan.source.name}: the file became shorter while it was read")
+        raise ModelFileError(f"{plan.source.name}: the file was truncated while it was read")
     return chunk
 
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[BinaryIO]:
-    """A file to write. It gets the name `target` if the block succeeds, and is removed otherwise."""
+    """Open a file for writing that is renamed to `target` if the block succeeds, and removed otherwise."""
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with _nameless(target.parent) or part.open("xb") as file:
@@ -183,7 +185,9 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             if not part.exists():
-                os.link(f"/proc/self/fd/{file.fileno()}", part, src_dir_fd=file.fileno())  # links need it
+                os.link(
+                    f"/proc/self/fd/{file.fileno()}", part, src_dir_fd=file.fileno()
+                )  # passing src_dir_fd makes os.link follow the symlink
         part.replace(target)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -191,7 +195,7 @@ def _appearing(target: Path) -> Iterator[BinaryIO]:
 
 
 def _nameless(folder: Path) -> BinaryIO | None:
-    """Open a nameless file that disappears when its process ends; None if the system does not support it."""
+    """Open a file without a name, which disappears when its process ends; None if the system has no such files."""
     try:
         return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
     except (OSError, AttributeError):

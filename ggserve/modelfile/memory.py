@@ -1,4 +1,4 @@
-"""The context length, the memory it takes, and the number of slots that fit; for every format."""
+"""The context length, its memory, and the number of parallel slots that fit, for every file format."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -15,20 +15,20 @@ from ggserve.modelfile.tensor_types import TENSOR_TYPES
 
 log = logging.getLogger("ggserve.model")
 
-_DEFAULT_CONTEXT = 4096  # tokens, if the model's own is longer
-DEFAULT_SLOTS = 4  # slots, if PARALLEL is not set
-_CACHE_SHARE = 4  # by default the KV caches take at most this fraction of the memory: one part in so many
-_STRETCHABLE = ("llama", "falcon")  # legacy families whose files do not fix the number of positions
+_DEFAULT_CONTEXT = 4096  # tokens; the model's own length if that is shorter
+DEFAULT_SLOTS = 4  # parallel requests, if PARALLEL is not set
+_CACHE_SHARE = 4  # the default number of slots fits their KV caches into 1/4 of the memory
+_STRETCHABLE = ("llama", "falcon")  # legacy families without a fixed number of positions
 _SHORTEST_CONTEXT = 8  # tokens
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The sizes of a load. `evals`: how a legacy file must be evaluated to stay within its buffers."""
+    """The memory that a model takes. `evals` keeps the evals of a legacy model within its loader's buffers."""
 
-    context_length: int  # tokens per slot
-    slots: int  # slots
-    slot_bytes: int  # memory per slot: its KV cache, and for a legacy file weights and buffers too
+    context_length: int  # tokens of one slot
+    slots: int  # parallel requests
+    slot_bytes: int  # per slot: the KV cache; for a legacy file, weights and buffers too
     evals: EvalLimits | None = None
 
 
@@ -43,11 +43,10 @@ def plan_memory(
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
-    """Return the plan for the wanted sizes (None: what suits the machine), of which `memory` bytes may be used.
+    """Return the plan for the requested context length and slots. None means a default that fits into `memory` bytes.
 
-    `shares_gpu`: whether the engine can run several answers on a GPU. `cache_type`: type of a GGUF file's keys and
-    values.
-    `draft`: a draft model, which has a cache of its own. Raises ModelFileError if not even one slot fits.
+    `shares_gpu`: the engine can run several requests on a GPU. `cache_type`: the KV cache type for a GGUF file.
+    `draft`: a draft model with its own KV cache. Raises ModelFileError if not even one slot fits.
     """
     trained = int(file.get(f"{file.architecture}.context_length"))
     length = context_length or min(trained, _DEFAULT_CONTEXT)
@@ -55,20 +54,22 @@ def plan_memory(
     plan = MemoryPlan(length, 1, int(token_bytes * length))
     if isinstance(file, GGMLFile):
         plan = _legacy_plan(file, length)
-    elif length > trained and "position_embd.weight" in file.tensors:  # llama.cpp would read past its end
-        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model")
+    elif length > trained and "position_embd.weight" in file.tensors:  # llama.cpp would read past the end of it
+        raise ModelFileError(
+            f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model: set it lower"
+        )
     elif length > trained:
         log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
     if plan.slot_bytes > memory:
         raise ModelFileError(
-            f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, and "
-            f"there are {memory / 1e9:.1f} GB: set CONTEXT_LENGTH lower"
+            f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, but "
+            f"only {memory / 1e9:.1f} GB are available: set CONTEXT_LENGTH lower"
         )
     if uses_gpu and not shares_gpu:
         if slots and slots > 1:
-            log.warning("PARALLEL=%d: on a GPU ctransformers runs one answer at a time, the others wait", slots)
+            log.warning("PARALLEL=%d has no effect: on a GPU, ctransformers runs one request at a time", slots)
         return plan
-    if slots is None:  # the weights of a legacy file are copied for each
+    if slots is None:  # a legacy file's weights are copied for each slot
         alone = uses_gpu or isinstance(file, GGMLFile)
         fit = memory // _CACHE_SHARE // max(1, plan.slot_bytes)
         slots = 1 if alone else max(1, min(DEFAULT_SLOTS, fit))
@@ -76,8 +77,8 @@ def plan_memory(
 
 
 def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
-    """Return the bytes that a token takes in the KV cache: keys and values for every layer. `cache_type` is the name of
-    a tensor type; legacy families have their own."""
+    """Return the KV cache bytes per token: keys and values of all layers. `cache_type` is a tensor type's name; legacy
+    families have a fixed one."""
     if isinstance(file, GGMLFile):
         return kv_cache_bytes(layout_of(file.family), file.header) // file.header.n_ctx
 
@@ -94,16 +95,22 @@ def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
 
 
 def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
-    """Return whether the size is within what the family's loader can address. LLaMA and Falcon map their weights, the
-    others copy them."""
+    """Return a plan within the limits of the family's loader. LLaMA and Falcon map their weights; the others copy
+    them."""
     header = file.header
     if length > header.n_ctx and file.family not in _STRETCHABLE:
-        raise ModelFileError(f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model")
+        raise ModelFileError(
+            f"CONTEXT_LENGTH={length} is more than the {header.n_ctx} positions of this model: set it lower"
+        )
     limits = eval_limits(file, length)
     if limits.context_length < _SHORTEST_CONTEXT or limits.chunk < 1:
-        raise ModelFileError(f"{file.path.name}: {file.family} computes in 256 MiB, too little for layers this wide")
+        raise ModelFileError(
+            f"{file.path.name}: {file.family} has compute buffers of 256 MiB, too small for layers this wide"
+        )
     if limits.context_length < length:
-        log.warning("%s computes in 256 MiB: the context is cut to %d tokens", file.family, limits.context_length)
+        log.warning(
+            "%s has compute buffers of 256 MiB: the context is reduced to %d tokens", file.family, limits.context_length
+        )
     cached = header.n_ctx if header.fixed_context else limits.context_length
     nbytes = int(cache_bytes_per_token(file)) * cached + buffer_bytes(file, limits)
     if file.family not in _STRETCHABLE:

@@ -1,6 +1,7 @@
-"""Checks that the norms of a file are numbers. They are small, and one NaN makes every answer garbage.
+"""Check that a file's norms are finite numbers. They are small, and a single NaN in them turns every answer into
+garbage.
 
-llama.cpp would answer all the same. The large weights are not checked.
+llama.cpp would load the file anyway. The large weights are not checked.
 """
 
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from ggserve.modelfile.file import ModelFile
 
 
 def check_norms(file: ModelFile) -> None:
-    """Read some kB per layer. Raises ModelFileError if a norm has a value that is not a finite number."""
+    """Read a few kB per layer. Raises ModelFileError if a norm has a value that is not finite."""
     norms = [t for t in file.tensors.values() if "norm" in t.name and t.type_name == "F32" and len(t.shape) == 1]
     try:
         with ExitStack() as stack:
@@ -22,7 +23,7 @@ def check_norms(file: ModelFile) -> None:
                 reader.seek(norm.offset)
                 if not np.isfinite(np.frombuffer(reader.read(norm.nbytes), "<f4")).all():
                     raise ModelFileError(
-                        f"{file.path.name}: {norm.name} has values that are not numbers: the file is damaged"
+                        f"{file.path.name}: {norm.name} has values that are not finite: the file is damaged"
                     )
     except OSError as error:
         raise ModelFileError(f"{file.path.name}: cannot be read: {error.strerror or error}") from error

@@ -1,6 +1,6 @@
-"""Reads a large file into the system's page cache before an engine maps it, so that progress can be shown.
+"""Read a large file into the page cache before an engine maps it, to report progress.
 
-The engines' loaders report no progress, and llama.cpp's holds Python's global interpreter lock while it loads.
+The engines' loaders report no progress, and llama.cpp's holds the GIL while it loads.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from ggserve.errors import ModelFileError
 from ggserve.machine import free_memory
 from ggserve.modelfile.file import ModelFile
 
-_SMALL = 256 << 20  # bytes; a smaller file loads before anyone waits
+_SMALL = 256 << 20  # bytes; a smaller file loads fast enough without progress
 _CHUNK = 16 << 20
-_SILENT = 1.0  # seconds before the console shows a bar
+_SILENT = 1.0  # seconds before the console shows a progress bar
 
 
 def read_ahead(file: ModelFile, report: Callable[[float], object]) -> None:

@@ -1,4 +1,4 @@
-"""The names of the files of a model in several files, as `llama-gguf-split` writes them."""
+"""The file names of split models, as written by `llama-gguf-split`."""
 
 import re
 
@@ -6,8 +6,7 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
 
 
 def part_names(name: str) -> list[str]:
-    """Return the names of all files of the model that `name` belongs to: only itself, unless it is named as one of
-    several."""
+    """Return the names of all parts of the model that `name` belongs to; [name] if it is not a part's name."""
     match = _PART.search(name)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         return [name]
@@ -16,5 +15,5 @@ def part_names(name: str) -> list[str]:
 
 
 def without_part(name: str) -> str:
-    """Return the name that the file would have if it were the only one."""
+    """Return the name that the file would have if the model were not split."""
     return _PART.sub("", name)

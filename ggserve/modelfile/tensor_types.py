@@ -1,4 +1,4 @@
-"""The types in which ggml stores tensors, by number."""
+"""ggml's tensor types by number: how many bytes a block of weights takes."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ F32, F16 = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """A tensor type: `block` weights in `nbytes` bytes."""
+    """A storage format of tensors: `block` weights take `nbytes` bytes."""
 
     name: str
     block: int
@@ -50,4 +50,4 @@ TENSOR_TYPES = {
     40: TensorType("NVFP4", 64, 36),
     41: TensorType("Q1_0", 128, 18),
 }
-"""ggml's tensor types by number. The gaps were types once, and no current program reads them."""
+"""ggml's tensor types by number. The gaps are types that were removed."""

@@ -1,7 +1,7 @@
-"""The spelling of a GGUF file's byte-level BPE tokens: raw bytes (autumn 2023) or GPT-2's alphabet.
+"""The two spellings of byte-level BPE tokens in GGUF files: raw bytes (autumn 2023) or GPT-2's byte alphabet.
 
-Only normal tokens are written in the alphabet. Control, user-defined and all other tokens are literal UTF-8 in both
-forms. Bytes and alphabet map one to one, so each form can be converted to the other.
+Only plain tokens (type NORMAL) use the alphabet. Control, user-defined and all other tokens are literal UTF-8 in both
+spellings. Bytes and alphabet map one to one, so each spelling can be converted to the other.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class TokenType(IntEnum):
 
 
 def _alphabet() -> list[str]:
-    # GPT-2's encoder: printable Latin-1 characters stand for themselves, the other bytes start at U+0100.
+    # GPT-2's encoder: printable Latin-1 characters stand for themselves, other bytes are numbered from U+0100.
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -45,12 +45,12 @@ def to_raw(token: bytes) -> bytes:
 
 
 def to_alphabet(raw: bytes) -> bytes:
-    """Write raw bytes in the alphabet (as UTF-8): the inverse of `to_raw`."""
+    """Return raw bytes in the alphabet (as UTF-8): the inverse of `to_raw`."""
     return "".join(map(ALPHABET.__getitem__, raw)).encode()
 
 
 def plain_tokens(gguf: GGUFFile) -> Iterator[tuple[int, bytes]]:
-    """Return the id and text of every token that belongs to the BPE itself; of all tokens if the file has no types."""
+    """Return id and text of every token of the BPE itself; of every token if the file has no token types."""
     tokens = gguf.get("tokenizer.ggml.tokens", [])
     types = gguf.get("tokenizer.ggml.token_type")
     ids = range(len(tokens)) if types is None else (types == TokenType.NORMAL).nonzero()[0].tolist()
@@ -58,11 +58,11 @@ def plain_tokens(gguf: GGUFFile) -> Iterator[tuple[int, bytes]]:
 
 
 def has_raw_tokens(gguf: GGUFFile) -> bool:
-    """Return whether the tokens of a BPE vocabulary are raw bytes.
+    """Return whether a BPE vocabulary's tokens are raw bytes.
 
-    They are if a normal token is a line feed and more normal tokens start with a space than with the character
-    that stands for it. (A line feed alone proves nothing: some vocabularies have one as an added token.)
+    They are if a plain token is a line feed and more plain tokens start with a space than with the character that
+    stands for it. (A line feed alone proves nothing: some vocabularies have it as an added token.)
     """
     plain = [token for _, token in plain_tokens(gguf)]
-    joined = b"\0".join([b"", *plain])  # many times faster than checking one by one
+    joined = b"\0".join([b"", *plain])  # many times faster than testing each token
     return b"\n" in plain and joined.count(b"\0 ") > joined.count(b"\0" + _SPACE)

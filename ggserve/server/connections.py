@@ -60,7 +60,7 @@ class Connection(HttpToolsProtocol):
         self._parsed_bytes = 0  # bytes of the last data that the parser has reported
         self._pending_bytes = 0  # bytes before them: the beginning of a field, or of a chunk's extension
         self._send_timer: asyncio.TimerHandle | None = None
-        self._refusal = (400, "The request is no valid HTTP.", "invalid_http")
+        self._refusal = (400, "The request is not valid HTTP.", "invalid_http")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """If there are too many connections, close the one that has been idle longest, or if none is idle, this one."""
@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
         self._check_header()
         self._pending_bytes = 0
         if self.parser.get_method() == b"CONNECT":
-            raise ValueError("this is no proxy")
+            raise ValueError("this server is not a proxy")
         if self.parser.should_upgrade():  # `_feed` parses it again
             return
         self._stop_header_timer()
@@ -257,7 +257,7 @@ class Connection(HttpToolsProtocol):
 
     def _header_is_too_large(self) -> None:
         limit = self._limits.header_bytes
-        self._refusal = (431, f"The request's header is larger than {limit >> 10} KiB.", "header_too_large")
+        self._refusal = (431, f"The request headers are larger than {limit >> 10} KiB.", "header_too_large")
 
 
 class _PlainAnswer:

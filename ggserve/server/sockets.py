@@ -28,8 +28,8 @@ def check_certificate(certificate: Path | None, key: Path | None) -> None:
         import ssl  # imported here because it takes a while, and few need it
 
         def no_password() -> str:
-            raise ValueError("the key must not need a password")
+            raise ValueError("the key must not have a password")
 
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, no_password)
     elif key is not None:
-        raise ValueError("a key needs its certificate")
+        raise ValueError("a key needs a certificate")

@@ -16,9 +16,9 @@ _LONG_LIFE = 600.0  # seconds after which a worker's crash counts as the first a
 _WHY = {
     "SIGBUS": "the model file was changed while it was in use; replace files by rename",
     "SIGKILL": "memory may have run out",
-    "SIGABRT": "a check in native code failed; model.log may tell which",
-    "SIGSEGV": "native code failed",
-    "SIGILL": "native code uses what this processor does not have",
+    "SIGABRT": "an assertion in native code failed; see model.log",
+    "SIGSEGV": "native code crashed",
+    "SIGILL": "native code uses instructions that this CPU does not have",
 }
 
 
@@ -78,15 +78,15 @@ class _Supervisor:
             name = signal.Signals(number).name
             death = f"{name}: {_WHY[name]}" if name in _WHY else name
             if self._signals > 2 and name == "SIGKILL":
-                self._end("ended by the third signal", 130)
+                self._end("killed by the third signal", 130)
             if self._signals:
-                self._end("interrupted while loading" if name in _STOPS else f"ended by {death}", 130)
+                self._end("interrupted while loading" if name in _STOPS else f"killed by {death}", 130)
             deaths = 1 if time.monotonic() - started > _LONG_LIFE else deaths + 1
             if not self._ready:
-                self._end(f"the worker was ended by {death}", 128 + number)
+                self._end(f"the worker was killed by {death}", 128 + number)
             if deaths > _RESTARTS:
-                self._end(f"the worker was ended by {death}; that was the {deaths}th time in a row", 128 + number)
-            _say(f"the worker was ended by {death}. Starting it again")
+                self._end(f"the worker was killed by {death}; giving up after {deaths} crashes in a row", 128 + number)
+            _say(f"the worker was killed by {death}. Restarting it")
             self._pause(0.0 if deaths == 1 else min(2.0 ** (deaths - 2), 30.0))
 
     def _start(self, death: str | None) -> Worker | None:

@@ -1,1 +1,1 @@
-"""Text to token ids and back, for every kind of vocabulary."""
+"""Tokenizers: text to token ids and back, for every kind of vocabulary."""

@@ -1,7 +1,7 @@
 """Byte-level BPE (GPT-2, Falcon, Llama 3, SmolLM, ...): the tokenizer model that GGUF calls `gpt2`.
 
-Merges work on the "byte alphabet" of GPT-2: one printable character for each of the 256 bytes. Files spell their normal
-tokens in that alphabet or as raw bytes; both give the same ids.
+Merges use GPT-2's byte alphabet: one printable character for each of the 256 bytes. Files spell ordinary tokens in that
+alphabet or as raw bytes; both give the same ids here.
 """
 
 import codecs
@@ -19,7 +19,7 @@ from ggserve.tokenizer.pretokenizers import find_pretokenizer
 from ggserve.tokenizer.vocabulary import Metadata, Vocabulary
 
 BYTE_ALPHABET = "".join(ALPHABET)  # character b stands for byte b
-# Characters encoded at once. The regular-expression engine panics after ten million steps.
+# Characters encoded at once. The regular expression engine panics after ten million steps.
 _MAX_LENGTH = 4_000_000
 _TO_BYTE = codecs.charmap_build(BYTE_ALPHABET)
 
@@ -37,8 +37,8 @@ class BytePairEncoder:
         ids = dict(zip(words, range(len(words)), strict=True))
         for text, token_id in self.vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN).items():
             if ids.get(text) == token_id:
-                del ids[text]  # never the result of merging plain text
-        # Some vocabularies lack rare bytes. A stand-in keeps its neighbours from merging, and is dropped afterwards.
+                del ids[text]  # no merge of ordinary text produces it
+        # Some vocabularies lack rare bytes. A placeholder keeps their neighbors from merging and is removed afterwards.
         for byte in set(BYTE_ALPHABET) - ids.keys():
             ids[byte] = len(words)
         self._bpe = HFTokenizer(
@@ -53,11 +53,10 @@ class BytePairEncoder:
         )
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """Encode plain text. `starts` (the text begins the prompt or follows a special token) makes no difference
-        here."""
+        """Return the ids of a text. `starts` (only special tokens precede the text) has no effect on byte-level BPE."""
         ids: list[int] = []
         for start in range(0, len(text), _MAX_LENGTH):
-            # Only the batch call releases Python's lock meanwhile.
+            # Only the batch call releases the GIL.
             ids += self._bpe.encode_batch_fast([text[start : start + _MAX_LENGTH]], add_special_tokens=False)[0].ids
         n_tokens = len(self.pieces)
         return ids if max(ids, default=0) < n_tokens else [i for i in ids if i < n_tokens]
@@ -66,12 +65,12 @@ class BytePairEncoder:
         return text
 
     def _words(self) -> list[str]:
-        """Return the text of every token, normal tokens in the byte alphabet."""
+        """Return every token's text, ordinary tokens in the byte alphabet."""
         texts = self.vocabulary.texts
         joined = b"\n".join(texts)
-        # One spelling writes the space as itself, the other as U+0120; few tokens contain the other's.
+        # Raw tokens spell the space as itself, alphabet tokens as U+0120; few tokens contain the other one.
         if joined.count(b" ") <= joined.count(BYTE_ALPHABET[ord(" ")].encode()):
-            words = joined.decode("utf-8", "replace").split("\n")  # all at once: much faster than one by one
+            words = joined.decode("utf-8", "replace").split("\n")  # all at once, which is much faster
             if len(words) == len(texts):
                 return words
             return [text.decode("utf-8", "replace") for text in texts]
@@ -81,7 +80,7 @@ class BytePairEncoder:
         return words
 
     def _plain(self) -> Iterator[bytes]:
-        """Return the bytes of the normal tokens."""
+        """Yield the bytes of the ordinary tokens."""
         special = set(self.vocabulary.special_ids)
         return (piece for token_id, piece in enumerate(self.pieces) if token_id not in special)
 
@@ -103,29 +102,29 @@ def _word_bytes(word: str) -> bytes:
     try:
         piece: bytes = codecs.charmap_encode(word, "strict", _TO_BYTE)[0]
     except UnicodeEncodeError:
-        return word.encode()  # not in the alphabet: a literal that the file marks as a normal token
+        return word.encode()  # not in the alphabet: literal text that the file marks as an ordinary token
     return piece
 
 
 def byte_token_value(text: str) -> bytes:
-    """Return the byte of a token spelled `<0x0A>`."""
+    """Return the byte of a token spelled like `<0x0A>`."""
     try:
         return bytes([int(text[3:5], 16)])
     except ValueError:
-        raise ModelFileError(f"{text!r} is marked as a byte token, but names no byte") from None
+        raise ModelFileError(f"{text!r} is marked as a byte token, but is not spelled like one") from None
 
 
 def merge_pairs(metadata: Metadata, ids: dict[str, int], plain: Iterable[bytes]) -> list[tuple[str, str]]:
-    """Return the pairs to merge, best first. Pairs that make no token are left out, because the library would panic.
-    `plain` has the bytes of the normal tokens."""
+    """Return the pairs to merge, best first. Pairs that name no token are left out, because the library would panic.
+    `plain` are the bytes of the ordinary tokens."""
     merges = metadata.get("tokenizer.ggml.merges")
-    # A vocabulary of single bytes has no merges; any other one needs them to make its longer tokens.
+    # A byte-level model needs no merges; any other vocabulary could not build its longer tokens.
     if not isinstance(merges, list) or not (merges or all(len(piece) <= 1 for piece in plain)):
         raise ModelFileError("the file has a BPE vocabulary without merges (tokenizer.ggml.merges)")
     if not merges:
         return []
     halves = b" ".join(merges).decode("utf-8", "replace").split(" ")
     if len(halves) != 2 * len(merges):
-        raise ModelFileError("tokenizer.ggml.merges holds something other than pairs of tokens")
+        raise ModelFileError("tokenizer.ggml.merges contains an entry that is not a pair of tokens")
     pairs = zip(halves[::2], halves[1::2], strict=True)
     return [pair for pair in pairs if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids]

@@ -1,7 +1,7 @@
 """BPE over whole lines (Gemma 4): the tokenizer model that GGUF calls `gemma4`.
 
-Merges work on characters, including spaces, which are written `▁`. A character that no token contains becomes its UTF-8
-bytes. A run of line feeds that is a token stays one token.
+Merges work on characters, including spaces, which are written `▁`. A character without a token becomes its UTF-8 bytes.
+A run of line feeds that is a token stays one.
 """
 
 import re
@@ -25,7 +25,7 @@ class LineEncoder:
 
     def __init__(self, metadata: Metadata) -> None:
         self.vocabulary = vocabulary = Vocabulary.from_metadata(metadata, default_ids={}, add_bos=True)
-        vocabulary.add_bos = vocabulary.bos_id is not None  # whatever the file says, like llama.cpp
+        vocabulary.add_bos = vocabulary.bos_id is not None  # whatever the file says, as in llama.cpp
         self.pieces: list[bytes] = []
         ids: dict[str, int] = {}
         for token_id, (text, kind) in enumerate(zip(vocabulary.texts, vocabulary.types, strict=True)):
@@ -42,13 +42,12 @@ class LineEncoder:
         self._bpe = HFTokenizer(BPE(ids, merge_pairs(metadata, ids, plain), byte_fallback=True))
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """Encode plain text. `starts` (the text begins the prompt or follows a special token) makes no difference
-        here."""
+        """Return the ids of a text. `starts` (only special tokens precede the text) has no effect here."""
         lines = _LINES.findall(text.replace(" ", _SPACE))
         ids: list[int] = []
         for start in range(0, len(lines), _BATCH):
             batch = lines[start : start + _BATCH]
-            # Only the batch call releases Python's lock meanwhile.
+            # Only the batch call releases the GIL.
             encoded = self._bpe.encode_batch_fast(batch, add_special_tokens=False)
             for line, encoding in zip(batch, encoded, strict=True):
                 newlines = self._newlines.get(line)

@@ -1,9 +1,9 @@
-"""Pre-tokenizers: how text is split into words before byte-level BPE merges inside each word.
+"""Pre-tokenizers: the rules that split text into words before byte-level BPE merges within each word.
 
-A GGUF names its pre-tokenizer in `tokenizer.ggml.pre`. A pre-tokenizer is a sequence of regular expressions (Oniguruma
-syntax). Each one splits what the ones before it left; both its matches and the text between them become words. The
-expressions are those of the models' own tokenizer.json files. Rules that are not regular expressions there (single
-digits, separate punctuation) are written as equivalent expressions.
+A GGUF file names its pre-tokenizer in `tokenizer.ggml.pre`. A pre-tokenizer is a sequence of regular expressions
+(Oniguruma syntax): each splits the results of the previous one, and both its matches and the text between them become
+words. The expressions come from the models' tokenizer.json files; rules that are not regular expressions (split digits,
+isolate punctuation) are written as equivalent expressions.
 """
 
 import logging
@@ -33,7 +33,7 @@ _DEEPSEEK_V3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_DEEPSEEK_LETTERS = (  # with upper and lower case, in the Unicode version of the model's training
+_DEEPSEEK_LETTERS = (  # cased letters in the Unicode version of the model's training
     "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ"
     "-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰"
     "-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
@@ -55,14 +55,14 @@ _EXAONE_MOE = (
     rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*+(?: \p{{L}}\p{{M}}*+)*+)++|\p{{N}}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
 )
-# A later line feed is searched for once per run of spaces, not again after each piece of it.
+# A run of spaces is searched for a line feed once, not again after each piece of it.
 _JAIS2 = (
     _LLAMA3.removesuffix(_SPACES)
     + r"(?<![^\S\r\n])\s*[\r\n]+"
     + "".join(rf"|\s{{{count}}}(?!\S)" for count in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
     + r"|\s"
 )
-# Digits in groups of three from the right. The rest of a run of digits is examined only at its start.
+# Digits in groups of three from the right. The look-ahead runs only at the start of a run of digits.
 _THOUSANDS = r"(?<!\p{N})\p{N}{1,2}(?=(?:\p{N}{3})*+(?!\p{N}))|\p{N}{3}"
 _ASIAN = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"
 _YOUTU_ASIAN = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
@@ -75,8 +75,11 @@ _SEED = rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}"
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """One way to split. `ignore_merges`: a word that is a token stays whole, even if merges would not build it.
-    `add_bos`: the default if the file does not say. `nfc`: text is first normalized to Unicode's NFC."""
+    """The rules of one pre-tokenizer.
+
+    `ignore_merges`: a word that is a token stays whole, even if merges would not build it. `add_bos`: the default if
+    the file does not say. `nfc`: normalize text to Unicode NFC first.
+    """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
@@ -145,8 +148,8 @@ _GROUPS: list[tuple[str, PreTokenizer]] = [
 ]
 PRETOKENIZERS = {name: pretokenizer for names, pretokenizer in _GROUPS for name in names.split()}
 
-# Files from before `tokenizer.ggml.pre` existed (spring 2024). Architectures whose models all share one pre-tokenizer
-# get it. The others get GPT-2's, which the loaders of that time applied to every BPE vocabulary.
+# Files from before `tokenizer.ggml.pre` existed (spring 2024). Architectures whose models share one pre-tokenizer
+# get that one; the rest get GPT-2's, which the loaders of that time used for every BPE vocabulary.
 _UNNAMED = {
     "bloom": "bloom",
     "codeshell": "codeshell",
@@ -166,7 +169,7 @@ _LLAMA3_BOS = (128_000, b"<|begin_of_text|>")
 
 
 def find_pretokenizer(metadata: Metadata) -> PreTokenizer:
-    """Return the pre-tokenizer that a file names. An unknown name is an error, never a guess."""
+    """Return the pre-tokenizer that a file names. Raises ModelFileError if it is unknown; never guesses."""
     name = metadata.get("tokenizer.ggml.pre")
     if name is None:
         name = _unnamed(metadata)
@@ -185,7 +188,7 @@ def _unnamed(metadata: Metadata) -> str:
     if metadata.get("tokenizer.ggml.tokens", [])[token_id : token_id + 1] == [text]:
         return "llama-bpe"
     log.warning(
-        "the file names no pre-tokenizer (tokenizer.ggml.pre), and GPT-2's may cut words where the model's does not: "
+        "the file names no pre-tokenizer (tokenizer.ggml.pre), and GPT-2's may split words differently: "
         "use a newer file of this model"
     )
     return "gpt-2"

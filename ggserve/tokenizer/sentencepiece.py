@@ -1,7 +1,7 @@
 """SentencePiece BPE (Llama 1 and 2, Mistral, ...): the tokenizer model that GGUF calls `llama`.
 
-Characters merge pairwise into tokens: the pair with the best score first, the leftmost of equal ones. A character
-that no token contains becomes its UTF-8 bytes. A space is written `▁`.
+Neighboring characters merge into tokens, the pair with the best score first, the leftmost among equals. A character
+without a token becomes its UTF-8 bytes. A space is written `▁`.
 """
 
 import re
@@ -32,7 +32,7 @@ class SentencePieceEncoder:
         if scores is None:
             raise ModelFileError("the file has a SentencePiece vocabulary without scores (tokenizer.ggml.scores)")
         self.pieces: list[bytes] = []
-        self._ranks: dict[str, float] = {}  # negative score: the best merges come first
+        self._ranks: dict[str, float] = {}  # the negated score: the lowest merges first
         self._ids: dict[str, int] = {}
         self._byte_ids: dict[int, int] = {}
         for token_id, (text, kind, score) in enumerate(
@@ -48,14 +48,13 @@ class SentencePieceEncoder:
                 piece = byte_token_value(text.decode("utf-8", "replace"))
                 self._byte_ids[piece[0]] = token_id
             self.pieces.append(piece)
-        # If no token has a space after another character, no merge crosses a space, and each word can be encoded alone.
+        # If no token has a space after other text, no merge crosses a space, and words are independent.
         inner_space = re.compile(f"[^{_SPACE}\n]{_SPACE}")
         self._words_stand_alone = not inner_space.search("\n".join(self._ids))
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """Encode plain text. `starts`: the text begins the prompt or follows a special token; then a space is put in
-        front."""
+        """Return the ids of a text. `starts`: only special tokens precede `text`, so a space is put in front of it."""
         if starts and self._space_prefix:
             text = " " + text
         text = text.replace(" ", _SPACE)
@@ -72,12 +71,12 @@ class SentencePieceEncoder:
         return ids
 
     def decode_start(self, text: str) -> str:
-        """Remove the space that `encode` put in front."""
+        """Remove the space that `encode` puts in front."""
         return text.removeprefix(" ") if self._space_prefix else text
 
     def _merge(self, word: str) -> list[int]:
         ranks = self._ranks
-        # A linked list over the characters: symbol i starts at i, and an absorbed symbol has the text "".
+        # A linked list over the characters: symbol i starts at i; the text of an absorbed symbol is "".
         symbols = list(word)
         following = list(range(1, len(word) + 1))
         preceding = list(range(-1, len(word) - 1))
@@ -86,7 +85,7 @@ class SentencePieceEncoder:
         while queue:
             _, left, merged = heappop(queue)
             right = following[left]
-            # Stale if one of the two has merged since. Equal text means the same merge.
+            # The entry is stale if one of the two symbols has merged since. Equal text here means the same merge.
             if not symbols[left] or right >= len(word) or symbols[left] + symbols[right] != merged:
                 continue
             symbols[left] = merged

@@ -1,7 +1,7 @@
-"""Text to token ids and back, exactly as the model was trained.
+"""Text to token ids and back, exactly as in the model's training.
 
-The entry point is `Tokenizer.from_metadata`. This module decides which tokens are special and when text may become one;
-`bpe` and `sentencepiece` have the algorithms for plain text.
+The entry point is `Tokenizer.from_metadata`. This module decides what a special token is and when text can become one;
+the algorithms for plain text are in `bpe`, `sentencepiece`, `unigram` and `line_bpe`.
 """
 
 import re
@@ -18,33 +18,36 @@ from ggserve.tokenizer.unigram import UnigramEncoder, leaves_spaces
 from ggserve.tokenizer.vocabulary import Metadata, Vocabulary
 
 _WHITE_SPACE = " \t\n\v\f\r"
-_NOT_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}  # right-stripping tokens of Phi-3
+_NOT_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}  # Phi-3's special tokens that keep the white space after them
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PlainTextEncoder(Protocol):
     vocabulary: Vocabulary
     pieces: list[bytes]
-    shrinks: int  # stand-ins: characters that become control tokens later
+    shrinks: int  # maximum characters that normalization or the unknown token turns into one
 
     def encode(self, text: str, *, starts: bool) -> list[int]: ...
     def decode_start(self, text: str) -> str: ...
 
 
 class Tokenizer:
-    """The tokenizer of one model. `pieces[id]` is the bytes that a token adds to a generated text: b"" for control
-    tokens, which are never shown. `end_ids` are the tokens that end the model's turn. `control_tokens` maps the texts
-    to the ids of all tokens that text becomes only on request."""
+    """The tokenizer of one model.
+
+    `pieces[id]` is the bytes that a token adds to a generated text, b"" for control tokens. `end_ids` are the tokens
+    that end a model's turn. `control_tokens` maps the text of each control token to its id; text becomes one only on
+    request.
+    """
 
     def __init__(self, encoder: PlainTextEncoder, *, right_stripped: frozenset[str] = frozenset()) -> None:
-        """`right_stripped`: special tokens that absorb the white space to their right."""
+        """Build the tokenizer from its encoder. `right_stripped`: special tokens that swallow the white space to their
+        right."""
         vocabulary = encoder.vocabulary
         self._encoder = encoder
         self._texts = vocabulary.texts
         self.pieces = encoder.pieces
         self.vocab_size = len(vocabulary.texts)
-        # characters that a stand-in can stand for
-        self.longest_token = encoder.shrinks * max(map(len, vocabulary.texts))
+        self.longest_token = encoder.shrinks * max(map(len, vocabulary.texts))  # maximum characters per token
         self.bos_id = vocabulary.bos_id
         self.eos_id = vocabulary.eos_id
         self.unk_id = vocabulary.unk_id
@@ -57,7 +60,7 @@ class Tokenizer:
 
     @classmethod
     def from_metadata(cls, metadata: Metadata) -> "Tokenizer":
-        """Build the tokenizer that a GGUF describes. Raises ModelFileError if it cannot be reproduced exactly."""
+        """Build the tokenizer that a GGUF file describes. Raises ModelFileError if it cannot be reproduced exactly."""
         match metadata.get("tokenizer.ggml.model"):
             case "gpt2":
                 return cls(BytePairEncoder(metadata))
@@ -77,11 +80,11 @@ class Tokenizer:
                 )
 
     def token_text(self, token_id: int | None) -> str:
-        """Return a token as the file spells it, which for special tokens is as templates write it; "" for None."""
+        """Return a token as the file and chat templates spell it, special tokens included; "" for None."""
         return "" if token_id is None else self._texts[token_id].decode("utf-8", "replace")
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Return the ids of a text. `add_special` adds BOS and EOS if the model wants them and the text lacks them.
+        """Return the ids of a text. `add_special` adds BOS and EOS if the model uses them and they are missing.
         `parse_special` lets the text of a control token become that token."""
         ids = self.encode_prompt(text, parse_special=parse_special, add_bos=add_special)
         if add_special and self.add_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
@@ -96,9 +99,8 @@ class Tokenizer:
         add_bos: bool = True,
         stand_ins: Mapping[int, str] | None = None,
     ) -> list[int]:
-        """Return the ids of a text that the model will continue, without EOS. `stand_ins` (as for `str.translate`) are
-        characters that hold a place until control tokens are found, so that what they stand for cannot be part of one.
-        """
+        """Return the ids of a prompt, without EOS. `stand_ins` (as in `str.translate`) are placeholder characters that
+        are replaced after control tokens have been found, so that their text cannot become part of one."""
         ids: list[int] = []
         starts = True
         specials = self._all_specials if parse_special else self._always_specials
@@ -113,20 +115,20 @@ class Tokenizer:
         return ids
 
     def encode_middle(self, text: str) -> list[int]:
-        """Return the ids of a text in the middle of an answer. Only control tokens that are shown can occur in it."""
+        """Return the ids of a text in the middle of an answer. Nothing in it becomes a hidden control token."""
         ids: list[int] = []
         for part in self._parts(_SURROGATE.sub("\ufffd", text), self._answer_specials, None):
             ids += [part] if isinstance(part, int) else self._encoder.encode(part, starts=False)
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """Return the text of a whole sequence. For generated text, which continues a prompt, join `pieces` instead: a
-        SentencePiece prompt has a space in front that is not part of the text."""
+        """Return the text of a whole sequence. For generated text, which continues a prompt, join `pieces` instead (a
+        SentencePiece prompt starts with a space that is not part of the text)."""
         pieces = [self._shown(i, skip_special) for i in ids]
         return self._encoder.decode_start(b"".join(pieces).decode("utf-8", "replace"))
 
     def piece(self, token_id: int) -> bytes:
-        """Return the bytes of one token; a control token's as the file spells it."""
+        """Return the bytes of one token; a control token as the file spells it."""
         return self._shown(token_id, False)
 
     def _shown(self, token_id: int, skip_special: bool) -> bytes:
@@ -144,7 +146,7 @@ class Tokenizer:
     def _parts(
         self, text: str, specials: re.Pattern[str] | None, stand_ins: Mapping[int, str] | None
     ) -> Iterator[str | int]:
-        """Split a text into the ids of special tokens and the plain text between them."""
+        """Yield the ids of special tokens and the plain text between them."""
         if stand_ins:
             for part in self._parts(text, specials, None):
                 if isinstance(part, int):
@@ -179,7 +181,8 @@ class Tokenizer:
 
 
 def _right_stripped(metadata: Metadata) -> frozenset[str]:
-    """Phi-3's right-stripping special tokens, as its own tokenizer has them; GGUF does not record them."""
+    """Return Phi-3's special tokens that swallow white space, according to its own tokenizer. GGUF does not contain
+    this."""
     name = str(metadata.get("general.name", "")).lower()
     if metadata.get("general.architecture") != "phi3" and not any(each in name for each in ("phi-3", "phi3")):
         return frozenset()

@@ -1,7 +1,7 @@
-"""Unigram tokenization (Replit): of all ways to split a text into tokens, the one with the best sum of scores.
+"""Unigram tokenization (Replit): the segmentation of a text into tokens with the highest sum of scores.
 
-A space is written `▁`; nothing is put in front of a text. A character that no token contains becomes its UTF-8 bytes if
-the vocabulary has byte tokens, otherwise the unknown token.
+A space is written `▁`; nothing is put in front of a text. A character without a token becomes its UTF-8 bytes if the
+vocabulary has byte tokens, else the unknown token.
 """
 
 from tokenizers import Tokenizer as HFTokenizer
@@ -16,7 +16,7 @@ _SPACE = "▁"
 
 
 def leaves_spaces(metadata: Metadata) -> bool:
-    """Return whether a file with T5's kind of vocabulary leaves texts unnormalized, unlike T5 itself."""
+    """Return whether a file with a T5 vocabulary keeps spaces as they are. T5 itself changes them."""
     flags = (metadata.get(f"tokenizer.ggml.{key}") for key in ("add_space_prefix", "remove_extra_whitespaces"))
     return all(flag is False for flag in flags) and metadata.get("tokenizer.ggml.precompiled_charsmap") is None
 
@@ -35,7 +35,7 @@ class UnigramEncoder:
         self._bytes: dict[int, int] = {}
         entries: list[tuple[str, float]] = []
         for token_id, (text, kind) in enumerate(zip(vocabulary.texts, vocabulary.types, strict=True)):
-            word, piece = f"\0{token_id}", b""  # a text that never occurs: control tokens never come from text
+            word, piece = f"\0{token_id}", b""  # a string that no text contains: control tokens never come from text
             if kind in (TokenType.NORMAL, TokenType.USER_DEFINED):
                 word = text.decode("utf-8", "replace")
                 piece = word.replace(_SPACE, " ").encode()
@@ -50,10 +50,9 @@ class UnigramEncoder:
             raise ModelFileError(f"the unigram vocabulary cannot be used: {error}") from None
 
     def encode(self, text: str, *, starts: bool) -> list[int]:
-        """Encode plain text. `starts` (the text begins the prompt or follows a special token) makes no difference
-        here."""
+        """Return the ids of a text. `starts` (only special tokens precede the text) has no effect here."""
         text = text.replace(" ", _SPACE).replace("\0", "\ufffd")
-        encoding = self._unigram.encode_batch([text], add_special_tokens=False)[0]  # releases Python's lock meanwhile
+        encoding = self._unigram.encode_batch([text], add_special_tokens=False)[0]  # the batch call releases the GIL
         ids: list[int] = []
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token_id == self.vocabulary.unk_id and self._bytes:

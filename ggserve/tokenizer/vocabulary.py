@@ -1,6 +1,6 @@
 """A model file's vocabulary: token texts, their types, and the ids with a role (BOS, EOS, end of turn).
 
-Contains no algorithms: `bpe` and `sentencepiece` turn text into ids.
+Contains no algorithms: those are in `bpe`, `sentencepiece`, `unigram` and `line_bpe`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ggserve.modelfile.token_spelling import TokenType
 
 
 class Metadata(Protocol):
-    """The interface of a GGUF's metadata; a plain dict implements it too. String arrays are list[bytes]."""
+    """The metadata of a GGUF file; a plain dict works too. String arrays are list[bytes]."""
 
     def get(self, key: str, default: Any = None, /) -> Any: ...
 
@@ -43,7 +43,7 @@ _END_TEXTS = frozenset(
         "<|tool_response>",
         "<｜end▁of▁sentence｜>",
         "[e~[",
-        # Tokens that end a fill-in-the-middle answer: its own end token, padding, or another file.
+        # Tokens that end a fill-in-the-middle answer: its own end, padding, or another file.
         "▁<EOT>",
         "<|fim_pad|>",
         "<fim-pad>",
@@ -59,8 +59,8 @@ _END_TEXTS = frozenset(
 
 @dataclass
 class Vocabulary:
-    """The vocabulary. `texts[id]` is the token as the file spells it, `types[id]` its TokenType, `special_ids` all
-    tokens that are not normal. A role that no token has is None."""
+    """A vocabulary. `texts[id]` is the token as the file spells it, `types[id]` a TokenType, `special_ids` the ids of
+    all tokens that are not ordinary. A role without a token is None."""
 
     texts: list[bytes]
     types: list[int]
@@ -81,8 +81,8 @@ class Vocabulary:
         add_bos: bool,
         end_of_text: bytes | None = None,
     ) -> "Vocabulary":
-        """Read `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` apply if the file says
-        nothing, and so does the token spelled `end_of_text`, for BOS and EOS."""
+        """Read `tokenizer.ggml.*`. `default_ids` ("bos", "eos", "unknown") and `add_bos` apply if the file does not
+        say; so does the token spelled `end_of_text`, for BOS and EOS."""
         texts = metadata.get("tokenizer.ggml.tokens")
         if not isinstance(texts, list) or not texts:
             raise ModelFileError("the file has no vocabulary (tokenizer.ggml.tokens)")
@@ -99,12 +99,12 @@ class Vocabulary:
 
         bos, eos = role_id("bos"), role_id("eos")
         end_ids = {special[text.encode()] for text in _END_TEXTS if text.encode() in special}
-        # In vocabularies with these pairs, <|end|> closes a message part, not the turn.
+        # In vocabularies with these pairs, <|end|> ends a part of a message, not the turn.
         if {b"<|return|>", b"<|call|>"} <= special.keys() or {b"<|flush|>", b"<|calls|>"} <= special.keys():
             end_ids.discard(special.get(b"<|end|>", -1))
         roles = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
         end_ids |= {i for i in map(role_id, roles) if i is not None}
-        # Such a token must never come from a user's text, even if the file calls it a normal token.
+        # A user's text must never become such a token, even if the file marks it as ordinary.
         control = [*end_ids, *(i for i in [bos] if i is not None)]
         types = types.astype(np.int64)  # a copy
         types[[i for i in control if types[i] != TokenType.UNKNOWN]] = TokenType.CONTROL
@@ -121,7 +121,7 @@ class Vocabulary:
         )
 
     def of_type(self, *types: TokenType) -> dict[str, int]:
-        """Map text to id for all special tokens of these types that have a text."""
+        """Return text to id of all special tokens of these types, except those without text."""
         return {
             self.texts[i].decode("utf-8", "replace"): i
             for i in self.special_ids
@@ -139,12 +139,12 @@ def token_array(metadata: Metadata, name: str, n_tokens: int) -> np.ndarray[Any,
         return None
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iuf" or len(array) < n_tokens:
-        raise ModelFileError(f"tokenizer.ggml.{name} does not have one number for each of {n_tokens} tokens")
+        raise ModelFileError(f"tokenizer.ggml.{name} does not have one number for each of the {n_tokens} tokens")
     return array[:n_tokens]
 
 
 def control_tokens(metadata: Metadata) -> dict[str, int]:
-    """Map text to id for all tokens that a user's text must never become."""
+    """Return text to id of all tokens that a user's text must not become."""
     tokens: list[bytes] = metadata.get("tokenizer.ggml.tokens")
     control = np.isin(metadata.get("tokenizer.ggml.token_type", []), (TokenType.CONTROL, TokenType.UNKNOWN))
     return {tokens[i].decode("utf-8", "replace"): int(i) for i in control.nonzero()[0] if tokens[i]}

@@ -20,7 +20,7 @@ from ggserve.model.registry import ModelRegistry
 
 
 def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = None, **changes: Any) -> AppState:
-    """A state with this loaded model, and what `changes` names set otherwise. `dialects`: envelopes by prefix."""
+    """Return a state with this loaded model, with `changes`. `dialects`: forms of errors by prefix."""
     models = ModelRegistry(cast(Callable[..., Any], None))
     models.started = True
     if model is not None:
@@ -42,7 +42,7 @@ def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = No
 
 
 def limits(**changes: Any) -> Limits:
-    """Limits that no test meets by accident, and what `changes` names set otherwise."""
+    """Return limits that no test reaches by accident, with `changes`."""
     return replace(
         Limits(body_bytes=32 << 20, body_seconds=60, first_token_seconds=60, request_seconds=60, prompts=9), **changes
     )

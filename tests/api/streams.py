@@ -1,4 +1,4 @@
-"""Deltas without an engine, and what writers make of them."""
+"""Deltas without an engine, and the responses that writers make of them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -40,19 +40,19 @@ class Stream:
 
 
 def whole(writer: Writer, *deltas: Delta) -> dict[str, Any]:
-    """The response that is not streamed."""
+    """Return the response that is not streamed."""
     response = asyncio.run(respond(staying(), Answers(_stream(deltas, None)), writer, stream=False))
     return orjson.loads(response.body)  # type: ignore[no-any-return]
 
 
 def events(writer: Writer, *deltas: Delta, error: Exception | None = None) -> list[dict[str, Any]]:
-    """The JSON objects of the streamed response; `error` ends it."""
+    """Return the JSON objects of the streamed response; `error` ends it."""
     lines = stream(writer, *deltas, error=error).splitlines()
     return [orjson.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith((b"data: {", b"{"))]
 
 
 def stream(writer: Writer, *deltas: Delta, error: Exception | None = None) -> bytes:
-    """The streamed response; `error` ends it."""
+    """Return the streamed response; `error` ends it."""
 
     async def collect() -> bytes:
         response = await respond(staying(), Answers(_stream(deltas, error)), writer, stream=True)
@@ -70,7 +70,7 @@ async def _stream(deltas: tuple[Delta, ...], error: Exception | None) -> AsyncGe
 
 
 def staying() -> Request:
-    """The request of a client that does not leave."""
+    """Return the request of a client that does not disconnect."""
 
     async def receive() -> dict[str, str]:
         await asyncio.Event().wait()

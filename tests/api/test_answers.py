@@ -1,4 +1,4 @@
-"""Streams of deltas become indexed choices: side by side, of several answers, the best of them."""
+"""Streams of deltas become indexed choices: in parallel, several per prompt, and the best of them."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -44,7 +44,7 @@ async def of(*deltas: Delta) -> AsyncGenerator[Delta, None]:
 
 
 def two_answers(prompt: str) -> AsyncGenerator[Delta, None]:
-    """Two answers that come in turns; the second is the likelier."""
+    """Two answers whose deltas alternate; the second is likelier."""
     return of(
         delta("a", tokens=(score("a", -3.0),), prompt=(score(prompt),)),
         delta("x", index=1, tokens=(score("x", -1.0),)),

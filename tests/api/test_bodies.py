@@ -1,4 +1,4 @@
-"""A body that is too large to look at is refused by its size; a text that cannot fit, by its length."""
+"""A body that is too large to parse is rejected by its size, and a text that cannot fit by its length."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A request holds its model from the moment when its body is valid until its response has been sent."""
+"""A request leases its model from the moment when its body is valid until its response has been sent."""
 
 import asyncio
 from collections.abc import AsyncGenerator

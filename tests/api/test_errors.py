@@ -1,4 +1,4 @@
-"""Each error from below has one status, type and code."""
+"""Each error of a lower layer has one status, type and code."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.api.state import app_state, oops
 
 
 def whole_app(**changes: Any) -> FastAPI:
-    """The app as it is after its start, without a model; `changes` to its state."""
+    """Return the app as it is after its start, without a model; `changes` to its state."""
     app = create_app()
     app.state.ggserve = app_state(**{"envelopes": Envelopes(DIALECTS), **changes})
     return app
@@ -78,7 +78,7 @@ def test_a_path_that_is_nearly_right_is_named_and_nobody_is_redirected(root: str
 
 
 @pytest.mark.parametrize("root", ["", "/llm", "/api", "/v1/messages"])
-@pytest.mark.parametrize("keys", [Keys(), Keys(["secret"])])  # with a key the refusal comes before routing
+@pytest.mark.parametrize("keys", [Keys(), Keys(["secret"])])  # with a key the rejection comes before routing
 def test_envelopes_follow_the_path_below_the_root(root: str, keys: Keys) -> None:
     client = TestClient(whole_app(keys=keys), root_path=root)
     for path in ("/v1/chat/completions", "/nothing", "/"):

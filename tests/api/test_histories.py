@@ -1,4 +1,4 @@
-"""Histories as coding agents send them: nulls, hosted tools, free-text tools and images that a model cannot see."""
+"""Histories as coding agents send them: nulls, hosted tools, free-text tools, and images for a model without vision."""
 
 from types import SimpleNamespace
 from typing import Any, cast

@@ -47,9 +47,9 @@ def test_keys_come_from_a_text_and_a_file(tmp_path: Path) -> None:
 
 def test_no_key_where_keys_were_given_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("\n")
-    with pytest.raises(ValueError, match="API_KEY holds no key"):
+    with pytest.raises(ValueError, match="API_KEY contains no key"):
         read_keys(" , ", None)
-    with pytest.raises(ValueError, match="API_KEY_FILE holds no key"):
+    with pytest.raises(ValueError, match="API_KEY_FILE contains no key"):
         read_keys("one", tmp_path / "keys")
     with pytest.raises(ValueError, match="nowhere cannot be read"):
         read_keys(None, tmp_path / "nowhere")

@@ -119,7 +119,7 @@ def test_all_bodies_together_have_a_budget_and_their_memory_is_given_back_after_
 
     async def main() -> None:
         first, second = asyncio.ensure_future(ask(6)), asyncio.ensure_future(ask(6))
-        await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)  # the second finds no room
+        await asyncio.wait((first, second), return_when=asyncio.FIRST_COMPLETED)  # there is no room for the second
         assert statuses == [503]
         assert budget.held == 6 << 20
         going_on.set()

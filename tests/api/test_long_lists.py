@@ -1,4 +1,4 @@
-"""A long list with errors is refused at the first, in all dialects."""
+"""A long list with errors is rejected at the first error, in all dialects."""
 
 import sys
 from typing import Any
@@ -29,7 +29,8 @@ def test_the_first_error_of_a_long_list_is_enough(schema: type[BaseModel], field
 
 
 def test_token_ids_are_no_texts_on_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A union tries its members one after the other: a list of numbers is no list of texts by its first item."""
+    """A union tries its members one after the other: the first item shows that a list of numbers is not a list of
+    texts."""
     assert CompletionRequest.model_validate({"prompt": [5] * 10_000}).prompts == [[5] * 10_000]
 
 
@@ -52,7 +53,7 @@ def test_no_python_runs_for_each_token_id(schema: type[BaseModel], field: str) -
         calls += event in ("call", "c_call")
 
     body = {"prompt": "a", field: [5] * 10_000}
-    schema.model_validate(body)  # builds what checks it
+    schema.model_validate(body)  # builds the validator
     sys.setprofile(count)
     try:
         schema.model_validate(body)
@@ -62,7 +63,7 @@ def test_no_python_runs_for_each_token_id(schema: type[BaseModel], field: str) -
 
 
 def test_whole_floats_are_token_ids() -> None:
-    """Some languages' JSON has no other way to say a whole number."""
+    """Some languages' JSON cannot write a whole number otherwise."""
     assert CompletionRequest.model_validate({"prompt": [5.0, 6]}).prompts == [[5, 6]]
     assert NativeRequest.model_validate({"prompt": ["a", 5.0]}).prompts == [["a", 5]]
     assert CompletionRequest.model_validate({"prompt": "a", "logit_bias": [[5.0, 1]]}).sampling_params().logit_bias == {

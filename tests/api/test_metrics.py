@@ -1,4 +1,4 @@
-"""/metrics counts what happened, and is what Prometheus reads."""
+"""/metrics counts events, in a format that Prometheus reads."""
 
 import time
 
@@ -9,7 +9,7 @@ from tests.conftest import Server
 
 
 def scrape(server: Server) -> dict[tuple[str, str], float]:
-    """Each sample's value, by its name and the labels that matter here."""
+    """Return each sample's value, by its name and its relevant labels."""
     answer = httpx.get(f"{server.url}/metrics", timeout=60)
     assert answer.headers["content-type"].startswith("text/plain")
     found = {}

@@ -1,4 +1,4 @@
-"""Which names the server answers to, and which pages may use it."""
+"""The host names that the server answers to, and the pages that may use it."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ LOOPBACK, NETWORK = "127.0.0.1", "192.168.1.5"
 
 
 def refusal(rules: Origins, server: str = LOOPBACK, method: str = "POST", **headers: str) -> str | None:
-    """The code of the error, if any."""
+    """Return the code of the error, if any."""
     scope: dict[str, Any] = {
         "type": "http",
         "method": method,

@@ -1,4 +1,4 @@
-"""The chat page's files over HTTP: types, tags, compression, policy; and what the page may weigh."""
+"""The chat page's files over HTTP: types, tags, compression, policy, and the page's size."""
 
 import gzip
 import re
@@ -14,7 +14,7 @@ BUDGET = 150_000  # bytes to transfer, every language of the highlighter include
 
 
 def test_the_page_weighs_little(server):
-    """All that a browser can ever ask for, as it is sent."""
+    """Return everything that a browser can ever request, as it is sent."""
     sent = 0
     with httpx.Client(headers={"Accept-Encoding": "gzip"}) as client:
         for path in FILES:
@@ -31,7 +31,7 @@ def test_files_of_our_own_are_small_enough_to_read():
 
 
 def test_nothing_in_the_page_is_inline():
-    """What the policy forbids would not work."""
+    """Resources that the policy forbids would not work."""
     html = (WEB / "index.html").read_text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
 

@@ -51,7 +51,7 @@ def test_what_fails_before_the_first_delta_is_raised_and_closed() -> None:
 
 
 class Late:
-    """A stream whose first delta comes after `turns` waits of the response."""
+    """A stream whose first delta comes after the response has waited `turns` times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, turns: int, error: Exception | None = None) -> None:
         monkeypatch.setattr(streaming, "_STATUS_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""How each dialect says how long a thought may be."""
+"""The thinking budget in each dialect."""
 
 from typing import Any
 

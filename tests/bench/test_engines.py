@@ -1,4 +1,4 @@
-"""The rule of `ENGINE=auto` holds what was measured."""
+"""The rule of `ENGINE=auto` agrees with the measurements."""
 
 import pytest
 

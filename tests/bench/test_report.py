@@ -38,7 +38,7 @@ def test_the_table_has_a_line_for_each_measured_row_and_ratios_where_both_are_kn
     unmeasured = Row("memory", "memory", "MB", False)
     lines = table([RATE, DELAY, unmeasured], values).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["", "ggserve", "llama-server", "naive", "vs llama-server"]
+    assert cells[0] == ["", "ggserve", "llama-server", "naive", "ggserve vs llama-server"]
     assert cells[2] == ["decode", "160 tokens/s", "128 tokens/s", "", "1.25x"]
     assert cells[3] == ["first token", "2.00 s", "", "", ""]
     assert len(cells) == 4

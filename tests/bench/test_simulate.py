@@ -1,4 +1,4 @@
-"""The simulation loses nobody, and routing by prompts finds what routing at random does not."""
+"""The simulation loses no request, and routing by prompts finds more in the cache than routing at random."""
 
 import pytest
 from hypothesis import given, settings

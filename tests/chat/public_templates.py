@@ -1,4 +1,4 @@
-"""The public chat templates, where they lie beside the checkout."""
+"""The public chat templates, if they are beside the checkout."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an answer may be, by the format of a model's chats, in both ways that grammars are written."""
+"""The grammar of an answer in a model's chat format, written in both languages."""
 
 import asyncio
 import json
@@ -108,7 +108,7 @@ def grammars(request: pytest.FixtureRequest) -> Iterator[Grammars]:
 
 
 def spelled(name: str, *cities: str, key: str = "city") -> str:
-    """Calls as a model of the format writes them."""
+    """Return calls as a model of the format writes them."""
     calls = FORMATS[name].calls
     assert calls is not None
     form = calls.arguments

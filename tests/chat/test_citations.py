@@ -1,4 +1,4 @@
-"""Quotations are told apart from the text around them, however it comes in pieces, and found in their documents."""
+"""Quotations are separated from the text around them, in any pieces, and found in their documents."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -53,6 +53,18 @@ def test_pieces_do_not_matter(parts: list[str], lengths: list[int]):
 def test_a_quotation_that_is_cut_short_is_cited_as_far_as_it_came():
     *_, last = read(["It is <quote>quick br"])
     assert (last.citation.text, last.citation.start, last.citation.end) == ("quick br", 4, 12)
+
+
+@pytest.mark.parametrize("length", range(1, len(MARKS.close)))
+def test_a_closing_mark_that_is_cut_short_is_not_quoted(length: int):
+    found = read(["<quote>quick br", "own", *MARKS.close[:length], ""])
+    assert "".join(delta.text for delta in found) == "quick brown"
+    assert [delta.citation.text for delta in found if delta.citation] == ["quick brown"]
+    assert found[-1].finish_reason == "stop"
+
+
+def test_a_quotation_that_ends_as_a_closing_mark_begins():
+    assert read(["<quote>lazy dog </q"])[-1].citation.text == "lazy dog </q"
 
 
 def test_a_quotation_that_no_document_has_is_an_error():

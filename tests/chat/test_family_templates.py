@@ -1,4 +1,4 @@
-"""The chat templates for files that carry none, letter by letter."""
+"""The built-in chat templates for files without one, character by character."""
 
 from pathlib import Path
 
@@ -64,5 +64,5 @@ def test_a_file_and_what_is_neither(tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text("{{ messages[0]['content'] }}!")
     assert render(str(path), ("user", "Hi")) == "Hi!"
-    with pytest.raises(TemplateError, match=r"CHAT_TEMPLATE=chatlm: neither a file .* nor one of alpaca, "):
+    with pytest.raises(TemplateError, match=r"CHAT_TEMPLATE=chatlm: not a file .* and not one of alpaca, "):
         read_chat_template("chatlm")

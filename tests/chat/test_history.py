@@ -1,4 +1,4 @@
-"""Messages as templates take them."""
+"""Messages in the form that templates take."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Images of a chat: decoded, bounded and written anew."""
+"""Images of a chat: decoded, bounded and encoded again."""
 
 import base64
 import io
@@ -42,7 +42,7 @@ def refusal(*files: bytes) -> str:
 
 
 def damaged_png() -> bytes:
-    """Pixel data that is no zlib stream, under correct checksums."""
+    """Pixel data that is not a zlib stream, under correct checksums."""
     png = file_of(Image.new("RGB", (64, 64), "red"))
     start = png.index(b"IDAT")
     length = int.from_bytes(png[start - 4 : start])

@@ -1,4 +1,4 @@
-"""Answers of well-known formats, in any pieces."""
+"""Answers in well-known formats, in any pieces."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Each public template: what it writes of an answer is parsed back, in random pieces, as what went in."""
+"""For each public template, the answer that it writes is parsed back, in random pieces, to the same parts."""
 
 import json
 import random
@@ -33,7 +33,7 @@ TOOLS = Tools(
     )
 )
 SCHEMAS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS.functions}
-# The template alone writes arguments in the syntaxes of Gemma 4 and MiniMax M3.
+# Only the template writes arguments in the syntaxes of Gemma 4 and MiniMax M3.
 WRITABLE = [name for name in NAMES if not name.startswith(("google-gemma-4", "MiniMax-M3"))]
 
 

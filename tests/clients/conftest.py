@@ -1,4 +1,4 @@
-"""Servers for clients that have an environment of their own: `make test-clients`. Nothing of ours is imported."""
+"""Servers for clients in an environment of their own: `make test-clients`. Nothing of ggserve is imported."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv/bin/python"
-SECONDS = 60  # until the server must be ready
+SECONDS = 60  # seconds until the server must be ready
 
 
 @pytest.fixture(scope="session", params=["ctransformers", "llama.cpp"])

@@ -1,4 +1,4 @@
-"""instructor in the modes that servers of their own are used with."""
+"""instructor in the modes that people use with their own servers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A real Ray on this machine, in a session of processes of its own, and the application on it."""
+"""A real Ray on this machine, in a session of its own, and the application on it."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ class Cluster:
 
     url: str
     dashboard: str
-    environment: dict[str, str]  # for commands that shall find this Ray
+    environment: dict[str, str]  # for commands that must find this Ray
     process: subprocess.Popen[bytes]  # cluster.py
     ray: subprocess.Popen[bytes]
     logs: Path
@@ -51,7 +51,7 @@ class Cluster:
         return found
 
     def until(self, condition: Any, seconds: float = 60) -> None:
-        """Waits until a condition on `/health` holds."""
+        """Wait until a condition on `/health` holds."""
         deadline = time.monotonic() + seconds
         while not condition(state := self.get("/health")):
             assert time.monotonic() < deadline, state
@@ -62,7 +62,7 @@ class Cluster:
 
 
 def chat(text: str, tokens: int, **fields: Any) -> dict[str, Any]:
-    """A request for an answer of exactly so many tokens."""
+    """A request for an answer of exactly this many tokens."""
     return {
         "messages": [{"role": "user", "content": text}],
         "max_tokens": tokens,
@@ -74,7 +74,7 @@ def chat(text: str, tokens: int, **fields: Any) -> dict[str, Any]:
 
 @contextmanager
 def running(command: list[str], log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A command in a session of its own; in the end nothing of that session is left, whatever happens."""
+    """Run a command in a session of its own; nothing of that session is left at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -1,4 +1,5 @@
-"""The application on a real Ray: answers, limits, faults, updates. All use the same Ray, so their order matters."""
+"""The application on a real Ray: answers, limits, faults, updates. All tests use the same Ray, so their order
+matters."""
 
 import json
 import os
@@ -48,7 +49,7 @@ class Stream:
                 self.began.set()
 
     def read(self) -> list[Any]:
-        """All its events."""
+        """Return all its events."""
         self._thread.join()
         assert self.lines[-2] == "data: [DONE]"
         return events(self.lines)
@@ -127,7 +128,7 @@ def test_more_than_the_queue_holds_gets_a_429(cluster: Cluster) -> None:
         for _ in range(2 * SLOTS + QUEUE + 4):
             running.append(pool.submit(cluster.chat, "Count to a thousand.", 100))
             time.sleep(0.15)
-        health = cluster.get("/health")  # neither waits for a slot
+        health = cluster.get("/health")  # neither request waits for a slot
         assert cluster.client.post(f"{cluster.url}/tokenize", json={"content": "sea"}).status_code == 200
         answers = [future.result() for future in running]
     assert health["slots_idle"] == 0
@@ -139,7 +140,7 @@ def test_more_than_the_queue_holds_gets_a_429(cluster: Cluster) -> None:
 
 
 def test_a_chat_returns_to_its_replica(cluster: Cluster) -> None:
-    # Long, and different from the start: a replica gives chats that begin alike the same slot.
+    # Long, and different from the start: a replica gives chats with a common beginning the same slot.
     chats = [[{"role": "user", "content": f"{n} " * 60 + QUESTION}] for n in range(2 * SLOTS)]
     for turn in range(3):
         for messages in chats:

@@ -1,4 +1,4 @@
-"""Requests of the same moment spread out, though no replica has told of them yet."""
+"""Concurrent requests spread out, even before replicas report them."""
 
 import asyncio
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ DEPLOYMENT = DeploymentID(name="Replica", app_name="default")
 
 
 class Idle(SimpleNamespace):
-    """A replica that always tells that nothing runs on it."""
+    """A replica that always reports that nothing runs on it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(

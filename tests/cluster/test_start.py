@@ -1,4 +1,4 @@
-"""What stops a cluster from starting is told in one line; settings become what Ray is asked for."""
+"""An error at the start of a cluster is one line; settings become options for Ray."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from tests.processes import clean_environment
 
 
 def start(environment: dict[str, str], *command: str) -> list[str]:
-    """The lines of a start that fails."""
+    """Return the lines of a failed start."""
     result = subprocess.run(
         [sys.executable, *(command or ["-m", "ggserve", "cluster"])],
         cwd=ROOT,
@@ -53,7 +53,9 @@ def test_a_start_without_ray_says_one_line() -> None:
 
 def test_more_replicas_than_there_are_cores_is_one_line(cluster: Cluster) -> None:
     line = start({**cluster.environment, "REPLICAS": "9"})[-1]
-    assert line == ("ggserve: REPLICAS=9: there are cores for 2 replicas of 1 threads; set fewer REPLICAS or THREADS")
+    assert line == (
+        "ggserve: REPLICAS=9: there are only enough cores for 2 replicas with 1 threads; set fewer REPLICAS or THREADS"
+    )
 
 
 def test_an_unknown_setting_in_a_config_file_is_named() -> None:
@@ -62,7 +64,7 @@ def test_an_unknown_setting_in_a_config_file_is_named() -> None:
 
 
 def deployment(application: Any, name: str) -> Any:
-    """The deployment with that name among an application's."""
+    """Return the deployment with that name in an application."""
     found = {application._bound_deployment.name: application._bound_deployment}
     for argument in application._bound_deployment.init_args:
         if hasattr(argument, "_bound_deployment"):

@@ -1,4 +1,4 @@
-"""Citations on the real server: chat completions, whole and streamed, and what is refused."""
+"""Citations on the real server: chat completions, whole and streamed, and rejected requests."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a request's framing may be: upgrades, trailers, bodies after a refusal."""
+"""The framing of requests: upgrades, trailers, bodies after a rejection."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def answer(server: Server, *pieces: bytes) -> tuple[int, bytes]:
-    """The status, and all that comes until the server closes, of bytes that a client sends in pieces."""
+    """Send bytes in pieces; return the status, and everything until the server closes the connection."""
     address = urlparse(server.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
         received = b""

@@ -1,4 +1,4 @@
-"""Clients that leave free what they held, wherever their request was."""
+"""Clients that disconnect free everything they held, wherever their request was."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def wait_for(server: Server, condition, seconds: float = 10) -> dict:
 
 
 def last_line(server: Server) -> str:
-    """What the log says of the last completion."""
+    """Return the log line of the last completion."""
     deadline = time.monotonic() + 5
     while not (lines := [line for line in server.log().splitlines() if "/v1/completions" in line]):
         assert time.monotonic() < deadline
@@ -54,7 +54,7 @@ def last_line(server: Server) -> str:
 
 
 def tokens_after_the_first(server: Server) -> float:
-    """So many came, in all answers."""
+    """Return the number of tokens in all answers."""
     metrics = httpx.get(f"{server.url}/metrics").text
     return float(re.search(r"^ggserve:inter_token_latency_seconds_count (\S+)", metrics, re.MULTILINE)[1])
 

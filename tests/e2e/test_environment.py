@@ -97,7 +97,7 @@ def test_names_of_files_may_hold_any_bytes(tmp_path: Path) -> None:
         body = {"model": name, "prompt": "a", "max_tokens": 1}
         assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["model"] == name
         lines = [*server.log("main.log").splitlines(), *server.log("console").splitlines()]
-    assert any("caf\\udce9.gguf: its path is not in UTF-8" in line for line in lines)
+    assert any("caf\\udce9.gguf: its path is not UTF-8" in line for line in lines)
     assert not any("Traceback" in line or line.startswith("lines") or "\x1b" in line for line in lines)
     environment = {**clean_environment(), "PORT": "0", "MODEL_PATH": bad, "LOG_DIR": str(tmp_path)}
     ended = subprocess.run([sys.executable, "main.py"], cwd=ROOT, env=environment, capture_output=True, timeout=60)

@@ -1,4 +1,4 @@
-"""A generation that fails is a 500 that says why, and costs nothing else."""
+"""A failed generation is a 500 that gives the reason, and affects nothing else."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from tests.conftest import FAMILY_FILES, serve
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A model whose last weights are not numbers, so that no logit is."""
+    """A model whose last weights are not finite, so that no logit is."""
     return with_nan(tmp_path, "output.weight")
 
 
@@ -35,7 +35,7 @@ def with_nan(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("engine", ["ctransformers", "llama.cpp"])
 def test_a_norm_that_is_no_number_is_refused_at_load(engine, tmp_path):
-    with pytest.raises(ModelFileError, match=r"broken\.gguf: output_norm\.weight .* not numbers"):
+    with pytest.raises(ModelFileError, match=r"broken\.gguf: output_norm\.weight .* not finite"):
         load(with_nan(tmp_path, "output_norm.weight"), LoadOptions(engine=engine))
 
 
@@ -47,9 +47,9 @@ def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
             assert response.status_code == 500
             assert error["type"] == "server_error"
             assert error["code"] == "generation_failed"
-            assert "not numbers" in error["message"]
+            assert "not finite" in error["message"]
         assert httpx.get(f"{server.url}/health").json()["slots_idle"] == 1
-        assert "not numbers" in server.log("model.log")
+        assert "not finite" in server.log("model.log")
         assert "Traceback" not in server.log("console")
 
 

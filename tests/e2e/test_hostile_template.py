@@ -1,4 +1,4 @@
-"""A chat template that passes its trials and loops for some messages: that costs those requests, and no more."""
+"""A chat template that passes its trials and loops for some messages affects only those requests."""
 
 import signal
 from pathlib import Path
@@ -9,7 +9,7 @@ import httpx
 from tests.conftest import serve
 from tests.shallow_model import write_shallow_model
 
-# A step of the loop looks through a text and builds nothing: only time stops it.
+# A step of the loop searches a text and builds nothing: only time stops it.
 LOOP = "{% set t = 'a' * 10**7 %}{% for i in range(99999) %}{% if 'b' in t %}{% endif %}{% endfor %}"
 TEMPLATE = (
     "{% for m in messages %}{% if 'loop' in m.content %}" + LOOP + "{% endif %}"
@@ -25,7 +25,7 @@ def test_a_template_that_loops_for_one_message(tmp_path: Path, original_path: Pa
 
     with serve(tmp_path, MODEL_PATH=str(path), CONTEXT_LENGTH="128") as server:
         url = f"{server.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json=body("loop", True), timeout=60) as response:  # its headers have come
+        with httpx.stream("POST", url, json=body("loop", True), timeout=60) as response:  # its headers have arrived
             assert httpx.post(url, json=body("Hi", False), timeout=60).status_code == 200
             assert "takes too long" in response.read().decode()
         with httpx.stream("POST", url, json=body("loop", True), timeout=60) as response:

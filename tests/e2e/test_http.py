@@ -80,7 +80,7 @@ BAD_REQUESTS = [
     ("POST", "/v1/chat/completions", '{"messages": [{"role": "king", "content": "a"}]}', 400, "", "messages.0.role"),
     ("POST", "/v1/chat/completions", IMAGE, 400, "data URL", "messages.0"),
     ("GET", "/v1/nothing", None, 404, "Unknown path", None),
-    ("GET", "/v1/completions", None, 405, "does not take GET", None),
+    ("GET", "/v1/completions", None, 405, "does not support GET", None),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Fill in the middle over HTTP, with a model whose vocabulary has the tokens, on both engines."""
+"""Fill in the middle over HTTP, with a model whose vocabulary has the tokens, on both engines and in a child."""
 
 import json
 from collections.abc import Iterator
@@ -10,14 +10,18 @@ import openai
 import pytest
 
 from tests.conftest import FAMILY_FILES, Server, serve
+from tests.llama_server import launcher
 
 PREFIX, SUFFIX = "def f(", "):"
 GREEDY = {"temperature": 0, "max_tokens": 6}
 
 
-@pytest.fixture(scope="module", params=["ctransformers", "llama.cpp"])
+@pytest.fixture(scope="module", params=["ctransformers", "llama.cpp", "llama-server"])
 def coder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"MODEL_PATH": str(FAMILY_FILES / "starcoder.f32.bin"), "ENGINE": request.param, "PARALLEL": "2"}
+    if request.param == "llama-server":
+        folder = tmp_path_factory.mktemp("llama-server")
+        settings |= {"ENGINE": "llama.cpp", "LLAMA_SERVER": str(launcher(folder))}
     cache = str(tmp_path_factory.mktemp("cache"))
     with serve(tmp_path_factory.mktemp("logs"), CACHE_DIR=cache, **settings) as server:
         yield server

@@ -1,4 +1,4 @@
-"""A stream is not silent while a long prompt is evaluated, and real clients understand what it says meanwhile."""
+"""A stream is not silent while a long prompt is evaluated, and real clients understand the keep-alives."""
 
 import anthropic
 import httpx

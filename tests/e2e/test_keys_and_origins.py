@@ -1,4 +1,4 @@
-"""Keys, names, pages of other sites and TLS, on the real server."""
+"""API keys, host names, pages of other sites and TLS, on the real server."""
 
 import httpx
 import pytest

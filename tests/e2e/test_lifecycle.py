@@ -1,4 +1,4 @@
-"""Starting and stopping: every way to start, bad settings and files, signals."""
+"""Starting and stopping: every way to start, invalid settings and files, signals."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""What clients may do to connections, on the real server."""
+"""Limits on connections, on the real server."""
 
 import json
 import re
@@ -106,7 +106,7 @@ def test_a_client_that_keeps_connections_as_long_as_httpx_loses_no_request(stric
 
 
 def test_a_reader_that_stops_is_cut_off(strict):
-    with send(strict, {**MANY, "logprobs": 20}):  # 2 kB a token: more than the system keeps
+    with send(strict, {**MANY, "logprobs": 20}):  # 2 kB per token: more than the system buffers
         wait_for(strict, lambda health: health["slots_idle"] < 4)
         wait_for(strict, lambda health: health["slots_idle"] == 4)
         line = last_line(strict)
@@ -163,7 +163,7 @@ def test_a_second_signal_cuts_a_reader_that_stopped(tmp_path):
         send(server, {**MANY, "logprobs": 20}),
     ):
         wait_for(server, lambda health: health["slots_idle"] < 4)
-        time.sleep(0.5)  # until the system keeps no more
+        time.sleep(0.5)  # until the system's buffer is full
         for _ in range(2):
             server.process.terminate()
             time.sleep(0.5)

@@ -49,7 +49,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The default model on ctransformers, with as much room."""
+    """The default model on ctransformers, with the same context."""
     with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="1024", PARALLEL="2") as server:
         yield server
 
@@ -82,7 +82,7 @@ def test_chats_whole_and_streamed_are_the_same(client: openai.OpenAI):
 
 
 def only_call(client: openai.OpenAI, chat: dict, stream: bool):
-    """The one call that the answer to a chat consists of."""
+    """Return the only call in the answer to a chat."""
     if stream:
         with client.chat.completions.stream(**chat) as events:
             choice = events.get_final_completion().choices[0]
@@ -116,7 +116,7 @@ def test_a_call_that_must_be_made_is_made(client: openai.OpenAI, choice, stream:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_the_model_makes_by_itself_is_told_apart(client: openai.OpenAI, stream: bool):
     messages: list[dict] = []
-    for city in ("Rome", "Oslo", "Lima"):  # a small model does what was done before
+    for city in ("Rome", "Oslo", "Lima"):  # a small model repeats itself
         call = {"name": "get_weather", "arguments": json.dumps({"city": city, "unit": "celsius"})}
         messages += [
             {"role": "user", "content": f"What is the weather in {city}?"},

@@ -1,4 +1,4 @@
-"""A server on a llama-server of the user's own: what it tells, and what its deaths cost."""
+"""A server on the user's own llama-server: what it reports, and what crashes cost."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ASKED = {"prompt": "The three primary colours are", "max_tokens": 300, "temperat
 
 
 def child(server: Server) -> psutil.Process:
-    """The llama-server that answers, once it does."""
+    """Return the llama-server that answers, when it does."""
     httpx.post(f"{server.url}/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=60).raise_for_status()
     return next(
         each for each in psutil.Process(server.process.pid).children(recursive=True) if "--model" in each.cmdline()
@@ -40,7 +40,7 @@ def test_its_deaths_cost_the_running_answers_and_the_fifth_ends_the_server(origi
             next(line for line in lines if line.startswith("data: "))
             first.kill()
             last = [line for line in lines if line.startswith("data: {")][-1]
-        assert "llama-server died" in json.loads(last.removeprefix("data: "))["error"]["message"]
+        assert "llama-server crashed" in json.loads(last.removeprefix("data: "))["error"]["message"]
         for _ in range(4):
             child(server).send_signal(signal.SIGKILL)
         assert server.process.wait(60) == 1

@@ -1,4 +1,4 @@
-"""What programs written for llama-server and vLLM ask for, on both engines and a legacy family."""
+"""Requests of programs written for llama-server and vLLM, on both engines and a legacy family."""
 
 import json
 import math

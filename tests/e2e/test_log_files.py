@@ -1,4 +1,4 @@
-"""Log files that cannot be written while the server serves: one line on the console, and the answers go on."""
+"""Log files that cannot be written while the server serves: one line on the console, and answers continue."""
 
 import resource
 from pathlib import Path
@@ -14,14 +14,14 @@ _KEPT = 100_000  # bytes of main.log from before: more than the console gets
 
 
 def fill_disk(server: Server) -> None:
-    """No file grows beyond what main.log has: for it, the disk is full."""
+    """No file may grow larger than main.log already is: for it, the disk is full."""
     size = (server.log_dir / "main.log").stat().st_size
     for process in psutil.Process(server.process.pid).children() or [psutil.Process(server.process.pid)]:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
 
 
 def refuse_rotation(server: Server) -> None:
-    """The full file cannot be put away, as in a folder that has become read-only."""
+    """The full file cannot be rotated, as in a read-only folder."""
     (server.log_dir / "main.log.2").touch()
     (server.log_dir / "main.log.3").mkdir()
     with (server.log_dir / "main.log").open("ab") as file:

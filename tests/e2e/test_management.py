@@ -1,4 +1,4 @@
-"""Models are pulled, shown, copied, loaded, unloaded and deleted over HTTP, and only by those who may."""
+"""Models are pulled, shown, copied, loaded, unloaded and deleted over HTTP, by authorized clients only."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ def test_ollamas_client_pulls_shows_chats_and_deletes(client: ollama.Client, fol
     assert client.show("mine/copy").details.family == "qwen2"
     client.delete("mine/copy")
     assert not [path for path in folder.rglob("blobs/*") if "tiny" in str(path)]
-    with pytest.raises(ollama.ResponseError, match="is not here"):
+    with pytest.raises(ollama.ResponseError, match="does not exist"):
         client.delete("mine/copy")
 
 

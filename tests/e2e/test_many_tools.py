@@ -1,4 +1,4 @@
-"""A coding agent's way with the Messages API: twenty tools, a system prompt in blocks, results that go back."""
+"""A coding agent on the Messages API: twenty tools, a system prompt in blocks, results that go back."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +43,7 @@ def system(cch: str) -> Any:
 def test_twenty_tools_over_several_turns_and_the_prefix_is_reused(native: Server):
     client = anthropic.Anthropic(base_url=native.url, api_key="none", max_retries=0, timeout=120)
     messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "What is in main.py?"}]}]
-    choice: Any = {"type": "any", "disable_parallel_tool_use": True}  # a small model makes calls without end
+    choice: Any = {"type": "any", "disable_parallel_tool_use": True}  # a small model calls without end
     fields: dict[str, Any] = {"model": "any", "max_tokens": 120, "tools": TOOLS, "extra_body": {"temperature": 0}}
     with client.beta.messages.stream(messages=messages, system=system("a8e6f"), tool_choice=choice, **fields) as stream:
         first = stream.get_final_message()
@@ -64,4 +64,4 @@ def test_twenty_tools_over_several_turns_and_the_prefix_is_reused(native: Server
     usage = second.usage
     assert usage.cache_read_input_tokens is not None
     assert usage.input_tokens + usage.cache_read_input_tokens == counted.input_tokens
-    assert usage.cache_read_input_tokens > counted.input_tokens // 2  # tools and system were there already
+    assert usage.cache_read_input_tokens > counted.input_tokens // 2  # tools and system were cached

@@ -1,4 +1,4 @@
-"""MODELS_DIR and KEEP_ALIVE: every answer comes from the model that was named, and memory is one model's."""
+"""MODELS_DIR and KEEP_ALIVE: every answer comes from the named model, and memory stays within the limit."""
 
 import asyncio
 import os
@@ -187,7 +187,7 @@ def test_a_crash_restarts_the_worker_and_c_code_writes_to_the_log(tmp_path: Path
             except httpx.TransportError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        assert "the worker was ended by SIGSEGV" in server.log("console")
+        assert "the worker was killed by SIGSEGV" in server.log("console")
 
 
 def test_health_and_liveness_hold_during_a_load_and_sigterm_waits_for_none(tmp_path: Path) -> None:
@@ -223,4 +223,4 @@ def test_a_folder_that_does_not_exist_stops_the_start(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2
     assert "MODELS_DIR" in ended.stderr
-    assert "there is no such folder" in ended.stderr
+    assert "no such folder" in ended.stderr

@@ -1,4 +1,4 @@
-"""The configuration of nginx that the documentation has, on a real nginx."""
+"""The documented configuration of nginx, on a real nginx."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module", params=["host", "forwarded host"])
 def proxy(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the nginx before the server."""
+    """The URL of the nginx in front of the server."""
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     location = documented_location().replace("http://127.0.0.1:8000", server.url)
     if request.param == "forwarded host":
@@ -65,7 +65,7 @@ def wait(url: str, folder: Path) -> None:
 
 
 def ask(proxy: str, host: str, origin: str) -> httpx.Response:
-    """As the chat page asks over plain HTTP, where browsers do not send `Sec-Fetch-Site`."""
+    """As the chat page sends requests over plain HTTP, where browsers do not send `Sec-Fetch-Site`."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stream": True}
     headers = {"Host": host, "Origin": origin}
     return httpx.post(f"{proxy}/v1/chat/completions", json=body, headers=headers, timeout=60)

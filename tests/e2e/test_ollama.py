@@ -81,7 +81,7 @@ def test_errors_are_texts(client: ollama.Client, server: Server):
     assert error.value.status_code == 400
     for path, body, status, said in (
         ("chat", {"messages": 5}, 400, "messages"),
-        ("chat", {"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "sees no images"),
+        ("chat", {"messages": [{"role": "user", "images": ["aGk="]}]}, 400, "does not support images"),
         ("generate", {"prompt": "a", "options": {"temperature": "hot"}}, 400, "options.temperature"),
         ("generate", {"prompt": "a", "template": "{{ .Prompt }}"}, 400, "template"),
         ("embed", {"input": 5}, 400, "input"),

@@ -1,4 +1,4 @@
-"""What makes no sense is a 400 that names the field, in the envelope of each dialect but those of `test_choices`."""
+"""Invalid requests are a 400 that names the field, in the form of each dialect."""
 
 from typing import Any
 

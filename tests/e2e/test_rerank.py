@@ -1,4 +1,4 @@
-"""A reranker ranks, and what other clients of llama-server ask is answered."""
+"""A reranker ranks, and requests of other llama-server clients are answered."""
 
 from collections.abc import Iterator
 

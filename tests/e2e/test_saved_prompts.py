@@ -1,4 +1,4 @@
-"""PROMPT_CACHE_DIR over HTTP: a chat goes on after a restart, a crash, an unload and a switch, with the same text."""
+"""PROMPT_CACHE_DIR over HTTP: a chat continues after a restart, a crash, an unload and a switch, with the same text."""
 
 import shutil
 import signal
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, original_path: Path) -> Path:
 
 
 def chat(server: Server) -> tuple[str, int]:
-    """The answer, and the prompt tokens that were not evaluated for it."""
+    """Return the answer, and the number of cached prompt tokens."""
     messages = [{"role": "user", "content": f"{STORY} What did the keeper write?"}]
     body = {"model": "chat", "messages": messages, "max_tokens": 8, "temperature": 0}
     answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
@@ -38,7 +38,7 @@ def test_a_chat_survives_what_unloads_its_model(folder: Path, tmp_path: Path) ->
     saved = {**settings, "PROMPT_CACHE_DIR": str(tmp_path / "states"), "MODELS_MAX": "1"}
     with serve(tmp_path / "plain", **settings) as server:
         assert chat(server)[1] == 0
-        text, cached = chat(server)  # from memory, which rounds otherwise
+        text, cached = chat(server)  # from memory, which rounds differently
         assert cached > 256
     with serve(tmp_path / "first", **saved) as server:
         assert chat(server)[1] == 0

@@ -1,4 +1,4 @@
-"""While the model loads the port listens: /health tells how far it is, everything else says to come back."""
+"""While the model loads the port is open: /health shows the progress, and everything else says to come back."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A worker that native code ends is started again; who asks for an end gets it, with the worker's exit code."""
+"""A worker that native code kills is restarted; a requested stop ends with the worker's exit code."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def test_a_worker_that_dies_before_it_is_ready_is_not_started_again(small, tmp_p
     code = "import os; from ggserve.server import supervisor; supervisor.supervise(); os.abort()"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 128 + signal.SIGABRT
-    assert ended.stderr.startswith("ggserve: the worker was ended by SIGABRT")
+    assert ended.stderr.startswith("ggserve: the worker was killed by SIGABRT")
 
 
 def test_a_worker_ends_when_its_supervisor_is_killed(small, tmp_path):
@@ -71,7 +71,7 @@ def test_the_third_signal_kills_a_worker_that_hangs(small, tmp_path):
             server.process.terminate()
             time.sleep(0.1)
         assert server.process.wait(10) == 130
-    assert server.log("console").splitlines()[-1] == "ggserve: ended by the third signal"
+    assert server.log("console").splitlines()[-1] == "ggserve: killed by the third signal"
 
 
 def test_a_taken_port_is_told_at_once(small, tmp_path):
@@ -86,7 +86,7 @@ def test_a_taken_port_is_told_at_once(small, tmp_path):
         )
     assert ended.returncode == 2
     assert ended.stderr.startswith("ggserve: HOST=127.0.0.1, PORT=")
-    assert "cannot listen there: Address already in use" in ended.stderr
+    assert "cannot listen on this address: Address already in use" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "loaded" not in ended.stderr
 
@@ -102,8 +102,8 @@ os.abort()
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert [float(line) for line in ended.stdout.split()] == [0, 1, 2, 4, 8]
     assert ended.returncode == 128 + signal.SIGABRT
-    assert ended.stderr.count("Starting it again") == 5
-    assert ended.stderr.splitlines()[-1].endswith("that was the 6th time in a row")
+    assert ended.stderr.count("Restarting it") == 5
+    assert ended.stderr.splitlines()[-1].endswith("giving up after 6 crashes in a row")
 
 
 def test_a_killed_worker_leaves_nothing_in_the_temporary_folder(small, tmp_path):

@@ -1,4 +1,4 @@
-"""Many clients at once: nobody starves, nothing is lost, too many get a clean refusal."""
+"""Many clients at once: nobody starves, nothing is lost, too many are turned away cleanly."""
 
 import asyncio
 import json
@@ -88,7 +88,7 @@ def test_a_long_prompt_does_not_stop_the_tokens_of_others(busy):
 
 
 async def post(url: str, body: dict) -> bytes:
-    """A bare client, since hundreds of real ones would be what is measured: the whole response."""
+    """A bare client, since hundreds of real ones would dominate the measurement; returns the whole response."""
     address = urlparse(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     content = json.dumps(body).encode()
@@ -116,7 +116,7 @@ def test_500_connections_are_answered_or_refused_and_health_answers_meanwhile(bu
     async def main() -> list[bytes]:
         return await asyncio.gather(*(post(busy.url, {"prompt": f"{n}", "max_tokens": 2}) for n in range(500)))
 
-    # In a process of its own, so that the 500 connections' other ends do not hold it up.
+    # In a process of its own, so that the other ends of 500 connections do not hold it up.
     command = [sys.executable, "-c", PROBE, urlparse(busy.url).netloc]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as probe:
         responses = asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Two apps in one process: prints as JSON what each answers. In a process of its own, for loading changes signals."""
+"""Two apps in one process: prints their answers as JSON. In a process of its own, because loading changes signals."""
 
 import json
 import sys

@@ -1,5 +1,5 @@
-"""Loads tiny models with one value changed each, in this process; run as a program. Prints each change first, so that
-the last line tells what ended it."""
+"""Loads tiny models with one value changed in each, in this process; run as a program. Prints each change first, so
+that the last line tells which one ended it."""
 
 import math
 import sys

@@ -1,6 +1,6 @@
 """llama.cpp's samplers, one after the other, as its documentation and source define them: slow, plain and in float64.
 
-Written without a look at `ggserve.engines.sampling`, which is held to it.
+Written independently of `ggserve.engines.sampling`, which is compared with it.
 """
 
 import math
@@ -13,7 +13,7 @@ def softmax(logits):
 
 
 class Reference:
-    """The tokens that may come next: (id, logit), and what is done to them."""
+    """The candidates (id, logit), and the operations on them."""
 
     def __init__(self, logits):
         self.tokens = [(token, float(logit)) for token, logit in enumerate(logits)]
@@ -26,7 +26,7 @@ class Reference:
         self.tokens = [(token, logit + bias.get(token, 0.0)) for token, logit in self.tokens]
 
     def penalties(self, window, repeat, presence, frequency, counted=None):
-        counted = window if counted is None else counted  # what presence and frequency look at
+        counted = window if counted is None else counted  # tokens that presence and frequency count
         changed = []
         for token, logit in self.tokens:
             if token in window:
@@ -44,7 +44,7 @@ class Reference:
         if len(window) <= allowed or limit < allowed:
             return
         repeats = {}
-        for place in range(1, len(window)):  # would this token come again?
+        for place in range(1, len(window)):  # would this token repeat?
             length = 0
             while length < min(place, limit) and window[place - 1 - length] == window[-1 - length]:
                 length += 1

@@ -1,4 +1,4 @@
-"""Several answers to a prompt, and how likely tokens are, on both engines: one suite for both."""
+"""Several answers to a prompt, and log-probabilities: one suite for both engines."""
 
 import asyncio
 import dataclasses
@@ -92,7 +92,7 @@ def test_scores_are_of_the_text_and_greedy_takes_the_likeliest(either: GGUFModel
 
 
 def test_both_engines_find_tokens_about_equally_likely(ctransformers_model: GGUFModel, llama_cpp_model: GGUFModel):
-    """Each rounds the activations of a quantized model in its own way."""
+    """Each rounds the activations of a quantized model differently."""
     params = replace(logprobs=20, max_tokens=1)
     a, b = (tokens(deltas(model.complete(PROMPT, params)))[0] for model in (ctransformers_model, llama_cpp_model))
     by_id = {token.id: token for token in b.top}
@@ -172,6 +172,26 @@ def test_characters_split_over_tokens_have_all_their_scores(either: GGUFModel):
     again = deltas(either.complete(prompt, replace(logprobs=2, max_tokens=0, prompt_logprobs=2)))[0].prompt
     expected = [pytest.approx(token.logprob, abs=0.1) for token in again[len(ids) :]]
     assert [token.logprob for token in scores] == expected
+
+
+@pytest.mark.parametrize("transport", ["llama_cpp_model", "child_model"])
+def test_a_part_of_a_character_is_as_likely_as_its_place_among_the_likeliest(
+    transport: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    model: GGUFModel = request.getfixturevalue(transport)
+    ids = model.tokenize(f"{PROMPT}🦀 and 🦀.")
+    scorer = model.engine._scorer  # type: ignore[attr-defined]
+    forced, whole = scorer._forced, scorer._whole_token
+    # Like builds that report nothing for such a token.
+    monkeypatch.setattr(scorer, "_forced", lambda *of: forced(*of) if of[1] == whole else None)
+    compared = 0
+    for position in [*range(len(model.tokenize(PROMPT)), len(ids))] * 4:  # it is found by sampling
+        found = scorer.score(ids[:position], ids[position], 20)
+        for place in found.top:
+            if place.id == ids[position]:
+                assert found.logprob == pytest.approx(place.logprob, abs=0.01)
+                compared += 1
+    assert compared
 
 
 def test_the_token_that_ends_an_answer_is_scored(either: GGUFModel):

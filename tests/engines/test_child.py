@@ -1,4 +1,4 @@
-"""llama.cpp in a child process: its life, what it gets, and what is refused before it starts."""
+"""llama.cpp in a child process: its life, its input, and errors before it starts."""
 
 import asyncio
 import dataclasses
@@ -53,7 +53,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def killed(model: GGUFModel) -> None:
-    """Returns once the child that runs now is dead and noticed."""
+    """Wait until the current child is dead and this was noticed."""
     server = model.engine._transport._server  # type: ignore[union-attr]
     server.wait()
     before = server._process
@@ -86,7 +86,7 @@ def test_five_deaths_in_a_row_make_the_model_unavailable(original_path: Path, tm
         model.when_failed(told.append)
         for _ in range(4):
             killed(model)
-        with pytest.raises(EngineUnavailable, match="died 5 times in a row: ended by SIGKILL"):
+        with pytest.raises(EngineUnavailable, match="crashed 5 times in a row: killed by SIGKILL"):
             killed(model)
             answer(model.complete(PROMPT, GREEDY))
         wait_for(lambda: told)
@@ -190,7 +190,7 @@ def test_a_start_that_fails_on_the_gpu_is_tried_with_less_of_it(original_path: P
         assert "10" in process(model).cmdline()
     fails = """case "$*" in *"--n-gpu-layers 0"*) ;; *--n-gpu-layers*) kill -SEGV $$;; esac"""
     with loaded(original_path, launcher(tmp_path, before=LIST_A_GPU + fails)) as model:
-        assert model.hardware.fallback == "no GPU: llama-server did not start: ended by SIGSEGV"
+        assert model.hardware.fallback == "no GPU: llama-server did not start: killed by SIGSEGV"
         assert answer(model.complete(PROMPT, GREEDY))[0]
 
 
@@ -231,14 +231,20 @@ def dies_at_start(folder: Path) -> Path:
     return launcher(folder, before='case "$*" in *--model*) echo "error: no such kernel"; exit 3;; esac')
 
 
+def knows_fewer_options_than_it_says(folder: Path) -> Path:
+    refusal = 'case "$*" in *--embeddings*) echo "error: invalid argument: --embeddings"; exit 1;; esac'
+    return launcher(folder, before=refusal)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "absent", "there is no such file"),
+        (lambda folder: folder / "absent", "no such file"),
         (not_executable, "the file is not executable"),
-        (other_program, "this is no llama-server"),
+        (other_program, "not a llama-server"),
         (no_program, "cannot be run"),
         (dies_at_start, r"did not start: no such kernel \(exit code 3\)"),
+        (knows_fewer_options_than_it_says, r"did not start: invalid argument: --embeddings \(exit code 1\)"),
     ],
 )
 def test_a_bad_llama_server_is_one_line_and_exit_code_2(

@@ -1,8 +1,9 @@
-"""llama.cpp in a child process: what goes along with a model, and what is not a completion."""
+"""llama.cpp in a child process: files that accompany a model, and requests other than completions."""
 
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,40 @@ def test_text_that_repeats_itself_is_guessed(original_path: Path, tmp_path: Path
         model.close()
     assert texts[0] == texts[1]
     assert last.accepted_tokens > 4
+
+
+def test_prompts_are_saved_and_read_again_after_a_death(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path, "gemma3")
+    folder = tmp_path / "states"
+    chats = [[5 + (7 * number + shift) % 90 for number in range(300)] for shift in range(2)]
+    model = load(path, tmp_path, parallel=1, context_length=512, prompt_cache_dir=folder)
+
+    def cached(chat: list[int]) -> tuple[str, int]:
+        text, last = answer(model.complete(chat, GREEDY))
+        return text, last.cached_tokens
+
+    def die() -> None:
+        server = model.engine._transport._server  # type: ignore[union-attr]
+        process = server._process
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        while server._process is process:
+            time.sleep(0.02)
+        server.wait()
+
+    try:
+        text = cached(chats[0])[0]
+        cached(chats[1])
+        assert cached(chats[0]) == (text, len(chats[0]) - 1)
+        die()
+        assert cached(chats[0]) == (text, len(chats[0]) - 1)  # from disk: the slots of the new process are empty
+        saved = sorted(folder.glob("*/*.state"))
+        die()
+    finally:
+        model.close()
+    assert sorted(folder.glob("*/*.state")) == saved  # nothing was saved of an empty slot
+    model = load(path, tmp_path, parallel=1, context_length=512, prompt_cache_dir=folder)
+    try:
+        assert cached(chats[1])[1] == len(chats[1]) - 1
+    finally:
+        model.close()

@@ -1,4 +1,4 @@
-"""Which engine `auto` takes, and why."""
+"""The choice of `ENGINE=auto`, and its reason."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_an_engine_that_is_asked_for_runs_the_file_and_the_other_ones_gain_is_to
     name, reason = choose_engine(file, EngineWishes(engine="ctransformers"))
     assert name == "ctransformers"
     assert "llama.cpp would be 2.0 times as fast for Q8_0" in reason
-    assert choose_engine(file, EngineWishes(engine="llama.cpp")) == ("llama.cpp", "ENGINE=llama.cpp asks for it")
+    assert choose_engine(file, EngineWishes(engine="llama.cpp")) == ("llama.cpp", "ENGINE=llama.cpp is set")
 
 
 def test_what_can_use_the_gpu_here_comes_first(monkeypatch):

@@ -1,4 +1,4 @@
-"""What an engine gives, both give: one suite for both, on the same model."""
+"""Both engines behave the same: one suite for both, on the same model."""
 
 import asyncio
 import dataclasses

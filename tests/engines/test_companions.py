@@ -1,4 +1,4 @@
-"""Models that see, and LoRA adapters, on llama.cpp: what goes along with a model changes what it says."""
+"""Vision models and LoRA adapters on llama.cpp: the files that accompany a model change its answers."""
 
 import base64
 import io
@@ -38,7 +38,7 @@ def asking(url: str) -> list[dict[str, Any]]:
 
 
 def other_dialects(url: str) -> list[tuple[str, dict[str, Any]]]:
-    """The same question in each: path and body."""
+    """The same question in each dialect: path and body."""
     text, data = "What is it?", url.partition(",")[2]
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
     parts = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": url}]
@@ -66,7 +66,7 @@ def prompt_tokens(answered: dict[str, Any]) -> int:
 
 
 def said(line: str) -> str:
-    """The text in a line of a stream, of whatever dialect."""
+    """Return the text in a line of a stream, in any dialect."""
     piece = json.loads(line.removeprefix("data: ")) if line.startswith(("data: {", "{")) else {}
     match piece:
         case {"choices": [{"delta": {"content": str(text)}}]} | {"message": {"content": str(text)}}:
@@ -77,7 +77,7 @@ def said(line: str) -> str:
 
 
 def together(url: str) -> list[tuple[dict[str, Any], str, str]]:
-    """What does not go with images: body, path, and what the refusal says."""
+    """Options that exclude images: body, path, and the error."""
     *_, (_, prompt) = other_dialects(url)
     return [
         ({**prompt, "raw": True}, "/api/generate", "images are not supported with raw"),
@@ -187,15 +187,15 @@ def test_companions_of_other_models_are_refused_before_native_code_sees_them(
     path = write_tiny_model(tmp_path, "qwen2")
     with pytest.raises(ModelFileError, match="made for 'llama'"):
         GGUFModel(path, lora_path=write_adapter(tmp_path / "a.gguf", "llama"))
-    with pytest.raises(ModelFileError, match="other sizes"):
+    with pytest.raises(ModelFileError, match="a different shape"):
         GGUFModel(path, lora_path=write_adapter(tmp_path / "b.gguf", width=32))
-    with pytest.raises(ModelFileError, match="no LoRA adapter"):
+    with pytest.raises(ModelFileError, match="not a LoRA adapter"):
         GGUFModel(path, lora_path=path)
-    with pytest.raises(ModelFileError, match="a projector is 'clip'"):
+    with pytest.raises(ModelFileError, match="a projector has 'clip'"):
         GGUFModel(path, mmproj_path=path)
     hears = write_projector(tmp_path / "mmproj-hears.gguf", sees=False)
     assert projector_beside(read_gguf(path)) is None
-    with pytest.raises(ModelFileError, match="only images are supported"):
+    with pytest.raises(ModelFileError, match="only image projectors are supported"):
         GGUFModel(path, mmproj_path=hears)
     with pytest.raises(ModelFileError, match="needs llama"):
         GGUFModel(default_path, mmproj_path=folder / "mmproj-tiny.gguf", engine="ctransformers")
@@ -262,7 +262,7 @@ def test_a_vision_model_scores_the_tokens_of_texts(folder: Path) -> None:
 
 
 def test_no_program_is_run_on_what_a_client_sends(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    """llama.cpp takes for a video what it cannot decode, and gives it to ffprobe."""
+    """llama.cpp takes a file that it cannot decode for a video, and gives it to ffprobe."""
     for name in ("ffprobe", "ffmpeg"):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")

@@ -1,4 +1,4 @@
-"""Scores from logits, those of shown text, and those of prompts that are known."""
+"""Scores from logits, those of shown text, and those of known prompts."""
 
 import math
 

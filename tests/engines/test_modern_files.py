@@ -1,4 +1,5 @@
-"""Files of today's architectures and quantizations: told apart, loaded, answering. Bad ones: refused, never a crash."""
+"""Files of today's architectures and quantizations: recognized, loaded, answering. Bad ones are rejected, and never
+crash."""
 
 import asyncio
 import os
@@ -195,7 +196,7 @@ def test_a_reranker_without_a_head_is_refused(tmp_path: Path):
 def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path):
     spec = spec_of(write_tiny_model(tmp_path, "qwen2"))
     spec.fields["general.architecture"] = (8, "t5")
-    with pytest.raises(ModelFileError, match="an encoder and a decoder"):
+    with pytest.raises(ModelFileError, match="an encoder-decoder"):
         load(spec.write(tmp_path / "t5.gguf"))
 
 
@@ -283,7 +284,7 @@ def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
     fields = {key.replace("qwen2.", "ernie4_5."): field for key, field in spec.fields.items()}
     fields["general.architecture"] = (fields["general.architecture"][0], "ernie4_5")
     rotary = "ernie4_5.rope.dimension_count"
-    fields[rotary] = (fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is a head's size
+    fields[rotary] = (fields[rotary][0], HEAD // 2)  # llama.cpp asserts that it is the size of a head
     spec.fields = fields
     path = spec.write(tmp_path / "bad.gguf")
     result = subprocess.run(
@@ -298,7 +299,7 @@ def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
     told, *others = sorted(result.stderr.splitlines())  # two processes tell, and either may be the first
     assert re.fullmatch(r"ggserve: llama\.cpp ended while loading bad\.gguf: .*GGML_ASSERT.*", told)
     assert len(others) <= 1
-    assert all(re.fullmatch("ggserve: the worker was ended by SIGABRT: .*", other) for other in others)
+    assert all(re.fullmatch("ggserve: the worker was killed by SIGABRT: .*", other) for other in others)
 
 
 def test_the_listener_is_private_and_goes_away(llama_cpp_model: GGUFModel, original_path: Path):

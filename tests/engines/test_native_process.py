@@ -1,4 +1,4 @@
-"""What C code writes to its standard error."""
+"""The standard error of C code."""
 
 import errno
 import os

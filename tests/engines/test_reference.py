@@ -1,7 +1,7 @@
 """The default model, converted and on ctransformers, against current llama.cpp on its original file.
 
-The two compute with different kernels, so logits differ by rounding, as those of llama.cpp with and without flash
-attention do. Where two tokens are that close, greedy answers may part; everywhere else they must be the same.
+The two compute with different kernels, so logits differ by rounding, as do those of llama.cpp with and without flash
+attention. If two tokens are that close, greedy answers may differ; everywhere else they must be the same.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.answers import answer
 
 REFERENCE: list[dict[str, Any]] = json.loads((Path(__file__).parent / "llama_cpp_greedy.json").read_text())
 ROUNDING = 0.25  # logits; the default model's range over 20
-# What parts from the reference does so at a gap below ROUNDING, which the second test shows.
+# Differences from the reference occur at a gap below ROUNDING, which the second test shows.
 SAME_TEXT = [
     "def fibonacci(n):",
     "In 1969, the first",

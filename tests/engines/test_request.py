@@ -1,4 +1,4 @@
-"""What a worker puts arrives in order, joined where it may be; an answer that nobody takes ends, and says why."""
+"""Items from a worker arrive in order, merged if possible; an answer that nobody takes ends, and says why."""
 
 import asyncio
 import threading
@@ -31,7 +31,7 @@ def test_an_answer_that_nobody_reads_is_ended() -> None:
 
 
 def _heard(deltas: Sequence[Delta], *, n: int = 1) -> list[Delta]:
-    """What a listener gets of deltas that were all there before it looked."""
+    """Return what a listener receives of deltas that were all there before it looked."""
 
     async def run() -> list[Delta]:
         request = RunningRequest(n)

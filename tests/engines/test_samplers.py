@@ -1,4 +1,4 @@
-"""Each sampler against its definition, and what may not come."""
+"""Each sampler against its definition, and forbidden tokens."""
 
 import dataclasses
 
@@ -195,7 +195,7 @@ def test_only_allowed_tokens_come_and_no_forbidden_one():
     sampler = Sampler(replace(allowed_token_ids=frozenset({4, 7, 9}), top_k=40), (), ())
     assert set(sampler.distribution(logits)[0].tolist()) == {4, 7, 9}
     assert set(sampler.distribution(logits, forbidden=[7])[0].tolist()) == {4, 9}
-    with pytest.raises(GenerationError, match="forbids all"):
+    with pytest.raises(GenerationError, match="bans all"):
         sampler.distribution(logits, forbidden=[4, 7, 9])
 
 

@@ -1,4 +1,4 @@
-"""Prompts that are saved across restarts: the same greedy text, only of this model, and no file can harm."""
+"""Prompts that are saved across restarts: the same greedy text, only for this model, and no file can do harm."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The log-probabilities of continuations: those that `echo` and `logprobs` tell of the same tokens."""
+"""The log-probabilities of continuations equal those that `echo` and `logprobs` report."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ def test_walks_at_the_same_time_equal_walks_alone(either: GGUFModel):
     for prompt, scores in zip(prompts, asyncio.run(together()), strict=True):
         alone = asyncio.run(either.engine.score(prompt, labels))
         for some, others in zip(scores.logprobs, alone.logprobs, strict=True):
-            assert some == pytest.approx(others, abs=0.1)  # company in a batch rounds otherwise
+            assert some == pytest.approx(others, abs=0.1)  # a batch with others rounds differently
 
 
 def test_a_cancelled_walk_frees_its_slot(either: GGUFModel):

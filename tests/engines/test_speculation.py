@@ -1,4 +1,4 @@
-"""Tokens guessed ahead change no greedy answer, and are counted."""
+"""Speculative decoding changes no greedy answer, and guesses are counted."""
 
 import asyncio
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_draft_model_that_is_the_model_itself_is_nearly_always_right(original_
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused(original_path: Path):
-    with pytest.raises(ModelFileError, match=r"DRAFT_MODEL=llama\.q8_0\.v3\.gguf: its tokens are not those"):
+    with pytest.raises(ModelFileError, match=r"DRAFT_MODEL=llama\.q8_0\.v3\.gguf: its vocabulary differs"):
         GGUFModel(original_path, draft_model=FAMILY_FILES / "llama.q8_0.v3.gguf")
 
 

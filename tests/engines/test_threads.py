@@ -51,7 +51,7 @@ def test_a_lone_request_gets_all_threads_and_shares_when_others_come():
 
 @pytest.mark.parametrize(("requests", "limit"), [(1, 4), (2, 4), (3, 4), (8, 8)])
 def test_threads_in_flight_and_everyone_gets_a_turn(requests, limit):
-    """Of 4 threads no more than 4 are in use, but one for each request where there are more; models share them."""
+    """Of 4 threads at most 4 are in use, but one per request if there are more requests; models share them."""
     computing = Computing()
     budgets = [ThreadBudget(4, computing) for _ in range(2)]
     in_flight, most = 0, 0

@@ -1,4 +1,4 @@
-"""What ends an answer, what may not come in it, and which samplers choose, with one meaning on both engines."""
+"""The end of an answer, forbidden tokens, and samplers mean the same on both engines."""
 
 import asyncio
 import dataclasses

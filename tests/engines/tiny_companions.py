@@ -1,4 +1,4 @@
-"""Files that go along with a tiny model: a projector for images, a LoRA adapter. Random weights."""
+"""Files that accompany a tiny model: a projector for images, a LoRA adapter. Random weights."""
 
 from pathlib import Path
 

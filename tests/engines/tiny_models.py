@@ -62,7 +62,7 @@ class TinyModel:
             self.writer.add_tensor(f"{name}", quantize(weights, kind), raw_dtype=kind)
 
     def byte_level_vocabulary(self, pre: str = "qwen2", template: str | None = CHATML, *, unused: int = 0) -> None:
-        """The 256 bytes, a few merges, and ChatML's control tokens; in the end as many `unused` ones."""
+        """The 256 bytes, a few merges, and ChatML's control tokens; then as many `unused` tokens as requested."""
         alphabet = ALPHABET
         merges = ["Ġ t", "h e", "Ġt he", "i n", "e r", "a n"]
         tokens = [*alphabet, *(merge.replace(" ", "") for merge in merges)]
@@ -104,7 +104,7 @@ class TinyModel:
         self.vocab_size = len(tokens)
 
     def wordpiece_vocabulary(self) -> None:
-        """BERT's control tokens, letters that start a word, and letters that go on."""
+        """BERT's control tokens, letters that start a word, and letters that continue one."""
         letters = "abcdefghijklmnopqrstuvwxyz"
         tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *("▁" + c for c in letters), *letters]
         self.writer.add_tokenizer_model("bert")
@@ -212,7 +212,7 @@ def bert(model: TinyModel, pooling: gguf.PoolingType = gguf.PoolingType.MEAN) ->
 
 
 def reranker(model: TinyModel) -> None:
-    """A bert that says how well a text answers a query."""
+    """A BERT that scores how well a text answers a query."""
     bert(model, gguf.PoolingType.RANK)
     for name, rows in (("cls", WIDTH), ("cls.output", 1)):
         model.add(f"{name}.weight", rows, WIDTH, kind=GGMLQuantizationType.F32)

@@ -49,7 +49,7 @@ def write(
     texts: list[bytes] | None = None,
     **sizes: Any,
 ) -> Path:
-    """A sound file, with `sizes` in place of SIZES and `texts` for tokens. Weights are holes in the file."""
+    """A valid file, with `sizes` in place of SIZES and `texts` for tokens. Its weights are holes in the file."""
     assert family in FAMILIES
     layout = layout_of(family)
     if magic is None:

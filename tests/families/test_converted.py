@@ -1,4 +1,4 @@
-"""What ctransformers cannot do with a legacy file, llama.cpp does with the same weights."""
+"""llama.cpp does with the same weights what ctransformers cannot do with a legacy file."""
 
 import asyncio
 import os

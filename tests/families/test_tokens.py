@@ -18,7 +18,8 @@ from tests.conftest import FAMILY_FILES
 RECORDS = [json.loads(path.read_text("utf-8")) for path in sorted(FAMILY_FILES.glob("*.json"))]
 FILES = [(record, name, "ctransformers") for record in RECORDS for name in record["files"]]
 FILES += [(record, name, "llama.cpp") for record in RECORDS for name in record["files"] if name.endswith(".bin")]
-# llama.cpp rounds activations otherwise: a token that leads by less, in logits, may change places in a quantized file.
+# llama.cpp rounds activations differently: a token with a smaller lead, in logits, may change places in a quantized
+# file.
 LEAST_LEAD = 0.16
 LOST = 0.01  # logits, where weights are not quantized: keys and values are cached in 16 bits
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
@@ -27,7 +28,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=20)
 @pytest.fixture(scope="module", params=FILES, ids=[f"{name}-{engine}" for _, name, engine in FILES])
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     record, name, engine = request.param
-    # What the file does not prove must be said; what it proves, need not.
+    # What the file does not prove must be given; what it proves need not be.
     model_type = "gpt2" if record["family"] == "gpt2" else None
     folder = tmp_path_factory.mktemp("models")
     model = GGUFModel(FAMILY_FILES / name, engine=engine, model_type=model_type, cache_dir=folder, threads=1)
@@ -52,7 +53,7 @@ def continuation(model: GGUFModel, prompt: str) -> str:
 
 
 def test_the_least_lead_of_a_token_is_that_of_transformers(loaded: Any) -> None:
-    """Quantized activations are another matter."""
+    """Quantized activations differ."""
     model, record, name = loaded
     if model.engine_name != "ctransformers" or not re.search(r"\.f(16|32)\.", name):
         return
@@ -88,7 +89,8 @@ def native_continuation(model: GGUFModel, prompt: list[int]) -> list[int]:
 
 
 def test_continuing_equals_starting_anew(loaded: Any) -> None:
-    """Whatever the KV cache keeps of a conversation, and where a family cannot go back in it, tokens are the same."""
+    """Tokens are the same, whatever the KV cache keeps of a conversation, even if a family cannot remove tokens from
+    it."""
     model, record, name = loaded
     first, second = record["files"][name][:2]
     expected = continuation(model, first["prompt"])

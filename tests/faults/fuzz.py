@@ -128,9 +128,10 @@ TYPES = [
     "",
     "application/json; charset=utf-16",
 ]
-SECONDS = 30.0  # after which an answer is taken for a hang
+SECONDS = 30.0  # seconds after which an answer counts as a hang
 _AT_ONCE = (
-    500  # requests that are made before they are sent: making a deep one takes seconds, which no answer is to wait for
+    # requests that are prepared before they are sent: making a deep one takes seconds, for which no answer should wait
+    500
 )
 
 Request = tuple[str, str, dict[str, str], bytes]  # method, path, headers and body
@@ -138,7 +139,7 @@ Request = tuple[str, str, dict[str, str], bytes]  # method, path, headers and bo
 
 @dataclass
 class Outcome:
-    """How often each status came, and what should not have."""
+    """The number of each status, and unexpected answers."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
@@ -184,7 +185,7 @@ def request(endpoints: list[tuple[str, str]], chance: random.Random) -> Request:
 
 
 def _mutated(body: Any, chance: random.Random) -> Any:
-    """A body with one place changed."""
+    """Return a body with one place changed."""
     places = list(_places(body))
     if not places:
         return _anything(chance, 0)
@@ -241,7 +242,7 @@ def _mangled(raw: bytes, chance: random.Random) -> bytes:
 
 
 async def fuzz(url: str, first: int, count: int, *, seed: int, clients: int, seconds: float) -> Outcome:
-    """Sends the requests, several at once, and sees whether all slots are free afterwards."""
+    """Send the requests, several at once, and check that all slots are free afterwards."""
     outcome, started = Outcome(), time.monotonic()
     async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
@@ -309,7 +310,7 @@ def main() -> int:
             )
         )
         console = server.log("console")
-    restarted, tracebacks = "Starting it again" in console, console.count("Traceback")
+    restarted, tracebacks = "Restarting it" in console, console.count("Traceback")
     print(console[-4000:])
     print(outcome)
     print(f"the worker {'was started again' if restarted else 'lived on'}, {tracebacks} tracebacks on the console")

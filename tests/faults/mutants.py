@@ -48,7 +48,7 @@ NOT_A_NUMBER = (b"\xff\xff\xff\xff", b"\x00\x7e\x00\x7e", b"\x00\x00\x80\x7f", b
 
 @dataclass
 class Outcome:
-    """What became of the mutants."""
+    """The results of the mutants."""
 
     counts: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)  # a line for each that ended by a signal, a hang or a traceback
@@ -84,7 +84,7 @@ def _gguf(spec: object, chance: random.Random) -> bytes:
 
 
 def _legacy(raw: bytes, file: GGMLFile, chance: random.Random) -> bytes:
-    """One to three numbers of the header, the vocabulary or a tensor's entry changed; or weights, or the length."""
+    """Change one to three numbers of the header, the vocabulary or a tensor's entry; or weights, or the length."""
     first = min(tensor.offset for tensor in file.tensors.values())
     how = chance.random()
     if how < 0.08:
@@ -110,7 +110,7 @@ def _legacy(raw: bytes, file: GGMLFile, chance: random.Random) -> bytes:
 
 
 def _spoiled(raw: bytes, first: int, end: int, chance: random.Random) -> bytes:
-    """With weights that are no numbers, or very large ones."""
+    """Set weights to values that are not numbers, or very large."""
     content = bytearray(raw)
     for _ in range(chance.choice([1, 4, 100])):
         at = chance.randrange(first, end - 4) & ~3
@@ -119,7 +119,7 @@ def _spoiled(raw: bytes, first: int, end: int, chance: random.Random) -> bytes:
 
 
 def run(first: int, count: int, *, seed: int, limit: float, seconds: float, keep: Path | None = None) -> Outcome:
-    """Tries mutants until all are tried or the time is up; `limit` is a child's."""
+    """Try mutants until all are done or the time is up; `limit` is a child's."""
     outcome, started = Outcome(), time.monotonic()
     with TemporaryDirectory(prefix="mutants-") as folder:
         kinds = makers(Path(folder))
@@ -174,7 +174,7 @@ def _try(path: Path, family: str | None, engine: EngineChoice, limit: float) -> 
 
 
 def _child(path: Path, family: str | None, engine: EngineChoice, output: Path) -> None:
-    """Loads and asks; ends the process."""
+    """Load and ask; end the process."""
     written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(written, 1)
     os.dup2(written, 2)

@@ -1,9 +1,10 @@
-"""The long runs of this folder, made short."""
+"""The long runs of this folder, shortened."""
 
 import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,7 @@ from ggserve.modelfile.gguf import read_gguf
 from tests.conftest import FAMILY_FILES, ROOT, serve
 from tests.engines.load_changed_models import spec_of
 from tests.engines.tiny_models import write_tiny_model
+from tests.faults.citations import run as cite
 from tests.faults.fuzz import fuzz
 from tests.modelfile.tiny_gguf import STRING, U32
 
@@ -30,6 +32,13 @@ def test_no_request_is_answered_with_a_500(tmp_path: Path) -> None:
         outcome = asyncio.run(fuzz(server.url, 0, 300, seed=1, clients=2, seconds=60))
         assert not outcome.bad, outcome
         assert "Traceback" not in server.log("console")
+
+
+@pytest.mark.parametrize("engine", ["ctransformers", "llama.cpp"])
+def test_every_quotation_of_a_random_model_is_in_its_document(engine: Literal["ctransformers", "llama.cpp"]) -> None:
+    outcome = cite(engine, 0, 50, seed=1)
+    assert outcome.quotations
+    assert not outcome.bad, outcome
 
 
 @pytest.mark.parametrize(
@@ -71,4 +80,4 @@ def test_a_head_that_turns_in_part_is_refused_where_it_ended_llama_cpp(tmp_path:
     assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "whole.gguf"))) is None
     key = f"{architecture}.rope.dimension_count"
     spec.fields[key] = (U32, 32)
-    assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "part.gguf"))) == f"{key}: 32 is not a head's 64"
+    assert llama_cpp_objection(read_gguf(spec.write(tmp_path / "part.gguf"))) == f"{key}: 32 is not the head size 64"

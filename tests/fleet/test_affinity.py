@@ -1,4 +1,4 @@
-"""A chat goes back to where its beginning is, new ones spread out, and nobody waits for a busy replica."""
+"""A chat goes back to the replica with its beginning, new ones spread out, and nobody waits for a busy replica."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What many say of themselves, as one."""
+"""The answers of many replicas as one."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A response without HTTP: whole, ended when nobody wants it, and with what comes together in one piece."""
+"""A response without HTTP: whole, ended when nobody wants it, and with text that arrives together in one piece."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,6 +1,6 @@
-"""JSON schemas of JSONSchemaBench's kinds (functions, Kubernetes' objects, events, files of settings), made at random.
+"""Random JSON schemas of JSONSchemaBench's kinds (functions, Kubernetes' objects, events, settings files).
 
-Lengths are bounded, so that an answer at random ends. Number i is always the same.
+Lengths are bounded, so that a random answer ends. Number i is always the same.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The grammar of quotations: only what a document says, in whole words, between marks that no document has."""
+"""The grammar of quotations: only text of the documents, in whole words, between marks that no document has."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The leaves of a JSON text are those that a JSON parser finds, and a schema's alternatives are its constants."""
+"""The leaves of a JSON text equal those that a JSON parser finds, and a schema's alternatives are its constants."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Numbers within bounds: the rules have all that are within them, and no other."""
+"""Numbers within bounds: the rules accept all numbers within them, and no others."""
 
 import asyncio
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The two ways that rules are written mean the same: what GBNF accepts, Lark accepts, and JSON is of its schema."""
+"""Both languages of rules mean the same: Lark accepts what GBNF accepts, and JSON follows its schema."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ def accepts(grammars: Grammars, grammar: Grammar, text: str) -> bool:
 
 
 def at_random(answer: Matcher, draw: random.Random) -> str | None:
-    """An answer that ends by itself, None where it grows too long."""
+    """Return an answer that ends by itself, or None if it grows too long."""
     text = bytearray()
     while not answer.ended and not (answer.complete and draw.random() < 0.3):
         allowed = list(answer.allowed()[:128].nonzero()[0])

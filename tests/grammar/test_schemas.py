@@ -1,6 +1,6 @@
 """An answer follows its JSON schema, on both engines: `SCHEMAS=200` for more of them than the quick 25.
 
-A model of random weights answers, which prefers what nobody expects; the default model answers fewer.
+A model with random weights answers, which prefers unlikely tokens; the default model answers fewer.
 """
 
 import asyncio

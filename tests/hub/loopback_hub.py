@@ -1,4 +1,4 @@
-"""A small hub on loopback: what huggingface_hub asks of the real one, and the ways in which that one fails."""
+"""A small hub on loopback: the requests of huggingface_hub, and the ways in which the real hub fails."""
 
 import hashlib
 import json
@@ -20,6 +20,7 @@ class Repo:
     size: int | None = None  # announced instead of the true one
     sent: bytes | None = None  # sent instead of the announced content
     cuts: list[int] = field(default_factory=list)  # bytes after which the next connections break
+    etag: str | None = None  # announced instead of the true one
     stall: int | None = None  # bytes after which nothing comes any more, of larger files
 
 
@@ -98,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             302,
             {
                 "X-Repo-Commit": commit(revision),
-                "X-Linked-ETag": f'"{hashlib.sha256(files[file]).hexdigest()}"',
+                "X-Linked-ETag": f'"{repo.etag or hashlib.sha256(files[file]).hexdigest()}"',
                 "X-Linked-Size": str(repo.size or len(files[file])),
                 "Location": location,
             },

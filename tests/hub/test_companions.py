@@ -1,4 +1,4 @@
-"""A projector belongs to a model by its width, and beside several models by its name."""
+"""A projector belongs to a model by its width, and among several models by its name."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A legacy file's GGUF is made once, and anew when what it comes from has changed."""
+"""A legacy file's GGUF is made once, and again when its source has changed."""
 
 import os
 import shutil

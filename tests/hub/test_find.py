@@ -1,4 +1,4 @@
-"""Which file a name means, here and in a listing."""
+"""The file that a name means, here and in a listing."""
 
 from pathlib import Path
 
@@ -67,14 +67,14 @@ def test_odd_numbers_make_no_parts(name: str) -> None:
     [
         ([], None, "here has no model files (.gguf, .ggml, .bin)"),
         (["pytorch_model.bin"], None, "here has no model files (.gguf, .ggml, .bin)"),
-        (["pytorch_model.bin"], "pytorch_model.bin", "is not a model file by its name"),
+        (["pytorch_model.bin"], "pytorch_model.bin", "is not that of a model file"),
         (["a.gguf"], "b.gguf", "there is no file b.gguf in here; it has a.gguf (1 B)"),
         (
             ["m-00002-of-00003.gguf", "m-00001-of-00003.gguf"],
             None,
             "parts of a model, and m-00003-of-00003.gguf is not",
         ),
-        (["a.gguf", "m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", "m-00001-of-00002.gguf is not there"),
+        (["a.gguf", "m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", "m-00001-of-00002.gguf is missing"),
         (
             ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "a.gguf"],
             None,

@@ -43,7 +43,7 @@ def hub() -> Iterator[Hub]:
 
 
 class Machine:
-    """Where a user works: an environment with its own cache, and the runs in it."""
+    """A user's environment with its own cache, and the runs in it."""
 
     def __init__(self, home: Path, hub: Hub) -> None:
         self.home = home
@@ -72,7 +72,7 @@ class Machine:
         return Path(out.strip())
 
     def error(self, *arguments: str, program: str = FIND, **environment: str) -> str:
-        """What the user reads: the last line."""
+        """Return the last line that the user sees."""
         process = self.start("-c", program, *arguments, **environment)
         _, err = process.communicate(timeout=20)
         assert process.returncode == 1
@@ -205,7 +205,7 @@ def test_what_the_hub_refuses_is_said_in_one_line(machine: Machine, hub: Hub) ->
     assert machine.error("org/nothing").startswith(missing)
     assert machine.error("org/nothing", HF_TOKEN="hf_right").startswith(missing)
     assert machine.error("org/gated").startswith(
-        f"error: org/gated is gated: ask for access at {hub.url}/org/gated, and set HF_TOKEN"
+        f"error: org/gated is gated: request access at {hub.url}/org/gated, and set HF_TOKEN"
     )
     assert "check the token in HF_TOKEN" in machine.error("org/one", HF_TOKEN="hf_wrong")
     hub.down = 503
@@ -217,7 +217,7 @@ def test_no_network(machine: Machine, hub: Hub) -> None:
     hub.server_close()
     assert machine.error("org/one").startswith(f"error: no connection to {hub.url} for org/one (")
     assert re.match(
-        r"error: HF_HUB_OFFLINE is set, and a.gguf of org/one is not in the cache \S+, which has no file of it",
+        r"error: HF_HUB_OFFLINE is set, but a.gguf of org/one is not in the cache \S+, which has none of its files",
         machine.error("org/one", "a.gguf", HF_HUB_OFFLINE="1"),
     )
 
@@ -226,7 +226,7 @@ def test_a_variable_that_keeps_a_download_from_working_is_named(machine: Machine
     (tmp_path / "file").touch()
     error = machine.error("org/one", HF_HOME=str(tmp_path / "file" / "hf"))
     assert f"{tmp_path}/file" in error
-    assert error.endswith("set HF_HOME to a folder that can be written")
+    assert error.endswith("set HF_HOME to a writable folder")
     assert "SSL_CERT_FILE=/nowhere.pem" in machine.error("org/one", SSL_CERT_FILE="/nowhere.pem")
     for scheme in ("socks5", "socks5h"):
         error = machine.error("org/one", ALL_PROXY=f"{scheme}://127.0.0.1:1", NO_PROXY="")
@@ -236,11 +236,24 @@ def test_a_variable_that_keeps_a_download_from_working_is_named(machine: Machine
 def test_a_damaged_download_is_not_kept(machine: Machine, hub: Hub) -> None:
     repo = hub.repos["org/one"]
     repo.sent = SMALL[:-1]
-    assert "came in the wrong size: start again" in machine.error("org/one")
+    assert "has the wrong size: start again" in machine.error("org/one")
     repo.sent = SMALL[::-1]
-    assert "came damaged (its SHA-256 is wrong): start again" in machine.error("org/one")
+    assert "was damaged in the download (wrong SHA-256): start again" in machine.error("org/one")
     repo.sent = None
     assert machine.found("org/one").read_bytes() == SMALL
+
+
+def test_neither_a_name_nor_a_hub_leads_out_of_the_cache(machine: Machine, hub: Hub, tmp_path: Path) -> None:
+    outside = tmp_path / "hf" / "outside"
+    outside.mkdir(parents=True)
+    (outside / "one.Q4_0.gguf").write_bytes(SMALL)
+    for revision in ("../../../outside", "..", "a/../..", "/etc", ".git"):
+        assert "is no revision of org/one" in machine.error(f"org/one@{revision}")
+    hub.repos["org/etag"] = Repo({"a.gguf": SMALL}, etag="../../../outside/etag")
+    assert "does not answer as a hub does: ETag '../../../outside/etag' of a.gguf" in machine.error("org/etag")
+    hub.repos["org/file"] = Repo({"../../../../outside/file.gguf": SMALL})
+    machine.error("org/file")
+    assert [path.name for path in outside.iterdir()] == ["one.Q4_0.gguf"]
 
 
 def test_a_full_disk(machine: Machine, hub: Hub) -> None:
@@ -250,7 +263,8 @@ def test_a_full_disk(machine: Machine, hub: Hub) -> None:
     assert error == "error: org/large cannot be downloaded: File too large"
     hub.repos["org/large"].size = 10**16
     assert re.match(
-        r"error: large.gguf needs 10000000.00 GB of disk in \S+, \d+.\d\d GB are free: make room, or set HF_HOME",
+        r"error: large.gguf needs 10000000.00 GB of disk space in \S+, "
+        r"but \d+.\d\d GB are free: free some space, or set HF_HOME",
         machine.error("org/large"),
     )
 

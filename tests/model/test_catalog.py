@@ -1,4 +1,4 @@
-"""Names of models: of files in folders, links and the cache of a hub, and as clients write them."""
+"""Names of models: of files in folders, links and a hub's cache, and as clients write them."""
 
 import shutil
 from pathlib import Path

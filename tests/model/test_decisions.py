@@ -26,7 +26,7 @@ def decide(model: GGUFModel, *questions: Question) -> list:
 
 
 def mass(model: GGUFModel, prompt: list[int], tokens: list[int]) -> float:
-    """The probability of some tokens after a prompt, as `echo` and `logprobs` tell it."""
+    """The probability of some tokens after a prompt, from `echo` and `logprobs`."""
 
     async def scores() -> float:
         params = SamplingParams(max_tokens=0, logprobs=0, prompt_logprobs=True)
@@ -44,7 +44,7 @@ def test_probabilities_are_those_of_brute_force(either: GGUFModel):
     sums[1] -= sum(mass(either, prompt, tokens) for tokens in spelled[2] if tokens[:1] in spelled[1])
     (decision,) = decide(
         either, question
-    )  # goes on from what brute force has evaluated, token by token: it rounds alike
+    )  # continues from what brute force has evaluated, token by token: it rounds the same
     assert decision.label_mass == pytest.approx(sum(sums), rel=1e-3)
     for probability, one in zip(decision.probabilities, sums, strict=True):
         assert math.log(probability) == pytest.approx(math.log(one / sum(sums)), abs=1e-3)

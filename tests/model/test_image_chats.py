@@ -1,4 +1,4 @@
-"""Chats with an image on both transports of llama.cpp: thoughts, calls and structured output go beside it."""
+"""Chats with an image on both transports of llama.cpp, with thoughts, calls and structured output."""
 
 import asyncio
 import base64

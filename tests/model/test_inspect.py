@@ -1,4 +1,4 @@
-"""What `ggserve inspect` prints."""
+"""The output of `ggserve inspect`."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def test_a_vocabulary_without_weights(tmp_path: Path, capsys: pytest.CaptureFixt
     spec = llama()
     spec.tensors.clear()
     found = facts(spec.write(tmp_path / "vocabulary.gguf"), capsys)
-    assert found["weights"] == "none: the file holds a vocabulary only"
+    assert found["weights"] == "none: the file contains only a vocabulary"
     assert found["vocabulary"] == "llama (SentencePiece), 280 tokens, pre-tokenizer not said"
     assert found["special tokens"] == "bos 1 <s>, eos 2 </s>"
 
@@ -74,7 +74,7 @@ def test_a_file_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.Captu
         (b"", "is empty (0 bytes)"),
         (llama().encode()[:-100], "truncated: tensor 'blk.1.ffn_up.weight' ends at byte"),
         (llama().encode()[:1000], "truncated"),
-        (b"tjgg\3\0\0\0" + bytes(100), "of no known family"),
+        (b"tjgg\3\0\0\0" + bytes(100), "unknown family"),
         (b"PK\x03\x04" + bytes(100), "it looks like a zip archive or a PyTorch checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
     ],

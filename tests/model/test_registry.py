@@ -1,4 +1,4 @@
-"""Several models in memory: within the budget, the least recently used idle one goes, and never one in use."""
+"""Several models in memory: within the limit, the least recently used idle one is unloaded, and never one in use."""
 
 import asyncio
 import math
@@ -32,7 +32,7 @@ class Model:
 
 
 class Loads:
-    """Which models have been loaded, in their order. `gate` holds loads up while it is not set."""
+    """The models that were loaded, in order. `gate` holds loads up until it is set."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -147,7 +147,7 @@ def test_requests_at_the_same_time_share_a_load(folder: Path) -> None:
 
 def test_a_model_too_large_even_alone_is_an_error_with_the_numbers(folder: Path) -> None:
     async def check(registry: ModelRegistry, loads: Loads) -> None:
-        with pytest.raises(ModelFileError, match=r"a needs 0\.00 GB, and MODELS_MEMORY allows 0\.00 GB"):
+        with pytest.raises(ModelFileError, match=r"a needs 0\.00 GB, but MODELS_MEMORY allows 0\.00 GB"):
             await ask(registry, "a")
 
     run(folder, check, models=0.5)

@@ -1,4 +1,4 @@
-"""A thought within its budget: what an engine is asked for step by step, and what comes out."""
+"""A thought within its budget: the requests to the engine, step by step, and the answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""Changes of tiny files, and what ctransformers makes of them in a process of its own."""
+"""Changes of tiny files, and the reaction of ctransformers in a process of its own."""
 
 import math
 import platform
@@ -54,7 +54,7 @@ def items(key: str, change: Callable[[list], list], item: int | None = None) -> 
 
 
 def outcomes(paths: list[Path]) -> list[str]:
-    """What became of each file in ctransformers: "finite" (so are its logits), "ran" or "refused"."""
+    """Return the result of each file in ctransformers: "finite" (so are its logits), "ran" or "refused"."""
     done = subprocess.run(
         [sys.executable, LOADER],
         input="\0".join(map(str, paths)),

@@ -1,4 +1,4 @@
-"""Conversion keeps the model bit for bit, refuses what would run differently, writes a whole file or none."""
+"""Conversion keeps the model bit for bit, rejects what would run differently, and writes a whole file or none."""
 
 import contextlib
 import os
@@ -211,7 +211,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert read_gguf(target)
     capsys.readouterr()
     assert main([str(source), str(target)]) == 2
-    assert capsys.readouterr().err == "out.gguf: exists already; --force replaces it\n"
+    assert capsys.readouterr().err == "out.gguf: already exists; use --force to replace it\n"
     assert main([str(source), str(target), "--force"]) == 0
     capsys.readouterr()
     assert main([str(tmp_path / "absent"), str(tmp_path / "new")]) == 2

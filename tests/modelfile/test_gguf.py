@@ -1,4 +1,4 @@
-"""The GGUF reader: agrees with the gguf package on sound files, says what is wrong with the others."""
+"""The GGUF reader agrees with the gguf package on valid files, and reports what is wrong with others."""
 
 import errno
 import itertools

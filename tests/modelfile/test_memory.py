@@ -1,4 +1,4 @@
-"""What a slot takes in memory."""
+"""The memory of a slot."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The two ways to write byte-level BPE tokens map to each other and are told apart."""
+"""The two spellings of byte-level BPE tokens map to each other and are told apart."""
 
 from pathlib import Path
 

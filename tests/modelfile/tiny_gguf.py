@@ -1,4 +1,4 @@
-"""Writes small GGUF files, sound or broken, byte by byte; knows nothing of the reader under test."""
+"""Writes small GGUF files, valid or broken, byte by byte; knows nothing of the reader under test."""
 
 import struct
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Tensor:
 
 @dataclass
 class Spec:
-    """A GGUF file to be: change what you like, then `write` it."""
+    """A GGUF file in the making: change anything, then `write` it."""
 
     fields: dict[str, tuple[int, Any]] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Log files: what cannot be written costs one line on the console, and what comes from outside forges no line."""
+"""Log files: a line that cannot be written costs one line on the console, and text from outside forges no line."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Which addresses a server listens on."""
+"""The addresses that a server listens on."""
 
 import socket
 

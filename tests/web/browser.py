@@ -1,4 +1,4 @@
-"""A real Chromium, headless, and what a test does on the chat page."""
+"""A real Chromium, headless, and the actions of a test on the chat page."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ _FLAGS = (
     "--disable-dev-shm-usage",
     "--lang=en",
 )
-# What a run of the tests should not wait for: long answers, and chance.
+# A run of the tests should not wait for long answers, or depend on chance.
 _QUICK = {"temperature": 0, "max_tokens": 24}
 ENDLESS = {"max_tokens": 400, "more": '{"ignore_eos": true}'}
 SEA = "Write one sentence about the sea."
@@ -42,7 +42,7 @@ class Page:
         self.keys = Keys
 
     def open(self, url: str, place: str = "", *, ready: bool = True, **settings: Any) -> None:
-        """The page as one who was never here finds it, but with these settings; waits for the model if `ready`."""
+        """Open the page as on a first visit, with these settings; wait for the model if `ready`."""
         self.driver.get(f"{url}/web/icon.svg")  # of the page's origin, and runs nothing
         self.driver.execute_script(
             "localStorage.setItem('ggserve.settings', arguments[0]); localStorage.removeItem('ggserve.notebook')",
@@ -69,7 +69,7 @@ class Page:
         return any(element.is_displayed() for element in self.all(css))
 
     def click(self, css: str) -> None:
-        """As a script clicks: buttons that show up under the mouse only can be clicked too."""
+        """Click like a script: buttons that appear only under the mouse can be clicked too."""
         self.js("document.querySelector(arguments[0]).click()", css)
 
     def text(self, css: str) -> str:
@@ -96,14 +96,14 @@ class Page:
         self.one("#message").send_keys(text, Keys.ENTER)
 
     def ask(self, text: str) -> str:
-        """Sends a message; returns the whole answer."""
+        """Send a message and return the whole answer."""
         before = len(self.all(".message"))
         self.write(text)
         self.until(lambda: len(self.all(".message")) == before + 2)
         return self.answer()
 
     def answer(self) -> str:
-        """The last answer, once it is complete."""
+        """Return the last answer when it is complete."""
         self.until(lambda: self.shown(".assistant.last:not(.running) .foot"))
         return self.text(".assistant.last .body").strip()
 
@@ -114,7 +114,7 @@ class Page:
         self.until(lambda: "imported" in self.text("#toast"))
 
     def stored(self) -> list[dict[str, Any]]:
-        """What IndexedDB holds."""
+        """Return the contents of IndexedDB."""
         return list(
             self.driver.execute_async_script(
                 """const done = arguments[0], opening = indexedDB.open("ggserve");
@@ -126,12 +126,12 @@ class Page:
         )
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last call."""
+        """Return the addresses that were requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
     def problems(self) -> list[str]:
-        """What the browser's console has to complain of since the last call."""
+        """Return the messages of the browser's console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
@@ -175,7 +175,7 @@ def running_chromium(found: tuple[str, str], folder: Path, *flags: str) -> Itera
 
 
 def audit(page: Page) -> list[str]:
-    """What axe-core finds wrong by WCAG 2.1 A and AA, and its best practices."""
+    """Return the violations that axe-core finds of WCAG 2.1 A and AA, and of its best practices."""
     page.js(_AXE)
     found = page.driver.execute_async_script("axe.run().then(arguments[0])")
     return [

@@ -1,4 +1,4 @@
-"""One browser for all tests of the page; each test starts as if nobody had been there before."""
+"""One browser for all tests of the page; each test starts as on a first visit."""
 
 import os
 from collections.abc import Iterator

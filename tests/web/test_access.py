@@ -1,4 +1,4 @@
-"""The page from a keyboard, for a screen reader, on a phone."""
+"""The page with a keyboard, a screen reader, and on a phone."""
 
 import pytest
 

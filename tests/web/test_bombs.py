@@ -1,4 +1,4 @@
-"""Markdown that would take seconds, overflow the stack or make a million elements is shown, at a bounded cost."""
+"""Markdown that would take seconds, overflow the stack or make a million elements is shown at a bounded cost."""
 
 import pytest
 

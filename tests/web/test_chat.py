@@ -1,4 +1,4 @@
-"""Chatting on the page: answers stream in, stop, are made anew; the real server answers."""
+"""Chatting on the page: answers stream in, stop, and are made again; the real server answers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the page says while the server loads, and where it wants a key."""
+"""The page's messages while the server loads, and if it requires a key."""
 
 import subprocess
 import sys

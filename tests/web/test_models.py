@@ -1,4 +1,4 @@
-"""The models' dialog: what is loaded and what it takes, load, unload, pull."""
+"""The models dialog: state and memory, load, unload, pull."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What an answer may hold beside text, as the OpenAI API words it; the stream is the test's, cut at odd places."""
+"""The parts of an answer beside text, in the OpenAI API's form; the stream is the test's, cut at odd places."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from tests.web.browser import SEA
 
 
 def answer_with(page, path: str, *choices: dict, end: str = "data: [DONE]\r\n\r\n") -> None:
-    """From now on requests to `path` get these chunks, seven bytes at a time, with the line ends of the standard."""
+    """Answer requests to `path` with these chunks, seven bytes at a time, with the standard's line ends."""
     chunks = [{"choices": [choice]} for choice in choices]
     events = "".join(f": a comment\r\nevent: x\r\ndata: {json.dumps(c, ensure_ascii=False)}\r\n\r\n" for c in chunks)
     page.js(

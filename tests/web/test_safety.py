@@ -1,4 +1,4 @@
-"""Whatever a model or a file says, the page runs nothing of it and asks no other host."""
+"""Whatever a model or a file contains, the page runs none of it and contacts no other host."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Citations and field confidence on the page: what is quoted is marked in the document, and values are shaded."""
+"""Citations and field confidence on the page: quotations are marked in the document, and values are shaded."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Anthropic's messages as chat templates expect them: OpenAI's roles, a message for each tool result."""
+"""Convert Anthropic's messages to the form of chat templates: OpenAI's roles, one message per tool result."""
 
 from collections.abc import Iterable, Sequence
 from itertools import dropwhile, groupby, takewhile
@@ -20,12 +20,12 @@ from ggserve.api.anthropic.schemas import (
 )
 from ggserve.api.images import image_part, text_part
 
-_BILLING = "x-anthropic-billing-header:"  # Claude Code's; it changes with each request, and is not for the model
+_BILLING = "x-anthropic-billing-header:"  # from Claude Code; it changes with each request and is not for the model
 
 
 def conversation(request: PromptRequest) -> tuple[list[dict[str, Any]], str, str]:
-    """The messages of a chat, and the text and the thought that its answer begins with: those of a last message which
-    is the assistant's."""
+    """Return the messages of a chat, and the text and the reasoning that its answer begins with, which come from a last
+    message of the assistant."""
     system = [block.text for block in request.system if not block.text.startswith(_BILLING)]
     turns = list(dropwhile(_is_system, request.messages))
     system += [_text(turn.content) for turn in takewhile(_is_system, request.messages)]
@@ -64,7 +64,8 @@ def _assistant(turn: Message) -> list[dict[str, Any]]:
 
 
 def _user(turn: Message) -> list[dict[str, Any]]:
-    """The tool results, then the text: a user's, whatever else the role is called, for few templates know others."""
+    """Return the tool results, then the text as a user's message, whatever its role is, because few templates know
+    other roles."""
     messages = [_tool_message(block) for block in turn.content if isinstance(block, ToolResultBlock)]
     if (content := _content(turn.content)) or not messages:
         messages.append({"role": "user", "content": content})
@@ -72,7 +73,7 @@ def _user(turn: Message) -> list[dict[str, Any]]:
 
 
 def _content(blocks: Sequence[Any]) -> str | list[dict[str, Any]]:
-    """A text; with images parts, in their order."""
+    """Return a text, or if there are images, content parts in order."""
     if not any(isinstance(block, ImageBlock) for block in blocks):
         return _text(blocks)
     return [

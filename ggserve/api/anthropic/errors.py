@@ -1,4 +1,4 @@
-"""Errors as Anthropic words them: `{"type": "error", "error": {"type", "message"}}`."""
+"""Errors in Anthropic's format: `{"type": "error", "error": {"type", "message"}}`."""
 
 from typing import Any, Literal
 
@@ -18,14 +18,14 @@ _TYPES = {
 
 
 class AnthropicErrorObject(BaseModel):
-    """What went wrong."""
+    """The error."""
 
     type: str
     message: str
 
 
 class AnthropicError(BaseModel):
-    """The body of an error's answer."""
+    """The body of an error response."""
 
     type: Literal["error"]
     error: AnthropicErrorObject
@@ -35,6 +35,6 @@ ANTHROPIC_ERRORS = error_responses(AnthropicError)
 
 
 def anthropic_envelope(error: APIError) -> dict[str, Any]:
-    """The body of an error's response, and of an `error` event."""
+    """Return the body of an error response, or of an `error` event."""
     default = "invalid_request_error" if error.status < 500 else "api_error"
     return {"type": "error", "error": {"type": _TYPES.get(error.status, default), "message": error.naming_message}}

@@ -1,4 +1,4 @@
-"""`POST /v1/messages`, the assistant's next message, whole or streamed, and `/v1/messages/count_tokens`."""
+"""`POST /v1/messages`, the assistant's next message, complete or streamed, and `/v1/messages/count_tokens`."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANT
 
 @router.post("/v1/messages", responses=EventStream.RESPONSES)
 async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(MessagesRequest))]) -> Response:
-    """The assistant's next message, whole or streamed."""
+    """The assistant's next message, complete or streamed."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun, begun_thought = conversation(body)
@@ -40,7 +40,7 @@ async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(Messag
 
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(call: Annotated[Call[PromptRequest], Depends(call_of(PromptRequest))]) -> dict[str, int]:
-    """The tokens of the prompt that the same fields make in `/v1/messages`."""
+    """The number of tokens in the prompt that the same fields make in `/v1/messages`."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun, begun_thought = conversation(body)

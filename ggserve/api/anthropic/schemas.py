@@ -1,4 +1,4 @@
-"""Anthropic's request bodies, validated. Unknown fields are ignored, `cache_control` among them."""
+"""Anthropic's request bodies, validated. Unknown fields, including `cache_control`, are ignored."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,11 +21,12 @@ from ggserve.messages import Document, Tools, documents_problem
 
 
 def _as_blocks(content: Any) -> Any:
-    """A text is short for one text block; one form keeps the places that errors name short too."""
+    """Return content as blocks. A string becomes a text block, because a single form keeps the field paths in errors
+    short."""
     if content is None or isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
-        raise ValueError("must be a text or a list of content blocks")
+        raise ValueError("must be a string or a list of content blocks")
     return content
 
 
@@ -40,7 +41,7 @@ class ThinkingBlock(Strict):
 
 
 class SkippedBlock(Strict):
-    """What only Anthropic can read, or its own tools do."""
+    """A block that only Anthropic can read or that its own tools made."""
 
     type: Literal[
         "redacted_thinking",
@@ -66,7 +67,7 @@ class ImageBlock(Strict):
     @model_validator(mode="after")
     def _readable(self) -> "ImageBlock":
         if self.source.get("type") != "base64" or not isinstance(self.source.get("data"), str):
-            raise ValueError("an image's source must be of type base64, with its data; this server fetches no others")
+            raise ValueError("an image's source must have type base64, with its data; this server does not fetch URLs")
         check_image(self.url)
         return self
 
@@ -141,14 +142,14 @@ Role = Literal["user", "assistant", "system", "ctx", "msg"]
 
 
 class Message(Strict):
-    """One turn. Claude Code sends roles besides `user` and `assistant`."""
+    """One turn. Claude Code also sends roles other than `user` and `assistant`."""
 
     role: Role
     content: Annotated[list[Block], BeforeValidator(_as_blocks)]
 
 
 class Tool(Strict):
-    """A tool of the client's. Anthropic's own (`web_search_...`) have a type and no schema, and are left out."""
+    """A client's tool. Anthropic's own tools (`web_search_...`) have a type but no schema, and are left out."""
 
     type: str | None = None
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
@@ -167,7 +168,7 @@ class Tool(Strict):
 
     @property
     def function(self) -> dict[str, Any]:
-        """As OpenAI's tool object."""
+        """Return the tool as OpenAI's tool object."""
         described = {} if self.description is None else {"description": self.description}
         return {"type": "function", "function": {"name": self.name, **described, "parameters": self.input_schema}}
 
@@ -194,7 +195,8 @@ class OutputConfig(Strict):
 
 
 class ContextEdit(Strict):
-    """What Anthropic's server would drop from a conversation. Here all of it is kept, so only that may be asked for."""
+    """Edits that Anthropic's server would make to a conversation. Here nothing is removed, so only edits that keep
+    everything are accepted."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -204,7 +206,7 @@ class ContextEdit(Strict):
     @model_validator(mode="after")
     def _keeps_all(self) -> "ContextEdit":
         if not self.type.startswith("clear_thinking") or self.keep != "all":
-            raise ValueError(f"{self.type} is not supported: this server drops nothing from a conversation")
+            raise ValueError(f"{self.type} is not supported: this server does not edit conversations")
         return self
 
 
@@ -213,7 +215,7 @@ class ContextManagement(Strict):
 
 
 class PromptRequest(ModelRequest):
-    """`POST /v1/messages/count_tokens`, and what `/v1/messages` has in common with it."""
+    """`POST /v1/messages/count_tokens`, and the fields that `/v1/messages` shares with it."""
 
     endpoint = "/v1/messages"
     prompt_field = "messages"
@@ -224,7 +226,7 @@ class PromptRequest(ModelRequest):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    output_format: OutputFormat | None = None  # its older name
+    output_format: OutputFormat | None = None  # the older name of output_config
     context_management: ContextManagement | None = None
 
     @model_validator(mode="after")
@@ -239,12 +241,12 @@ class PromptRequest(ModelRequest):
 
     @property
     def template_arguments(self) -> dict[str, Any]:
-        """What the chat template is told."""
+        """The variables for the chat template."""
         return thinking(None if self.thinking is None else self.thinking.type != "disabled")
 
     @property
     def called_tools(self) -> Tools | None:
-        """What the answer may call."""
+        """The tools that the answer may call."""
         choice = self.tool_choice or ToolChoice(type="auto")
         functions = tuple(
             tool.function
@@ -270,16 +272,16 @@ class MessagesRequest(PromptRequest):
         if not any(enabled):
             return self
         if not all(enabled):
-            raise field_error("messages", "citations must be enabled for all documents, or for none")
+            raise field_error("messages", "citations must be enabled for all documents or for none")
         if problem := documents_problem(self.quoted):
             raise field_error("messages", f"documents {problem}")
         if self.called_tools:
-            raise field_error("tools", "an answer with citations cannot call functions")
+            raise field_error("tools", "citations cannot be combined with tools")
         if self.output_format or (self.output_config and self.output_config.format):
             field = "output_format" if self.output_format else "output_config.format"
-            raise field_error(field, "an answer with citations cannot be held to a format")
+            raise field_error(field, "citations cannot be combined with an output format")
         if any(isinstance(block, ImageBlock) for message in self.messages for block in message.content):
-            raise field_error("messages", "an answer about images cannot have citations")
+            raise field_error("messages", "citations cannot be combined with images")
         return self
 
     def _documents(self) -> list[DocumentBlock]:
@@ -301,7 +303,7 @@ class MessagesRequest(PromptRequest):
     metadata: dict[str, Any] | None = None
 
     def sampling_params(self) -> SamplingParams:
-        """The parameters given, and defaults for the rest."""
+        """Return the given parameters, with defaults for the rest."""
         new = self.output_config and self.output_config.format
         form, field = (new, "output_config.format") if new else (self.output_format, "output_format")
         given: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""An answer as Anthropic's message, and as its events."""
+"""Writes an answer as Anthropic's message or events."""
 
 import uuid
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ggserve.api.errors import APIError
 from ggserve.api.streaming import PING, Writer, event, json_response
 from ggserve.generation import Delta
 
-_SIGNATURE = "ggserve"  # clients demand one of each thought, and send it back: nothing reads it
+_SIGNATURE = "ggserve"  # clients require one for each thinking block and send it back; nothing reads it
 
 
 class MessageWriter(Writer):
@@ -59,7 +59,7 @@ class MessageWriter(Writer):
         return json_response({**self._head, "content": content, **ends})
 
     def _stop(self, last: Delta) -> dict[str, Any]:
-        if last.stop_sequence in (self._request.stop_sequences or ()):  # the others are the chat template's
+        if last.stop_sequence in (self._request.stop_sequences or ()):  # other stop strings come from the chat template
             return {"stop_reason": "stop_sequence", "stop_sequence": last.stop_sequence}
         reason = {"stop": "end_turn", "tool_calls": "tool_use", "length": "max_tokens"}[last.finish_reason or "stop"]
         if reason == "max_tokens" and last.prompt_tokens + last.completion_tokens >= self._context_length:
@@ -80,7 +80,7 @@ def _usage(answer: Answer) -> dict[str, Any]:
 
 
 def _input_usage(delta: Delta) -> dict[str, int]:
-    """Anthropic's input tokens are those that no cache held."""
+    """Return Anthropic's usage fields; its input tokens exclude cached ones."""
     return {
         "input_tokens": delta.prompt_tokens - delta.cached_tokens,
         "cache_creation_input_tokens": 0,
@@ -127,7 +127,7 @@ def _citation(block: Block) -> dict[str, Any]:
 
 
 def _content(block: Block, text: str | None = None) -> dict[str, Any]:
-    """A block as it is in the message; with `text` "" as it starts."""
+    """Return a block as in the message; with `text` "", as it starts."""
     whole = text is None
     text = block.text if text is None else text
     if block.kind == "text":

@@ -1,5 +1,7 @@
-"""llama-server's own paths, beside OpenAI's: completions, reranking, infill, tokens, state, models. Its errors are
-OpenAI's."""
+"""llama-server's own endpoints, besides OpenAI's: completions, reranking, infill, tokens, state, models.
+
+Errors are in OpenAI's format.
+"""
 
 from fastapi import APIRouter
 

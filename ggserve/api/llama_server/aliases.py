@@ -1,4 +1,4 @@
-"""Other paths of llama-server and vLLM to what is served elsewhere, with llama-server's wider limits."""
+"""Alternative paths of llama-server and vLLM for other endpoints, with llama-server's wider limits."""
 
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ CompletionCall = Annotated[Call[WideCompletionRequest], Depends(call_of(WideComp
 
 @_generating.post("/chat/completions", responses=EventStream.RESPONSES)
 async def chat(call: Annotated[Call[WideChatRequest], Depends(call_of(WideChatRequest))]) -> Response:
-    """As `/v1/chat/completions`."""
+    """Same as `/v1/chat/completions`."""
     return await respond_to_chat(call, stream=bool(call.body.stream))
 
 
@@ -32,14 +32,14 @@ async def chat(call: Annotated[Call[WideChatRequest], Depends(call_of(WideChatRe
 async def completions(
     call: Annotated[Call[WideCompletionRequest], Depends(call_of(WideCompletionRequest))],
 ) -> Response:
-    """As `/v1/completions`."""
+    """Same as `/v1/completions`."""
     return await respond_to_completion(call)
 
 
 @_generating.post("/embedding")
 @_generating.post("/embeddings")
 async def embedding(call: Annotated[Call[EmbeddingRequest], Depends(call_of(EmbeddingRequest))]) -> Response:
-    """The embedding of each input, as llama-server shows it: a list of vectors for each, of which there is one."""
+    """The embedding of each input in llama-server's form: a list of vectors for each input, with one element."""
     require(call.model, "embeddings", "model")
     found = await while_connected(call.request, call.model.embed(call.body.inputs))
     items = [{"index": index, "embedding": [each.vector.tolist()]} for index, each in enumerate(found)]
@@ -49,7 +49,7 @@ async def embedding(call: Annotated[Call[EmbeddingRequest], Depends(call_of(Embe
 @_counting.post("/v1/chat/completions/input_tokens")
 @_counting.post("/chat/completions/input_tokens")
 async def input_tokens(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]) -> dict[str, Any]:
-    """The tokens of the prompt that the same body makes in `/v1/chat/completions`."""
+    """The number of tokens in the prompt that the same body makes in `/v1/chat/completions`."""
     body, model = call.body, call.model
     chat = body.chat()
     chat["messages"] = visible(model, chat["messages"], "messages", counted=True)
@@ -59,13 +59,13 @@ async def input_tokens(call: Annotated[Call[ChatRequest], Depends(call_of(ChatRe
 
 @router.get("/v1/health", openapi_extra={"security": [{}]})
 async def health(request: Request) -> Response:
-    """As `/health`."""
+    """Same as `/health`."""
     return await status.health(request)
 
 
 @router.get("/version")
 async def version() -> dict[str, str]:
-    """The server's version, where vLLM tells its own."""
+    """The server's version, at vLLM's path."""
     return {"version": __version__}
 
 

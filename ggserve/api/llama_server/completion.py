@@ -1,4 +1,4 @@
-"""`POST /completion`, llama-server's own: prompts as texts or token ids, and everything about their answers."""
+"""`POST /completion`, llama-server's own endpoint: prompts as texts or token ids, and all details of their answers."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ NativeCall = Annotated[Call[NativeRequest], Depends(call_of(NativeRequest))]
 
 @router.post("/completion", responses=EventStream.RESPONSES)
 async def completion(call: NativeCall) -> Response:
-    """The continuation of a prompt, whole or as events; a list of them for several prompts or answers."""
+    """The continuation of a prompt, complete or streamed; a list of them for several prompts or answers."""
     body, model, record = call.body, call.model, call.record
     require(model, "generation", "model")
     record.limits.check_prompts(len(body.prompts))
@@ -37,13 +37,13 @@ async def completion(call: NativeCall) -> Response:
         record.watch(limited(model.complete(prompt, params), body.n_indent, body.seconds), params.max_tokens)
         for prompt in prompts
     ]
-    answers = Answers(*streams, n=params.n, at_once=max(1, model.parallel - 1))  # a slot is left for others
+    answers = Answers(*streams, n=params.n, at_once=max(1, model.parallel - 1))  # leave a slot for other requests
     writer = _NativeWriter(body, params, prompts, model, record.started)
     return await respond(call.request, answers, writer, stream=body.stream)
 
 
 def _prompt(model: GGUFModel, prompt: str | Sequence[str | int]) -> str | list[int]:
-    """A prompt whose texts are tokenized where they stand beside token ids."""
+    """Return a prompt with its texts tokenized in place between token ids."""
     if isinstance(prompt, str):
         return prompt
     ids: list[int] = []
@@ -133,7 +133,7 @@ def _ids(delta: Delta) -> list[int]:
 
 
 def _fields(final: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The fields of these names; `a/b` is a field of another, and comes by its own name."""
+    """Return the fields with these names; `a/b` is a nested field, returned under its own name."""
     found = {}
     for name in names:
         value: Any = final

@@ -1,4 +1,4 @@
-"""`POST /infill`, as llama-server has it and editors' plugins ask it: what belongs between two pieces of a text."""
+"""`POST /infill`, llama-server's fill-in-the-middle endpoint, which editor plugins use."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ router = APIRouter(route_class=GeneratingRoute, tags=["infill"])
 
 @router.post("/infill", responses=EventStream.RESPONSES)
 async def infill(call: Annotated[Call[InfillRequest], Depends(call_of(InfillRequest))]) -> Response:
-    """The middle of a text, whole or as events, of which the last one says `stop`."""
+    """The middle of a text, complete or streamed; the last event says `stop`."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     require_infill(model, "input_suffix")
@@ -38,7 +38,7 @@ async def infill(call: Annotated[Call[InfillRequest], Depends(call_of(InfillRequ
 
 
 class _InfillWriter(Writer):
-    """Writes an answer as llama-server shows it, with its timings."""
+    """Writes an answer in llama-server's form, with its timings."""
 
     def __init__(self, model: GGUFModel, params: SamplingParams, started: float) -> None:
         self._model = model

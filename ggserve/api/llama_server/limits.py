@@ -1,4 +1,4 @@
-"""Where llama-server ends an answer that goes on: `n_indent` and `t_max_predict_ms`."""
+"""llama-server's additional limits of an answer: `n_indent` and `t_max_predict_ms`."""
 
 import re
 import time
@@ -10,10 +10,11 @@ from ggserve.generation import Delta
 
 
 async def limited(deltas: AsyncGenerator[Delta, None], indent: int, seconds: float) -> AsyncGenerator[Delta, None]:
-    """The deltas up to a later line that is indented by less than `indent` blanks, or, once there is a line break, to
-    `seconds` after the first of them. 0: no limit. What is in a line before its text stays, as in llama-server."""
+    """Yield the deltas up to a later line with less than `indent` blanks of indentation or, once there is a line break,
+    up to `seconds` after the first delta. 0: no limit. The text of a line before its indentation stays, as in
+    llama-server."""
     outdented = re.compile(rf"\n[ \t]{{0,{max(indent - 1, 0)}}}(?=[^ \t])")
-    tail, broken, deadline = "", False, 0.0  # the last characters, and whether there was a line break
+    tail, broken, deadline = "", False, 0.0  # the last characters, and True after a line break
     async with aclosing(deltas):
         async for delta in deltas:
             deadline = deadline or time.perf_counter() + seconds

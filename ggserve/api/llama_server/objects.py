@@ -1,4 +1,4 @@
-"""What llama-server's response objects have in common: how an answer ended, its settings, its tokens' probabilities."""
+"""Parts of llama-server's response objects: finish reason, settings, token probabilities."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ _SETTINGS = (
 
 
 def settings_object(params: SamplingParams, model: GGUFModel) -> dict[str, Any]:
-    """llama-server's `generation_settings`."""
+    """Return llama-server's `generation_settings`."""
     values = asdict(params)
     limit = -1 if params.max_tokens is None else params.max_tokens
     return {
@@ -60,7 +60,7 @@ def settings_object(params: SamplingParams, model: GGUFModel) -> dict[str, Any]:
 
 
 def final_object(answer: Answer, text: str, model: GGUFModel, timings: dict[str, Any]) -> dict[str, Any]:
-    """What the last event of an answer says, or the whole answer."""
+    """Return the last event of an answer, or the whole answer."""
     delta = answer.last
     ended = delta.stop_sequence is not None or delta.stop_token is not None
     return {
@@ -81,7 +81,7 @@ def final_object(answer: Answer, text: str, model: GGUFModel, timings: dict[str,
 
 
 def probabilities(tokens: Sequence[ScoredToken], *, sampled: bool) -> list[dict[str, Any]]:
-    """llama-server's `completion_probabilities`; with `sampled` those that tokens were drawn by."""
+    """Return llama-server's `completion_probabilities`; with `sampled`, after all samplers."""
     if not sampled:
         return [token_entry(token) for token in tokens]
     return [{**_probability(token), "top_probs": [_probability(other) for other in token.top]} for token in tokens]

@@ -1,4 +1,4 @@
-"""`POST /v1/rerank`, as llama-server and Jina have it: documents by how well they answer a query."""
+"""`POST /v1/rerank`, the rerank endpoint of llama-server and Jina: documents by relevance to a query."""
 
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ def _text(document: Any) -> Any:
 
 
 class RerankRequest(ModelRequest):
-    """Documents are texts, or objects with a `text`."""
+    """A query and documents, which are strings or objects with a `text`."""
 
     prompt_field = "documents"
 

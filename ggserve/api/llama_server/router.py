@@ -25,14 +25,14 @@ class RouterRequest(ModelRequest):
 
 @router.get("/models")
 async def models(request: Request) -> dict[str, Any]:
-    """All models, whether each is loaded, and the memory that it takes."""
+    """All models, with their status and the memory that they take."""
     registry = state_of(request.scope).models
     if not registry.started:
         raise model_loading()
     arriving = {resident.listed.path: resident for resident in registry.arriving}
     return {
         "object": "list",
-        "manages": registry.catalog.folder is not None,  # whether models can be pulled, copied and deleted
+        "manages": registry.catalog.folder is not None,  # True if models can be pulled, copied and deleted
         "memory": {"used": registry.used, "limit": int(registry.memory)},
         "data": [
             {
@@ -55,7 +55,7 @@ async def models(request: Request) -> dict[str, Any]:
 
 @router.post("/models/load", dependencies=LOADS)
 async def load(body: RouterRequest, request: Request) -> dict[str, bool]:
-    """Load a model; the response comes once it is loaded."""
+    """Load a model. The response is sent when it is loaded."""
     registry = state_of(request.scope).models
 
     async def loaded() -> None:
@@ -68,7 +68,7 @@ async def load(body: RouterRequest, request: Request) -> dict[str, bool]:
 
 @router.post("/models/unload", dependencies=LOADS)
 async def unload(body: RouterRequest, request: Request) -> dict[str, bool]:
-    """Unload a model once its answers have ended."""
+    """Unload a model when its answers have ended."""
     await state_of(request.scope).models.unload(body.model)
     return {"success": True}
 

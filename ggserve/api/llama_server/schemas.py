@@ -13,14 +13,14 @@ from ggserve.api.openai.schemas.messages import Message
 from ggserve.api.openai.schemas.sampling import Number, Positive, SamplingRequest, called
 from ggserve.generation import LLAMA_CPP_SAMPLERS, File, SamplingParams
 
-_LONGEST = 1_000_000  # characters of a text to tokenize
-_MOST_PROBS = 1 << 20  # alternatives to a token: a vocabulary
+_LONGEST = 1_000_000  # characters in a text to tokenize
+_MOST_PROBS = 1 << 20  # alternatives to a token, up to the whole vocabulary
 
-Stops = Annotated[str | Annotated[list[str], Field(max_length=256)], one_of("a text or a list of up to 256 texts")]
+Stops = Annotated[str | Annotated[list[str], Field(max_length=256)], one_of("a string or a list of up to 256 strings")]
 
 
 class WideRequest(SamplingRequest):
-    """llama-server's paths take more than OpenAI's: higher temperatures and penalties, more stop strings and
+    """llama-server's endpoints accept more than OpenAI's: higher temperatures and penalties, more stop strings and
     alternatives."""
 
     temperature: Positive | None = None
@@ -37,7 +37,7 @@ class WideChatRequest(WideRequest, ChatRequest):
 
 
 class WideCompletionRequest(WideRequest, CompletionRequest):
-    """`POST /completions`, as OpenAI's."""
+    """`POST /completions`, with OpenAI's fields."""
 
     logprobs: Whole | None = Field(None, ge=0, le=_MOST_PROBS)
 
@@ -46,23 +46,23 @@ _Parts = Annotated[list[str | TokenId], Field(fail_fast=True), BeforeValidator(w
 
 
 class NativeRequest(WideRequest):
-    """`POST /completion`. The order of samplers is llama.cpp's, unless `samplers` says another."""
+    """`POST /completion`. The default order of samplers is llama.cpp's."""
 
     endpoint = "/completion"
     prompt_field = "prompt"
 
     prompt: Annotated[
         str | _Parts | Annotated[list[str | _Parts], Field(fail_fast=True)],
-        one_of("a text, a list of token ids and texts, or a list of such prompts"),
+        one_of("a string, a list of token ids and strings, or a list of such prompts"),
     ]
     n_cmpl: Whole = Field(1, ge=1, le=16)
     stream: bool = False
     post_sampling_probs: bool = False
     return_tokens: bool = False
     response_fields: Annotated[list[str], Field(max_length=100)] = Field([])
-    id_slot: Whole | None = None  # which slot answers is chosen here
-    t_max_predict_ms: Whole | None = None  # once there is a line break
-    n_indent: Whole = Field(0, ge=0, le=1000)  # blanks that each line but the first begins with
+    id_slot: Whole | None = None  # ignored: the server chooses the slot
+    t_max_predict_ms: Whole | None = None  # after a line break
+    n_indent: Whole = Field(0, ge=0, le=1000)  # minimum indentation of each line except the first
 
     @model_validator(mode="after")
     def _sampled_probabilities(self) -> "NativeRequest":
@@ -79,7 +79,7 @@ class NativeRequest(WideRequest):
 
     @property
     def prompts(self) -> list[str | Sequence[str | int]]:
-        """The prompts, each a text, or token ids and texts."""
+        """The prompts, each a text, or a list of token ids and texts."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if any(isinstance(part, int) for part in self.prompt) or not self.prompt:
@@ -88,12 +88,12 @@ class NativeRequest(WideRequest):
 
     @property
     def is_list(self) -> bool:
-        """Whether the answers come as a list."""
+        """True if the answers are returned as a list."""
         return self.n_cmpl > 1 or len(self.prompts) > 1
 
     @property
     def seconds(self) -> float:
-        """How long an answer may go on after a line break; 0: without limit."""
+        """The time limit of an answer after a line break in seconds; 0: no limit."""
         return max(self.t_max_predict_ms or 0, 0) / 1000
 
     def sampling_params(self) -> SamplingParams:
@@ -111,9 +111,11 @@ class SlotRequest(ModelRequest):
 
 
 class TokenizeRequest(ModelRequest):
-    """`add_special`: with the special tokens that the model wants around a text. `parse_special`: the text of a
-    special token becomes that token. vLLM says `prompt` and `add_special_tokens`, which is true where it is not given,
-    for `content` and `add_special`; and it takes `messages`."""
+    """`POST /tokenize`. `add_special`: add the model's special tokens around the text. `parse_special`: text of a
+    special token becomes that token.
+
+    vLLM's names are `prompt` and `add_special_tokens`, which defaults to true; it also accepts `messages`.
+    """
 
     prompt_field = "content"
 
@@ -128,7 +130,7 @@ class TokenizeRequest(ModelRequest):
     @model_validator(mode="after")
     def _one_text(self) -> "TokenizeRequest":
         if sum(each is not None for each in (self.content, self.prompt, self.messages)) != 1:
-            raise field_error("content", "content is missing: give content, or vLLM's prompt or messages")
+            raise field_error("content", "content is missing: send content, or vLLM's prompt or messages")
         return self
 
 
@@ -144,7 +146,8 @@ class ExtraFile(Strict):
 
 
 class InfillRequest(WideRequest):
-    """`prompt` is what stands in the gap already, behind `input_prefix`; `input_extra` are other files."""
+    """`POST /infill`. `prompt` is text that is already in the gap, after `input_prefix`; `input_extra` are other
+    files."""
 
     endpoint = "/infill"
     prompt_field = "input_prefix"
@@ -154,8 +157,8 @@ class InfillRequest(WideRequest):
     input_extra: Annotated[list[ExtraFile], Field(max_length=1000)] = Field([])
     prompt: str = ""
     stream: bool = False
-    n_indent: Whole = Field(0, ge=0, le=1000)  # blanks that each line but the first begins with
-    t_max_predict_ms: Whole = 0  # once there is a line break; `t_max_prompt_ms` does nothing there too
+    n_indent: Whole = Field(0, ge=0, le=1000)  # minimum indentation of each line except the first
+    t_max_predict_ms: Whole = 0  # after a line break; `t_max_prompt_ms` has no effect in llama-server either
 
     @property
     def files(self) -> list[File]:
@@ -173,9 +176,9 @@ class EmbeddingRequest(ModelRequest):
     content: Annotated[
         _Input | Annotated[list[_Input], Field(min_length=1, max_length=2048)],
         Field(validation_alias=AliasChoices("content", "input")),
-        one_of("a text, a list of token ids, or a list of up to 2048 of either"),
+        one_of("a string, a list of token ids, or a list of up to 2048 of either"),
     ]
-    embd_normalize: Literal[2] = 2  # vectors have length 1
+    embd_normalize: Literal[2] = 2  # embeddings have length 1
 
     @property
     def inputs(self) -> list[str | list[int]]:

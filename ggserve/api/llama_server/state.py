@@ -1,4 +1,4 @@
-"""`GET /props`, `/slots` and `/lora-adapters`, for clients and monitors of llama-server."""
+"""`GET /props`, `/slots` and `/lora-adapters`, for clients and monitoring of llama-server."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ router = APIRouter(route_class=JSONRoute, tags=["server"])
 
 @router.get("/props")
 async def props(request: Request, model: LoadedModel) -> dict[str, Any]:
-    """The model's chat template, its context, and how `/completion` chooses tokens where nothing is said."""
+    """The model's chat template, its context length, and the default sampling parameters of `/completion`."""
     facts = model.tokenizer_facts
     template = facts["chat_template"] or ""
     defaults = replace(SamplingParams(samplers=LLAMA_CPP_SAMPLERS), **model.sampling)
@@ -60,15 +60,16 @@ async def act_on_slot(
 async def slots(
     request: Request, model: LoadedModel, fail_on_no_slot: Annotated[bool, Query()] = False
 ) -> list[dict[str, Any]]:
-    """The slots and how far their answers have come; the texts are their users' business.
+    """The slots and the progress of their answers, without any text, which is private to its user.
 
-    With `fail_on_no_slot` a 503 when all are busy."""
+    With `fail_on_no_slot`, returns a 503 if all slots are busy.
+    """
     if fail_on_no_slot and model.occupancy.idle == 0:
         raise APIError(503, "All slots are busy.", type="unavailable_error", code="no_slot_available")
     live = state_of(request.scope).metrics.live.values()
     running = {answer.slot: answer for answer in live if answer.model == model.name}
     busy = model.parallel - model.occupancy.idle
-    evaluating = busy - len(running)  # of these no delta has come yet
+    evaluating = busy - len(running)  # answers without a delta so far
     found = []
     for number in range(model.parallel):
         answer = running.get(number)
@@ -82,7 +83,7 @@ async def slots(
 
 @router.get("/lora-adapters")
 async def lora_adapters(model: LoadedModel) -> list[dict[str, Any]]:
-    """The LoRA adapters that are applied."""
+    """The active LoRA adapters."""
     return [
         {"id": number, "path": path.name, "scale": scale} for number, (path, scale) in enumerate(model.lora_adapters)
     ]

@@ -1,5 +1,4 @@
-"""`POST /tokenize`, `/detokenize` and `/apply-template`, named and shaped as in llama.cpp's server, and vLLM's
-`/tokenizer_info`.
+"""`POST /tokenize`, `/detokenize` and `/apply-template`, as in llama.cpp's server, and vLLM's `/tokenizer_info`.
 
 Plain functions: they run in a thread, because long texts take a while.
 """
@@ -18,8 +17,8 @@ router = APIRouter(route_class=JSONRoute, tags=["tokens"])
 
 @router.post("/tokenize")
 def tokenize(call: Annotated[Call[TokenizeRequest], Depends(call_of(TokenizeRequest))]) -> dict[str, Any]:
-    """Token ids of a text; with pieces, the text of each, or its bytes where they are no whole characters. vLLM's
-    `prompt` and `messages` are answered as vLLM does."""
+    """The token ids of a text; with pieces, also the text of each token, or its bytes if they are not whole characters.
+    vLLM's `prompt` and `messages` return vLLM's response."""
     body, model = call.body, call.model
     if body.messages is not None:
         ids = model.tokenize_chat([message.template_message() for message in body.messages])
@@ -40,14 +39,14 @@ def tokenize(call: Annotated[Call[TokenizeRequest], Depends(call_of(TokenizeRequ
 
 @router.post("/detokenize")
 def detokenize(call: Annotated[Call[DetokenizeRequest], Depends(call_of(DetokenizeRequest))]) -> dict[str, str]:
-    """The text of token ids, special tokens included; `prompt` is vLLM's name of it."""
+    """The text of token ids, including special tokens; `prompt` is vLLM's name for it."""
     text = call.model.detokenize(call.body.tokens, skip_special=False)
     return {"content": text, "prompt": text}
 
 
 @router.get("/tokenizer_info")
 def tokenizer_info(model: LoadedModel) -> dict[str, str | None]:
-    """How the model spells its special tokens, and its chat template: what clients need that leave tokens to it."""
+    """The spelling of the model's special tokens, and its chat template, for clients that need them."""
     return model.tokenizer_facts
 
 

@@ -1,4 +1,4 @@
-"""`POST /api/embed`, and `/api/embeddings`, the older way: texts as vectors."""
+"""`POST /api/embed`, and the older `/api/embeddings`: embeddings of texts."""
 
 import time
 from typing import Annotated, Any
@@ -20,13 +20,13 @@ router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAM
 
 @router.post("/api/embed")
 async def embed(call: Annotated[Call[EmbedRequest], Depends(call_of(EmbedRequest))]) -> Response:
-    """A vector of length 1 for each text. One that is too long is cut, unless `truncate` is false."""
+    """An embedding of length 1 for each text. A text that is too long is truncated, unless `truncate` is false."""
     body, model, record = call.body, call.model, call.record
     require(model, "embeddings", "model")
     began = time.perf_counter()
     found = await while_connected(call.request, model.embed(body.input, truncate=body.truncate is not False))
     if found and body.dimensions and body.dimensions > len(found[0].vector):
-        message = f"dimensions: {model.name} makes vectors of {len(found[0].vector)} numbers"
+        message = f"dimensions: {model.name} makes embeddings with {len(found[0].vector)} dimensions"
         raise APIError(400, message, param="dimensions", code="invalid_dimensions")
     return json_response(
         {
@@ -41,7 +41,7 @@ async def embed(call: Annotated[Call[EmbedRequest], Depends(call_of(EmbedRequest
 
 @router.post("/api/embeddings")
 async def embeddings(call: Annotated[Call[EmbeddingsRequest], Depends(call_of(EmbeddingsRequest))]) -> Response:
-    """A vector of length 1 for a text."""
+    """An embedding of length 1 for a text."""
     body, model = call.body, call.model
     require(model, "embeddings", "model")
     (found,) = await while_connected(call.request, model.embed([body.prompt], truncate=True))

@@ -1,4 +1,4 @@
-"""Errors as Ollama words them: `{"error": "..."}`."""
+"""Errors in Ollama's format: `{"error": "..."}`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ggserve.api.errors import APIError, error_responses
 
 
 class OllamaError(BaseModel):
-    """The body of an error's answer."""
+    """The body of an error response."""
 
     error: str
 
@@ -17,5 +17,5 @@ OLLAMA_ERRORS = error_responses(OllamaError)
 
 
 def ollama_envelope(error: APIError) -> dict[str, Any]:
-    """The body of an error's response, and the last line of a stream that breaks."""
+    """Return the body of an error response, or the last line of a failed stream."""
     return {"error": error.naming_message}

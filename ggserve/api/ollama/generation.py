@@ -1,4 +1,4 @@
-"""`POST /api/chat` and `/api/generate`: lines of JSON as they come, or one with `"stream": false`."""
+"""`POST /api/chat` and `/api/generate`: streamed lines of JSON, or a single object with `"stream": false`."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -26,8 +26,8 @@ _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"
 
 
 def _call_or_response(schema: type[RequestT]) -> Callable[..., AsyncGenerator[Call[RequestT] | Response, None]]:
-    """The call, or the response to a request that asks nothing: with `keep_alive` 0 it unloads its model, else loads
-    it."""
+    """Return the dependency for a call, or the response to a request without a prompt: with `keep_alive` 0 it unloads
+    its model, otherwise it loads it."""
     call = asynccontextmanager(call_of(schema))
 
     async def dependency(request: Request, body: RequestT) -> AsyncGenerator[Call[RequestT] | Response, None]:
@@ -63,7 +63,7 @@ async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_re
 async def generate(
     call: Annotated[Call[GenerateRequest] | Response, Depends(_call_or_response(GenerateRequest))],
 ) -> Response:
-    """The answer to a prompt, with `raw` its continuation, or what belongs between it and a `suffix`."""
+    """The answer to a prompt, with `raw` its continuation, or the text between it and a `suffix`."""
     if isinstance(call, Response):
         return call
     body, model = call.body, call.model
@@ -81,11 +81,11 @@ async def generate(
 
 
 def _check_context(call: Call[RequestT]) -> None:
-    """Raises a 400 where a longer context is asked for than the model was loaded with."""
+    """Raise a 400 if the request asks for a longer context than the loaded model has."""
     wanted = call.body.options.num_ctx if call.body.options else None
     length = call.model.context_length
     if wanted is not None and wanted > length:
-        message = f"the model is loaded with a context of {length} tokens: set CONTEXT_LENGTH for a longer one"
+        message = f"the model is loaded with a context of {length} tokens: raise CONTEXT_LENGTH"
         raise APIError(400, message, param="options.num_ctx")
 
 
@@ -100,8 +100,8 @@ def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:
 
 
 def chat_messages(messages: list[Message]) -> list[dict[str, Any]]:
-    """Messages as chats have them. A result belongs to the call of its id, or to the first of its name, or else to
-    the first without one."""
+    """Return the messages in OpenAI's form. A tool result belongs to the call with its id, else to the first call with
+    its name, else to the first call without a result."""
     converted = []
     for message in messages:
         fields: dict[str, Any] = {"role": message.role, "content": _content(message.content or "", message.images)}

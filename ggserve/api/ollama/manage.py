@@ -1,4 +1,4 @@
-"""`POST /api/pull` and `/api/copy`, `DELETE /api/delete`: the models in MODELS_DIR, in Ollama's words."""
+"""`POST /api/pull` and `/api/copy`, `DELETE /api/delete`: Ollama's API for managing the models in MODELS_DIR."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -22,7 +22,7 @@ _LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjs
 
 @router.post("/api/pull", responses=_LINES)
 async def pull_model(body: PullRequest, request: Request) -> Response:
-    """Download a model from the hub into MODELS_DIR: `org/name` or `org/name:Q4_K_M`. A stopped download continues
+    """Download a model from the hub into MODELS_DIR: `org/name` or `org/name:Q4_K_M`. An interrupted download continues
     where it stopped."""
     news = pull(state_of(request.scope).models, body.named)
     if body.stream is not False:
@@ -39,7 +39,7 @@ async def pull_model(body: PullRequest, request: Request) -> Response:
 
 @router.post("/api/copy")
 async def copy_model(body: CopyRequest, request: Request) -> Response:
-    """Give a model a second name; it takes no disk."""
+    """Give a model a second name, which takes no disk space."""
     await copy(state_of(request.scope).models, body.source, body.destination)
     return Response()
 

@@ -1,4 +1,4 @@
-"""`GET /api/tags`, `/api/ps` and `/api/version`, `POST /api/show`: what there is, in Ollama's words."""
+"""`GET /api/tags`, `/api/ps` and `/api/version`, `POST /api/show`: Ollama's lists and descriptions of models."""
 
 import asyncio
 import hashlib
@@ -19,8 +19,8 @@ from ggserve.model.manage import ModelFacts, describe
 from ggserve.model.resident import Resident
 
 router = APIRouter(route_class=JSONRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
-_FAR_AWAY = 253370764800.0  # seconds since 1970, in the year 9999: for a model that stays
-_SAMPLED = 1 << 20  # bytes of a file's beginning and end that tell it from others
+_FAR_AWAY = 253370764800.0  # seconds since 1970, in the year 9999: for a model that stays loaded
+_SAMPLED = 1 << 20  # bytes at a file's beginning and end that identify it
 
 
 @router.get("/api/version")
@@ -31,7 +31,7 @@ async def version(request: Request) -> dict[str, str]:
 
 @router.get("/api/tags")
 async def tags(request: Request) -> dict[str, Any]:
-    """The models that may be asked."""
+    """The available models."""
     models = state_of(request.scope).models
     if not models.started:
         raise model_loading()
@@ -41,14 +41,14 @@ async def tags(request: Request) -> dict[str, Any]:
 
 @router.get("/api/ps")
 async def running(request: Request) -> dict[str, Any]:
-    """The models that are loaded, the most recently used first."""
+    """The loaded models, the most recently used first."""
     residents = state_of(request.scope).models.residents
     return {"models": await asyncio.to_thread(lambda: list(map(_running, residents)))}
 
 
 @router.post("/api/show")
 async def show(body: NamedRequest, request: Request) -> dict[str, Any]:
-    """All about a model, which need not be loaded."""
+    """The details of a model, which need not be loaded."""
     models = state_of(request.scope).models
     if not models.started:
         raise model_loading()
@@ -108,14 +108,14 @@ def _details(facts: ModelFacts) -> dict[str, Any]:
 
 @lru_cache(1024)
 def _digest(listed: Listed) -> str:
-    """Tells a file from others without reading gigabytes: a hash of its size, its beginning and its end."""
+    """Return a hash of a file's size, beginning and end, which identifies it without reading gigabytes."""
     digest = hashlib.sha256(str(listed.size).encode())
     try:
         with listed.path.open("rb") as file:
             digest.update(file.read(_SAMPLED))
             file.seek(-min(_SAMPLED, file.seek(0, os.SEEK_END)), os.SEEK_END)
             digest.update(file.read(_SAMPLED))
-    except OSError:  # removed since it was listed
+    except OSError:  # deleted since it was listed
         digest.update(listed.name.encode())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""Ollama's request bodies, validated. Unknown fields and options are ignored, as Ollama ignores them."""
+"""Ollama's request bodies, validated. Unknown fields and options are ignored, as in Ollama."""
 
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ def _as_list(stop: Any) -> Any:
 
 
 class Options(Strict):
-    """How to sample. What concerns the loading of a model (`num_gpu`, `num_thread`, ...) is up to the settings."""
+    """Sampling options. The server's settings decide how a model is loaded (`num_gpu`, `num_thread`, ...)."""
 
     num_ctx: Whole | None = Field(None, ge=1)  # tokens; at most the loaded context
 
@@ -50,7 +50,7 @@ class Options(Strict):
 
 
 class GenerationRequest(ModelRequest):
-    """What chats and texts have in common. Ollama streams unless told not to."""
+    """The common fields of chats and completions. Ollama streams by default."""
 
     stream: bool | None = None
     options: Options | None = None
@@ -61,23 +61,23 @@ class GenerationRequest(ModelRequest):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to answer: the request loads or unloads the model."""
+        """True if there is nothing to answer: the request loads or unloads the model."""
         raise NotImplementedError
 
     @property
     def template_arguments(self) -> dict[str, Any]:
-        """What the chat template is told."""
+        """The variables for the chat template."""
         return thinking(None if self.think is None else self.think not in (False, "none"), self.think or None)
 
     @property
     def grammar(self) -> Grammar | None:
-        """What the answer is held to."""
+        """The grammar that constrains the answer."""
         if not self.format:
             return None
         return schema_grammar({"type": "object"} if isinstance(self.format, str) else self.format, "format")
 
     def sampling_params(self) -> SamplingParams:
-        """The options given, and defaults for the rest."""
+        """Return the given options, with defaults for the rest."""
         options = self.options or Options()
         limit = options.num_predict
         given: dict[str, Any] = {
@@ -154,12 +154,12 @@ class ChatRequest(GenerationRequest):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to answer: the request loads or unloads the model."""
+        """True if there is nothing to answer: the request loads or unloads the model."""
         return not self.messages
 
     @property
     def called_tools(self) -> Tools | None:
-        """What the answer may call."""
+        """The tools that the answer may call."""
         return Tools(tuple(tool.model_dump(exclude_none=True) for tool in self.tools)) if self.tools else None
 
 
@@ -180,7 +180,7 @@ class GenerateRequest(GenerationRequest):
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to answer: the request loads or unloads the model."""
+        """True if there is nothing to answer: the request loads or unloads the model."""
         return not self.prompt
 
     @model_validator(mode="after")
@@ -193,7 +193,7 @@ class GenerateRequest(GenerationRequest):
     @classmethod
     def _refused(cls, value: Any) -> Any:
         if value:
-            raise ValueError("is not supported: give the whole prompt with raw, or the conversation to /api/chat")
+            raise ValueError("is not supported: send the complete prompt with raw, or the conversation to /api/chat")
         return value
 
 
@@ -208,7 +208,7 @@ class EmbedRequest(ModelRequest):
 
 
 class EmbeddingsRequest(ModelRequest):
-    """`POST /api/embeddings`, the older way."""
+    """`POST /api/embeddings`, the older endpoint."""
 
     prompt_field = "prompt"
 
@@ -223,7 +223,7 @@ class NamedRequest(Strict):
 
     @property
     def named(self) -> str:
-        """The model's name; empty: the one that the server has."""
+        """The model's name; empty: the server's only model."""
         return self.model or self.name or ""
 
 
@@ -231,7 +231,7 @@ class PullRequest(NamedRequest):
     """`POST /api/pull`."""
 
     stream: bool | None = None
-    insecure: bool | None = None  # the hub decides
+    insecure: bool | None = None  # ignored
 
 
 class CopyRequest(Strict):

@@ -1,4 +1,4 @@
-"""An answer as Ollama's lines of JSON, and as one."""
+"""Writes an answer as Ollama's lines of JSON, or as one object."""
 
 import time
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from ggserve.api.streaming import Writer, json_response
 
 
 def now() -> str:
-    """The time in Ollama's spelling."""
+    """Return the current time in Ollama's format."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 class OllamaWriter(Writer):
-    """Writes a message where `chat`, else a text. A tool call comes as a whole."""
+    """Writes a message if `chat`, else a text. A tool call is sent as a whole."""
 
     media_type = "application/x-ndjson"
 
@@ -87,7 +87,8 @@ class OllamaWriter(Writer):
         return {"model": self._model_name, "created_at": now(), **said, **scores, "done": False}
 
     def _ending(self, answers: Answers) -> dict[str, Any]:
-        """Counts, and durations in nanoseconds: until the model was there, until the first text, and since then."""
+        """Return counts, and durations in nanoseconds: until the model was loaded, until the first text, and since
+        then."""
         first, last, ended = answers.all[0].first_at, answers.all[0].last, time.perf_counter()
         return {
             "done": True,

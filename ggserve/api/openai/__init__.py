@@ -1,4 +1,4 @@
-"""OpenAI's API: completions, chat completions, responses, embeddings, models. Also the default for errors."""
+"""OpenAI's API: completions, chat completions, responses, embeddings, models. Its error format is the default."""
 
 from fastapi import APIRouter
 

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, and `/v2/chat/completions`, which streams unless told not to."""
+"""`POST /v1/chat/completions`, and `/v2/chat/completions`, which streams by default."""
 
 import time
 import uuid
@@ -28,18 +28,18 @@ ChatCall = Annotated[Call[ChatRequest], Depends(call_of(ChatRequest))]
 
 @router.post("/v1/chat/completions", responses=EventStream.RESPONSES)
 async def chat_completions(call: ChatCall) -> Response:
-    """The assistant's next message, whole or streamed."""
+    """The assistant's next message, complete or streamed."""
     return await respond_to_chat(call, stream=bool(call.body.stream))
 
 
 @router.post("/v2/chat/completions", responses=EventStream.RESPONSES)
 async def chat_completions_v2(call: ChatCall) -> Response:
-    """The same, for many chats at once: streams unless `"stream": false`."""
+    """The same, for many chats in parallel: streams unless `"stream": false`."""
     return await respond_to_chat(call, stream=call.body.stream is not False)
 
 
 async def respond_to_chat(call: Call[Request], *, stream: bool) -> Response:
-    """The response to a chat."""
+    """Return the response to a chat."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat = body.chat()
@@ -53,13 +53,13 @@ async def respond_to_chat(call: Call[Request], *, stream: bool) -> Response:
 
 
 class _ChatWriter(Writer):
-    """Choices with their messages, whole or piece by piece."""
+    """Writes choices with their messages, complete or in pieces."""
 
     def __init__(self, body: ChatRequest, model_name: str, started: float, kind: str) -> None:
         self._body = body
         self._started = started
         self._scored = body.scored is not None
-        self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice
+        self._logprobs: defaultdict[int, Fragments] = defaultdict(Fragments)  # by choice index
         self._ids: defaultdict[int, list[int]] = defaultdict(list)
         self._legacy = body.is_legacy
         self._usage = body.include_usage
@@ -119,9 +119,9 @@ class _ChatWriter(Writer):
         delta: dict[str, Any],
         logprobs: Any = None,
         *,
-        ids: dict[str, Any] | None = None,  # more fields of the choice
+        ids: dict[str, Any] | None = None,  # additional fields of the choice
         ended: str | None = None,
-        more: dict[str, Any] | None = None,  # more fields beside the choices
+        more: dict[str, Any] | None = None,  # additional fields next to `choices`
     ) -> bytes:
         choice = {"index": answer.index, "delta": delta, "logprobs": logprobs, "finish_reason": ended, **(ids or {})}
         if ended and answer.last.confidence:
@@ -173,7 +173,7 @@ def _parts(delta: Delta, legacy: bool) -> Iterator[dict[str, Any]]:
 
 
 def _citation(place: int, citation: Citation) -> dict[str, Any]:
-    """Where the quotation is in the message's content, and where in its document."""
+    """Return the position of a quotation in the message's content and in its document."""
     return {
         "start_index": place,
         "end_index": place + len(citation.text),

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: choices for each prompt, whole, as events, or as plain text."""
+"""`POST /v1/completions`: choices for each prompt, complete, streamed, or as plain text."""
 
 import time
 import uuid
@@ -28,14 +28,15 @@ Request = TypeVar("Request", bound=CompletionRequest)
 
 @router.post("/v1/completions", responses=EventStream.RESPONSES)
 async def completions(call: Annotated[Call[CompletionRequest], Depends(call_of(CompletionRequest))]) -> Response:
-    """The continuation of a prompt, or what belongs between it and a `suffix`; of several prompts, each one's.
+    """The continuation of a prompt, or the text between it and a `suffix`; for several prompts, one for each.
 
-    `Accept: text/plain` gives the bare text."""
+    `Accept: text/plain` returns the text only.
+    """
     return await respond_to_completion(call)
 
 
 async def respond_to_completion(call: Call[Request]) -> Response:
-    """The response to a completion."""
+    """Return the response to a completion."""
     body, model, record = call.body, call.model, call.record
     require(model, "generation", "model")
     record.limits.check_prompts(len(body.prompts))
@@ -45,27 +46,27 @@ async def respond_to_completion(call: Call[Request]) -> Response:
         streams = [record.watch(model.infill(prompt, suffix, params)) for prompt in body.prompts]
     else:
         streams = [record.watch(model.complete(prompt, params)) for prompt in body.prompts]
-    answers = Answers(*streams, n=params.n, at_once=max(1, model.parallel - 1))  # a slot is left for others
+    answers = Answers(*streams, n=params.n, at_once=max(1, model.parallel - 1))  # leave a slot for other requests
     plain = "text/plain" in call.request.headers.get("accept", "")
     if plain and (len(body.prompts) > 1 or (body.n or 1) > 1):
-        raise APIError(400, "Plain text has room for one answer only.", param="prompt")
+        raise APIError(400, "Plain text can contain only one answer.", param="prompt")
     writer = (_PlainWriter if plain else _CompletionWriter)(body, model, record.started)
     return await respond(call.request, answers, writer, stream=bool(body.stream))
 
 
 class _CompletionWriter(Writer):
-    """Choices, whole or piece by piece: the first piece has what `echo` and `logprobs` say of the prompt."""
+    """Writes choices, complete or in pieces. The first piece has the prompt's part of `echo` and `logprobs`."""
 
     def __init__(self, body: CompletionRequest, model: GGUFModel, started: float) -> None:
         self._body = body
         self._started = started
         texts = [prompt if isinstance(prompt, str) else model.detokenize(prompt) for prompt in body.prompts]
         self._prompts = texts if body.echo else [""] * len(texts)
-        self._n = body.n or 1  # choices for each prompt
+        self._n = body.n or 1  # choices per prompt
         self._best = body.best
         self._scored = body.scored is not None
         self._usage = body.include_usage
-        self._logprobs: dict[Answer, CompletionLogprobs] = {}  # of answers that have begun
+        self._logprobs: dict[Answer, CompletionLogprobs] = {}  # for answers that have begun
         self._ids: defaultdict[Answer, list[int]] = defaultdict(list)
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
@@ -118,7 +119,7 @@ class _CompletionWriter(Writer):
         return {**choice, **stop_reason(answer.last), **(answer.last.confidence or {})}
 
     def _first_fields(self, answer: Answer) -> dict[str, Any]:
-        """What a choice says of its prompt."""
+        """Return the fields of a choice about its prompt."""
         body = self._body
         fields: dict[str, Any] = {"prompt_token_ids": answer.prompt_ids} if body.return_token_ids else {}
         if body.prompt_logprobs is not None:
@@ -126,7 +127,7 @@ class _CompletionWriter(Writer):
         return fields
 
     def _scores(self, piece: Piece) -> dict[str, Any]:
-        """The log-probabilities of a piece; the first has the echoed prompt's too."""
+        """Return the log-probabilities of a piece; the first piece includes the echoed prompt's."""
         answer, delta = piece.answer, piece.delta
         if answer in self._logprobs:
             return self._logprobs[answer].of(delta.tokens)
@@ -138,7 +139,7 @@ class _CompletionWriter(Writer):
 
 
 class _PlainWriter(_CompletionWriter):
-    """The bare text of the only answer."""
+    """Writes the text of the only answer."""
 
     media_type = "text/plain"
     keep_alive = None

@@ -1,6 +1,6 @@
-"""`POST /v1/decisions` and `POST /v1/systemone`: typed questions, answered with probabilities and without text.
+"""`POST /v1/decisions` and `POST /v1/systemone`: typed questions, answered with probabilities instead of text.
 
-One thing in two shapes: OpenAI's, and the one of TypeSafe's System One models, which vLLM, llama.cpp and Ollama have.
+The same feature in two formats: OpenAI's, and TypeSafe's System One format, which vLLM, llama.cpp and Ollama support.
 """
 
 import time
@@ -29,7 +29,7 @@ router = APIRouter(route_class=GeneratingRoute, tags=["decisions"])
 
 @router.post("/v1/systemone")
 async def systemone(call: Annotated[Call[SystemOneRequest], Depends(call_of(SystemOneRequest))]) -> Response:
-    """The answers to typed questions about a state, by the questions' ids."""
+    """The answers to typed questions about a state, by question id."""
     decisions = await _decided(call, "state")
     questions = call.body.questions
     answers = {
@@ -68,7 +68,7 @@ async def _decided(call: Call[SystemOneRequest] | Call[DecisionsRequest], field:
 
 
 def _usage(decisions: Sequence[Decision]) -> dict[str, Any]:
-    """Tokens of all prompts, the state's counted with each question: those that were evaluated before are `cached`."""
+    """Return the tokens of all prompts. The state counts for each question; tokens evaluated before are `cached`."""
     tokens = sum(decision.prompt_tokens for decision in decisions)
     cached = sum(decision.cached_tokens for decision in decisions)
     return {

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: each text as a vector of length 1."""
+"""`POST /v1/embeddings`: embeddings of length 1."""
 
 import base64
 from typing import Annotated
@@ -18,13 +18,13 @@ router = APIRouter(route_class=GeneratingRoute, tags=["embeddings"])
 
 @router.post("/v1/embeddings")
 async def embeddings(call: Annotated[Call[EmbeddingsRequest], Depends(call_of(EmbeddingsRequest))]) -> Response:
-    """The embedding of the input, or of each of several."""
+    """The embedding of the input, or of each input."""
     body, model = call.body, call.model
     require(model, "embeddings", "model")
     found = await while_connected(call.request, model.embed(body.inputs))
     size = len(found[0].vector)
     if body.dimensions not in (None, size):
-        message = f"dimensions can be {size} only: vectors of this model come whole"
+        message = f"dimensions must be {size}: this model's embeddings cannot be shortened"
         raise APIError(400, message, param="dimensions", code="unsupported_parameter")
     tokens = sum(embedding.prompt_tokens for embedding in found)
     data = [

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: the models that requests can name, and what is known of those that are loaded."""
+"""`GET /v1/models`: the models that requests can name, and details of the loaded ones."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ router = APIRouter(tags=["models"])
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The configured model, and those of MODELS_DIR."""
+    """The configured model, and the models in MODELS_DIR."""
     return {"object": "list", "data": await _model_objects(request)}
 
 
 @router.get("/v1/models/{name:path}")
 async def model_by_name(name: str, request: Request) -> dict[str, Any]:
-    """One of them, by its name."""
+    """One model, by its name."""
     if not name:
         raise HTTPException(404)
     objects = await _model_objects(request)
@@ -29,7 +29,7 @@ async def model_by_name(name: str, request: Request) -> dict[str, Any]:
         if found["id"] == name:
             return found
     names = ", ".join(repr(found["id"]) for found in objects)
-    raise APIError(404, f"The model {name!r} is not served here: {names}.", param="model", code="model_not_found")
+    raise APIError(404, f"The model {name!r} does not exist: {names}.", param="model", code="model_not_found")
 
 
 async def _model_objects(request: Request) -> list[dict[str, Any]]:
@@ -54,14 +54,14 @@ def _loaded(model: GGUFModel) -> dict[str, Any]:
         "engine_reason": model.engine_reason,
         **hardware_fields(model),
         "context_length": model.context_length,
-        "max_model_len": model.context_length,  # vLLM's name
+        "max_model_len": model.context_length,  # vLLM's field
         "meta": _meta(model),
         "modalities": ["text", "image"] if "images" in model.features else ["text"],
     }
 
 
 def _meta(model: GGUFModel) -> dict[str, Any]:
-    """llama-server's facts of a model; null for what the file does not say."""
+    """Return llama-server's facts about a model; null for those that the file does not contain."""
     facts = model.facts
     by_architecture = f"{facts.architecture}."
     return {

@@ -1,4 +1,4 @@
-"""What OpenAI's response objects have in common: usage, and how tokens with log-probabilities look."""
+"""Parts of OpenAI's response objects: usage, and tokens with log-probabilities."""
 
 import codecs
 from collections import defaultdict
@@ -10,11 +10,11 @@ from ggserve.api.answers import Usage
 from ggserve.api.fragments import Fragments
 from ggserve.generation import Delta, ScoredToken
 
-FINGERPRINT = f"ggserve-{__version__}"  # `system_fingerprint`: what made the answer
+FINGERPRINT = f"ggserve-{__version__}"  # `system_fingerprint`: the software that made the answer
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's usage object; its `completion_tokens_details` where tokens were guessed ahead."""
+    """Return OpenAI's usage object, with `completion_tokens_details` if speculative decoding was used."""
     guesses = {
         "accepted_prediction_tokens": usage.accepted_tokens,
         "rejected_prediction_tokens": usage.rejected_tokens,
@@ -29,19 +29,18 @@ def usage_object(usage: Usage) -> dict[str, Any]:
 
 
 def chat_logprobs(tokens: Sequence[ScoredToken], *, by_id: bool = False) -> list[dict[str, Any]]:
-    """The log-probabilities of the tokens that make a chat's text, which are called `token_id:N` where wanted
-    `by_id`."""
+    """Return the log-probabilities of the tokens in a chat's text, with tokens named `token_id:N` if `by_id`."""
     return [token_entry(token, by_id=by_id) for token in tokens if not token.control]
 
 
 def token_entry(token: ScoredToken, *, by_id: bool = False) -> dict[str, Any]:
-    """A token with its id and its alternatives, as OpenAI's chats and llama-server have it."""
+    """Return a token with its id and its alternatives, in the format of OpenAI's chats and llama-server."""
     return {**_chat_token(token, by_id), "top_logprobs": [_chat_token(other, by_id) for other in token.top]}
 
 
 def prompt_logprobs(tokens: Sequence[ScoredToken], top: int) -> list[dict[str, Any] | None]:
-    """vLLM's `prompt_logprobs`: by token id, the token of the prompt and the `top` likeliest in its place. A rank is
-    null where the token is not among those that are known."""
+    """Return vLLM's `prompt_logprobs`: by token id, the prompt's token and the `top` most likely ones in its place. A
+    token's rank is null if it is not known."""
     entries: list[dict[str, Any] | None] = []
     for token in tokens:
         if token.logprob is None:
@@ -59,7 +58,7 @@ def prompt_logprobs(tokens: Sequence[ScoredToken], top: int) -> list[dict[str, A
 
 
 def stop_reason(delta: Delta) -> dict[str, Any]:
-    """vLLM's `stop_reason` of a choice: the stop string or the id of the stop token that ended it."""
+    """Return vLLM's `stop_reason` of a choice: the stop string or the id of the stop token that ended it."""
     reason = delta.stop_sequence if delta.stop_sequence is not None else delta.stop_token
     return {} if reason is None else {"stop_reason": reason}
 
@@ -83,7 +82,7 @@ class CompletionLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def of(self, tokens: Sequence[ScoredToken]) -> dict[str, Any]:
-        """The object for the next tokens."""
+        """Return the object for the next tokens."""
         offsets = []
         for token in tokens:
             offsets.append(self._offset)
@@ -94,7 +93,7 @@ class CompletionLogprobs:
             "token_logprobs": [token.logprob for token in tokens],
             "top_logprobs": [self._top(token) for token in tokens],
             "text_offset": offsets,
-            "content": [token_entry(token, by_id=self._by_id) for token in tokens],  # llama-server's form, with ids
+            "content": [token_entry(token, by_id=self._by_id) for token in tokens],  # llama-server's format, with ids
         }
 
     def keep(self, scores: dict[str, Any]) -> None:
@@ -104,21 +103,21 @@ class CompletionLogprobs:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The object for all tokens that were kept."""
+        """Return the object for all tokens that were kept."""
         return {name: values.json for name, values in self._kept.items()}
 
     def _name(self, token: ScoredToken) -> str:
         return token_text(token, "bytes:", by_id=self._by_id)
 
     def _top(self, token: ScoredToken) -> dict[str, float | None] | None:
-        """By text, the likeliest tokens, and the one that came."""
+        """Return the most likely tokens and the sampled one, by text."""
         if token.logprob is None:
             return None
         return {self._name(other): other.logprob for other in (token, *token.top)} if token.top else {}
 
 
 def token_text(token: ScoredToken, prefix: str = "", *, by_id: bool = False) -> str:
-    """The token's text, or its id; one that holds parts of characters is spelled byte by byte, after a `prefix`."""
+    """Return the token's text, or its id; parts of characters are spelled byte by byte after a `prefix`."""
     if by_id:
         return f"token_id:{token.id}"
     try:

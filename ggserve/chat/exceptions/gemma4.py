@@ -1,5 +1,5 @@
-"""Gemma 4, whose arguments are JSON with bare keys and with strings in a token of their own, and which writes empty
-thoughts anywhere:
+"""Gemma 4. Its arguments are JSON with bare keys and with strings in a token of their own, and it writes empty thoughts
+anywhere:
 
 <|channel>thought
 Thought.
@@ -22,12 +22,12 @@ _DEEPEST = 64
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return "<|tool_call>call:" in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format with thoughts and calls."""
+    """Return the format with thoughts and calls."""
     thought = ThoughtFormat(
         open="<|channel>thought\n", close="\n<channel|>", on={"enable_thinking": True}, reopens=True
     )
@@ -46,33 +46,33 @@ SEPARATOR: Rule = Literal(",")
 
 
 def member(name: str, value: Rule) -> Rule:
-    """A member of an object."""
+    """Return the rule of a member of an object."""
     return sequence(Literal(f"{name}:"), value)
 
 
 def object_value(members: Rule) -> Rule:
-    """An object inside the arguments."""
+    """Return the rule of an object inside the arguments."""
     return sequence(Literal("{"), members, Literal("}"))
 
 
 def list_value(item: Rule) -> Rule:
-    """A list of any length."""
+    """Return the rule of a list of any length."""
     return sequence(Literal("["), optional(sequence(item, Repeat(sequence(SEPARATOR, item)))), Literal("]"))
 
 
 def text_value(text: str | None) -> Rule:
-    """A string: this one, or any."""
+    """Return the rule of a string: this one, or any."""
     quote = Marker(QUOTE)
     return sequence(quote, TextBefore(quote) if text is None else sequence(Literal(text), quote))
 
 
 def scalar_value(scalar: Rule) -> Rule:
-    """Any other value, as JSON."""
+    """Return the rule of any other value, as JSON."""
     return scalar
 
 
 def end(text: str) -> Rule:
-    """The text behind the arguments."""
+    """The text after the arguments."""
     return Marker(text)
 
 
@@ -81,8 +81,8 @@ class _Incomplete(Exception):
 
 
 def arguments(text: str) -> tuple[dict[str, Any], int] | None:
-    """The arguments at the beginning of a text, behind the opening brace, and where the closing one stands; None where
-    they are not complete. Raises nothing: what is no value stays text."""
+    """Parse the arguments at the beginning of a text, after the opening brace; return them and the place of the closing
+    brace, or None if they are incomplete. Raises nothing: invalid values stay text."""
     try:
         value, end = _members(text, 0, 0)
     except _Incomplete:
@@ -91,7 +91,7 @@ def arguments(text: str) -> tuple[dict[str, Any], int] | None:
 
 
 def _members(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
-    """The members of an object behind its brace, and where it ends."""
+    """Parse the members of an object after its brace; return them and where it ends."""
     found: dict[str, Any] = {}
     while True:
         at = _skip(text, at)

@@ -1,4 +1,4 @@
-"""gpt-oss (harmony), which writes the recipient of a call in either of two places, and says something before calls:
+"""gpt-oss (harmony). It writes the recipient of a call in either of two places, and text before calls:
 
 <|channel|>analysis<|message|>Thought.<|end|><|start|>assistant<|channel|>commentary to=functions.look <|constrain|>json<|message|>{"at": "x"}<|call|>
 <|channel|>analysis<|message|>Thought.<|end|><|start|>assistant to=functions.look<|channel|>commentary <|constrain|>json<|message|>{"at": "x"}<|call|>
@@ -14,12 +14,12 @@ _COMMENTARY = "<|channel|>commentary"
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return "<|channel|>analysis<|message|>" in source and "functions." in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format as the model writes it."""
+    """Return the format as the model writes it."""
     return replace(
         form,
         ends=("<|return|>", "<|call|>"),

@@ -1,4 +1,4 @@
-"""Kimi K3, whose tags consist of three parts, and whose arguments tell their type:
+"""Kimi K3. Its tags consist of three parts, and its arguments name their type:
 
 <|open|>think<|sep|>Thought.<|close|>think<|sep|><|open|>response<|sep|>Text.<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="look" index="1"<|sep|><|open|>argument key="at" type="string"<|sep|>x<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|><|end_of_msg|>
 """  # noqa: E501
@@ -11,12 +11,12 @@ _CALL = '<|open|>call tool="'
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return "xtml_type" in source and "<|open|>" in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format with calls."""
+    """Return the format with calls."""
     calls = CallsFormat(
         first=f"<|open|>tools<|sep|>{_CALL}",
         after_name=f'" index="{INDEX}"<|sep|>',

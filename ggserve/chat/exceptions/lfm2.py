@@ -1,4 +1,4 @@
-"""LFM2, some of whose templates write no calls although the models do:
+"""LFM2. Some of its templates write no calls although the models do:
 
 <|tool_call_start|>[look(at="x", times=2), find()]<|tool_call_end|>
 """
@@ -9,12 +9,12 @@ from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return "List of tools: " in source and "<|im_start|>" in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format with calls."""
+    """Return the format with calls."""
     calls = CallsFormat(
         first="<|tool_call_start|>[",
         after_name="(",

@@ -1,4 +1,4 @@
-"""MiniCPM5, which writes raw values, those with special characters in CDATA:
+"""MiniCPM5. It writes raw values, with special characters in CDATA:
 
 <function name="look"><param name="at"><![CDATA[a < b]]></param><param name="times">2</param></function>
 """
@@ -9,12 +9,12 @@ from ggserve.chat.format import ArgumentsFormat, CallsFormat, ChatFormat
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return '<function name="' in source and '<param name="' in source and "<![CDATA[" in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format with calls."""
+    """Return the format with calls."""
     calls = CallsFormat(
         first='<function name="',
         after_name='">',

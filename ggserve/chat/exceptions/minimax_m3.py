@@ -1,4 +1,4 @@
-"""MiniMax M3, whose arguments are XML elements, nested values too, each tag behind a token of the namespace:
+"""MiniMax M3. Its arguments are XML elements, also for nested values, and each tag comes after a namespace token:
 
 ]<]minimax[>[<tool_call>
 ]<]minimax[>[<invoke name="search">]<]minimax[>[<tags>]<]minimax[>[<item>a]<]minimax[>[</item>]<]minimax[>[</tags>]<]minimax[>[</invoke>
@@ -21,12 +21,12 @@ _DEEPEST = 64
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return NAMESPACE in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format with calls."""
+    """Return the format with calls."""
     invoke, end = f'{NAMESPACE}<invoke name="', f"{NAMESPACE}</invoke>\n"
     calls = CallsFormat(
         first=f"{NAMESPACE}<tool_call>\n{invoke}",
@@ -45,37 +45,38 @@ _TAG_FOLLOWS = Marker(NAMESPACE)
 
 
 def member(name: str, value: Rule) -> Rule:
-    """An element. A value ends with the token that is in front of the closing tag."""
+    """Return the rule of an element. A value ends with the token in front of the closing tag."""
     return sequence(_TAG_FOLLOWS, Literal(f"<{name}>"), value, Literal(f"</{name}>"))
 
 
 def object_value(members: Rule) -> Rule:
-    """An object inside the arguments."""
+    """Return the rule of an object inside the arguments."""
     return sequence(members, _TAG_FOLLOWS)
 
 
 def list_value(item: Rule) -> Rule:
-    """A list of any length, but for the empty one, which reads like an empty string."""
+    """Return the rule of a list of any length except the empty one, which reads like an empty string."""
     return sequence(Repeat(member("item", item), 1), _TAG_FOLLOWS)
 
 
 def text_value(text: str | None) -> Rule:
-    """A string: this one, or any."""
+    """Return the rule of a string: this one, or any."""
     return TextBefore(_TAG_FOLLOWS) if text is None else sequence(Literal(text), _TAG_FOLLOWS)
 
 
 def scalar_value(scalar: Rule) -> Rule:
-    """Any other value, as JSON."""
+    """Return the rule of any other value, as JSON."""
     return sequence(scalar, _TAG_FOLLOWS)
 
 
 def end(text: str) -> Rule:
-    """The text behind the arguments. Its tag is apart: it begins like the tag of another member."""
+    """The text after the arguments. Its tag is separate because it begins like the tag of another member."""
     return sequence(_TAG_FOLLOWS, Marker(text.removeprefix(NAMESPACE)))
 
 
 def arguments(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
-    """The arguments at the beginning of a text and where they end; None where they are not complete."""
+    """Parse the arguments at the beginning of a text; return them and where they end, or None if they are
+    incomplete."""
     stack: list[tuple[str, list[tuple[str, Any]], int]] = [("", [], 0)]
     for tag in _TAG.finditer(text):
         closes, name = tag[1], tag[2]
@@ -91,7 +92,7 @@ def arguments(text: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any], int
 
 
 def _typed(value: Any, schema: Any) -> Any:
-    """Members as an object or a list, a text as a value of the schema's type."""
+    """Convert members to an object or a list, and a text to a value of the schema's type."""
     schema = schema if isinstance(schema, Mapping) else {}
     if isinstance(value, list):
         if all(name == "item" for name, _ in value) and schema.get("type") != "object":

@@ -1,4 +1,4 @@
-"""Mistral's models, which leave out ids that their templates write:
+"""Mistral's models. They leave out ids that their templates write:
 
 [TOOL_CALLS]look[ARGS]{"at": "x"}[TOOL_CALLS]find[CALL_ID]abcdefghi[ARGS]{}
 [TOOL_CALLS][{"name": "look", "arguments": {"at": "x"}}, {"name": "find", "arguments": {}}]
@@ -12,12 +12,12 @@ _ID = f', "id": "{ID}"'
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return "[TOOL_CALLS]" in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format that reads calls without ids too."""
+    """Return the format that also reads calls without ids."""
     calls = form.calls
     if calls is None:
         return form

@@ -1,4 +1,4 @@
-"""Muse, which names the function twice: as the recipient of the message, and in it.
+"""Muse. It names the function twice: as the recipient of the message, and in it.
 
  to=self<|message|>Thought.<|eom|><|start|>assistant to=look<|message|><atem:function_calls>
 <atem:invoke name="look">
@@ -16,12 +16,12 @@ _END = "</atem:invoke>\n</atem:function_calls>"
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return "<atem:function_calls>" in source
 
 
 def corrected(form: ChatFormat) -> ChatFormat:
-    """The format with calls."""
+    """Return the format with calls."""
     calls = CallsFormat(
         first=_BEGIN,
         after_name='">\n',

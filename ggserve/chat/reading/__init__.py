@@ -1,8 +1,8 @@
-"""Reads a chat format off a chat template: renders chats with markers and takes what stands between the markers.
+"""Reads a chat format off a chat template: renders chats with markers and takes the text between the markers.
 
-The format proves itself: it predicts how the template writes another thought, other names and values and three calls.
-What it does not predict is dropped. The template is hostile: all renderings share one budget of time, and literals are
-short.
+The format proves itself: it must predict how the template writes another thought, other names and values, and three
+calls. What it does not predict is dropped. The template may be hostile: all renderings share one time budget, and
+literals are short.
 """
 
 from functools import lru_cache
@@ -17,12 +17,12 @@ from ggserve.chat.reading.thoughts import read_switches, read_thought
 from ggserve.chat.template import ChatTemplate
 from ggserve.errors import TemplateError
 
-_SECONDS = 1.0  # for all renderings
+_SECONDS = 1.0  # seconds for all renderings
 _STEPS = (read_content, read_refusals, read_text, read_thought, read_switches, read_calls, prove)
 
 
 def read_format(template: ChatTemplate, seconds: float = _SECONDS) -> ChatFormat:
-    """The format of a template; what cannot be read off in time is left out."""
+    """Return the format of a template; what cannot be read off in time is left out."""
     probe = Probe(template, seconds)
     try:
         for step in _STEPS:
@@ -34,7 +34,7 @@ def read_format(template: ChatTemplate, seconds: float = _SECONDS) -> ChatFormat
 
 @lru_cache(16)
 def format_of(source: str) -> ChatFormat:
-    """The format of a template's source, without a model's texts for BOS and EOS; an empty one where it does not
+    """Return the format of a template's source, without a model's texts for BOS and EOS; an empty one if it does not
     compile."""
     try:
         return read_format(ChatTemplate(source))

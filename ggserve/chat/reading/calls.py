@@ -49,7 +49,7 @@ def _id_form(probe: Probe) -> Any:
 
 
 def _split(answer: str, arguments: str | re.Pattern[str]) -> list[str]:
-    """The literals around the names and arguments of an answer with calls, in their order."""
+    """Return the literals around the names and arguments of an answer with calls, in order."""
     pieces = []
     rest = answer
     for name in NAMES:
@@ -93,7 +93,7 @@ def _assembled(probe: Probe, pieces: list[list[str]], ids: Sequence[str]) -> Cal
 
 
 def _first(probe: Probe, before: str, ids: Sequence[str]) -> tuple[str, str]:
-    """What separates a text from calls, and what opens the first one."""
+    """Return the literals that separate text from calls and open the first call."""
     thought = probe.form.thought
     first = before.removeprefix(probe.header) if before.startswith(probe.header) else before
     if first == before and probe.header:
@@ -126,7 +126,7 @@ def _without_end(probe: Probe, last: str) -> str:
 
 
 def _parameter_calls(probe: Probe, ids: Sequence[str]) -> CallsFormat | None:
-    """Calls whose parameters each have their name."""
+    """Read calls whose parameters each have a name."""
     key, value = KEYS[0], VALUES[0]
     both = dict(zip(KEYS, VALUES, strict=True))
     answer, two = written_calls(probe, 1, [{key: value}], ids), written_calls(probe, 1, [both], ids)
@@ -179,7 +179,7 @@ def _holes(literal: str, ids: Sequence[str]) -> str:
 
 
 def _with_index(following: str, next_but_one: str, first: str, after_names: tuple[str, str]) -> tuple[str, str, str]:
-    """The literals with INDEX where they count calls."""
+    """Return the literals with INDEX in place of the numbers of calls."""
     one, other = re.split(r"(\d+)", following), re.split(r"(\d+)", next_but_one)
     differing = [i for i in range(1, min(len(one), len(other)), 2) if one[i] != other[i]]
     if len(one) == len(other) and one[::2] == other[::2]:

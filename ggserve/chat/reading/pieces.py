@@ -1,4 +1,4 @@
-"""Compares what a template writes: what texts share, in whole tags and words."""
+"""Compares the texts that a template writes: their common parts, in whole tags and words."""
 
 import re
 from collections.abc import Iterator
@@ -15,20 +15,20 @@ ENDS = re.compile(
 
 
 def shared(one: str, other: str) -> int:
-    """The length of the shared beginning, but for the beginning of a tag."""
+    """Return the length of the common beginning, excluding the beginning of a tag."""
     length = len(common_beginning(one, other))
     begun = one.rfind("<", max(0, length - LONGEST), length)
     return begun if begun >= 0 and ">" not in one[begun:length] and length < max(len(one), len(other)) else length
 
 
 def shared_tokens(one: str, other: str) -> str:
-    """The shared beginning in whole tags, words and runs of white space."""
+    """Return the common beginning in whole tags, words and runs of white space."""
     pairs = zip(TOKENS.findall(one), TOKENS.findall(other), strict=False)
     return "".join(token for token, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def first_tag(text: str) -> Iterator[str]:
-    """The tokens up to the first tag, and that."""
+    """Return the tokens up to and including the first tag."""
     for token in TOKENS.findall(text):
         yield token
         if token.startswith(("<", "[")):

@@ -14,7 +14,7 @@ USER, TEXT, THOUGHT, SYSTEM, RESULT = "Zquser", "Zqtext", "Zqthought", "Zqsystem
 NAMES = ("zqfirst", "zqsecond", "zqthird")
 KEYS = ("zqkeya", "zqkeyb")
 VALUES = ("Zqvaluea", "Zqvalueb")
-IDS = ("Zqcall0Aa", "Zqcall1Bb", "Zqcall2Cc")  # of nine characters: Mistral's templates take no others
+IDS = ("Zqcall0Aa", "Zqcall1Bb", "Zqcall2Cc")  # nine characters: Mistral's templates take no others
 ARGUMENTS = ({KEYS[0]: VALUES[0]}, f'{{"{KEYS[0]}": "{VALUES[0]}"}}')  # an object, and its text
 
 Messages = list[dict[str, Any]]
@@ -22,7 +22,7 @@ Variables = Mapping[str, Any] | None
 
 
 class OutOfTime(Exception):
-    """The template took all the time there is."""
+    """The template has used up its time."""
 
 
 def user(text: str = USER) -> dict[str, Any]:
@@ -39,12 +39,12 @@ _TOOLS = [_tool(name) for name in NAMES]
 
 
 def tool_call(index: int, name: str, arguments: Any, call_id: str) -> dict[str, Any]:
-    """A call as templates take it."""
+    """Return a call in the form that templates take."""
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}, "index": index}
 
 
 def thinking(field: ThoughtField, thought: str, text: str) -> dict[str, Any]:
-    """A message with a thought where the template takes it from."""
+    """Return a message with a thought in the field that the template reads."""
     if field != "parts":
         return {field: thought, "content": text}
     parts = [{"type": "thinking", "thinking": thought}]
@@ -62,12 +62,12 @@ class Probe:
         self.template = template
         self._deadline = time.monotonic() + seconds
         self.form = ChatFormat()
-        self.header = ""  # what stands before an answer, without a thought's beginning
-        self.before_text = ""  # what stands before a text without a thought, in the last message
-        self.earlier = ""  # and in a message before that
-        self.end = ""  # what follows an answer
+        self.header = ""  # the text before an answer, without a thought's beginning
+        self.before_text = ""  # the text before an answer without a thought, in the last message
+        self.earlier = ""  # and in an earlier message
+        self.end = ""  # the text after an answer
         self.always_prompts = False  # the template opens an answer unasked
-        self.closes_to_call = False  # what closes a thought was read off a message with a call
+        self.closes_to_call = False  # the closing literal was read off a message with a call
         self.thinks_with: Variables = None  # template variables without which it drops thoughts
 
     def render(
@@ -78,7 +78,7 @@ class Probe:
         prompt: bool = False,
         variables: Variables = None,
     ) -> str | None:
-        """The rendering; None where the template refuses."""
+        """Return the rendering, or None if the template rejects the messages."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise OutOfTime
@@ -103,7 +103,8 @@ class Probe:
         self.form = replace(self.form, **fields)
 
     def answer(self, message: dict[str, Any], *, tools: bool = False, variables: Variables = None) -> str:
-        """How the template writes a last message of the assistant's, behind the user's; "" where it does not."""
+        """Return the text that the template writes for a last assistant message after the user's; "" if it writes
+        none."""
         before = self.render([user()], tools=tools, variables=variables)
         said = {"role": "assistant", "content": "", **message}
         whole = self.render([user(), said], tools=tools, variables=variables)
@@ -116,7 +117,7 @@ class Probe:
         return whole[length:] if len(before) - length < 40 and at >= 0 else whole[at + len(USER) :] if at >= 0 else ""
 
     def prompt(self, variables: Variables) -> str:
-        """The generation prompt with some variables."""
+        """Return the generation prompt with some variables."""
         without, prompt = (
             self.render([user()], variables=variables),
             self.render([user()], prompt=True, variables=variables),

@@ -1,4 +1,4 @@
-"""Proves a format: it predicts how the template writes another thought and other calls."""
+"""Proves a format: it must predict how the template writes another thought and other calls."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ggserve.chat.writing import write_answer, written_alike
 
 
 def prove(probe: Probe) -> None:
-    """Keeps what predicts other renderings."""
+    """Keep the parts that predict other renderings."""
     if not _predicts_thoughts(probe):
         probe.set(thought=None)
         guess_thought(probe)
@@ -47,7 +47,7 @@ def _predicts_calls(probe: Probe) -> bool:
 
 
 def _given(probe: Probe, calls: Sequence[tuple[str, dict[str, Any], str]]) -> list[dict[str, Any]]:
-    """Calls as the template takes them."""
+    """Return calls in the form that the template takes."""
     form = probe.form.calls
     assert form is not None
     return [

@@ -1,4 +1,4 @@
-"""Reads how a template writes an answer's text, and what it refuses."""
+"""Reads how a template writes an answer's text, and what it rejects."""
 
 import re
 from typing import Any

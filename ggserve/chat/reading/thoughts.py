@@ -17,12 +17,12 @@ _OFF: tuple[dict[str, Any], ...] = (
     {"reasoning_effort": "none"},
 )
 _ON: tuple[dict[str, Any], ...] = ({"enable_thinking": True}, {"thinking": True}, {"thinking_mode": "enabled"})
-# What opens thoughts in templates that write none of earlier turns, and what closes them.
+# Literals that open and close thoughts in templates that write no earlier thoughts.
 _TAGS = re.compile(r"<((?:\w+:)?(?:think|thinking|thought|reasoning))>|<\|START_(THINKING)\|>")
 
 
 def read_thought(probe: Probe) -> None:
-    """How a thought is written, as the first field shows that the template reads."""
+    """Return how a thought is written, in the first field that the template reads."""
     call = tool_call(0, NAMES[0], {KEYS[0]: VALUES[0]}, IDS[0])
     for variables in (None, *_ON):
         for name in _FIELDS:
@@ -46,7 +46,7 @@ def _take_thought(probe: Probe, name: ThoughtField, answer: str) -> None:
     opening = before[len(header) :]
     prompt = probe.prompt(probe.thinks_with)
     if prompt.startswith(before) and before.strip() and len(prompt) > len(before):
-        header, opening = before, prompt[len(before) :]  # the prompt alone says what opens a thought
+        header, opening = before, prompt[len(before) :]  # only the prompt shows what opens a thought
     close = after.partition(TEXT)[0] if TEXT in after else "".join(first_tag(after))
     tag = re.search(r"</([^<>|]+)>|<\|END_(\w+)\|>", close)
     if tag and header.rstrip().endswith((f"<{tag[1]}>", f"<|START_{tag[2]}|>")):
@@ -64,7 +64,7 @@ def _take_thought(probe: Probe, name: ThoughtField, answer: str) -> None:
 
 
 def guess_thought(probe: Probe) -> None:
-    """That of a template which drops thoughts, as its prompts or its source name the tags."""
+    """Return the format of a template that drops thoughts, from the tags in its prompts or its source."""
     prompts = [probe.form.answer_open, *(probe.prompt(variables) for variables in (*_ON, *_OFF))]
     for text in (*prompts, probe.template.source):
         tag = _TAGS.search(text)
@@ -87,7 +87,7 @@ def _read_text_open(probe: Probe, before: str) -> None:
 
 
 def _header_of(probe: Probe, before: str) -> str:
-    """What of the text before a thought also stands before answers that have none."""
+    """Return the part of the text before a thought that also comes before answers without one."""
     others = [probe.form.answer_open, probe.earlier, probe.before_text]
     others += [probe.prompt(variables) for variables in (*_OFF, *_ON)]
     shared = [shared_tokens(before, other) for other in others if other]
@@ -100,7 +100,7 @@ def _header_of(probe: Probe, before: str) -> str:
 
 
 def read_switches(probe: Probe) -> None:
-    """The template variables that turn thinking on and off."""
+    """Return the template variables that turn thinking on and off."""
     if probe.form.thought is None:
         return
     usual = probe.render([user()], prompt=True)

@@ -1,7 +1,7 @@
 """A ctransformers context: the C library's weights and KV cache, and the tokens in it.
 
-Never calls LLM.generate, LLM.tokenize or LLM.sample: they overrun buffers, guess tokens and reseed at every
-token. The file must have been checked before: the C++ loader trusts it.
+Never calls LLM.generate, LLM.tokenize or LLM.sample: they overrun buffers, guess tokens and reseed at every token. The
+file must have been checked before, because the C++ loader trusts it.
 """
 
 import ctypes
@@ -21,11 +21,11 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.pool import common_prefix
 from ggserve.errors import EngineError, GenerationError
 
-PREFILL_CHUNK = 64  # tokens; between chunks a request can be cancelled and threads shared anew
+PREFILL_CHUNK = 64  # tokens; between chunks a request can be cancelled and threads shared again
 
 
 def _import_llm() -> ModuleType:
-    """ctransformers.llm without the package's __init__, which imports a hub client: 0.4 s that nobody needs."""
+    """Import ctransformers.llm without the package's __init__, which imports a hub client: 0.4 s that nobody needs."""
     if "ctransformers" in sys.modules:
         return importlib.import_module("ctransformers.llm")
     spec = importlib.util.find_spec("ctransformers")
@@ -41,7 +41,7 @@ def _import_llm() -> ModuleType:
 
 
 def _library() -> str | None:
-    """The build of the C library for this processor; None leaves the choice to ctransformers (1.3 s slower)."""
+    """Return the build of the C library for this processor; None leaves the choice to ctransformers (1.3 s slower)."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -50,9 +50,9 @@ def _library() -> str | None:
 
 
 def cuda_devices() -> int:
-    """The number of GPUs that NVIDIA's driver has; 0 without a driver.
+    """Return the number of GPUs that NVIDIA's driver has; 0 without a driver.
 
-    Asked before ctransformers' library for GPUs is loaded: without a driver that library ends the process.
+    Asked before ctransformers' library for GPUs is loaded, because without a driver that library ends the process.
     """
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -63,7 +63,7 @@ def cuda_devices() -> int:
 
 
 def cuda_loads() -> bool:
-    """Whether the build for GPUs can be loaded here: it needs CUDA's libraries, a driver and a GPU."""
+    """Return whether the build for GPUs can be loaded here: it needs CUDA's libraries, a driver and a GPU."""
     if not cuda_devices():
         return False
     try:
@@ -79,7 +79,7 @@ def cuda_loads() -> bool:
 class Context:
     """One ctransformers context and the tokens in its KV cache."""
 
-    chunk = PREFILL_CHUNK  # tokens that one eval may take
+    chunk = PREFILL_CHUNK  # maximum tokens per eval
 
     def __init__(self, path: Path, model_type: str, options: EngineOptions) -> None:
         self._path = path
@@ -94,11 +94,11 @@ class Context:
         return self._llm is not None
 
     def open(self) -> None:
-        """Maps the weights and allocates the KV cache. Raises EngineError."""
+        """Map the weights and allocate the KV cache. Raises EngineError."""
         if self._gpu_layers > 0 and not cuda_devices():
             raise EngineError(
-                f"GPU_LAYERS={self._gpu_layers} needs an NVIDIA GPU with its driver for ctransformers, and there is "
-                "none here: install the driver, or set GPU_LAYERS=0"
+                f"GPU_LAYERS={self._gpu_layers} needs an NVIDIA GPU with its driver for ctransformers, but "
+                "there is none: install the driver, or set GPU_LAYERS=0"
             )
         module = _import_llm()
         config = module.Config(context_length=self._context_length, gpu_layers=self._gpu_layers)
@@ -119,15 +119,15 @@ class Context:
         self.vocab_size: int = self._llm.vocab_size
 
     def reuse(self, prompt: Sequence[int]) -> int:
-        """Drops from the KV cache what `prompt` does not begin with; returns the number of tokens left.
+        """Remove the tokens from the KV cache that `prompt` does not begin with, and return the number of tokens left.
 
-        The prompt's last token is always left out: it is evaluated anew, for its logits.
+        The prompt's last token is always removed: it is evaluated again for its logits.
         """
         del self.tokens[min(common_prefix(self.tokens, prompt), len(prompt) - 1) :]
         return len(self.tokens)
 
     def eval(self, tokens: Sequence[int], threads: int) -> None:
-        """Appends `tokens` to the KV cache and computes the logits after the last one. The caller checks ids."""
+        """Append `tokens` to the KV cache and compute the logits after the last one. The caller checks ids."""
         count = len(tokens)
         if len(self.tokens) + count > self._context_length:
             raise GenerationError("The context is full.")  # past its end the library computes nonsense
@@ -138,11 +138,11 @@ class Context:
         self.tokens.extend(tokens)
 
     def logits(self) -> NDArray[np.float32]:
-        """float32[n_vocab], a view that the next eval overwrites."""
+        """Return float32[n_vocab], a view that the next eval overwrites."""
         return np.ctypeslib.as_array(self._logits_data(self._handle), (self.vocab_size,))
 
     def embedding(self) -> NDArray[np.float32]:
-        """float32[embedding length], what the model makes of all its tokens at the last one, scaled to length 1."""
+        """Return float32[embedding length], the embedding of all its tokens at the last one, scaled to length 1."""
         size = self._llm.ctransformers_llm_embeddings_size()
         vector = np.ctypeslib.as_array(self._llm.ctransformers_llm_embeddings_data(), (size,))
         return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)

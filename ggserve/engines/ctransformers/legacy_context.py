@@ -1,8 +1,8 @@
 """Contexts of the legacy GGML families, whose C++ code keeps its buffers in static variables.
 
-Each context has its own copy of the shared library, and runs the evals first that make those buffers large enough. What
-to run, and how many tokens an eval may take, is worked out elsewhere. Nothing frees those buffers, 768 MiB in some
-families: a context that is closed leaves its copy to the next one.
+Each context has its own copy of the shared library, and first runs the evals that make those buffers large enough.
+`modelfile.legacy.buffers` decides what to run, and how many tokens an eval may take. Nothing frees those buffers, 768
+MiB in some families: a context that is closed leaves its copy to the next one.
 """
 
 import ctypes
@@ -20,8 +20,8 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.ctransformers.context import Context
 from ggserve.errors import GenerationError
 
-# Folders with copies of a library that no context uses. They must stay as long as the process does: the dynamic linker
-# takes a file with the inode of a loaded one, deleted or not, for the same library.
+# Folders with copies of a library that no context uses. They must exist as long as the process: the dynamic linker
+# mistakes a file with the inode of a loaded one, deleted or not, for the same library.
 _unused: defaultdict[Path, list[tempfile.TemporaryDirectory[str]]] = defaultdict(list)
 
 _TOKENIZER_JSON = '{\n"merges": [\n"a b"\n]\n}\n'
@@ -29,8 +29,8 @@ _TOKENIZER_JSON = '{\n"merges": [\n"a b"\n]\n}\n'
 
 @dataclass(frozen=True)
 class LegacySetup:
-    """How to run a file. `warm_up`: evals (position, tokens) before the first one. `rewinds`: whether an eval may start
-    before the end of what the KV cache holds. `grouped`: 8 query heads share one of the keys (llama 70B)."""
+    """The evaluation of a file. `warm_up`: evals (position, tokens) before the first one. `rewinds`: an eval may start
+    before the end of the KV cache's contents. `grouped`: 8 query heads share one of the keys (LLaMA 70B)."""
 
     chunk: int
     warm_up: tuple[tuple[int, int], ...]
@@ -48,7 +48,7 @@ class LegacyContext(Context):
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def open(self) -> None:
-        """Copies the weights into memory, unless the family maps them, and allocates the KV cache."""
+        """Copy the weights into memory, unless the family maps them, and allocate the KV cache."""
         super().open()
         for position, count in self._setup.warm_up:
             ids = (ctypes.c_int * count)()
@@ -56,7 +56,7 @@ class LegacyContext(Context):
                 raise GenerationError("ctransformers could not evaluate the first tokens.")
 
     def reuse(self, prompt: Sequence[int]) -> int:
-        """As Context.reuse, but for families that cannot go back."""
+        """Like Context.reuse, but for families that cannot remove tokens."""
         kept = len(self.tokens)
         if super().reuse(prompt) < kept and not self._setup.rewinds:
             self.tokens.clear()
@@ -77,10 +77,10 @@ class LegacyContext(Context):
             self._folder = tempfile.TemporaryDirectory(prefix=temporary.prefix())
             shutil.copyfile(original, Path(self._folder.name, name))
         folder = Path(self._folder.name)
-        # The loader takes a path with "70b" in it for a model of grouped heads, and no other.
+        # The loader mistakes any path with "70b" in it for a model with grouped heads, and recognizes no other.
         link = folder / ("model-70b.bin" if self._setup.grouped else "model.bin")
         link.unlink(missing_ok=True)
         link.symlink_to(self._path.resolve())
-        # Without this beside an older Falcon file, its loader ends the process. Nothing else reads it.
+        # Without this file beside an older Falcon file, its loader ends the process. Nothing else reads it.
         (folder / "tokenizer.json").write_text(_TOKENIZER_JSON)
         return module.LLM(str(link), self._model_type, config=config, lib=str(folder / name))

@@ -1,1 +1,1 @@
-"""The llama.cpp engine: its server core in this process."""
+"""The llama.cpp engine: its server core, in this process or in a child."""

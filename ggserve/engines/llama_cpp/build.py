@@ -1,4 +1,4 @@
-"""A llama-server build on this machine: found, and asked what it can do. Its version tells nothing."""
+"""A llama-server build on this machine: its path and its features. The version says nothing about them."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from ggserve.errors import EngineError, one_line
 _SECONDS = 60.0  # for an answer to --help: a GPU's driver may take a while to load
 _LONGEST = 1 << 20  # bytes of an answer
 _FLAG = re.compile(r"(?<![\w-])--?[A-Za-z][\w.-]*")
-_ENTRY = r" {0,12}-"  # how the help of a flag begins; descriptions are indented further
+_ENTRY = r" {0,12}-"  # the beginning of a flag's help; descriptions are indented further
 _DEVICE = re.compile(r"^\s+(\S+: .+)$", re.MULTILINE)
 _NEEDED = ("--model", "--host", "--port", "--ctx-size", "--parallel", "--threads", "--n-gpu-layers")
 
@@ -27,23 +27,23 @@ class Build:
     """A llama-server executable."""
 
     path: Path
-    version: str  # one line, as it calls itself
+    version: str  # its version in one line
     help: str
-    aliases: Mapping[str, frozenset[str]]  # by flag, every spelling of it
-    devices: tuple[str, ...]  # GPUs, one line each, as "CUDA0: NVIDIA ... (24217 MiB, 23908 MiB free)"
+    aliases: Mapping[str, frozenset[str]]  # by flag, all spellings of it
+    devices: tuple[str, ...]  # GPUs, one line each, such as "CUDA0: NVIDIA ... (24217 MiB, 23908 MiB free)"
 
     def has(self, flag: str) -> bool:
-        """Return whether the build takes a command-line flag."""
+        """Return whether the build has a command-line flag."""
         return flag in self.aliases
 
     def flag_help(self, flag: str) -> str:
-        """The help of one flag; empty where there is none."""
+        """Return the help of one flag; empty if there is none."""
         entries = re.split(rf"\n(?={_ENTRY})", self.help)
         return next((entry for entry in entries if flag in _spellings(entry)), "")
 
 
 def chosen_build(llama_server: str) -> Build | None:
-    """The build that the setting LLAMA_SERVER names; None for xllamacpp. Raises EngineError."""
+    """Return the build that the setting LLAMA_SERVER names; None for xllamacpp. Raises EngineError."""
     if llama_server == "off":
         return None
     if llama_server != "auto":
@@ -53,23 +53,23 @@ def chosen_build(llama_server: str) -> Build | None:
         return None
     try:
         build = read_build(found)
-    except EngineError:  # nobody asked for it
+    except EngineError:  # it was not requested
         return None
     return build if build.devices else None
 
 
 @lru_cache(8)
 def read_build(path: str) -> Build:
-    """The build at a path, or of that name on PATH. Raises EngineError, with one line that says what to do."""
+    """Return the build at a path, or of that name on PATH. Raises EngineError, with one line that says what to do."""
     found = shutil.which(os.path.expanduser(path))
     if found is None:
-        problem = "the file is not executable" if os.path.exists(path) else "there is no such file"
+        problem = "the file is not executable" if os.path.exists(path) else "no such file"
         raise EngineError(f"LLAMA_SERVER={path}: {problem}; name a llama-server executable, or set LLAMA_SERVER=off")
     text = _ask(found, "--help")
     aliases = _aliases(text)
     if missing := [flag for flag in _NEEDED if flag not in aliases]:
         raise EngineError(
-            f"LLAMA_SERVER={path}: this is no llama-server, for its --help does not list {missing[0]}: "
+            f"LLAMA_SERVER={path}: not a llama-server, because its --help does not list {missing[0]}: "
             "name a llama-server executable, or set LLAMA_SERVER=off"
         )
     listed = _ask(found, "--list-devices") if "--list-devices" in aliases else ""
@@ -85,15 +85,15 @@ def read_build(path: str) -> Build:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment of a llama-server: this one, without what would change the arguments that ggserve gives it."""
+    """Return the environment of a llama-server: this one, without variables that would change ggserve's arguments."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_ARG_", "LLAMA_API_"))}
-    kept["GGML_NO_BACKTRACE"] = "1"  # else a failed assertion starts a debugger
+    kept["GGML_NO_BACKTRACE"] = "1"  # otherwise a failed assertion starts a debugger
     bound_spinning(kept)
     return kept
 
 
 def _ask(path: str, flag: str) -> str:
-    """What the executable writes for a flag. Raises EngineError."""
+    """Return the output of the executable for a flag. Raises EngineError."""
     try:
         process = subprocess.Popen(
             [path, flag],
@@ -128,6 +128,6 @@ def _aliases(text: str) -> dict[str, frozenset[str]]:
 
 
 def _spellings(entry: str) -> frozenset[str]:
-    """The flags that an entry of the help describes: those before its description, which follows two spaces."""
+    """Return the flags that an entry of the help describes: those before its description, which follows two spaces."""
     head = entry.strip().split("\n")[0]
     return frozenset(_FLAG.findall(re.split(r"\s{2,}(?=[^-\s])", head)[0]))

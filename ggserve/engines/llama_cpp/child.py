@@ -76,7 +76,7 @@ class Child:
                 if reader.begun:
                     time.sleep(BEAT)  # what comes meanwhile is read at once
         except (OSError, EOFError) as error:
-            raise GenerationError("llama-server died while it answered; model.log may tell why.") from error
+            raise GenerationError("llama-server crashed while it answered; see model.log.") from error
         for chunk in reader.rest():
             receive(chunk)
 
@@ -97,6 +97,10 @@ class Child:
         """See Transport."""
         self._server.when_failed(callback)
 
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """See Transport."""
+        self._server.when_restarted(callback)
+
     def close(self) -> None:
         """See Transport."""
         self._server.close()
@@ -112,7 +116,7 @@ class Child:
         lacks = self._server.command_line.lacks
         chunks = self._trial(body)
         if any("embedding" in str(chunk.get("error", "")) for chunk in chunks):
-            lacks.append("embeddings beside completions")
+            lacks.append("embeddings together with completions")
             self.embeds = False
             self._server.command_line.leave_out_embeddings()
             self._server.restart()
@@ -120,7 +124,7 @@ class Child:
         if error := next((chunk["error"] for chunk in chunks if "error" in chunk), None):
             raise EngineError(f"LLAMA_SERVER={self._build.path} does not answer a short prompt: {error}")
         if not any(chunk.get("prompt_progress", {}).get("processed") is not None for chunk in chunks):
-            lacks.append("progress of prompts")
+            lacks.append("prompt progress")
         scores = [choice["logprobs"] for chunk in chunks for choice in chunk.get("choices", ()) if choice["logprobs"]]
         if not any("id" in entry and "logprob" in entry for score in scores for entry in score["content"]):
             lacks.append("logprobs")

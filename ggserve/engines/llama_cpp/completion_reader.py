@@ -1,4 +1,4 @@
-"""Reads what llama-server's `/completion` streams."""
+"""Reads the stream of llama-server's `/completion`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,16 +7,16 @@ import orjson
 
 from ggserve.engines.llama_cpp.transport import Chunk
 
-# Some builds end an answer whose text is no UTF-8 with this error, in place of its last piece.
+# Some builds end an answer whose text is not UTF-8 with this error, in place of its last piece.
 _BROKEN_TEXT = "does not match the expected Content-only format"
-_LONGEST_CHARACTER = 4  # bytes, and tokens at most
+_LONGEST_CHARACTER = 4  # bytes, and an upper limit of tokens
 
 
 class CompletionReader:
-    """Reads what `/completion` answers as the chunks of `/v1/completions`."""
+    """Turns the response of `/completion` into chunks of `/v1/completions`."""
 
     def __init__(self, body: dict[str, Any]) -> None:
-        self.begun = False  # whether text has come
+        self.begun = False  # text has arrived
         self.complete = False
         self._streamed = bool(body.get("stream"))
         prompt = body["prompt"]
@@ -27,7 +27,7 @@ class CompletionReader:
         self._buffer = b""
 
     def feed(self, part: bytes) -> Iterator[Chunk]:
-        """The chunks that are complete with this part of the answer's body."""
+        """Return the chunks that are complete with this part of the response."""
         self._buffer += part
         if not self._streamed or self._buffer[:1] == b"{":  # an error is not streamed
             return
@@ -35,11 +35,11 @@ class CompletionReader:
         for line in lines:
             if line.startswith(b"data: {"):
                 yield from self._chunks(orjson.loads(line[6:]))
-            elif line.startswith(b"error: {"):  # as older builds write it
+            elif line.startswith(b"error: {"):  # in the form of older builds
                 yield {"error": orjson.loads(line[7:])}
 
     def rest(self) -> Iterator[Chunk]:
-        """The chunks of an answer that was not streamed."""
+        """Return the chunks of an answer that was not streamed."""
         if self._buffer.strip():
             yield from self._chunks(orjson.loads(self._buffer))
 

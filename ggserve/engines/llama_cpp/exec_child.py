@@ -1,6 +1,6 @@
 """Becomes a program that ends together with the process that started it: `exec_child.py PARENT PROGRAM [ARGUMENT ...]`.
 
-A program of its own, because between fork and exec a process of several threads must run no Python.
+It is a program of its own because a process with several threads must not run Python between fork and exec.
 """
 
 import os
@@ -8,7 +8,7 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-_STACK = 64 << 20  # bytes for each thread, as stack.py has it
+_STACK = 64 << 20  # bytes per thread, as in stack.py
 
 parent, *command = sys.argv[1:]
 if sys.platform == "linux":
@@ -19,6 +19,6 @@ if sys.platform == "linux":
     if 0 < soft < _STACK and (hard == resource.RLIM_INFINITY or hard >= _STACK):
         resource.setrlimit(resource.RLIMIT_STACK, (_STACK, hard))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it ended before it could be watched
+    if os.getppid() != int(parent):  # the parent ended before it could be watched
         sys.exit(1)
 os.execv(command[0], command)

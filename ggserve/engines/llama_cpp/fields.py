@@ -6,12 +6,12 @@ from typing import Any
 
 from ggserve.generation import SamplingParams
 
-_CHANGE_THE_LIKELIEST = ("penalties", "dry", "typ_p", "xtc")  # samplers that matter to a greedy choice
-_NEVER = False  # a bias that rules a token out
+_CHANGE_THE_LIKELIEST = ("penalties", "dry", "typ_p", "xtc")  # samplers that affect a greedy choice
+_NEVER = False  # a bias that excludes a token
 
 
 def sampling_fields(params: SamplingParams, context_length: int, vocab_size: int) -> dict[str, Any]:
-    """The fields that choose tokens, but for the seed."""
+    """Return the fields that control sampling, except the seed."""
     fields: dict[str, Any] = {
         "ignore_eos": params.ignore_eos,
         "cache_prompt": params.cache_prompt,
@@ -41,7 +41,7 @@ def sampling_fields(params: SamplingParams, context_length: int, vocab_size: int
             "dry_allowed_length": params.dry_allowed_length,
             "dry_penalty_last_n": context_length if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n,
             "dry_sequence_breakers": params.dry_sequence_breakers
-            or ["\0"],  # it skips that one, and takes no empty list
+            or ["\0"],  # it skips that one, and accepts no empty list
         }
     if bias := _bias(params, vocab_size):
         fields["logit_bias"] = bias
@@ -52,7 +52,7 @@ def sampling_fields(params: SamplingParams, context_length: int, vocab_size: int
 
 
 def ruled_out(tokens: Collection[int]) -> list[list[Any]]:
-    """A `logit_bias` without these tokens."""
+    """Return a `logit_bias` that excludes these tokens."""
     return [[token, _NEVER] for token in tokens]
 
 

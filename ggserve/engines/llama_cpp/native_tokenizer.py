@@ -1,11 +1,11 @@
 """Keeps llama.cpp from reading a grammar with the tokenizer of another model.
 
-llama.cpp keeps one tokenizer for grammars in the process, known by the address of the vocabulary that it was made of.
-Nothing there guards it: two models that begin a grammar at the same time can leave it with the tokens of one and the
-address of the other, or free it twice. So the models of a process begin their grammars in turn.
+llama.cpp keeps one tokenizer for grammars in the process, identified by the address of its vocabulary. Nothing guards
+it: two models that begin a grammar at the same time can leave it with the tokens of one and the address of the other,
+or free it twice. So the models of a process begin their grammars in turn.
 
-A model that is loaded after another was freed may have its vocabulary at that very address: it would get the tokenizer
-of the other. So before a model is freed, a grammar of a tiny model that is never freed replaces what llama.cpp keeps.
+A model that is loaded after another was freed may have its vocabulary at the same address, and would get the other's
+tokenizer. So before a model is freed, a grammar of a tiny model that is never freed replaces what llama.cpp keeps.
 """
 
 import struct
@@ -33,7 +33,7 @@ _U32, _I32, _F32, _STRING, _ARRAY = 4, 5, 6, 8, 9  # types of a GGUF file's valu
 
 
 class NativeTokenizer:
-    """What llama.cpp keeps for the grammars of one model."""
+    """The part of llama.cpp's state that belongs to the grammars of one model."""
 
     def __init__(self, load: LoadServer) -> None:
         self._load = load
@@ -41,16 +41,16 @@ class NativeTokenizer:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[], None]]:
-        """Run a grammar of the model. Blocks until those of other models have begun; others wait until the function
-        that this yields is called, or the block ends."""
+        """Run a grammar of the model. Blocks until those of other models have begun. Others wait until the yielded
+        function is called, or the block ends."""
         self._used = True
         with ExitStack() as turn:
             turn.enter_context(self._turn())
             yield turn.close
 
     def forget(self) -> None:
-        """Make llama.cpp keep nothing of the model, which is about to be freed. Blocks until the grammars of other
-        models have begun. Raises EngineError."""
+        """Make llama.cpp forget the model, which is about to be freed. Blocks until the grammars of other models have
+        begun. Raises EngineError."""
         if self._used:
             with self._turn():
                 if not _blank:
@@ -59,7 +59,7 @@ class NativeTokenizer:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """A time when only this model begins grammars, several at once even."""
+        """A time when only this model begins grammars, even several at once."""
         with _queue, _changed:
             _changed.wait_for(lambda: all(other is self for other in _beginning))
             _beginning.append(self)
@@ -73,7 +73,7 @@ class NativeTokenizer:
 
 _queue = threading.Lock()  # held by the next in turn, so that a busy model does not keep others waiting
 _changed = threading.Condition()
-_beginning: list[NativeTokenizer] = []  # one model, as often as it has grammars that begin
+_beginning: list[NativeTokenizer] = []  # one model, once for each of its grammars that begin
 _blank: list[tuple[Any, PrivateListener]] = []  # the tiny model, once it is loaded
 
 
@@ -95,11 +95,11 @@ def _read_grammar(server: Any) -> None:
     body = {"prompt": [1], "n_predict": 1, "grammar": _GRAMMAR, "stream": True}
     server.handle_completions(orjson.dumps(body), lambda chunk: chunks.append(chunk))
     if any("error" in orjson.loads(chunk) for chunk in chunks):
-        raise GenerationError(f"llama.cpp does not take a grammar: {chunks[0].decode()}")
+        raise GenerationError(f"llama.cpp does not accept a grammar: {chunks[0].decode()}")
 
 
 def _blank_model() -> bytes:
-    """A GGUF file of a llama of one layer and two tokens, all its weights zero: 30 kB."""
+    """Write a GGUF file of a LLaMA model of one layer and two tokens, with zero weights: 30 kB."""
     fields = {
         "general.architecture": _string("llama"),
         "llama.context_length": _number(_WIDTH),

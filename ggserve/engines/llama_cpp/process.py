@@ -1,4 +1,4 @@
-"""A llama-server in a child process: started, watched, and started again when it dies."""
+"""A llama-server in a child process: started, watched, and restarted after a crash."""
 
 import logging
 import os
@@ -22,12 +22,12 @@ from ggserve.errors import EngineClosed, EngineError, EngineUnavailable, one_lin
 
 log = logging.getLogger("ggserve.model")
 
-_MOST_DEATHS = 5  # in a row, after which the model is unavailable
-_LONG_LIFE = 600.0  # seconds that a process must live for its death to be the first again
-_GPU_DEATHS, _GPU_SECONDS = 3, 60.0  # so many deaths within so many seconds end the use of the GPU
-_DYING = 5.0  # seconds that a process which no longer listens may take to end
-_POLL = 0.03  # seconds between looks at a process that loads
-_KEPT_LINES = 200  # of what it writes
+_MOST_DEATHS = 5  # crashes in a row, after which the model is unavailable
+_LONG_LIFE = 600.0  # seconds after which a crash counts as the first again
+_GPU_DEATHS, _GPU_SECONDS = 3, 60.0  # this number of crashes within this number of seconds ends the use of the GPU
+_DYING = 5.0  # seconds that a process that no longer listens may take to end
+_POLL = 0.03  # seconds between checks of a process that is loading
+_KEPT_LINES = 200  # of its output
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _LEVEL = re.compile(r"^\S+ ([A-Z]) ")
 _REASONS = (  # the most telling first
@@ -44,8 +44,8 @@ class StartFailed(EngineError):
 
 
 class LlamaServer:
-    """Keeps one llama-server running. A thread of its own starts it, for the system ends it together with the thread
-    that did (PR_SET_PDEATHSIG)."""
+    """Keeps one llama-server running. A thread of its own starts it, because the system ends it together with the
+    thread that started it (PR_SET_PDEATHSIG)."""
 
     def __init__(self, build: Build, plan: ServerPlan) -> None:
         """Start it and wait until it has loaded the model. Raises EngineError."""
@@ -55,8 +55,9 @@ class LlamaServer:
         self._build = build
         self._options = plan.options
         self._on_failure: Callable[[str], object] = lambda reason: None
+        self._on_restart: Callable[[], object] = lambda: None
         self._layers: int | None = plan.options.gpu_layers if plan.options.gpu_layers != "auto" else None
-        self._fitted = 0  # layers that the process which started last put on the GPU
+        self._fitted = 0  # layers that the last started process put on the GPU
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._changed = threading.Condition()
@@ -76,8 +77,8 @@ class LlamaServer:
             raise
 
     def wait(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Return once requests are answered, or nobody waits any more. Raises EngineUnavailable, or another EngineError
-        where the first start failed."""
+        """Return when requests are answered, or nobody waits any more. Raises EngineUnavailable, or another EngineError
+        if the first start failed."""
         with self._changed:
             while not self._ready and not cancelled():
                 if self._failure is not None:
@@ -87,7 +88,7 @@ class LlamaServer:
                 self._changed.wait(0.25)
 
     def stream(self, path: str, body: bytes, cancelled: Callable[[], bool]) -> Iterator[bytes]:
-        """See PrivateListener.stream. A request of which a dying process took no notice goes to the next one, once."""
+        """See PrivateListener.stream. A request that a dying process ignored is sent to the next process, once."""
         for last in (False, True):
             self.wait(cancelled)
             process = self._process
@@ -108,14 +109,18 @@ class LlamaServer:
                     if process.returncode is None:
                         raise
                     if self._process is process:
-                        self._ready = False  # which the thread that watches it may not know yet
+                        self._ready = False  # the thread that watches it may not know yet
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
-        """Call it, from another thread, with the reason should it die too often."""
+        """Call `callback`, from another thread, with the reason if it crashes too often."""
         self._on_failure = callback
 
+    def when_restarted(self, callback: Callable[[], object]) -> None:
+        """Call it, from another thread, each time a process has loaded the model, before that one gets requests."""
+        self._on_restart = callback
+
     def restart(self) -> None:
-        """Start it again with the command line as it is now, and wait for it."""
+        """Restart it with the current command line, and wait for it."""
         with self._changed:
             self._ready = False
             self._restarting = True
@@ -133,7 +138,7 @@ class LlamaServer:
         self.listener.close()
 
     def _keep(self) -> None:
-        deaths: list[float] = []  # in a row, when
+        deaths: list[float] = []  # the times of crashes in a row
         try:
             self._start()
         except EngineError as error:
@@ -171,21 +176,21 @@ class LlamaServer:
             self._changed.notify_all()
 
     def _died(self, reason: str, deaths: list[float]) -> None:
-        """Decide how it goes on after one more death. Raises EngineUnavailable where it does not."""
+        """Decide how to continue after another crash. Raises EngineUnavailable if it must not."""
         deaths.append(time.monotonic())
         if len(deaths) >= _MOST_DEATHS:
-            raise EngineUnavailable(f"llama-server died {len(deaths)} times in a row: {reason}")
+            raise EngineUnavailable(f"llama-server crashed {len(deaths)} times in a row: {reason}")
         recent = [each for each in deaths if deaths[-1] - each < _GPU_SECONDS]
         if len(recent) >= _GPU_DEATHS and self._options.gpu_layers == "auto" and self._layers != 0:
-            self._fall_back(0, f"llama-server died {len(recent)} times within a minute on the GPU: {reason}")
+            self._fall_back(0, f"llama-server crashed {len(recent)} times within a minute on the GPU: {reason}")
             deaths.clear()
             return
-        log.warning("llama-server died: %s. Starting it again", reason)
+        log.warning("llama-server crashed: %s. Restarting it", reason)
         with self._changed:
             self._changed.wait_for(lambda: self._closing, 0.0 if len(deaths) == 1 else 2.0 ** (len(deaths) - 2))
 
     def _start(self) -> None:
-        """Start it, with less on the GPU where that helps. Raises EngineError."""
+        """Start it, with less on the GPU if that helps. Raises EngineError."""
         while True:
             try:
                 self._launch(self._layers)
@@ -198,18 +203,19 @@ class LlamaServer:
                     raise self._too_many(error) from error
                 else:
                     raise EngineError(f"LLAMA_SERVER={self._build.path} did not start: {error}") from error
+        self._on_restart()
         with self._changed:
             self._ready = True
             self._changed.notify_all()
 
     def _fall_back(self, layers: int, reason: str) -> None:
         self._layers = layers
-        then = f"trying {layers} layers on the GPU" if layers else "going on without the GPU"
+        then = f"trying {layers} layers on the GPU" if layers else "continuing without the GPU"
         log.warning("%s; %s", reason, then)
         self.fallback = f"{layers} layers on the GPU: {reason}" if layers else f"no GPU: {reason}"
 
     def _too_many(self, error: EngineError) -> EngineError:
-        """The error for a number of layers that the user chose, with the number that would do."""
+        """Return the error for a number of layers that the user chose, with the number that would fit."""
         advice = "set GPU_LAYERS=0, or auto"
         if self._build.has("--fit"):
             try:
@@ -221,7 +227,7 @@ class LlamaServer:
         return EngineError(f"GPU_LAYERS={self._layers}: llama-server did not start: {error}; {advice}")
 
     def _launch(self, layers: int | None) -> None:
-        """Raises StartFailed."""
+        """Raise StartFailed."""
         listener = self.listener
         key = listener.folder / "key"
         key.write_text(listener.key)
@@ -244,7 +250,7 @@ class LlamaServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # A marker of its own for each process would leave prompts with images unread after a restart.
+                # With a new marker for each process, prompts with images would be unreadable after a restart.
                 env={**child_environment(), "LLAMA_MEDIA_MARKER": f"<__media_{listener.key}__>"},
                 start_new_session=True,  # a Ctrl-C is for this process, which ends the child when it is done
             )
@@ -261,7 +267,7 @@ class LlamaServer:
         raise StartFailed(self._why(process.returncode))
 
     def _read(self, output: IO[bytes]) -> None:
-        """Log what the process writes, until it ends."""
+        """Log the output of the process until it ends."""
         with output:
             for raw in output:
                 line = one_line(raw.decode("utf-8", "replace").rstrip())
@@ -275,10 +281,10 @@ class LlamaServer:
                 log.log(logging.WARNING if level and level[1] == "E" else logging.DEBUG, "llama-server: %s", line)
 
     def _why(self, code: int) -> str:
-        """Why it ended: what it wrote last, and how it ended."""
+        """Return why it ended: its last output, and its exit status."""
         ended = f"exit code {code}"
         if code < 0:
-            ended = f"ended by {signal.Signals(-code).name}"
+            ended = f"killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
                 ended += ", memory may have run out"
         for pattern in _REASONS:
@@ -288,7 +294,7 @@ class LlamaServer:
         return ended
 
     def _kill(self) -> None:
-        """End the process and whatever it started, without waiting."""
+        """End the process and its children, without waiting."""
         process = self._process
         if process is None or process.poll() is not None:
             return

@@ -1,9 +1,9 @@
-"""States of llama.cpp's slots on disk, so that a long history need not be evaluated anew after a restart.
+"""States of llama.cpp's slots on disk, so that a long history need not be evaluated again after a restart.
 
-A state is two files in a private folder: what llama.cpp wrote, and a record of its tokens, its size and its SHA-256.
-llama.cpp ends the process over a state that is cut off or of another model, so it reads none that does not match its
+A state is two files in a private folder: llama.cpp's own, and a record of its tokens, its size and its SHA-256.
+llama.cpp ends the process if a state is cut off or of another model, so it never reads one that does not match its
 record. The folder belongs to one model, build and cache type: `fingerprint` names it. A record is written last and
-removed first, both by rename, so that a crash leaves whole states and files that nobody refers to.
+removed first, both by rename, so that a crash leaves only whole states and unreferenced files.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ from ggserve.errors import EngineError, InvalidRequest
 
 log = logging.getLogger("ggserve.model")
 
-LEAST = 256  # tokens that must be spared for a state to be worth saving, or reading
-_NEARLY = 0.9  # part of a state's tokens: what follows may be an answer that the next prompt spells another way
+LEAST = 256  # tokens that a state must save to be worth writing or reading
+_NEARLY = 0.9  # fraction of a state's tokens: what follows may be an answer that the next prompt spells differently
 _MAGIC = 0x67677371  # of llama.cpp's files of one sequence
-_SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a model file that tell it from others, and bytes of each
-_STALE = 600.0  # seconds after which a file without a record is what a crash has left
+_SAMPLES, _SAMPLE = 64, 1 << 16  # parts of a model file that identify it, and bytes of each
+_STALE = 600.0  # seconds after which a file without a record counts as left by a crash
 _CLIENT_NAME = re.compile(r"[\w-][\w.-]{0,99}", re.ASCII)
 
 Post = Callable[[str, dict[str, Any]], Any]  # of a Transport
@@ -41,7 +41,7 @@ Post = Callable[[str, dict[str, Any]], Any]  # of a Transport
 
 @dataclass(eq=False)
 class State:
-    """A whole state on disk."""
+    """A complete state on disk."""
 
     path: Path
     tokens: NDArray[np.int32]
@@ -54,10 +54,10 @@ class State:
 
 
 class SavedStates:
-    """The states of one model. All methods may be called from any thread that has the slot in question."""
+    """The states of one model. All methods may be called from any thread that holds the slot in question."""
 
     def __init__(self, root: Path, key: str, limit: int) -> None:
-        """Reads the records in `root`/`key`. `limit`: bytes of all models' states. Raises EngineError."""
+        """Read the records in `root`/`key`. `limit`: bytes of all models' states. Raises EngineError."""
         self._root, self._limit = root, limit
         self.folder = root / key
         try:
@@ -69,7 +69,8 @@ class SavedStates:
         self._states = {state.path.name: state for state in self._read()}
 
     def best(self, prompt: Sequence[int], held: int) -> State | None:
-        """The state that spares the most of a prompt of which a slot holds `held` tokens; None: none is worth it."""
+        """Return the state that saves the most of a prompt of which a slot holds `held` tokens; None if none is worth
+        it."""
         tokens = np.asarray(prompt, np.int32)
         found, longest = None, held + LEAST - 1
         for state in list(self._states.values()):
@@ -78,20 +79,20 @@ class SavedStates:
         return found
 
     def knows(self, tokens: Sequence[int]) -> bool:
-        """Whether a state begins with these tokens."""
+        """Return whether a state begins with these tokens."""
         wanted = np.asarray(tokens, np.int32)
         return any(_common(state.tokens, wanted) == len(wanted) for state in list(self._states.values()))
 
     def save(self, post: Post, slot: int, expected: Sequence[int], name: str | None = None) -> dict[str, Any] | None:
-        """Saves a slot that should hold the `expected` tokens, and maybe more; None where that fails, which is logged.
-        Blocks for as long as the disk takes."""
+        """Save a slot that should hold the `expected` tokens, and maybe more; return None if that fails, which is
+        logged. Blocks while the disk is written."""
         path = self.folder / f"{name or uuid.uuid4().hex}.state"
         partial = self.folder / f"{uuid.uuid4().hex}.partial"
         try:
             answer: dict[str, Any] = post(f"/slots/{slot}?action=save", {"filename": partial.name})
             tokens = _tokens(partial)
-            if common_prefix(tokens.tolist(), expected) + 1 < min(len(tokens), len(expected)):
-                raise EngineError("the slot holds something else")
+            if common_prefix(tokens.tolist(), expected) + 1 < min(len(tokens), len(expected)) or not len(tokens):
+                raise EngineError("the slot has changed")
             partial.chmod(0o600)
             state = State(path, tokens, partial.stat().st_size, _sha256(partial))
             self._drop_outdated(state)
@@ -109,12 +110,12 @@ class SavedStates:
         return answer
 
     def restore(self, post: Post, slot: int, state: State) -> dict[str, Any] | None:
-        """Reads a state into a slot; None where it cannot be, and then it is removed."""
+        """Read a state into a slot; return None if it is unreadable, and remove it."""
         try:
             if state.path.stat().st_size != state.size or _sha256(state.path) != state.digest:
                 raise EngineError("the file is damaged")
             answer: dict[str, Any] = post(f"/slots/{slot}?action=restore", {"filename": state.path.name})
-            os.utime(state.record)  # it was used
+            os.utime(state.record)  # marks it as used
         except (OSError, EngineError) as error:
             log.warning("a saved prompt was removed: %s", error)
             self._remove(state.path.name)
@@ -122,7 +123,7 @@ class SavedStates:
         return answer
 
     def named(self, name: str) -> State:
-        """The state that a client has saved under a name. Raises InvalidRequest."""
+        """Return the state that a client has saved under a name. Raises InvalidRequest."""
         state = self._states.get(f"{self.client_name(name)}.state")
         if state is None:
             raise InvalidRequest(f"There is no saved state {name!r} of this model and build.", "filename")
@@ -130,7 +131,7 @@ class SavedStates:
 
     @staticmethod
     def client_name(name: str) -> str:
-        """The name of a client's file as it is kept. Raises InvalidRequest."""
+        """Return the stored name of a client's file. Raises InvalidRequest."""
         if not _CLIENT_NAME.fullmatch(name):
             raise InvalidRequest("filename: use up to 100 letters, digits, '.', '-' and '_'.", "filename")
         return f"client-{name}"
@@ -156,7 +157,7 @@ class SavedStates:
                     path.unlink()
 
     def _drop_outdated(self, state: State) -> None:
-        """Removes states of which the new one holds nearly everything, as the turns of a chat before it."""
+        """Remove states that the new one nearly contains, such as the earlier turns of its chat."""
         for name, old in list(self._states.items()):
             if _common(old.tokens, state.tokens) >= _NEARLY * len(old.tokens) and not name.startswith("client-"):
                 self._remove(name)
@@ -168,7 +169,7 @@ class SavedStates:
                 path.unlink(missing_ok=True)
 
     def _evict(self, keep: State) -> None:
-        """Removes the least recently used states of all models beyond the limit."""
+        """Remove the least recently used states of all models beyond the limit."""
         records = []
         for record in self._root.glob("*/*.json"):
             with suppress(OSError):
@@ -185,12 +186,13 @@ class SavedStates:
             total -= size
 
     def has_room(self, nbytes: int) -> bool:
-        """Whether the disk and the limit have room for a state of so many bytes."""
+        """Return whether the disk and the limit have room for a state of this size."""
         return nbytes <= min(self._limit, shutil.disk_usage(self.folder).free)
 
 
 def fingerprint(paths: Sequence[Path], facts: Sequence[object]) -> str:
-    """A name for all that a state depends on: model files and adapters by their content, and further facts."""
+    """Return a name for everything that a state depends on: model files and adapters by their content, and further
+    facts."""
     digest = hashlib.sha256(repr(facts).encode())
     for path in paths:
         size = path.stat().st_size
@@ -209,13 +211,13 @@ def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
 
 
 def _tokens(path: Path) -> NDArray[np.int32]:
-    """The tokens in a file that llama.cpp has just written. Raises EngineError."""
+    """Return the tokens in a file that llama.cpp has just written. Raises EngineError."""
     with path.open("rb") as file:
         magic, _, count = struct.unpack("<3I", file.read(12))
         if magic != _MAGIC or count * 4 > path.stat().st_size:
-            raise EngineError("llama.cpp writes states in a format that is not known here")
+            raise EngineError("llama.cpp writes saved states in an unknown format")
         tokens = np.frombuffer(file.read(4 * count), np.int32)
-    if count > 3 and tokens[0] == -1:  # a header of the server's own: a version, and how many tokens follow
+    if count > 3 and tokens[0] == -1:  # the server's own header: a version, and the number of tokens that follow
         tokens = tokens[3 : 3 + int(tokens[2])]
     return tokens.copy()
 

@@ -1,8 +1,8 @@
-"""The stack of the threads that llama.cpp tokenizes in.
+"""The stack of the threads in which llama.cpp tokenizes.
 
 Its pre-tokenizers are regular expressions of libstdc++, which recurses for each character of a match (up to 400 bytes
-of stack each): a long word overflows the stack and ends the process. So texts with such words are refused, and the
-threads get a stack that is certain to hold shorter ones.
+of stack each): a long word overflows the stack and ends the process. So texts with such words are rejected, and the
+threads get a stack that is large enough for shorter ones.
 """
 
 import ctypes
@@ -22,8 +22,8 @@ _ATTRIBUTES = 64  # bytes of a pthread_attr_t: 56 on x86-64, 64 on arm64
 _WINDOW = LONGEST_WORD // 2
 _MARKS = r"\u2000-\u206f\u3000-\u303f\uff00-\uff0f\uff1a-\uff20"  # punctuation outside ASCII
 _WORD = re.compile(rf"(?:(?![\s{_MARKS}])[A-Za-z\x80-\U0010ffff])+|\d+|\s+|(?:(?!\s)[{_MARKS}\x00-/:-@\[-`{{-\x7f])+")
-_SPLIT = ("gpt2", "hybriddna", "whitespace")  # models of vocabularies that a pre-tokenizer splits texts for
-# Pre-tokenizers whose words may hold characters of several kinds.
+_SPLIT = ("gpt2", "hybriddna", "whitespace")  # types of vocabularies that a pre-tokenizer splits texts for
+# Pre-tokenizers whose words may contain characters of several kinds.
 _WIDE = {
     "bloom": re.compile(r"\S+|\s+"),
     "poro-chat": re.compile(r"\S+|\s+"),
@@ -35,32 +35,32 @@ _WIDE = {
 
 
 class WordLimit:
-    """Refuses what the pre-tokenizer of that name (`tokenizer.ggml.pre`) might take for one long word."""
+    """Rejects texts that the pre-tokenizer of that name (`tokenizer.ggml.pre`) might read as one long word."""
 
     @classmethod
     def of(cls, metadata: Metadata) -> "WordLimit | None":
-        """The limit for a model's vocabulary; None if its kind has no pre-tokenizer."""
+        """Return the limit for a model's vocabulary; None if its type has no pre-tokenizer."""
         return cls(metadata.get("tokenizer.ggml.pre")) if metadata.get("tokenizer.ggml.model") in _SPLIT else None
 
     def __init__(self, pretokenizer: str | None) -> None:
         self._word = _WIDE.get(pretokenizer or "", _WORD)
 
     def check(self, value: Any) -> None:
-        """Raises InvalidRequest if a string in `value`, however deep, has a word that is too long."""
+        """Raise InvalidRequest if a string in `value`, however deep, has a word that is too long."""
         if any(map(self._too_long, _strings(value))):
             raise InvalidRequest(
                 f"A text has more than {_WINDOW} letters, digits, spaces or other characters of one kind in a row, "
-                "which llama.cpp's tokenizer cannot take. Break them up."
+                "which llama.cpp's tokenizer cannot handle. Break them up."
             )
 
     def _too_long(self, text: str) -> bool:
-        # A word of twice the window's length holds one of these windows whole, so each is looked at once.
+        # A word of twice the window's length contains one of these windows whole, so each is examined once.
         windows = range(0, len(text) - _WINDOW + 1, _WINDOW)
         return any(self._word.fullmatch(text, start, start + _WINDOW) for start in windows)
 
 
 def widen_stacks() -> None:
-    """Gives threads that start from now on a large stack, where the C library (glibc) has a default to set. Pages that
+    """Give threads that start from now on a large stack, if the C library (glibc) lets us set the default. Pages that
     are never touched take no memory."""
     if sys.platform != "linux":
         return
@@ -75,7 +75,7 @@ def widen_stacks() -> None:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """The strings of a JSON value, but for an image's."""
+    """Yield the strings of a JSON value, except those of images."""
     values = [value]
     while values:
         value = values.pop()

@@ -1,7 +1,7 @@
-"""Scores the tokens of a trie in llama.cpp, which tells of the tokens that it chooses and of the likeliest beside them.
+"""Scores the tokens of a trie in llama.cpp, which only reports sampled tokens and the likeliest ones beside them.
 
-Depth first: at a branch a request reads what is told of the likeliest tokens there; the tokens up to the next branch or
-leaf are forced in one request. Each place of the trie is evaluated once, and the leaves never.
+Walks depth first. At a branch, a request reads the scores of the likeliest tokens there; the tokens up to the next
+branch or leaf are forced in one request. Each place of the trie is evaluated once, and the leaves never.
 """
 
 import math
@@ -17,13 +17,14 @@ from ggserve.errors import EngineClosed, GenerationError
 
 _FORCED = 1000.0  # added to a logit: no other is chosen
 _RAISED = 100.0  # added to some logits: no others matter, and float32 keeps their differences to 1e-5
-_SIBLINGS = 1000  # likeliest tokens told in each place: as many cost no time that can be measured
+_SIBLINGS = 1000  # likeliest tokens reported in each place: this many cost no measurable time
 
 
 class TrieWalk:
     """The walk of one trie after one prompt: token ids, or a text with images.
 
-    A prompt of ids is extended by the path to a branch. Another stays as it is, and the whole path is forced.
+    A prompt of ids is extended by the path to a branch. A prompt with images stays as it is, and the whole path is
+    forced.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class TrieWalk:
         *,
         whole_paths: bool,
     ) -> None:
-        """`whole_paths`: whether a request may force several tokens; not beside speculative decoding, which tells
-        nothing of the tokens that it guesses."""
+        """`whole_paths`: a request may force several tokens; not with speculative decoding, which reports nothing about
+        guessed tokens."""
         self._scorer = scorer
         self._call = call
         self._body = body
@@ -48,7 +49,7 @@ class TrieWalk:
         self.cached_tokens = 0
 
     def run(self, trie: TokenTrie) -> None:
-        """Sets the `logprob` of each node. Raises EngineError; EngineClosed when cancelled."""
+        """Set the `logprob` of each node. Raises EngineError, and EngineClosed if cancelled."""
         pending: list[tuple[tuple[int, ...], Node]] = [((), trie.root)]
         while pending:
             path, node = pending.pop()
@@ -60,7 +61,7 @@ class TrieWalk:
             pending += [(path, node) for path, node in places if node.children]
 
     def _chain(self, path: tuple[int, ...], node: Node) -> tuple[tuple[int, ...], Node]:
-        """Sets what follows a path up to the next branch or leaf, and returns that place, or one before it."""
+        """Score the nodes after a path up to the next branch or leaf; return that place, or one before it."""
         tokens = node.only_tokens()[: None if self._whole_paths else 1]
         told = self._told(path, tokens, 1)
         for token, likeliest in zip(tokens, told or [{}], strict=False):
@@ -70,7 +71,7 @@ class TrieWalk:
         return path, node
 
     def _branch(self, path: tuple[int, ...], node: Node) -> None:
-        """Sets what follows a path, whatever is not among the likeliest in a request of its own."""
+        """Score the nodes after a path; those that are not among the likeliest get a request of their own."""
         told = self._told(path, [next(iter(node.children))], _SIBLINGS)
         likeliest = told[0] if told else {}
         unlikely = node.children.keys() - likeliest.keys()
@@ -80,7 +81,8 @@ class TrieWalk:
             child.logprob = likeliest[token] if token in likeliest else self._alone(path, token)
 
     def _beside(self, path: Sequence[int], known: tuple[int, float], unlikely: Sequence[int]) -> dict[int, float]:
-        """The log-probabilities of several tokens, from how likely they are beside a known one when no others are."""
+        """Return the log-probabilities of several tokens, from their probabilities beside a known one when no others
+        are possible."""
         token, logprob = known
         fields = {
             "n_probs": len(unlikely) + 1,
@@ -102,12 +104,13 @@ class TrieWalk:
             return self._scorer.score([*self._ids, *path], token, 0).logprob or 0.0
         told = self._told(path, [token], 1)
         if not told:
-            raise GenerationError("llama.cpp does not tell how likely a token is.")
+            raise GenerationError("llama.cpp did not return a token's probability.")
         return told[0][token]
 
     def _told(self, path: Sequence[int], tokens: Sequence[int], top: int) -> list[dict[int, float]]:
-        """For each of `tokens`, which are forced after a path, its log-probability and those of the `top` likeliest in
-        its place. Empty where some of the tokens end within a character: of those llama.cpp tells nothing."""
+        """Return, for each of `tokens`, which are forced after a path, its log-probability and those of the `top`
+        likeliest in its place. Empty if some of the tokens end within a character, because llama.cpp reports nothing
+        for them."""
         forced = [*path, *tokens] if self._ids is None else list(tokens)
         fields: dict[str, Any] = {
             "n_probs": top,
@@ -117,14 +120,14 @@ class TrieWalk:
         }
         if len(forced) == 1:
             fields["logit_bias"] = [[forced[0], _FORCED]]
-        else:  # with what must come next worked out ahead, a grammar of token ids holds nothing
+        else:  # with forced text computed ahead, a grammar of token ids constrains nothing
             ids = " ".join(f"<[{token}]>" for token in forced)
             fields["grammar"] = f'%llguidance {{"no_forcing": true}}\nstart: {ids}\n'
         content = self._content(path, fields)
         return [_likeliest(entry) for entry in content[-len(tokens) :]] if len(content) == len(forced) else []
 
     def _content(self, path: Sequence[int], fields: dict[str, Any]) -> list[dict[str, Any]]:
-        """What llama.cpp tells of the tokens of an answer."""
+        """Return llama.cpp's report on the tokens of an answer."""
         if self.cancelled:
             raise EngineClosed
         body = {

@@ -1,1 +1,1 @@
-"""The rules by which each engine accepts a model file."""
+"""The rules that decide whether an engine runs a file exactly."""

@@ -1,8 +1,8 @@
-"""The rules by which ctransformers 0.2.27 accepts a GGUF file.
+"""Decide whether ctransformers 0.2.27 runs a GGUF file exactly as it is.
 
-Its loader (llama.cpp of September 2023) checks little. A wrong array length, a missing token or one layer too many
-kills the process, and it ignores keys that it does not know. Each rule here is a requirement of the loader, or rejects
-a file that it would load but run differently from what the file says.
+Its loader (llama.cpp of September 2023) checks little: a wrong array length, a missing token or one layer too many
+crashes the process, and it ignores settings that it does not know. Each rule here is one of its requirements, or
+rejects a file that it would load and then run incorrectly.
 """
 
 import math
@@ -17,15 +17,15 @@ from ggserve.modelfile.gguf_header import ValueType
 from ggserve.modelfile.token_spelling import TokenType, has_raw_tokens
 
 MATRIX_TYPES = frozenset({0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14})
-"""F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K: what its get_rows and mul_mat both know."""
+"""F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K: the types that its get_rows and mul_mat both support."""
 
 _MAX_CONTEXT = 2**31 - 1
 _MAX_ALIGNMENT = 1 << 16
 
-# The graph's pool holds some 4096 tensors: one more layer than this kills the process (measured).
+# Its graph has room for about 4096 tensors: one layer more than these crashes it (measured).
 _MAX_LAYERS = {"llama": 113, "falcon": 116, "falcon with attn_norm_2": 107}
 
-# Keys under the architecture's name that the loader reads, or that change nothing in these architectures.
+# Settings of the architecture that it reads, or that have no effect in these architectures.
 _KNOWN = frozenset(
     {
         "context_length",
@@ -50,7 +50,7 @@ _KNOWN = frozenset(
     }
 )
 
-# Keys that the loader does not read, with the values that mean "as usual".
+# Settings that it does not read, with the values that have no effect.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
@@ -80,8 +80,8 @@ _BYTE_TOKEN = re.compile(rb"<0x[0-9A-F]{2}>")
 
 
 def ctransformers_objection(gguf: GGUFFile) -> str | None:
-    """Return the reason why ctransformers cannot run the file exactly as it is, naming the key or tensor; None if it
-    can."""
+    """Return None if ctransformers runs the file exactly as it is, else one line that names the key or tensor at
+    fault."""
     reason = next(_objections(gguf), None)
     return None if reason is None else one_line(reason)
 
@@ -104,7 +104,7 @@ class _Sizes:
 
 
 def _objections(gguf: GGUFFile) -> Iterator[str]:
-    # Only the first objection is reported, so each part may rely on the parts before it.
+    # Only the first objection is used, so each check can rely on the checks before it.
     yield from _containers(gguf)
     yield from _types(gguf)
     yield from _sizes(gguf)
@@ -117,7 +117,7 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
 def _containers(gguf: GGUFFile) -> Iterator[str]:
     for key, field in gguf.fields.items():
         if "\0" in key:
-            yield f"key {key!r} holds a NUL character"
+            yield f"key {key!r} contains a NUL character"
         if field.item_type is ValueType.ARRAY:
             yield f"{key}: an array of arrays"
     if gguf.architecture not in ("llama", "falcon"):
@@ -156,7 +156,7 @@ def _types(gguf: GGUFFile) -> Iterator[str]:
             if key in required:
                 yield f"{key}: missing"
         elif field.type is not kind:
-            yield f"{key}: of type {field.type.name}, not {kind.name}"
+            yield f"{key}: has type {field.type.name}, not {kind.name}"
     epsilon = gguf.get(f"{arch}.attention.{norm}")
     if not (math.isfinite(epsilon) and epsilon >= 0):
         yield f"{arch}.attention.{norm}: {epsilon}"
@@ -186,7 +186,7 @@ def _sizes(gguf: GGUFFile) -> Iterator[str]:
     if not sizes.kv_heads or sizes.heads % sizes.kv_heads:
         yield f"{arch}.attention.head_count_kv: {sizes.kv_heads} does not divide the head count {sizes.heads}"
     if sizes.head % 2:
-        yield f"{arch}.attention.head_count: heads of {sizes.head} dimensions, an odd number"
+        yield f"{arch}.attention.head_count: head size {sizes.head} is odd"
     for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         length = gguf.get(f"{arch}.{key}", sizes.head)
         if length != sizes.head:
@@ -194,7 +194,7 @@ def _sizes(gguf: GGUFFile) -> Iterator[str]:
     two_norms = arch == "falcon" and any("attn_norm_2" in name for name in gguf.tensors)
     limit = _MAX_LAYERS["falcon with attn_norm_2" if two_norms else arch]
     if not 0 < sizes.layers <= limit:
-        yield f"{arch}.block_count: {sizes.layers} layers, at most {limit} fit"
+        yield f"{arch}.block_count: {sizes.layers} layers; at most {limit} are supported"
 
 
 def _settings(gguf: GGUFFile) -> Iterator[str]:
@@ -204,12 +204,11 @@ def _settings(gguf: GGUFFile) -> Iterator[str]:
         if name == key or name in _KNOWN:
             continue
         if field.type is ValueType.ARRAY or field.value not in _NEUTRAL.get(name, ()):
-            yield f"{key}: a setting it does not follow"
+            yield f"{key}: an unsupported setting"
 
 
 def rope_scale(gguf: GGUFFile) -> float | None:
-    """Return the factor by which the file stretches positions (1.0: not at all), or None if the scaling is not
-    linear."""
+    """Return the factor of linear rope scaling (1.0: none), or None if the scaling is not linear."""
     prefix = gguf.architecture + ".rope."
     kind = gguf.get(prefix + "scaling.type", "linear")
     factor = gguf.get(prefix + "scaling.factor", gguf.get(prefix + "scale_linear", 1.0))
@@ -226,9 +225,9 @@ def _rope(gguf: GGUFFile) -> Iterator[str]:
             yield f"{prefix}{key}: {value}"
     scale = rope_scale(gguf)
     if scale is None:
-        yield f"{prefix}scaling.type: {gguf.get(prefix + 'scaling.type')!r} is a scaling it does not know"
+        yield f"{prefix}scaling.type: {gguf.get(prefix + 'scaling.type')!r} is an unsupported scaling"
     if scale != gguf.get(prefix + "scale_linear", 1.0):
-        yield f"{prefix}scaling.factor: it reads only {prefix}scale_linear, which does not say {scale}"
+        yield f"{prefix}scaling.factor: it reads only {prefix}scale_linear, which is not {scale}"
 
 
 def _array(gguf: GGUFFile, key: str, *kinds: ValueType) -> Iterator[str]:
@@ -257,14 +256,14 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
             if b"<0x%02X>" % byte not in known:
                 yield f"tokenizer.ggml.tokens: no token <0x{byte:02X}>"
         if gguf.get("tokenizer.ggml.add_space_prefix", True) is not True:
-            yield "tokenizer.ggml.add_space_prefix: false, but it always puts a space before the text"
+            yield "tokenizer.ggml.add_space_prefix: false, but it always adds a space before the text"
     else:
         yield from _array(gguf, "tokenizer.ggml.merges", ValueType.STRING)
         if not has_raw_tokens(gguf):
-            yield "tokenizer.ggml.tokens: written in the byte alphabet, not as raw bytes"
+            yield "tokenizer.ggml.tokens: written in the byte alphabet instead of raw bytes"
     for index in (types == TokenType.BYTE).nonzero()[0]:
         if not _BYTE_TOKEN.fullmatch(tokens[index]):
-            yield f"tokenizer.ggml.tokens: token {index} is of type BYTE, but reads {tokens[index]!r}"
+            yield f"tokenizer.ggml.tokens: token {index} has type BYTE, but its text is {tokens[index]!r}"
     for key, defaults in _SPECIAL_IDS.items():
         token = gguf.get(key, defaults[model == "gpt2"])
         if token is not None and token >= len(tokens):
@@ -272,7 +271,7 @@ def _vocabulary(gguf: GGUFFile) -> Iterator[str]:
 
 
 def _norms_and_matrices(gguf: GGUFFile) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Return the names and shapes of the tensors that the loader asks for: those that must be F32, and the others."""
+    """Return names and shapes of the tensors that the loader reads: those that must be F32, and the others."""
     sizes = _read_sizes(gguf)
     embd, vocab = sizes.embedding, len(gguf.get("tokenizer.ggml.tokens"))
     norms: dict[str, tuple[int, ...]] = {"output_norm.weight": (embd,)}
@@ -311,27 +310,27 @@ def _tensors(gguf: GGUFFile) -> Iterator[str]:
     expected = norms | matrices
     for name in gguf.tensors:
         if name not in expected:
-            yield f"{name}: {_stranger(name)}"
+            yield f"{name}: {_unexpected_tensor(name)}"
     for name, shape in expected.items():
         tensor = gguf.tensors.get(name)
         if tensor is None:
             tied = name == "output.weight"
-            yield f"{name}: missing" + (" (the output shares token_embd.weight)" if tied else "")
+            yield f"{name}: missing" + (" (the output is tied to token_embd.weight)" if tied else "")
         else:
             if tensor.shape[: len(shape)] != shape or set(tensor.shape[len(shape) :]) - {1}:
-                yield f"{name}: of shape {list(tensor.shape)}, not {list(shape)}"
+                yield f"{name}: has shape {list(tensor.shape)}, not {list(shape)}"
             if name in norms and tensor.type_name != "F32":
-                yield f"{name}: of type {tensor.type_name}, not F32"
+                yield f"{name}: has type {tensor.type_name}, not F32"
             if tensor.type not in MATRIX_TYPES:
-                yield f"{name}: of type {tensor.type_name}, which it does not compute with"
+                yield f"{name}: has the unsupported type {tensor.type_name}"
 
 
-def _stranger(name: str) -> str:
-    """Return the reason why the loader would fail on a tensor that it does not ask for."""
+def _unexpected_tensor(name: str) -> str:
+    """Describe a tensor that the loader does not read, and at which it would stop."""
     if name.startswith("rope_"):
-        return "rope frequencies of its own, which it does not know"
+        return "rope frequencies, which it does not support"
     if name.endswith(".bias"):
-        return "a bias, which it does not add"
+        return "a bias, which it does not support"
     if "_exps" in name or "_inp" in name or re.search(r"ffn_\w+\.\d+\.", name):
-        return "experts, which it does not know"
-    return "a tensor it does not know"
+        return "experts (MoE), which it does not support"
+    return "an unsupported tensor"

@@ -1,6 +1,6 @@
-"""The rules by which llama.cpp accepts a projector of images.
+"""Decide whether it is safe to give an image projector to llama.cpp.
 
-With invalid numbers llama.cpp loads the file, and a failed assertion ends the process at the first image.
+It loads a projector with invalid numbers, and a failed assertion ends the process at the first image.
 """
 
 import math
@@ -11,8 +11,8 @@ import numpy as np
 from ggserve.modelfile.gguf import GGUFFile
 
 _ARCHITECTURE = "clip"
-_MOST = 1 << 20  # the largest allowed size
-_SIZES = {  # the keys that a file must have, and their minimum
+_MOST = 1 << 20  # the largest valid size
+_SIZES = {  # sizes and their minimum
     "image_size": 1,
     "patch_size": 1,
     "embedding_length": 1,
@@ -23,15 +23,15 @@ _SIZES = {  # the keys that a file must have, and their minimum
 
 
 def projector_objection(gguf: GGUFFile) -> str | None:
-    """Return the reason why llama.cpp cannot use the projector, naming the key at fault; None if it can."""
+    """Return None if llama.cpp can load the projector safely, else one line that names the key at fault."""
     return next(_objections(gguf), None)
 
 
 def _objections(gguf: GGUFFile) -> Iterator[str]:
     if gguf.architecture != _ARCHITECTURE:
-        yield f"general.architecture: {gguf.architecture!r}, and a projector is {_ARCHITECTURE!r}"
+        yield f"general.architecture: {gguf.architecture!r}, but a projector has {_ARCHITECTURE!r}"
     if gguf.get("clip.has_vision_encoder") is not True:
-        yield "clip.has_vision_encoder: a projector of sounds, and only images are supported"
+        yield "clip.has_vision_encoder: an audio projector; only image projectors are supported"
     for name, least in _SIZES.items():
         key = f"clip.vision.{name}"
         value = gguf.get(key)
@@ -39,10 +39,10 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
             yield f"{key}: {value} is not between {least} and {_MOST}"
     patch, side = (gguf.get(f"clip.vision.{name}") for name in ("patch_size", "image_size"))
     if isinstance(patch, int) and isinstance(side, int) and patch > side:
-        yield f"clip.vision.patch_size: {patch} is more than an image's {side}"
+        yield f"clip.vision.patch_size: {patch} is more than the image size {side}"
     kernel = gguf.tensors.get("v.patch_embd.weight")
     if kernel is not None and len(kernel.shape) == 4 and isinstance(patch, int) and kernel.shape[:2] != (patch, patch):
-        yield f"v.patch_embd.weight: of shape {list(kernel.shape)}, and patch_size is {patch}"
+        yield f"v.patch_embd.weight: has shape {list(kernel.shape)}, but patch_size is {patch}"
     heads, width = (gguf.get(f"clip.vision.{name}") for name in ("attention.head_count", "embedding_length"))
     if isinstance(heads, int) and isinstance(width, int) and width % heads:
         yield f"clip.vision.attention.head_count: {width} is not a multiple of {heads}"
@@ -54,9 +54,11 @@ def _objections(gguf: GGUFFile) -> Iterator[str]:
     for name in ("image_mean", "image_std"):
         key = f"clip.vision.{name}"
         values = gguf.get(key)
-        if values is not None and not (isinstance(values, np.ndarray) and _are_colours(values, name == "image_std")):
-            yield f"{key}: not three numbers to divide by" if name == "image_std" else f"{key}: not three numbers"
+        if values is not None and not (
+            isinstance(values, np.ndarray) and _are_color_values(values, name == "image_std")
+        ):
+            yield f"{key}: not three non-zero numbers" if name == "image_std" else f"{key}: not three numbers"
 
 
-def _are_colours(values: np.ndarray, divides: bool) -> bool:
+def _are_color_values(values: np.ndarray, divides: bool) -> bool:
     return values.shape == (3,) and bool(np.isfinite(values).all()) and not (divides and (values == 0).any())

@@ -1,1 +1,1 @@
-"""Legacy GGML files (before GGUF): layouts, tokens, merges, and the buffers of their loaders."""
+"""Legacy GGML files (before GGUF): layouts, vocabularies, merges, and the buffers of their loaders."""

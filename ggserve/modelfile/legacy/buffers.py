@@ -1,9 +1,9 @@
-"""The number of tokens that one eval of a legacy family may take before a buffer of its loader overflows.
+"""The number of tokens that one eval of a legacy model can take before a buffer of its loader overflows.
 
-The legacy families of ctransformers 0.2.27 compute in buffers of 256 MiB. The main one grows, but only by what the
-first eval suggests: its memory per token, times the tokens of the current eval. Memory also grows with the number
-of past tokens, which nothing accounts for, and a buffer that overflows kills the process. So the first eval must be
-one token at a far position, and evals must be short enough. The sums follow the graphs that the families build.
+The legacy families of ctransformers 0.2.27 compute in buffers of 256 MiB. Only the main buffer grows: to the first
+eval's memory per token, times the tokens of the current eval. Memory also grows with the number of past tokens, which
+the loader ignores, and an overflow crashes the process. So the first eval must be one token at a late position, and all
+evals must be short enough. The formulas follow the graphs that the families build.
 """
 
 from collections.abc import Callable
@@ -13,30 +13,30 @@ from ggserve.modelfile.legacy.ggml import GGMLFile
 from ggserve.modelfile.legacy.layout import Header, row_length
 from ggserve.modelfile.legacy.layouts import layout_of
 
-_LARGEST_CHUNK = 64  # tokens; more gain little and make cancellation slow
+_LARGEST_CHUNK = 64  # tokens; larger chunks gain little and delay cancellation
 _BUFFER = (256 << 20) * 98 // 100
-_LARGEST_POOL = 4 << 30  # address space for the main buffer; memory is used only as it fills
+_LARGEST_POOL = 4 << 30  # address space of the main buffer; only the used part takes memory
 _MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
 class EvalLimits:
-    """The evals that keep a family within its buffers. `warm_up`: evals (position, tokens) to run first, with any
-    tokens, so that the buffer grows enough."""
+    """Limits that keep evals within the buffers. `warm_up`: evals (position, tokens) to run first, with any tokens, so
+    that the main buffer grows enough."""
 
     context_length: int
     chunk: int  # maximum tokens per eval
     warm_up: tuple[tuple[int, int], ...] = ()
-    rewinds: bool = True  # an eval may start before the end of the KV cache's contents
+    rewinds: bool = True  # an eval can start before the end of the KV cache
 
 
 @dataclass(frozen=True)
 class _Costs:
     """The floats that one layer's graph needs: per token and unit of width, and per token, past token and head.
 
-    `trans` is the size of a transposed copy of the values, in bytes per past token and unit of width. Families
-    with scratch buffers have a first and a second half, which each get one of these; the others take everything from
-    the main buffer, for all layers.
+    `trans` is the size of a transposed copy of the values, in bytes per past token and unit of width. Families with
+    scratch buffers split a layer into two halves with one buffer each; in the other families, all layers use the main
+    buffer.
     """
 
     width: int
@@ -55,23 +55,26 @@ _COSTS = {
     "starcoder": _Costs(21, 1, 4, second_half=25),
 }
 _FALCON_MAIN = {False: 160 * _MEBIBYTE, True: 256 * _MEBIBYTE}
-_FALCON_SCRATCH = {False: (0.00029706, 92 + 32), True: (0.00065, 118 + 32)}  # MiB per context of 512 tokens, and fixed
+_FALCON_SCRATCH = {
+    False: (0.00029706, 92 + 32),
+    True: (0.00065, 118 + 32),
+}  # MiB: slope per context token and 512, and constant
 
 
 def eval_limits(file: GGMLFile, context_length: int) -> EvalLimits:
-    """Return the evals that fit at `context_length` tokens, which shrinks if not even single tokens would fit that
+    """Return the limits for `context_length` tokens. The context becomes shorter if not even single tokens fit that
     far."""
     header = file.header
     if file.family == "llama":
-        return EvalLimits(context_length, _LARGEST_CHUNK)  # the family measures its graph beforehand
+        return EvalLimits(context_length, _LARGEST_CHUNK)  # it measures its graph in advance
     if file.family == "falcon":
-        # Each eval writes the values again, in rows as long as the text is by then: no token can be removed.
+        # Each eval rewrites the values in rows as long as the text so far, so evals cannot go back.
         return EvalLimits(context_length, _falcon_chunk(header, context_length), rewinds=False)
     costs = _COSTS[file.family]
     length = _largest(context_length, lambda length: _scratch(costs, header, 1, length) <= _BUFFER)
     chunk = _largest(_LARGEST_CHUNK, lambda tokens: _scratch(costs, header, tokens, length) <= _BUFFER)
     if (last := _pool(costs, header, 1, length)) <= _BUFFER:
-        # Measured at the end of the context, the memory per token is enough for every eval.
+        # The memory per token measured at the end of the context is enough for every eval.
         grown = _largest(chunk, lambda tokens: int(1.1 * last * tokens) <= _LARGEST_POOL)
         return EvalLimits(length, min(grown, length), ((length - 1, 1),))
     position = _largest(length, lambda length: _pool(costs, header, 1, length) <= _BUFFER) - 1
@@ -83,7 +86,7 @@ def eval_limits(file: GGMLFile, context_length: int) -> EvalLimits:
 
 
 def buffer_bytes(file: GGMLFile, limits: EvalLimits) -> int:
-    """Return the memory for computing that a context takes."""
+    """Return the memory of a context's compute buffers in bytes."""
     if file.family in ("llama", "falcon"):
         return 512 * _MEBIBYTE
     costs, length = _COSTS[file.family], limits.context_length
@@ -91,7 +94,7 @@ def buffer_bytes(file: GGMLFile, limits: EvalLimits) -> int:
 
 
 def weight_bytes(file: GGMLFile) -> int:
-    """Return the memory that the weights take if the loader copies them."""
+    """Return the memory that the weights take if the loader copies them, in bytes."""
     norms, matrices = layout_of(file.family).tensors(file.header)
     shapes = [(shape, 0) for shape in norms.values()]
     shapes += [(shape, file.header.matrix_type or 0) for shape in matrices.values()]
@@ -99,7 +102,7 @@ def weight_bytes(file: GGMLFile) -> int:
 
 
 def _scratch(costs: _Costs, header: Header, tokens: int, length: int) -> int:
-    """The size of the larger of the two scratch buffers."""
+    """Return the size of the larger scratch buffer in bytes."""
     if costs.second_half is None:
         return 0
     first = _layer(costs, header, tokens, length)
@@ -113,7 +116,7 @@ def _layer(costs: _Costs, header: Header, tokens: int, length: int) -> int:
 
 
 def _pool(costs: _Costs, header: Header, tokens: int, length: int, *, low: bool = False) -> int:
-    """The size of the main buffer; `low`: the minimum, otherwise the maximum."""
+    """Return a bound on the size of the main buffer in bytes: the lower bound if `low`, else the upper bound."""
     objects = header.n_layer * (35 if low else 90) * 336
     ends = 4 * tokens * ((2 if low else 12) * header.n_embd + (1 if low else 3) * header.n_vocab)
     layers = 0 if costs.second_half else header.n_layer * _layer(costs, header, tokens, length)
@@ -122,7 +125,7 @@ def _pool(costs: _Costs, header: Header, tokens: int, length: int, *, low: bool 
 
 
 def _falcon_chunk(header: Header, length: int) -> int:
-    """Falcon's buffers have sizes made for the 7B and the 40B model."""
+    """Return the largest chunk for Falcon, whose buffers are sized for the 7B and the 40B model."""
     slope, fixed = _FALCON_SCRATCH[header.falcon_40b]
     scratch = int(length * 512 * slope + fixed) * _MEBIBYTE
 
@@ -139,7 +142,7 @@ def _falcon_chunk(header: Header, length: int) -> int:
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number up to `most` that fits, assuming that all smaller ones fit; 0 if none does."""
+    """Return the largest number up to `most` that fits, assuming that all smaller ones do; 0 if none fits."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,9 +1,9 @@
-"""Reads a legacy GGML file (2023, before GGUF): hyperparameters, vocabulary, and the place of each tensor.
+"""Read a legacy GGML file (2023, before GGUF): hyperparameters, vocabulary, and tensor positions.
 
-ctransformers' loaders of these formats check almost nothing: a missing tensor stays uninitialised memory, a
-wrong length is allocated as it is, and a failed load frees a wild pointer. So a file is accepted only if its loader
-will find exactly what it asks for. `layouts` has what each family asks for; `tokens` turns the vocabulary into a
-tokenizer's.
+ctransformers' loaders of these formats check almost nothing: a missing tensor stays uninitialized memory, a wrong
+length is allocated as it is, and a failed load frees an invalid pointer. So a file passes only if its loader will find
+exactly what it reads. `layouts` describes what each family's loader reads; `tokens` turns a vocabulary into tokenizer
+metadata.
 """
 
 import struct
@@ -24,7 +24,7 @@ from ggserve.modelfile.tensor_types import TENSOR_TYPES
 _HEADER_LIMIT = 128 << 20
 _VOCABULARY_WINDOW = 4 << 20
 _TENSOR_WINDOW = 4096
-_LONGEST_TOKEN = 1 << 16  # bytes; the longest known have some 512
+_LONGEST_TOKEN = 1 << 16  # bytes; the longest known token has about 512
 _LONGEST_NAME = 256
 _ALIGNMENT = 32
 _I32 = struct.Struct("<i")
@@ -33,7 +33,7 @@ _F32 = struct.Struct("<f")
 
 @dataclass
 class GGMLFile:
-    """A checked file. `family` is ctransformers' model type; `get` answers to the keys that a GGUF would have."""
+    """A checked file. `family` is ctransformers' model type; `get` takes the keys that a GGUF file would have."""
 
     path: Path
     size: int
@@ -68,7 +68,7 @@ class GGMLFile:
 
 
 def is_ggml(path: str | Path) -> bool:
-    """Return whether the file starts like a legacy GGML file."""
+    """Return whether the file starts with the magic number of a legacy GGML file."""
     try:
         with open(path, "rb") as file:
             return file.read(4) in LEGACY_MAGICS
@@ -77,7 +77,7 @@ def is_ggml(path: str | Path) -> bool:
 
 
 def read_ggml(path: str | Path, model_type: str | None = None) -> GGMLFile:
-    """Read the legacy file at `path` as the family `model_type`, or as the one that its content proves.
+    """Read the legacy file at `path` as the family `model_type`, by default as the family that its content proves.
 
     Raises ModelFileError unless the file is valid, complete and of a known family.
     """
@@ -92,7 +92,7 @@ def read_ggml(path: str | Path, model_type: str | None = None) -> GGMLFile:
         if not layouts:
             kind = name if version is None else f"{name} version {version}"
             families = f"the family {wanted}" if wanted else "any family"
-            raise reader.error(f"ctransformers has no reader of {kind} for {families}", 0)
+            raise reader.error(f"ctransformers cannot read {kind} for {families}", 0)
         readings = [_try_layout(reader, layout, name, version) for layout in layouts]
         reader.reading_as = ""
         bodies = [found for found in readings if isinstance(found, _Body)]
@@ -112,7 +112,7 @@ def read_ggml(path: str | Path, model_type: str | None = None) -> GGMLFile:
 
 
 class _Misread(ModelFileError):
-    """The file is invalid when read with a certain layout; `at` is the offset of the failure."""
+    """The file is invalid when read with a certain layout. `at`: the byte where it failed."""
 
     def __init__(self, message: str, at: int) -> None:
         super().__init__(message)
@@ -131,17 +131,15 @@ class _Body:
 def _undecided(reader: "_Reader", readings: list["_Body | _Misread"]) -> ModelFileError:
     families = [family for found in readings if isinstance(found, _Body) for family in found.layout.families]
     if families:
-        return reader.error(f"MODEL_TYPE is needed, the file could be any of {', '.join(families)}", 0)
+        return reader.error(f"set MODEL_TYPE: the file could be any of {', '.join(families)}", 0)
     errors = [found for found in readings if isinstance(found, _Misread)]
     if len(errors) > 1 and max(error.at for error in errors) < 256:
-        return reader.error(
-            f"of no known family: set MODEL_TYPE to what it is, one of {', '.join(FAMILIES)}, to learn more", 0
-        )
+        return reader.error(f"unknown family: set MODEL_TYPE to one of {', '.join(FAMILIES)} for details", 0)
     return max(errors, key=lambda error: error.at)
 
 
 class _Reader:
-    """A cursor over a file, through a window. Every read is checked against the file's size."""
+    """A cursor over a file, with a buffer. Every read is checked against the file's size."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
@@ -161,18 +159,18 @@ class _Reader:
         """Return the next `length` bytes."""
         end = self.position + length
         if end > self.size:
-            raise self.error(f"truncated: {what} goes on to byte {end}, the file has {self.size} bytes")
+            raise self.error(f"truncated: {what} extends to byte {end}, but the file has {self.size} bytes")
         if not self._start <= self.position <= end <= self._start + len(self._buffer):
             self.file.seek(self.position)
             self._start, self._buffer = self.position, self.file.read(max(length, self.window))
             if len(self._buffer) < length:
-                raise self.error("the file became shorter while it was read")
+                raise self.error("the file was truncated while it was read")
         offset = self.position - self._start
         self.position = end
         return self._buffer[offset : offset + length]
 
     def number(self, what: str) -> int:
-        """Read a 32-bit number, signed as the loader reads it."""
+        """Return a 32-bit number, signed as in the loader."""
         number: int = _I32.unpack(self.take(4, what))[0]
         return number
 
@@ -181,7 +179,7 @@ class _Reader:
         return number
 
     def start(self) -> tuple[str, int | None]:
-        """Check the magic and return its name and the version that follows it, None for `ggml`."""
+        """Check the magic number. Return the format's name and version; the version is None for `ggml`."""
         name = LEGACY_MAGICS.get(self.take(4, "the magic"))
         if name is None:
             raise self.error("not a legacy GGML file", 0)
@@ -202,11 +200,11 @@ class _Reader:
     def _token(self, index: int, tail: int) -> Token:
         length = self.number("the vocabulary")
         if not 0 <= length <= _LONGEST_TOKEN:
-            raise self.error(f"token {index} of {length} bytes", self.position - 4)
+            raise self.error(f"token {index} has {length} bytes", self.position - 4)
         return Token(self.take(length, "the vocabulary"), self.real("the vocabulary") if tail else 0.0)
 
     def _whole_tokens(self, count: int, tail: int) -> list[Token]:
-        """Read up to `count` tokens that lie in the window. The hot loop: a vocabulary has some 50,000 tokens."""
+        """Read up to `count` tokens that lie in the window. This is the hot loop: a vocabulary has about 50,000."""
         found: list[Token] = []
         append, unpack, score = found.append, _I32.unpack_from, _F32.unpack_from
         buffer, offset = self._buffer, self.position - self._start
@@ -228,29 +226,33 @@ class _Reader:
         return [(halves[i].text, halves[i + 1].text) for i in range(0, 2 * count, 2)]
 
     def tensors(self, *, aligned: bool) -> Iterator[tuple[int, TensorInfo]]:
-        """Read every tensor up to the end of the file, with the offset of its entry. Extents are checked, names are
+        """Yield every tensor up to the end of the file, with the offset of its entry. Extents are checked, names are
         not."""
         self.window = _TENSOR_WINDOW
         while self.position < self.size:
             at = self.position
             n_dims, length, kind = (self.number("a tensor's entry") for _ in range(3))
             if not 1 <= n_dims <= 2:
-                raise self.error(f"a tensor with {n_dims} dimensions", at)
+                raise self.error(f"a tensor has {n_dims} dimensions", at)
             if not 1 <= length <= _LONGEST_NAME:
-                raise self.error(f"a tensor whose name has {length} bytes", at)
+                raise self.error(f"a tensor's name has {length} bytes", at)
             if kind not in TENSOR_TYPES:
-                raise self.error(f"a tensor of the unknown type {kind}", at)
+                raise self.error(f"a tensor has the unknown type {kind}", at)
             shape = tuple(self.number("a tensor's entry") for _ in range(n_dims))
             name = self.take(length, "a tensor's name").decode("utf-8", "backslashreplace")
             layout = TENSOR_TYPES[kind]
             if min(shape) < 1 or shape[0] % layout.block:
-                raise self.error(f"tensor {name!r}: rows of {shape[0]} {layout.name} weights, {list(shape)} in all", at)
+                raise self.error(
+                    f"tensor {name!r}: rows of {shape[0]} {layout.name} weights in shape {list(shape)}", at
+                )
             if aligned:
                 self.position += -self.position % _ALIGNMENT
             nbytes = row_length(shape, kind)
             if self.position + nbytes > self.size:
                 end = self.position + nbytes
-                raise self.error(f"truncated: tensor {name!r} ends at byte {end}, the file has {self.size} bytes", at)
+                raise self.error(
+                    f"truncated: tensor {name!r} ends at byte {end}, but the file has {self.size} bytes", at
+                )
             yield at, TensorInfo(name, shape, kind, self.position, nbytes)
             self.position += nbytes
 
@@ -263,8 +265,8 @@ def _try_layout(reader: _Reader, layout: Layout, name: str, version: int | None)
 
 
 def _read_body(reader: _Reader, layout: Layout, name: str, version: int | None) -> _Body:
-    """Read everything after the magic and version, as the loader of `layout` would."""
-    reader.reading_as = f"not a sound {layout.families[0]} file: "
+    """Read everything after the magic number and version, as the loader of `layout` would."""
+    reader.reading_as = f"not a valid {layout.families[0]} file: "
     reader.position = 4 if version is None else 8
     values: dict[str, Any] = {}
     for key in layout.hyperparameters(name):
@@ -272,7 +274,7 @@ def _read_body(reader: _Reader, layout: Layout, name: str, version: int | None) 
     header = _fitting(reader, lambda: layout.header(values, name, version))
     n_tokens = header.n_tokens
     if layout.counts_tokens and (count := reader.number("the vocabulary's size")) != n_tokens:
-        raise reader.error(f"a vocabulary of {count} tokens where the header says {n_tokens}", reader.position - 4)
+        raise reader.error(f"the vocabulary has {count} tokens, but the header says {n_tokens}", reader.position - 4)
     tokens = reader.tokens(n_tokens, scored=layout.scored(name))
     _fitting(reader, lambda: layout.check_tokens(header, [token.text for token in tokens]))
     merges = reader.merges(reader.number("the number of merges")) if name == "ggcc" else None
@@ -283,14 +285,14 @@ def _read_body(reader: _Reader, layout: Layout, name: str, version: int | None) 
             raise reader.error(f"duplicate tensor {tensor.name!r}", at)
         tensors[tensor.name] = tensor
         if len(tensors) == 1 and not layout.knows(tensor.name):
-            raise reader.error(f"tensor {tensor.name!r} is none of this family's", at)
+            raise reader.error(f"tensor {tensor.name!r} does not belong to this family", at)
     header = layout.settled(header, [token.text for token in tokens], tensors)
     _fitting(reader, lambda: layout.check_tensors(header, tensors), start)
     return _Body(layout, header, tokens[: header.n_vocab], merges, tensors)
 
 
 def _fitting(reader: _Reader, check: Callable[[], Any], at: int | None = None) -> Any:
-    """Run a check of what was read, and name the place if it fails."""
+    """Run a check of what was read, and report the position where it failed."""
     try:
         return check()
     except UnfitHeader as error:

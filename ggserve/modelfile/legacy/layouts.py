@@ -1,6 +1,6 @@
-"""The layout of each family of legacy GGML files: its header, vocabulary and tensors, in the order of its loader.
+"""The layouts of the legacy GGML families: header, vocabulary and tensors in the order of their loaders.
 
-Written after the loaders of ctransformers 0.2.27.
+Derived from the loaders of ctransformers 0.2.27.
 """
 
 import math
@@ -51,7 +51,7 @@ class GPT2Layout(Layout):
         return check_sizes(header, int_arithmetic=True)
 
     def optional(self) -> frozenset[str]:
-        return frozenset({"model/lm_head"})  # then the output shares model/wte
+        return frozenset({"model/lm_head"})  # without it, the output is tied to model/wte
 
     def tensors(self, header: Header) -> tuple[dict[str, Shape], dict[str, Shape]]:
         embd, vocab = header.n_embd, header.n_vocab
@@ -108,7 +108,7 @@ class NeoXLayout(Layout):
 
     def header(self, values: Mapping[str, Any], magic: str, version: int | None) -> Header:
         if values["par_res"] not in (0, 1):
-            raise UnfitHeader(f"par_res is {values['par_res']}, neither 0 nor 1")
+            raise UnfitHeader(f"par_res is {values['par_res']}, not 0 or 1")
         return replace(_GPTJ.header(values, magic, version), parallel_residual=bool(values["par_res"]))
 
     def tensors(self, header: Header) -> tuple[dict[str, Shape], dict[str, Shape]]:
@@ -176,7 +176,7 @@ class ReplitLayout(Layout):
 
 
 class MPTLayout(ReplitLayout):
-    """mpt: like replit, with two more settings and byte-level tokens."""
+    """mpt: replit's layout with two more settings and byte-level tokens."""
 
     families = ("mpt",)
     float_keys = frozenset({"alibi_bias_max", "clip_qkv"})
@@ -197,11 +197,11 @@ class MPTLayout(ReplitLayout):
     def check_tokens(self, header: Header, tokens: Sequence[bytes]) -> None:
         for index, token in enumerate(tokens):
             if token.decode("utf-8", "ignore").encode() != token:
-                raise UnfitHeader(f"token {index} {token[:40]!r} is not UTF-8, which kills the loader")
+                raise UnfitHeader(f"token {index} {token[:40]!r} is not UTF-8, which crashes the loader")
 
 
 class LlamaLayout(Layout):
-    """llama 1 and 2. The file does not say whether keys and values are grouped (70B); its tensors do."""
+    """llama 1 and 2. Only the tensors show whether keys and values are grouped (70B)."""
 
     families = ("llama",)
     formats = (("ggml", None), ("ggmf", 1), ("ggjt", 1), ("ggjt", 2), ("ggjt", 3))
@@ -217,9 +217,9 @@ class LlamaLayout(Layout):
         check_positive(values, "n_vocab", "n_embd", "n_mult", "n_head")
         layers, embd, mult = values["n_layer"], values["n_embd"], values["n_mult"]
         if not (1 <= layers <= 32 or layers in (40, 60, 80)):
-            raise UnfitHeader(f"n_layer is {layers}: the loader knows up to 32, 40, 60 and 80")
+            raise UnfitHeader(f"n_layer is {layers}: the loader supports up to 32, 40, 60 and 80")
         if values["n_rot"] * values["n_head"] != embd:
-            raise UnfitHeader(f"n_rot is {values['n_rot']}, not the width over the heads, {embd}/{values['n_head']}")
+            raise UnfitHeader(f"n_rot is {values['n_rot']}, not the head size {embd}/{values['n_head']}")
         if mult > 65536:
             raise UnfitHeader(f"n_mult is {mult}")
         header = Header(
@@ -244,7 +244,9 @@ class LlamaLayout(Layout):
         keys = tensors.get("layers.0.attention.wk.weight")
         if keys is None or header.n_head % 8 or keys.shape != (header.n_embd, header.n_embd // 8):
             return header
-        grouped = replace(header, n_head_kv=header.n_head // 8, epsilon=1e-5)  # only LLaMA 2 has groups
+        grouped = replace(
+            header, n_head_kv=header.n_head // 8, epsilon=1e-5
+        )  # only LLaMA 2 has grouped-query attention
         if header.n_layer != 80:
             return grouped
         wider = int(np.float32(1.3) * np.float32(_feed_forward(header.n_embd, 1)))
@@ -271,7 +273,7 @@ class LlamaLayout(Layout):
 
 
 def _feed_forward(embd: int, mult: int) -> int:
-    """Return two thirds of four times the width, rounded up to a multiple of `mult`."""
+    """Return the feed-forward width: two thirds of four times the width, rounded up to a multiple of `mult`."""
     return -(-(2 * (4 * embd) // 3) // mult) * mult
 
 
@@ -295,13 +297,13 @@ class FalconLayout(Layout):
         check_layers(values)
         layers, kind = values["n_layer"], values["falcon_type"]
         if kind not in (7, 40) or {32: 7, 60: 40}.get(layers, kind) != kind:
-            raise UnfitHeader(f"falcon_type is {kind} with {layers} layers: 7 (32 layers) and 40 (60) are known")
+            raise UnfitHeader(f"falcon_type is {kind} with {layers} layers: 7 (32 layers) and 40 (60) are supported")
         if values["n_vocab"] < 12:
-            raise UnfitHeader(f"{values['n_vocab']} tokens: the first 12 are Falcon's special ones")
+            raise UnfitHeader(f"{values['n_vocab']} tokens: at least Falcon's 12 special tokens are required")
         if values["n_head_kv"] > values["n_head"] or values["n_head"] % values["n_head_kv"]:
-            raise UnfitHeader(f"n_head_kv is {values['n_head_kv']}, for {values['n_head']} heads")
+            raise UnfitHeader(f"n_head_kv is {values['n_head_kv']} with {values['n_head']} heads")
         ftype = values["ftype"]
-        if magic == "ggml" and ftype // 1000 in (2, 3, 7):  # the loader mistakes the quantization version for the type
+        if magic == "ggml" and ftype // 1000 in (2, 3, 7):  # the loader reads the quantization version as the type
             raise UnfitHeader(f"ftype {ftype}, which the loader misreads as quantized")
         header = Header(
             n_vocab=values["n_vocab"],
@@ -324,8 +326,9 @@ class FalconLayout(Layout):
     def settled(self, header: Header, tokens: Sequence[bytes], tensors: Mapping[str, TensorInfo]) -> Header:
         if not (header.drops_pad and header.n_tokens == 65025 and tokens[65024] == b"[PAD]"):
             return header
-        # the loader skips the last row in these two sizes only
-        rows = 65025 if header.n_embd in (4544, 8192) else 65024
+        rows = (
+            65025 if header.n_embd in (4544, 8192) else 65024
+        )  # the loader skips the last row in these two sizes only
         return replace(header, n_vocab=65024, n_rows=rows)
 
     def tensors(self, header: Header) -> tuple[dict[str, Shape], dict[str, Shape]]:
@@ -357,7 +360,7 @@ def layout_of(family: str) -> Layout:
 
 
 def family_of(layout: Layout, tokens: Sequence[bytes]) -> str | None:
-    """Return the family among those of `layout` that the vocabulary proves, or None if it proves none."""
+    """Return the family of `layout` that the vocabulary proves, or None."""
     if len(layout.families) == 1:
         return layout.families[0]
     if layout is _NEOX:

@@ -1,8 +1,7 @@
-"""Derives the merges of a byte-level BPE from its vocabulary: a token's id is the rank of the merge that made it.
+"""Derive the merges of a byte-level BPE from its vocabulary: a token's id is the rank of the merge that made it.
 
-Training appends the result of each merge to the vocabulary. So BPE over a token's bytes, with only the merges of
-smaller ids, leaves the two halves that the token's own merge joined. If it leaves more, the token was never merged but
-added whole.
+Training appends the result of each merge to the vocabulary. So applying the merges with smaller ids to a token's bytes
+leaves the two halves that its own merge joined. Tokens that leave more than two parts were added whole, not merged.
 """
 
 from collections.abc import Sequence
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NONE = np.iinfo(np.int64).max
-_LONGEST = 512  # bytes; a longer token is left over
+_LONGEST = 512  # bytes; longer tokens get no merge
 
 
 def derive_merges(tokens: Sequence[bytes], plain: NDArray[np.bool_]) -> tuple[list[tuple[int, int, int]], list[int]]:
-    """Return the merges of raw-byte `tokens` as (left, right, result) ids by rank, using only the `plain` ones, and the
-    ids of the plain tokens of several bytes that no merge makes."""
+    """Return the merges of the `plain` raw-byte `tokens` as (left, right, result) ids in order of rank, and the ids of
+    plain tokens of several bytes that no merge makes."""
     lengths = np.fromiter(map(len, tokens), np.int64, len(tokens))
     lengths[~plain] = 0
     offsets = np.concatenate([[0], np.cumsum(np.fromiter(map(len, tokens), np.int64, len(tokens)))[:-1]])
@@ -29,7 +28,7 @@ def derive_merges(tokens: Sequence[bytes], plain: NDArray[np.bool_]) -> tuple[li
     merges: list[NDArray[np.int64]] = []
     left_over = np.flatnonzero(lengths > _LONGEST).tolist()
     for length in np.unique(lengths[(lengths > 1) & (lengths <= _LONGEST)]).tolist():
-        # All merges with shorter results are known by now, and no others can occur inside these tokens.
+        # All merges with shorter results are known at this point, and no others can apply inside these tokens.
         ids = np.flatnonzero(lengths == length)
         symbols = of_byte[data[offsets[ids][:, None] + np.arange(length)]]
         done, halves = _reduce(ids, symbols, table)
@@ -45,7 +44,7 @@ def derive_merges(tokens: Sequence[bytes], plain: NDArray[np.bool_]) -> tuple[li
 
 
 class _Pairs:
-    """The pairs of ids, and the id that each merges to."""
+    """Pairs of ids and the id that each pair merges to."""
 
     def __init__(self) -> None:
         self._keys = np.empty(0, np.int64)
@@ -58,7 +57,7 @@ class _Pairs:
         self._results = np.concatenate([self._results, merges[:, 2]])[order]
 
     def find(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the result of each pair, _NONE if the pair does not merge."""
+        """Return the result of each pair, or _NONE if it does not merge."""
         if not len(self._keys):
             return np.full(left.shape, _NONE)
         keys = left << 32 | right
@@ -67,9 +66,9 @@ class _Pairs:
 
 
 def _reduce(ids: NDArray[np.int64], symbols: NDArray[np.int64], table: _Pairs) -> tuple[NDArray[np.bool_], Any]:
-    """Run BPE over all rows of `symbols` at once, each with merges below its own id, down to two symbols per row.
+    """Apply BPE to all rows of `symbols` at once, each with the merges below its own id, down to two symbols per row.
 
-    Every step merges one pair in each row, so all rows have the same length. Rows that cannot be merged are given up.
+    Every step merges one pair in each row, so all rows keep the same length. Rows with no merge left are dropped.
     """
     alive = (symbols >= 0).all(axis=1)
     rows = np.flatnonzero(alive)

@@ -1,6 +1,6 @@
-"""The GGUF form of a legacy file: llama.cpp's names of tensors and settings, spelling of tokens, and order of rows.
+"""Plan the GGUF form of a legacy file: llama.cpp's tensor names, settings, token spelling and row order.
 
-No weight changes. If llama.cpp needs rows in another order, whole rows move, so quantized blocks stay intact.
+Weights do not change. If llama.cpp needs rows in another order, whole rows move, so quantized blocks stay intact.
 """
 
 import re
@@ -31,8 +31,8 @@ ARCHITECTURES = {
     "dolly-v2": "gptneox",
     "gptj": "phi2",
 }
-"""llama.cpp's architecture for each family. It has none for GPT-J, whose graph is phi2's without some biases, if the
-dimensions that turn are put in halves instead of pairs."""
+"""llama.cpp's architecture for each family. GPT-J has none, but its graph is phi2's without some biases if the rotated
+dimensions are ordered in halves instead of pairs."""
 
 _NAMES = {
     "tok_embeddings": "token_embd",
@@ -55,7 +55,7 @@ _BLOCK = re.compile(r"(?:layers|transformer\.h|transformer\.blocks|gpt_neox\.lay
 _BLOCK_NAMES = {
     "attention_norm": "attn_norm",
     "input_layernorm": "attn_norm",
-    "ln_mlp": "attn_norm",  # falcon 40B: llama.cpp's name for the one before the feed-forward
+    "ln_mlp": "attn_norm",  # falcon 40B: llama.cpp's name for the norm before the feed-forward
     "ln_attn": "attn_norm_2",
     "ln_1": "attn_norm",
     "norm_1": "attn_norm",
@@ -94,13 +94,13 @@ _PARTS = {"weight": "weight", "g": "weight", "w": "weight", "bias": "bias", "b":
 _TOKENIZER = "tokenizer.ggml."
 _PRE_TOKENIZERS = {"gpt-neox": "mpt"}  # MPT has GPT-NeoX's tokenizer
 SOURCE_DIGEST = "ggserve.source_digest"
-_FORM = b"1"  # increase it when the same file must be converted again
-_SAMPLES, _SAMPLE = 64, 4096  # places and lengths that distinguish a file's weights from others'
+_FORM = b"1"  # increment when the conversion changes
+_SAMPLES, _SAMPLE = 64, 4096  # number of places and bytes per place that identify a file's weights
 
 
 def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
-    """Return the GGUF of a legacy file, with a chat template (Jinja2) if one is given. Raises ModelFileError if
-    llama.cpp cannot run the model exactly."""
+    """Return the plan for the GGUF form of a legacy file, with a chat template (Jinja2) if given. Raises ModelFileError
+    if llama.cpp cannot run the model exactly."""
     shared = file.family == "starcoder" and _shares_keys(file)
     tensors = list(_tensors(file, shared))
     fields = origin(file.path, file.size)
@@ -116,8 +116,8 @@ def plan_conversion(file: GGMLFile, chat_template: str | None = None) -> Plan:
 
 
 def source_digest(file: GGMLFile, chat_template: str | None) -> str:
-    """Return a fingerprint of a conversion's source: two sources that differ in more than a few weights differ in
-    it."""
+    """Return a digest of the input of a conversion. Inputs that differ in more than a few weights have different
+    digests."""
     digest = blake2b(f"{file.family} {file.size} {chat_template or ''}".encode(), key=_FORM, digest_size=16)
     start = min(tensor.offset for tensor in file.tensors.values())
     with opened(file.path) as reader:
@@ -129,9 +129,9 @@ def source_digest(file: GGMLFile, chat_template: str | None) -> str:
 
 
 def conversion_objection(file: GGMLFile) -> str | None:
-    """Return the reason why llama.cpp cannot run the file's model, or None if it can. Reads no tensor."""
+    """Return None if the file can be converted for llama.cpp, else the reason. Reads no tensor."""
     if file.get(_TOKENIZER + "eos_token_id") is None:
-        return "its vocabulary has no token that ends a text, and llama.cpp takes another one for it"
+        return "its vocabulary has no end-of-text token, and llama.cpp would use another token"
     return None
 
 
@@ -182,7 +182,7 @@ def _tensors(file: GGMLFile, shared: bool) -> Iterator[NewTensor]:
 
 def _name(legacy: str) -> str:
     stem, _, part = legacy.replace("/", ".").rpartition(".")
-    if part not in _PARTS:  # GPT-2's embeddings have no such part
+    if part not in _PARTS:  # GPT-2's embeddings have no such suffix
         stem, part = f"{stem}.{part}", "weight"
     if block := _BLOCK.fullmatch(stem):
         return f"blk.{block[1]}.{_BLOCK_NAMES[block[2]]}.{_PARTS[part]}"
@@ -190,16 +190,15 @@ def _name(legacy: str) -> str:
 
 
 def _rows(family: str, header: Header, name: str, shared: bool) -> NDArray[np.intp] | None:
-    """Return the rows of the legacy tensor that make the new one, in order; None: all as they are."""
+    """Return the legacy tensor's rows for the new tensor, in order; None: all rows in place."""
     stem = name.split(".")[-2]
     heads, width = header.n_head, header.n_embd // header.n_head
     if family in ("gptneox", "dolly-v2") and stem == "attn_qkv":
-        # Stored head by head, each with its queries, keys and values. llama.cpp wants all queries, all keys, all
-        # values.
+        # The file has queries, keys and values head by head; llama.cpp has all queries, all keys, all values.
         parts = np.arange(3 * header.n_embd).reshape(heads, 3, width)
         return np.concatenate([parts[:, part].ravel() for part in range(3)])
     if family == "gptj" and stem in ("attn_q", "attn_k") and header.n_rot:
-        # Dimensions 2i and 2i + 1 rotate together. In phi2 these are i and i + n_rot / 2.
+        # Dimensions 2i and 2i + 1 are rotated together; in phi2, i and i + n_rot / 2.
         turned = np.arange(header.n_rot).reshape(-1, 2).T.ravel()
         order = np.concatenate([turned, np.arange(header.n_rot, width)])
         return np.concatenate([head * width + order for head in range(heads)])
@@ -212,9 +211,8 @@ def _rows(family: str, header: Header, name: str, shared: bool) -> NDArray[np.in
 
 
 def _shares_keys(file: GGMLFile) -> bool:
-    """Return whether all heads have the same keys and values in every layer: multi-query attention, written out by the
-    converters of 2023. One copy of them is the same model, and divides the size of the KV cache by the number of heads.
-    """
+    """Return whether all heads of every layer have the same keys and values: multi-query attention, written out by the
+    converters of 2023. Keeping one copy divides the KV cache by the number of heads."""
     embd, heads = file.header.n_embd, file.header.n_head
     weights = np.memmap(file.path, np.uint8, "r")
     for name, tensor in file.tensors.items():

@@ -1,7 +1,7 @@
-"""The vocabulary of a legacy GGML file: tokens, their types, scores and merges under GGUF's keys.
+"""Tokenizer metadata for the vocabulary of a legacy GGML file: tokens, types, scores and merges under GGUF's keys.
 
-The files hold only texts. The way each family's converter wrote them tells which tokens are special, which stand for
-bytes, and in which order BPE merged.
+The files contain only token texts. Special tokens, byte tokens and the order of merges follow from how each family's
+converter wrote them.
 """
 
 import codecs
@@ -16,7 +16,7 @@ from ggserve.modelfile.token_spelling import ALPHABET, TokenType, to_alphabet
 
 
 class Token(NamedTuple):
-    """A token as the file stores it; `score` is 0 if the format has none."""
+    """A token as it is in the file. `score` is 0 if the format has no scores."""
 
     text: bytes
     score: float
@@ -33,16 +33,16 @@ _PRE_TOKENIZERS = {
 }
 _END_OF_TEXT = b"<|endoftext|>"
 _END_OF_TURN = (b"<|im_end|>", b"<|end|>", b"<|end_of_turn|>", b"### End")
-# Control tokens are recognized by their exact spelling; texts that only start or end like these do not count.
+# Control tokens are recognized by their whole text.
 _CONTROL = re.compile(
     rb"<\|[^|\s]+\|>|<(?:fim|gh|issue|jupyter|commit)[-_]\w+>|<(?:filename|reponame|empty_output)>"
     rb"|>>[A-Z]+<<|\[(?:PAD|UNK|BOS|EOS)\]|### (?:End|Instruction:|Response:\n?)"
 )
 _CONTROL_STARTS = frozenset(b"<>[#")
 _LLAMA_SPECIALS = {0: b"<unk>", 1: b"<s>", 2: b"</s>"}
-_ADDED_SCORE = -1000.0  # spellings that converters gave to tokens added after training
+_ADDED_SCORE = -1000.0  # given by converters to tokens added after training
 _ALPHABET = "".join(ALPHABET)
-# Plain numbers, because comparing members of an IntEnum is slow in a loop over a vocabulary.
+# Plain numbers, because comparing IntEnum members is slow in a loop over a vocabulary.
 _NORMAL, _UNUSED = int(TokenType.NORMAL), int(TokenType.UNUSED)
 _CONTROL_KIND, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
 _REPLACEMENT = "\ufffd".encode()
@@ -51,7 +51,7 @@ _REPLACEMENT = "\ufffd".encode()
 def tokenizer_metadata(
     family: str, tokens: Sequence[Token], merges: Sequence[tuple[bytes, bytes]] | None
 ) -> dict[str, Any]:
-    """Return `tokenizer.ggml.*` of a vocabulary. `merges` are the file's own, in the byte alphabet, if it has any."""
+    """Return `tokenizer.ggml.*` for a vocabulary. `merges` are the file's own, in the byte alphabet, if it has any."""
     if family == "llama":
         return _llama(tokens)
     if family == "replit":
@@ -73,7 +73,7 @@ def _byte_level(pre: str, texts: list[bytes], merges: Sequence[tuple[bytes, byte
         if kinds[index] == _USER_DEFINED:
             first[text] = index
         elif first.setdefault(text, index) != index or not text:
-            kinds[index] = _UNUSED  # rows that pad the matrix to a round size, or an unreadable token
+            kinds[index] = _UNUSED  # padding rows of the embedding matrix, or an unreadable token
         elif text[0] in _CONTROL_STARTS and _CONTROL.fullmatch(text):
             kinds[index] = _CONTROL_KIND
     derived, left_over = derive_merges(texts, np.array(kinds) == _NORMAL)
@@ -103,8 +103,8 @@ def _byte_level(pre: str, texts: list[bytes], merges: Sequence[tuple[bytes, byte
 
 
 def _added_spaces(texts: Sequence[bytes]) -> list[int]:
-    """Return GPT-NeoX's runs of spaces, which were added whole, longest first, down to two; merges make the same
-    texts."""
+    """Return the ids of GPT-NeoX's runs of spaces, which were added whole, from the longest down to two spaces; merges
+    make the same texts."""
     lengths = [0 if text[:1] != b" " or text.strip(b" ") else len(text) for text in texts]
     for last in reversed(range(1, len(lengths))):
         if lengths[last] == 2 and lengths[last - 1] == 3:
@@ -116,13 +116,13 @@ def _added_spaces(texts: Sequence[bytes]) -> list[int]:
 
 
 def _added(texts: Sequence[bytes], left_over: Sequence[int]) -> list[int]:
-    """Return those of the tokens that no merge makes which were added whole. The others lost bytes on conversion."""
+    """Return the ids in `left_over` that were added whole. The others lost bytes in conversion."""
     lossy = any(_REPLACEMENT in text for text in texts)
     return [i for i in left_over if len(texts[i]) > 1 and not (lossy and not texts[i].isascii())]
 
 
 def _in_alphabet(merges: Sequence[tuple[bytes, bytes]], ids: dict[bytes, int]) -> list[bytes] | None:
-    """Return the file's merges if they all make tokens, otherwise None."""
+    """Return the file's merges, or None if one of them makes no token."""
     words = {codecs.charmap_decode(text, "strict", _ALPHABET)[0].encode() for text in ids}
     if not all(left + right in words for left, right in merges):
         return None
@@ -130,7 +130,7 @@ def _in_alphabet(merges: Sequence[tuple[bytes, bytes]], ids: dict[bytes, int]) -
 
 
 def _mpt_bytes(text: bytes) -> bytes:
-    """Undo MPT's converter, which wrote each byte of a token as the character of that number."""
+    """Undo MPT's converter, which wrote each byte of a token as the character with that number."""
     try:
         return text.decode().encode("latin-1")
     except UnicodeEncodeError:
@@ -138,10 +138,10 @@ def _mpt_bytes(text: bytes) -> bytes:
 
 
 def _restored_bytes(texts: list[bytes]) -> list[bytes]:
-    """Undo GPT-NeoX's converter, which decoded each token by itself, so that bytes above 127 became U+FFFD.
+    """Undo GPT-NeoX's converter, which decoded each token separately, so that bytes above 127 became U+FFFD.
 
-    The 256 single bytes stand in the order of their alphabet's characters, which identifies them. Longer tokens
-    that hold part of a character cannot be recovered: they become empty.
+    The 256 single bytes are in the order of their alphabet characters, so their positions identify them. Longer tokens
+    with half a character cannot be restored and become empty.
     """
     in_order = sorted(range(256), key=lambda byte: to_alphabet(bytes([byte])).decode())
     never_in_text = {0xC0, 0xC1, *range(0xF5, 0x100)}

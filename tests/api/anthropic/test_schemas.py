@@ -1,4 +1,4 @@
-"""A wrong field is an error that names it; tools and their choice become ours."""
+"""An invalid field is an error that names it; tools and `tool_choice` become ours."""
 
 from typing import Any
 

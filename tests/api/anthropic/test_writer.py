@@ -1,4 +1,4 @@
-"""Deltas become Anthropic's events, which its client accumulates to the very message that comes whole."""
+"""Deltas become Anthropic's events, which its client accumulates to the same message that comes whole."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def new_writer(**fields: Any) -> MessageWriter:
 
 
 def answer(*deltas: Delta, **fields: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The events, and the whole message."""
+    """Return the events, and the whole message."""
     return streams.events(new_writer(**fields), *deltas), streams.whole(new_writer(**fields), *deltas)
 
 

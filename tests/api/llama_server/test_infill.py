@@ -1,4 +1,4 @@
-"""What ends a middle besides its tokens."""
+"""The limits that end a middle, besides its tokens."""
 
 import asyncio
 from collections.abc import AsyncGenerator

@@ -22,7 +22,7 @@ def delta(text: str = "", tokens: int = 1, **fields: Any) -> Delta:
 
 
 def made(*deltas: Delta, chat: bool = True, scored: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The lines, and the answer in one."""
+    """Return the lines, and the answer in one."""
 
     def writer() -> OllamaWriter:
         record = RequestRecord("id", "POST", "/api/chat", app_state().metrics, limits())

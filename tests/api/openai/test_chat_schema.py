@@ -1,4 +1,4 @@
-"""What fields of a chat mean."""
+"""The meaning of a chat's fields."""
 
 import pytest
 

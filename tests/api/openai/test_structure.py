@@ -1,4 +1,4 @@
-"""What fields of a request hold its answer to."""
+"""The structure that the fields of a request give to its answer."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""Makes the load of a file take for ever, in a server that a test starts with this folder in its PYTHONPATH."""
+"""Delays the load of a file for ever, in a server that a test starts with this folder in its PYTHONPATH."""
 
 import os
 import sys

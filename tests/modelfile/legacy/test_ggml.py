@@ -1,4 +1,4 @@
-"""The legacy readers: what they read, what they refuse, and that nothing they accept harms the C++ loaders."""
+"""The legacy readers: what they read and reject, and that no accepted file harms the C++ loaders."""
 
 import random
 import struct
@@ -67,7 +67,7 @@ def test_the_file_proves_its_family_or_asks(family: str, blanks: dict[str, bytes
     assert read_ggml(path, family).family == family
     shared = layout_of(family).families
     if shared == ("gpt2", "starcoder"):
-        with pytest.raises(ModelFileError, match="MODEL_TYPE is needed, the file could be any of gpt2, starcoder"):
+        with pytest.raises(ModelFileError, match="set MODEL_TYPE: the file could be any of gpt2, starcoder"):
             read_ggml(path)
     else:
         assert read_ggml(path).family == shared[0]
@@ -113,7 +113,7 @@ def test_versions_and_quantizations(
     if runs:
         make()
     else:
-        with pytest.raises(Exception, match="no longer read"):
+        with pytest.raises(Exception, match=r"no longer supported|is supported"):
             make()
 
 

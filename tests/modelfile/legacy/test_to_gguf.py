@@ -1,4 +1,5 @@
-"""A legacy file as GGUF: every weight is one of the file's, the tokenizer is the same, what cannot run is refused."""
+"""A legacy file as GGUF: every weight comes from the file, the tokenizer is the same, and what cannot run is
+rejected."""
 
 import json
 import math
@@ -145,7 +146,7 @@ def test_grouped_heads_are_llama_2s(tmp_path: Path) -> None:
 def test_a_vocabulary_without_an_end_is_refused(tmp_path: Path) -> None:
     texts = [b"<|other|>" if text == b"<|endoftext|>" else text for text in tokens(300)]
     source = write(tmp_path / "in.bin", "mpt", texts=texts)
-    with pytest.raises(ModelFileError, match="no token that ends a text"):
+    with pytest.raises(ModelFileError, match="no end-of-text token"):
         convert(source, tmp_path / "out.gguf", progress=False)
     assert os.listdir(tmp_path) == ["in.bin"]
 

@@ -1,4 +1,4 @@
-"""Real vocabularies in a legacy file give the ids that the models' own tokenizers give; so do odd ones."""
+"""Real vocabularies in a legacy file give the ids of the models' own tokenizers; so do unusual ones."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Items as messages that chat templates expect; and what of a conversation fits the context."""
+"""Convert items to messages for chat templates, and cut a conversation to fit the context."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,12 +22,13 @@ from ggserve.errors import ContextOverflow
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 
-_ROOM = 256  # tokens for the answer, where nothing is said of its length
+_ROOM = 256  # tokens for an answer without a given length
 
 
 def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The messages of a chat. A call belongs to the assistant's message before it, a thought to the one after it."""
-    leading = [instructions] if instructions else []  # texts of the system message
+    """Return the messages of a chat. A tool call belongs to the assistant's message before it, reasoning to the message
+    after it."""
+    leading = [instructions] if instructions else []  # parts of the system message
     messages: list[dict[str, Any]] = []
     thought: dict[str, Any] = {}
     for item in items:
@@ -61,7 +62,7 @@ def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[
 
 
 def _function_call(item: CallItem | CustomCallItem | ShellCallItem) -> tuple[str, str]:
-    """The name and the arguments of a call as the model made it."""
+    """Return the name and the arguments of a tool call as the model wrote it."""
     match item:
         case CallItem():
             return function_name(item.name, item.namespace), item.arguments
@@ -75,7 +76,7 @@ def _text(parts: Sequence[Any]) -> str:
 
 
 def _content(parts: Sequence[Any]) -> str | list[dict[str, Any]]:
-    """A text; with images, parts."""
+    """Return a text, or if there are images, content parts."""
     if not any(isinstance(part, ImagePart) for part in parts):
         return _text(parts)
     return [image_part(part.image_url or "") if isinstance(part, ImagePart) else text_part(part.text) for part in parts]
@@ -84,11 +85,11 @@ def _content(parts: Sequence[Any]) -> str | list[dict[str, Any]]:
 async def fitting(
     model: GGUFModel, messages: list[dict[str, Any]], tools: Tools | None, max_tokens: int | None
 ) -> list[dict[str, Any]]:
-    """The messages without the oldest turns, as many as must go so that the rest and an answer fit the context."""
+    """Return the messages without the oldest turns that must go so that the rest and an answer fit into the context."""
     room = model.context_length - min(max_tokens or _ROOM, model.context_length // 4)
     system = [message for message in messages[:1] if message["role"] == "system"]
     turns = [index for index, message in enumerate(messages) if message["role"] == "user"]
-    first, last = 0, len(turns)  # the number of turns that may go
+    first, last = 0, len(turns)  # the number of turns that can go
     while first < last:
         middle = (first + last) // 2
         if await _tokens(model, _without(messages, system, turns, middle), tools) <= room:

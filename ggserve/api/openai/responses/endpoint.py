@@ -1,4 +1,4 @@
-"""`POST /v1/responses`, whole or streamed; its token counts; and the responses that are kept."""
+"""`POST /v1/responses`, complete or streamed; token counts; and stored responses."""
 
 import asyncio
 from typing import Annotated, Any, Literal
@@ -36,7 +36,7 @@ Store = Annotated[ResponseStore, Depends(_response_store)]
 async def responses(
     call: Annotated[Call[ResponsesRequest], Depends(call_of(ResponsesRequest))], store: Store
 ) -> Response:
-    """The model's response to a conversation, whole or streamed."""
+    """The model's response to a conversation, complete or streamed."""
     body, model = call.body, call.model
     messages = await _messages(body, model, store)
     input_items = [listed(item) for item in body.input] if body.store else []
@@ -55,7 +55,7 @@ async def responses(
 async def input_tokens(
     call: Annotated[Call[PromptRequest], Depends(call_of(PromptRequest))], store: Store
 ) -> dict[str, Any]:
-    """The tokens of the prompt that the same fields make in `/v1/responses`."""
+    """The number of tokens in the prompt that the same fields make in `/v1/responses`."""
     body, model = call.body, call.model
     messages = await _messages(body, model, store, counted=True)
     count = await model.count_chat(messages, tools=body.called_tools, template_arguments=body.template_arguments)
@@ -64,7 +64,7 @@ async def input_tokens(
 
 @router.get("/v1/responses/{response_id}")
 async def response_by_id(response_id: str, store: Store) -> Response:
-    """A response that was kept."""
+    """A stored response."""
     return json_response(_kept(response_id, store)[0])
 
 
@@ -76,7 +76,7 @@ async def input_items(
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
 ) -> Response:
-    """The items that a response answered, those of the responses before it left out."""
+    """The input items of a response, without those of the responses before it."""
     items = _kept(response_id, store)[1]
     ordered = items if order == "asc" else items[::-1]
     ids = [item["id"] for item in ordered]
@@ -88,7 +88,7 @@ async def input_items(
 
 @router.delete("/v1/responses/{response_id}")
 async def delete_response(response_id: str, store: Store) -> dict[str, Any]:
-    """Forgets a response."""
+    """Delete a stored response."""
     _kept(response_id, store)
     store.delete(response_id)
     return {"id": response_id, "object": "response", "deleted": True}
@@ -116,7 +116,7 @@ async def _messages(
         items += await asyncio.to_thread(lambda: [ITEM.validate_json(item) for item in earlier])
     items += _resolved(body.input, store)
     if not items:
-        raise APIError(400, "input: must hold at least one item", param="input", code="missing_required_parameter")
+        raise APIError(400, "input: must contain at least one item", param="input", code="missing_required_parameter")
     messages = chat_messages(body.instructions, items)
     messages = visible(model, messages, "input", counted=counted or body.truncation == "auto")
     if body.truncation == "auto":
@@ -125,7 +125,7 @@ async def _messages(
 
 
 def _resolved(items: list[Item], store: ResponseStore) -> list[Item]:
-    """The items, with those that are referred to in place of the references. Each is read once."""
+    """Return the items with references replaced by their items. Each item is read once."""
     found: dict[str, Item] = {}
     for key in {item.id for item in items if isinstance(item, ItemReference)}:
         if (kept := store.item(key)) is None:

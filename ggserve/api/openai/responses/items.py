@@ -1,4 +1,4 @@
-"""What a conversation of the Responses API consists of, validated: messages, thoughts, calls and their results."""
+"""The items of a conversation in the Responses API, validated: messages, reasoning, tool calls and their results."""
 
 import uuid
 from typing import Annotated, Any, Literal
@@ -10,13 +10,14 @@ from ggserve.api.images import check_image
 
 
 def _as_parts(content: Any) -> Any:
-    """A text is short for one part; one form keeps the places that errors name short too."""
+    """Return content as parts. A string becomes a text part, because a single form keeps the field paths in errors
+    short."""
     if content is None:
         return []
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]
     if not isinstance(content, list):
-        raise ValueError("must be a text or a list of content parts")
+        raise ValueError("must be a string or a list of content parts")
     return content
 
 
@@ -79,7 +80,7 @@ class ReasoningItem(Strict):
 
     @property
     def text(self) -> str:
-        """The thought, or else its summary."""
+        """The reasoning, or else its summary."""
         return "\n".join(part.text for part in self.content or self.summary or ())
 
 
@@ -93,7 +94,7 @@ class CallItem(Strict):
 
 
 class CustomCallItem(Strict):
-    """A call of a tool that takes free text."""
+    """A call of a free-text tool."""
 
     type: Literal["custom_tool_call"]
     id: str | None = None
@@ -104,7 +105,7 @@ class CustomCallItem(Strict):
 
 
 class ShellCallItem(Strict):
-    """A call of the shell that codex runs."""
+    """A call of Codex's shell."""
 
     type: Literal["local_shell_call"]
     id: str | None = None
@@ -127,7 +128,7 @@ class CallOutputItem(Strict):
 
 
 class HostedItem(Strict):
-    """What only OpenAI's own tools do, and compacted histories that only OpenAI can read: skipped."""
+    """An item of OpenAI's own tools, or a compacted history that only OpenAI can read: skipped."""
 
     type: Literal[
         "web_search_call",
@@ -162,7 +163,7 @@ class ItemReference(Strict):
 
 
 def _typed(item: Any) -> Any:
-    """The types that OpenAI's clients leave out."""
+    """Add the types that OpenAI's clients leave out."""
     if isinstance(item, dict) and item.get("type") is None:
         return {**item, "type": "message" if "role" in item else "item_reference"}
     return item
@@ -195,17 +196,17 @@ _PREFIXES = {
 
 
 def new_id(kind: str) -> str:
-    """An id for an item of some type."""
+    """Return a new id for an item of this kind."""
     return f"{_PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"
 
 
 def function_name(name: str, namespace: str | None) -> str:
-    """The name under which the model knows a tool."""
+    """Return the name under which the model knows a tool."""
     return f"{namespace}__{name}" if namespace else name
 
 
 def listed(item: Item) -> dict[str, Any]:
-    """The item as JSON, with an id."""
+    """Return the item as JSON, with an id."""
     fields = item.model_dump(exclude_none=True)
     if item.type == "message":
         fields["status"] = "completed"

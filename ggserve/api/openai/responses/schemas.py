@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: the request body, validated. Tools that only OpenAI has are left out."""
+"""`POST /v1/responses`: the request body. Tools that only OpenAI has are left out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from ggserve.messages import Tools
 _LOGPROBS = "message.output_text.logprobs"
 _FUNCTION = {"name", "description", "parameters", "strict"}
 _CUSTOM_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
-_Short = Annotated[str, Field(max_length=64)]  # as OpenAI's API: a response is kept with these
+_Short = Annotated[str, Field(max_length=64)]  # like OpenAI's API; responses are stored with these
 
 
 def _as_items(given: Any) -> Any:
@@ -44,7 +44,7 @@ class CustomFormat(Strict):
 
 
 class Tool(Strict):
-    """A function, a tool that takes free text, a namespace of such tools, or a tool that only OpenAI has."""
+    """A function, a free-text tool, a namespace of such tools, or a tool that only OpenAI has."""
 
     type: str
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
@@ -63,15 +63,15 @@ class Tool(Strict):
 
 @dataclass(frozen=True)
 class Callable:
-    """A tool as the model knows it: a function."""
+    """A tool in the form that the model knows: a function."""
 
-    name: str  # the function's
+    name: str  # of the function
     tool: Tool
     namespace: str | None
 
     @property
     def function(self) -> dict[str, Any]:
-        """The function as chats' tool object."""
+        """Return the function as a tool object for chats."""
         fields = self.tool.model_dump(include=_FUNCTION, exclude_none=True) | {"name": self.name}
         if self.tool.type == "custom":
             format = self.tool.format
@@ -86,7 +86,7 @@ class Callable:
 
 
 def callables(tools: Iterable[Tool], namespace: str | None = None) -> Iterator[Callable]:
-    """The tools that the model can call here."""
+    """Yield the tools that the model can call here."""
     for tool in tools:
         if tool.type == "namespace":
             yield from callables(tool.tools or (), tool.name)
@@ -144,7 +144,7 @@ class Reasoning(Strict):
 
 
 class PromptRequest(ModelRequest):
-    """`POST /v1/responses/input_tokens`, and what `/v1/responses` has in common with it."""
+    """`POST /v1/responses/input_tokens`, and the fields that `/v1/responses` shares with it."""
 
     endpoint = "/v1/responses"
     prompt_field = "input"
@@ -163,7 +163,7 @@ class PromptRequest(ModelRequest):
     @model_validator(mode="before")
     @classmethod
     def _prepared(cls, body: Any) -> Any:
-        """Null is the same as nothing."""
+        """Treat null as absent."""
         if not isinstance(body, dict):
             return body
         return {name: value for name, value in body.items() if value is not None}
@@ -185,13 +185,13 @@ class PromptRequest(ModelRequest):
 
     @property
     def template_arguments(self) -> dict[str, Any]:
-        """What the chat template is told."""
+        """The variables for the chat template."""
         effort = self.reasoning.effort if self.reasoning else None
         return thinking(None if effort is None else effort != "none", effort)
 
     @property
     def called_tools(self) -> Tools | None:
-        """What the answer may call."""
+        """The tools that the answer may call."""
         choice = self.tool_choice
         functions = tuple(
             each.function
@@ -212,13 +212,13 @@ class ResponsesRequest(PromptRequest):
     field_confidence: bool = False
     temperature: Temperature | None = None
     top_p: Probability | None = None
-    top_k: Whole | None = Field(None, ge=-1)  # this and the next two are vLLM's
+    top_k: Whole | None = Field(None, ge=-1)  # this and the next two are vLLM's fields
     stop: str | Stop | None = None
     seed: Seed = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     include: list[str] = Field([])
     metadata: Annotated[dict[_Short, Annotated[str, Field(max_length=512)]], Field(max_length=16)] = Field({})
-    max_tool_calls: Whole | None = None  # of OpenAI's own tools
+    max_tool_calls: Whole | None = None  # limits OpenAI's own tools
     prompt_cache_key: _Short | None = None
     safety_identifier: _Short | None = None
     service_tier: str | None = None
@@ -226,17 +226,17 @@ class ResponsesRequest(PromptRequest):
 
     @property
     def scored(self) -> bool:
-        """Whether the text comes with log-probabilities."""
+        """True if the text should have log-probabilities."""
         return self.top_logprobs is not None or _LOGPROBS in self.include
 
     @property
     def grammar(self) -> Grammar | None:
-        """What the text is held to."""
+        """The grammar that constrains the text."""
         schema = self.text.format.definition if self.text.format.type == "json_schema" else {"type": "object"}
         return None if self.text.format.type == "text" else schema_grammar(schema or {}, "text.format")
 
     def sampling_params(self) -> SamplingParams:
-        """The parameters given, and defaults for the rest."""
+        """Return the given parameters, with defaults for the rest."""
         given: dict[str, Any] = {
             "max_tokens": self.max_output_tokens,
             "temperature": self.temperature,

@@ -1,4 +1,4 @@
-"""Responses that may be asked for, or gone on from, later: in memory, the least recently used forgotten first."""
+"""Stored responses, to be fetched or continued later: in memory, with the least recently used evicted first."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ _MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class _Record:
-    """A response and the items that it answered, as JSON: each item by itself, so that one can be read alone."""
+    """A response and its input items as JSON, each item separate so that it can be read alone."""
 
-    response: bytes  # without its output
+    response: bytes  # without output items
     previous: str | None
     inputs: list[bytes]
     outputs: list[bytes]
-    ids: list[str]  # of all items
+    ids: list[str]  # item ids
 
     @property
     def size(self) -> int:
@@ -26,17 +26,17 @@ class _Record:
 
 
 class ResponseStore:
-    """Each response with the input items that it answered."""
+    """The stored responses, each with its input items."""
 
     def __init__(self, max_count: int = _MAX_COUNT, max_bytes: int = _MAX_BYTES) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._records: OrderedDict[str, _Record] = OrderedDict()
-        self._items: dict[str, tuple[str, bytes]] = {}  # by item id, the response that has it, and the item
+        self._items: dict[str, tuple[str, bytes]] = {}  # by item id: the response that contains it, and the item
         self._bytes = 0
 
     def put(self, response: dict[str, Any], input_items: list[dict[str, Any]]) -> None:
-        """Keeps a response, and forgets others if there is no room."""
+        """Store a response, and evict others if there is no room."""
         head, output = {**response, "output": []}, response["output"]
         inputs, outputs = ([orjson.dumps(item) for item in items] for items in (input_items, output))
         ids = [item["id"] for item in (*input_items, *output)]
@@ -48,14 +48,14 @@ class ResponseStore:
             self.delete(next(iter(self._records)))
 
     def get(self, response_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """A response and its input items."""
+        """Return a response and its input items, or None."""
         if (record := self._used(response_id)) is None:
             return None
         response: dict[str, Any] = orjson.loads(record.response)
         return {**response, "output": _read(record.outputs)}, _read(record.inputs)
 
     def delete(self, response_id: str) -> bool:
-        """Forgets a response; returns whether it was there."""
+        """Delete a response. Return False if it was not there."""
         if (record := self._records.pop(response_id, None)) is None:
             return False
         self._bytes -= record.size
@@ -65,7 +65,8 @@ class ResponseStore:
         return True
 
     def conversation(self, response_id: str) -> list[bytes] | None:
-        """The items of a response and all that it follows, the oldest first, as JSON; None where one is missing."""
+        """Return the items of a response and of all responses that it continues, oldest first, as JSON; None if one is
+        missing."""
         turns = []
         following: str | None = response_id
         while following:
@@ -76,7 +77,7 @@ class ResponseStore:
         return [item for turn in reversed(turns) for item in turn]
 
     def item(self, item_id: str) -> bytes | None:
-        """An item by its id, as JSON."""
+        """Return an item by its id, as JSON, or None."""
         response_id, item = self._items.get(item_id, ("", None))
         self._used(response_id)
         return item

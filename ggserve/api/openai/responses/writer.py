@@ -1,4 +1,4 @@
-"""An answer as a response of the Responses API, and as its events."""
+"""Writes an answer as a response of the Responses API, or as its events."""
 
 import time
 import uuid
@@ -26,11 +26,11 @@ _STREAMED = {"text": "output_text", "reasoning": "reasoning_text", "call": "func
 
 @dataclass
 class _Item:
-    """An output item in the making: a block, and what the Responses API says besides."""
+    """An output item in progress: a block, and the fields that the Responses API adds."""
 
     block: Block
     id: str
-    called: Tool | None = None  # the tool of a call
+    called: Tool | None = None  # the called tool
     logprobs: Fragments = field(default_factory=Fragments)
 
     @property
@@ -40,19 +40,19 @@ class _Item:
 
     @property
     def is_custom(self) -> bool:
-        """Whether it calls a tool that takes free text."""
+        """True for a call of a free-text tool."""
         return self.called is not None and self.called.tool.type == "custom"
 
     @property
     def part(self) -> dict[str, Any]:
-        """The one content part of a message or a thought."""
+        """Return the single content part of a message or of reasoning."""
         if self.block.kind == "reasoning":
             return {"type": "reasoning_text", "text": self.block.text}
         return {"type": "output_text", "text": self.block.text, "annotations": [], "logprobs": self.logprobs.json}
 
     @property
     def input(self) -> str:
-        """The free text of a call."""
+        """The free text of a tool call."""
         return str(self.block.arguments.get("input", ""))
 
     def as_json(self, status: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class _Item:
 
 
 class ResponseWriter(Writer):
-    """Writes a response. `finished` gets it when it is complete."""
+    """Writes a response. `finished` receives it when it is complete."""
 
     def __init__(
         self,
@@ -81,8 +81,8 @@ class ResponseWriter(Writer):
         self._scored = request.scored
         self._callables = {each.name: each for each in request.callables}
         self._items: list[_Item] = []
-        self._pending: list[dict[str, Any]] = []  # log-probabilities of tokens whose text has not come yet
-        self._count = 0  # of events
+        self._pending: list[dict[str, Any]] = []  # log-probabilities of tokens whose text is still held back
+        self._count = 0  # number of events
 
     def begin(self, answers: Answers, first: Delta) -> Iterator[bytes]:
         for kind in ("response.created", "response.in_progress"):
@@ -116,7 +116,7 @@ class ResponseWriter(Writer):
 
     def _last_events(self, answer: Answer) -> Iterator[dict[str, Any]]:
         last, status = answer.last, _status(answer)
-        if not answer.blocks:  # clients look for a message
+        if not answer.blocks:  # clients expect a message
             for step in (Step("start", _EMPTY), Step("end", _EMPTY)):
                 yield from self._item_events(step, status)
         usage = {
@@ -173,7 +173,7 @@ class ResponseWriter(Writer):
             yield self._event("response.output_item.done", output_index=block.index, item=done)
 
     def _scores(self, item: _Item) -> dict[str, Any]:
-        """The log-probabilities that came since the item's last text; nothing for thoughts."""
+        """Return the log-probabilities since the item's last text; none for reasoning."""
         if item.block.kind != "text":
             return {}
         new, self._pending = self._pending, []
@@ -193,7 +193,7 @@ def _status(answer: Answer) -> str:
 
 
 def _new_response(request: ResponsesRequest, params: SamplingParams, model_name: str) -> dict[str, Any]:
-    """A response without output, with what was asked for."""
+    """Return a response without output, with the request's parameters."""
     given = request.model_dump(by_alias=True)
     echoed = (
         *("instructions", "max_output_tokens", "max_tool_calls", "metadata", "previous_response_id", "reasoning"),

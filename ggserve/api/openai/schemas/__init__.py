@@ -1,1 +1,1 @@
-"""OpenAI's request bodies, validated. Unknown fields are ignored; known ones that do nothing yet are errors."""
+"""OpenAI's request bodies, validated. Unknown fields are ignored; known but unsupported ones are errors."""

@@ -21,8 +21,8 @@ class JsonSchema(Strict):
 
 
 class ResponseFormat(Strict):
-    """`json_object`: any JSON object, or JSON of a `schema`, as for llama-server. `json_schema`: JSON of a schema, with
-    or without OpenAI's wrapper."""
+    """The format of an answer. `json_object`: any JSON object, or JSON of a `schema` (as in llama-server).
+    `json_schema`: JSON of a schema, with or without OpenAI's wrapper."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -44,7 +44,7 @@ class ResponseFormat(Strict):
 
 
 class TemplateArguments(Strict):
-    """Variables of the chat template, as vLLM's and llama.cpp's clients set them."""
+    """Variables for the chat template, as set by clients of vLLM and llama.cpp."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -55,13 +55,13 @@ class TemplateArguments(Strict):
         for name in self.model_extra or ():
             if name in SET_VARIABLES:
                 raise field_error(
-                    "chat_template_kwargs", f"chat_template_kwargs cannot set {name}: the request's own fields do"
+                    "chat_template_kwargs", f"chat_template_kwargs cannot set {name}: use the request's own field"
                 )
         return self
 
 
 class DocumentField(Strict):
-    """A document: its text under one of the names that clients use."""
+    """A document, with its text under one of the names that clients use."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -91,8 +91,8 @@ class ChatRequest(GenerationRequest):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateArguments | None = None
-    continue_final_message: bool | None = None  # None: where the last message is an assistant's, as llama-server
-    add_generation_prompt: bool | None = None  # vLLM's: False with the former
+    continue_final_message: bool | None = None  # None: if the last message is the assistant's, as in llama-server
+    add_generation_prompt: bool | None = None  # vLLM's field: False together with continue_final_message
     documents: list[DocumentField] | None = None
     citations: Annotated[bool | Citations, one_of('true, or {"enabled": true}')] | None = None
 
@@ -105,14 +105,14 @@ class ChatRequest(GenerationRequest):
     @model_validator(mode="after")
     def _message_to_continue(self) -> "ChatRequest":
         if self.continue_final_message and self.messages[-1].role != "assistant":
-            message = "continue_final_message needs a last message of the assistant's"
+            message = "continue_final_message requires that the last message is the assistant's"
             raise field_error("continue_final_message", message)
         return self
 
     @model_validator(mode="after")
     def _choice_of_tools(self) -> "ChatRequest":
         if self.tools and self.functions:
-            raise field_error("functions", "functions is the old name of tools: give one of them")
+            raise field_error("functions", "functions is the old name of tools: send only one of them")
         try:
             _ = self.called_tools
         except ValueError as error:
@@ -125,24 +125,20 @@ class ChatRequest(GenerationRequest):
         enabled = self.citations.enabled if isinstance(self.citations, Citations) else bool(self.citations)
         if not enabled:
             if self.documents:
-                raise field_error(
-                    "documents",
-                    "documents are for answers with citations: set citations to true, or give the chat template its "
-                    "documents in chat_template_kwargs",
-                )
+                raise field_error("documents", "documents require citations: set citations to true")
             return self
         if not self.documents:
-            raise field_error("documents", "an answer with citations needs documents to quote")
+            raise field_error("documents", "citations require documents")
         if problem := documents_problem(self.quoted):
             raise field_error("documents", f"documents {problem}")
         if self.tools or self.functions:
-            raise field_error("tools" if self.tools else "functions", "an answer with citations cannot call functions")
+            raise field_error("tools" if self.tools else "functions", "citations cannot be combined with tools")
         if self.held_to is not None or (self.response_format and self.response_format.schema_of_answer is not None):
-            raise field_error("citations", "an answer with citations cannot be held to another format")
+            raise field_error("citations", "citations cannot be combined with structured output")
         if any(message.has_image for message in self.messages):
-            raise field_error("citations", "an answer about images cannot have citations")
+            raise field_error("citations", "citations cannot be combined with images")
         if not any(message.role == "user" for message in self.messages):
-            raise field_error("messages", "an answer with citations needs a message of the user's")
+            raise field_error("messages", "citations require a message from the user")
         return self
 
     @property
@@ -152,18 +148,18 @@ class ChatRequest(GenerationRequest):
 
     @property
     def is_legacy(self) -> bool:
-        """Whether the request says `functions`, and its answer `function_call`, instead of tools."""
+        """True if the request uses `functions` and its answer `function_call`, instead of tools."""
         return bool(self.functions) or isinstance(self.function_call, FunctionName)
 
     @property
     def template_arguments(self) -> dict[str, Any]:
-        """What the chat template is told."""
+        """The variables for the chat template."""
         effort = self.reasoning_effort
         told = self.chat_template_kwargs.model_dump(exclude_none=True) if self.chat_template_kwargs else {}
         return thinking(None if effort is None else effort != "none", effort) | told
 
     def chat(self) -> dict[str, Any]:
-        """The arguments of `GGUFModel.chat`, but for how to sample."""
+        """The arguments for `GGUFModel.chat`, except the sampling parameters."""
         messages = [message.template_message() for message in self.messages]
         last = messages[-1]
         asked = self.continue_final_message or self.add_generation_prompt is False
@@ -181,7 +177,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def called_tools(self) -> Tools | None:
-        """What the answer may call."""
+        """The tools that the answer may call."""
         if not self.is_legacy:
             return chosen_tools(self.tools or (), self.tool_choice, parallel=self.parallel_tool_calls is not False)
         tools = [Tool(type="function", function=function) for function in self.functions or ()]
@@ -196,7 +192,7 @@ class ChatRequest(GenerationRequest):
 
     @property
     def scored(self) -> int | None:
-        """How many alternatives come with each token; None: no log-probabilities."""
+        """The number of alternatives to return for each token; None: no log-probabilities."""
         return self.top_logprobs or 0 if self.logprobs else self.n_probs or None
 
     def sampling_params(self) -> SamplingParams:

@@ -20,11 +20,11 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Annotated[
         str | Annotated[list[str], Field(fail_fast=True)] | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
-        one_of("a text, a list of token ids, or a list of either"),
+        one_of("a string, a list of token ids, or a list of either"),
     ]
     best_of: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     echo: bool | None = None
-    suffix: str | None = None  # what comes after the gap that the answer fills
+    suffix: str | None = None  # the text after the gap that the answer fills
     logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @field_validator("logprobs", mode="before")
@@ -36,7 +36,7 @@ class CompletionRequest(GenerationRequest):
     @classmethod
     def _not_empty(cls, prompt: Any) -> Any:
         if prompt == []:
-            raise ValueError("must hold at least one prompt")
+            raise ValueError("must contain at least one prompt")
         return prompt
 
     @model_validator(mode="after")
@@ -44,17 +44,13 @@ class CompletionRequest(GenerationRequest):
         if self.best_of is not None and self.best_of < (self.n or 1):
             raise field_error("best_of", f"best_of must be at least n, which is {self.n}")
         if self.stream and self.best is not None:
-            raise field_error(
-                "best_of", "the best of several answers is known when they are complete: it cannot be streamed"
-            )
+            raise field_error("best_of", "best_of cannot be streamed, because the best answer is known only at the end")
         return self
 
     @model_validator(mode="after")
     def _no_echo_of_a_gap(self) -> "CompletionRequest":
         if self.suffix and self.echo:
-            raise field_error(
-                "suffix", "suffix and echo do not go together: the answer stands between prompt and suffix"
-            )
+            raise field_error("suffix", "suffix and echo cannot be combined")
         return self
 
     @property
@@ -68,19 +64,19 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def best(self) -> int | None:
-        """How many of the answers to keep, where that is not all."""
+        """The number of answers to keep; None: all."""
         n = self.n or 1
         return n if self.best_of is not None and self.best_of > n else None
 
     @property
     def scored(self) -> int | None:
-        """How many alternatives come with each token; None: no log-probabilities."""
+        """The number of alternatives to return for each token; None: no log-probabilities."""
         return self.logprobs if self.logprobs is not None else self.n_probs or None
 
     def sampling_params(self) -> SamplingParams:
         params = super().sampling_params()
         scored = self.scored if self.scored is not None else params.logprobs
-        if self.best is not None:  # found by how likely their tokens are
+        if self.best is not None:  # ranked by log-probability
             params, scored = replace(params, n=self.best_of or 1), scored or 0
         echoed = self.scored if self.echo else None
         given = [count for count in (echoed, self.prompt_logprobs) if count is not None]

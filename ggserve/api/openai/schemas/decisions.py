@@ -21,7 +21,7 @@ _YES, _NO = "yes", "no"
 
 
 def as_text(value: Any) -> str:
-    """A text as it is, anything else as JSON."""
+    """Return a string unchanged, anything else as JSON."""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
@@ -30,7 +30,7 @@ def _described(value: Any) -> str | None:
 
 
 def _question(kind: Any, instructions: str, options: Sequence[Option], source: str) -> Question:
-    """Raises ValueError where the options cannot be told apart."""
+    """Return the question. Raises ValueError if the options cannot be told apart."""
     most = _MOST_LEVELS if kind == "score" else _MOST_OPTIONS
     if not 1 <= len(options) <= most:
         raise ValueError(f"must have 1 to {most} options")
@@ -41,7 +41,7 @@ def _question(kind: Any, instructions: str, options: Sequence[Option], source: s
         if len(option.label) > _LONGEST_LABEL:
             raise ValueError(f"an option has more than {_LONGEST_LABEL} characters")
         if option.label.strip() in seen:
-            raise ValueError(f"the option {option.label!r} is there twice")
+            raise ValueError(f"the option {option.label!r} occurs twice")
         seen.add(option.label.strip())
     return Question(kind, instructions, tuple(options), source)
 
@@ -57,8 +57,8 @@ def _score(instructions: str, levels: Sequence[str], source: str) -> Question:
 
 
 class SystemOneQuestion(Strict):
-    """`criteria`: of a choice the options and their descriptions, of a noul what true and false mean, of a score its
-    levels, the lowest first."""
+    """A question. `criteria`: for a choice, the options and their descriptions; for a noul, the meaning of true and
+    false; for a score, its levels, lowest first."""
 
     type: Literal["choice", "noul", "predicate", "score"]
     instructions: Any = ""
@@ -80,7 +80,7 @@ class SystemOneQuestion(Strict):
         return [as_text(name) for name in self.criteria]
 
     def question(self, source: str) -> Question:
-        """Raises ValueError."""
+        """Return the question. Raises ValueError."""
         criteria, instructions = self.criteria, _described(self.instructions) or ""
         if self.type == "choice":
             if not isinstance(criteria, dict | list) or not criteria:
@@ -93,12 +93,12 @@ class SystemOneQuestion(Strict):
             return _question("choice", instructions, options, source)
         if self.type == "score":
             if not isinstance(criteria, list) or len(criteria) < 2:
-                raise ValueError("criteria must list the levels of a score, at least two, the lowest first")
+                raise ValueError("criteria must list at least two levels of a score, lowest first")
             if not all(level not in (None, "") for level in criteria):
                 raise ValueError("a level is empty")
             return _score(instructions, self.levels, source)
         if criteria is not None and not (isinstance(criteria, dict) and criteria.keys() <= {"true", "false"}):
-            raise ValueError("criteria may say what true and false mean, and nothing else")
+            raise ValueError("criteria can only contain the meanings of true and false")
         meaning = criteria or {}
         return _predicate(instructions, meaning.get("true"), meaning.get("false"), source)
 
@@ -107,7 +107,7 @@ _MESSAGES = TypeAdapter(list[Message])
 
 
 class SystemOneRequest(ModelRequest):
-    """`POST /v1/systemone`. `state` is a text, JSON, or the messages of a chat; `instructions` come before it."""
+    """`POST /v1/systemone`. `state` is a text, JSON, or the messages of a chat; `instructions` precede it."""
 
     prompt_field: ClassVar[str | None] = "state"
 
@@ -120,7 +120,7 @@ class SystemOneRequest(ModelRequest):
     @classmethod
     def _is_given(cls, state: Any) -> Any:
         if state in (None, "", [], {}):
-            raise ValueError("is empty: give a text, JSON or messages")
+            raise ValueError("is empty: send a text, JSON or messages")
         if (messages := _as_messages(state)) is not None:
             _MESSAGES.validate_python(messages)
         return state
@@ -133,11 +133,11 @@ class SystemOneRequest(ModelRequest):
         return images
 
     def all_questions(self) -> list[Question]:
-        """The questions in their order."""
+        """Return the questions in order."""
         return [question.question(f"questions.{name}.criteria") for name, question in self.questions.items()]
 
     def messages(self) -> list[dict[str, Any]]:
-        """The state as a chat."""
+        """Return the state as a chat."""
         given = _as_messages(self.state)
         if given is None:
             chat: list[dict[str, Any]] = [{"role": "user", "content": as_text(self.state)}]
@@ -152,7 +152,7 @@ class SystemOneRequest(ModelRequest):
 
 
 def _as_messages(state: Any) -> list[Any] | None:
-    """The messages of a state that is a chat."""
+    """Return the messages of a state that is a chat, else None."""
     if isinstance(state, dict) and state.keys() == {"messages"}:
         state = state["messages"]
     is_chat = isinstance(state, list) and all(
@@ -162,7 +162,7 @@ def _as_messages(state: Any) -> list[Any] | None:
 
 
 def _with_json_as_text(content: Any) -> Any:
-    """OpenAI's parts with JSON, as text."""
+    """Return content with OpenAI's JSON parts as text."""
     if not isinstance(content, list):
         return content
     return [
@@ -174,7 +174,7 @@ def _with_json_as_text(content: Any) -> Any:
 
 
 def _as_item(item: Any) -> Any:
-    """An item of the input as the Responses API has it."""
+    """Return an item of the input in the format of the Responses API."""
     if not isinstance(item, dict):
         return item
     kind = item.get("type") or "message"
@@ -191,12 +191,12 @@ InputItem = Annotated[
 
 
 def _as_instructions(instructions: Any) -> Any:
-    """Instructions in parts, as one text."""
+    """Return instructions in parts as one text."""
     parts = _with_json_as_text(instructions)
     if not isinstance(parts, list):
         return parts
     if not all(isinstance(part, dict) and part.get("type") == "input_text" for part in parts):
-        raise ValueError("must be a text, or parts of type input_text and input_json")
+        raise ValueError("must be a string, or parts of type input_text and input_json")
     return "\n".join(str(part.get("text")) for part in parts)
 
 
@@ -208,7 +208,7 @@ class _DecisionQuestion(Strict):
     instructions: Instructions
 
     def question(self, place: str) -> Question:
-        """The question, which is at that place of the body. Raises ValueError."""
+        """Return the question, which is at `place` in the body. Raises ValueError."""
         raise NotImplementedError
 
 
@@ -239,7 +239,7 @@ class ChoiceQuestion(_DecisionQuestion):
 
 
 def _labelled(choices: Sequence[DecisionChoice]) -> list[Option]:
-    """The options; a text that would be taken for a boolean is written as JSON."""
+    """Return the options; a text that looks like a boolean is written as JSON."""
     booleans = {as_text(choice.value) for choice in choices if isinstance(choice.value, bool)}
     return [
         Option(
@@ -276,11 +276,11 @@ class DecisionsRequest(ModelRequest):
     questions: Annotated[list[AnyQuestion], Field(min_length=1, max_length=MOST_QUESTIONS)]
 
     def all_questions(self) -> list[Question]:
-        """The questions in their order."""
+        """Return the questions in order."""
         return [question.question(f"questions.{index}") for index, question in enumerate(self.questions)]
 
     def messages(self) -> list[dict[str, Any]]:
-        """The input as a chat."""
+        """Return the input as a chat."""
         if isinstance(self.input, str):
             return [{"role": "user", "content": self.input}]
         return chat_messages(None, self.input)

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from ggserve.api.fields import ModelRequest, TokenIds, Whole, one_of
 
-_MAX_INPUTS = 2048  # of /v1/embeddings, as OpenAI's API
+_MAX_INPUTS = 2048  # same as OpenAI's API
 
 
 class EmbeddingsRequest(ModelRequest):
@@ -21,7 +21,7 @@ class EmbeddingsRequest(ModelRequest):
             Annotated[list[str], Field(fail_fast=True)] | Annotated[list[TokenIds], Field(fail_fast=True)],
             Field(min_length=1, max_length=_MAX_INPUTS),
         ],
-        one_of(f"a text, a list of token ids, or a list of up to {_MAX_INPUTS} of either, none of them empty"),
+        one_of(f"a string, a list of token ids, or a list of up to {_MAX_INPUTS} of either, none of them empty"),
     ]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Whole | None = Field(None, ge=1)

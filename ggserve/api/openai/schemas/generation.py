@@ -1,4 +1,4 @@
-"""What the bodies of completions and chats have in common."""
+"""The common fields of completion and chat requests."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from ggserve.api.fields import Effort, Strict, Whole, field_error, thinking_budg
 from ggserve.api.openai.schemas.sampling import MAX_LOGPROBS, SamplingRequest, called
 from ggserve.generation import SamplingParams
 
-MAX_CHOICES = 16  # answers to one prompt
+MAX_CHOICES = 16  # answers per prompt
 
 
 class StreamOptions(Strict):
@@ -17,7 +17,7 @@ class StreamOptions(Strict):
 
 
 class GenerationRequest(SamplingRequest):
-    """What completions and chats have in common. `logprobs` differs."""
+    """The common fields of completions and chats. `logprobs` differs between them."""
 
     n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     stream: bool | None = None
@@ -25,13 +25,13 @@ class GenerationRequest(SamplingRequest):
     prompt_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
-    # Nothing here reads these, which clients send by habit.
+    # Sent by clients out of habit, and ignored here.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
     service_tier: str | None = None
     reasoning_effort: Effort | None = None
-    # llama.cpp's name for the tokens of a thought in a request, and in its settings; -1: no bound
+    # llama.cpp's names for the limit of reasoning tokens, in requests and in its settings; -1: no limit
     thinking_budget_tokens: Annotated[Whole, Field(ge=-1)] | None = called("thinking_budget_tokens", "reasoning_budget")
 
     @model_validator(mode="after")

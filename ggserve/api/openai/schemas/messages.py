@@ -1,4 +1,4 @@
-"""The messages of a chat, and what they are made of."""
+"""The messages of a chat and their parts."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ class TextPart(Strict):
 
 
 class RefusalPart(Strict):
-    """What an assistant said instead of an answer."""
+    """The assistant's refusal, in place of an answer."""
 
     type: Literal["refusal"]
     refusal: str
@@ -35,11 +35,11 @@ class ImagePart(Strict):
     image_url: ImageURL
 
 
-_ROLES = {"developer": "system", "function": "tool"}  # as older and newer templates know them
+_ROLES = {"developer": "system", "function": "tool"}  # the names that all templates know
 
 
 class Message(Strict):
-    """One message of a chat. Fields that only templates know are passed on to the template."""
+    """One message of a chat. Unknown fields are passed on to the chat template."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -63,8 +63,8 @@ class Message(Strict):
         return isinstance(self.content, list) and any(isinstance(part, ImagePart) for part in self.content)
 
     def template_message(self) -> dict[str, Any]:
-        """The message as chat templates expect it: content a string (with images: parts), OpenAI's newer role names as
-        older ones."""
+        """Return the message in the form of chat templates: content as a string (with images, parts), and older names
+        for OpenAI's newer roles."""
         content: Any = self.content or ""
         if self.has_image:
             content = [part.model_dump() for part in content]
@@ -73,7 +73,7 @@ class Message(Strict):
         return {**self._extra(), "role": _ROLES.get(self.role, self.role), "content": content}
 
     def _extra(self) -> dict[str, Any]:
-        """The other fields; a call of the old form, and its result, as tools have them."""
+        """Return the other fields; a legacy function call and its result become a tool call and its result."""
         extra = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
         if isinstance(call := extra.pop("function_call", None), dict):
             extra["tool_calls"] = [{"id": f"call_{call.get('name')}", "type": "function", "function": call}]

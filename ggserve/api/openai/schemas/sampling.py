@@ -1,4 +1,4 @@
-"""How tokens are chosen: the fields that OpenAI's bodies, vLLM's and llama-server's have in common."""
+"""Sampling fields: common to the request bodies of OpenAI, vLLM and llama-server."""
 
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from ggserve.api.fields import (
 from ggserve.api.openai.schemas.structure import StructuredRequest
 from ggserve.generation import SamplerName, SamplingParams
 
-MAX_LOGPROBS = 20  # alternatives to a token
+MAX_LOGPROBS = 20  # alternatives per token
 
 _LETTERS: dict[str, SamplerName] = {  # llama.cpp's
     "e": "penalties",
@@ -37,7 +37,7 @@ _NAMES: dict[str, SamplerName] = {name: name for name in _LETTERS.values()} | {
 }
 
 Stop = Annotated[list[str], Field(max_length=16)]
-_LONGEST_ID = 10  # digits
+_LONGEST_ID = 10  # digits of a token id
 
 
 def _none_if_minus_one(value: Any) -> Any:
@@ -45,30 +45,28 @@ def _none_if_minus_one(value: Any) -> Any:
 
 
 def called(*names: str, **limits: Any) -> Any:
-    """An optional field of several names."""
+    """Return an optional field with several names."""
     return Field(None, validation_alias=AliasChoices(*names), **limits)
 
 
 MaxTokens = Annotated[
     Annotated[Whole, Field(ge=0)] | None, BeforeValidator(_none_if_minus_one)
-]  # -1: no limit, as llama.cpp's
-Seed = Annotated[
-    Whole | None, BeforeValidator(_none_if_minus_one)
-]  # -1: a random one, as for llama.cpp, vLLM and Ollama
+]  # -1: no limit, as in llama.cpp
+Seed = Annotated[Whole | None, BeforeValidator(_none_if_minus_one)]  # -1: random, as in llama.cpp, vLLM and Ollama
 Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
-LastTokens = Annotated[Whole, Field(ge=-1, lt=2**31)]  # -1: all of them
+LastTokens = Annotated[Whole, Field(ge=-1, lt=2**31)]  # -1: all tokens
 Phrases = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=64)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 BiasPair = tuple[TokenId | Annotated[str, Field(max_length=200)], Number | Literal[False]]
 _MOST_BIASES = Field(max_length=10_000)
 BiasPairs = Annotated[list[BiasPair], _MOST_BIASES]
 
-_BIAS_FORMS = "an object of token ids and their bias, or a list of pairs: a token id or a text, and its bias or false"
+_BIAS_FORMS = "an object of token ids and biases, or a list of pairs of a token id or text and a bias or false"
 
 
 class SamplingRequest(StructuredRequest):
-    """The fields that `SamplingParams` has, by the names that clients know."""
+    """The fields of `SamplingParams`, under the names that clients use."""
 
     max_tokens: MaxTokens = called("max_tokens", "n_predict")  # llama.cpp's name
     min_tokens: Whole | None = Field(None, ge=0)
@@ -101,7 +99,7 @@ class SamplingRequest(StructuredRequest):
     bad_words: Phrases | None = None
     banned_strings: Phrases | None = None
     seed: Seed = None
-    stop: Annotated[str | Stop, one_of("a text or a list of up to 16 texts")] | None = None
+    stop: Annotated[str | Stop, one_of("a string or a list of up to 16 strings")] | None = None
     stop_token_ids: Annotated[TokenIds, Field(max_length=1000)] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -132,7 +130,7 @@ class SamplingRequest(StructuredRequest):
         known = _LETTERS if isinstance(samplers, str) else _NAMES
         for name in samplers or ():
             if name not in known:
-                raise ValueError(f"{name[:20]!r} is not a sampler: there are {', '.join(known)}")
+                raise ValueError(f"{name[:20]!r} is not a sampler: use {', '.join(known)}")
         if samplers is not None and len(samplers) > 32:
             raise ValueError("has more than 32 samplers")
         return samplers
@@ -142,7 +140,7 @@ class SamplingRequest(StructuredRequest):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def sampling_params(self) -> SamplingParams:
-        """The parameters given, and defaults for the rest. Raises InvalidRequest."""
+        """Return the given parameters, with defaults for the rest. Raises InvalidRequest."""
         names = _LETTERS if isinstance(self.samplers, str) else _NAMES
         ids, texts = self._biases()
         given: dict[str, Any] = {

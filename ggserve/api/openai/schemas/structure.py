@@ -1,4 +1,4 @@
-"""What an answer shall be held to, besides OpenAI's `response_format`: the fields of vLLM, SGLang and llama-server."""
+"""Structured output, besides OpenAI's `response_format`: the fields of vLLM, SGLang and llama-server."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from ggserve.api.fields import ModelRequest, Strict, field_error
 from ggserve.generation import ConfidenceField, Grammar, GrammarKind, schema_grammar
 
 Choices = Annotated[list[str], Field(min_length=1)]
-Schema = dict[str, Any] | bool | str  # a text is JSON
+Schema = dict[str, Any] | bool | str  # a string contains JSON
 
 
 class StructuredOutputs(Strict):
@@ -25,8 +25,8 @@ class StructuredOutputs(Strict):
 
 
 class StructuredRequest(ModelRequest):
-    """One of these fields at most. Under vLLM's names a grammar with `::=` is EBNF, read as GBNF, and another one is
-    llguidance's Lark. `grammar` is llama.cpp's GBNF, `regex` and `ebnf` are SGLang's."""
+    """At most one of these fields can be set. Under vLLM's names, a grammar with `::=` is EBNF, read as GBNF, any other
+    is llguidance's Lark. `grammar` is llama.cpp's GBNF; `regex` and `ebnf` are SGLang's fields."""
 
     structured_outputs: StructuredOutputs | None = None
     guided_json: Schema | None = None
@@ -43,23 +43,23 @@ class StructuredRequest(ModelRequest):
     @model_validator(mode="after")
     def _one_at_most(self) -> "StructuredRequest":
         if len(given := self.grammars()) > 1:
-            raise field_error(given[1].source or "", "an answer can be held to one thing only, and several are given")
+            raise field_error(given[1].source or "", "only one kind of structured output can be requested")
         return self
 
     @property
     def confidence(self) -> ConfidenceField | None:
-        """How sure the model was of the answer, where that is asked for."""
+        """The kind of confidence to return with the answer, if requested."""
         if self.choice_probabilities:
             return "choice_probabilities"
         return "field_confidence" if self.field_confidence else None
 
     @property
     def held_to(self) -> Grammar | None:
-        """What the answer is held to. Raises InvalidRequest."""
+        """The grammar that constrains the answer. Raises InvalidRequest."""
         return next(iter(self.grammars()), None)
 
     def grammars(self) -> list[Grammar]:
-        """All that is given; the same under two names counts once. Raises InvalidRequest."""
+        """All grammars given; the same one under two names counts once. Raises InvalidRequest."""
         given = self.structured_outputs or StructuredOutputs.model_validate({})
         any_object = {"type": "object"} if given.json_object else None
         found: list[Grammar] = []
@@ -79,7 +79,7 @@ class StructuredRequest(ModelRequest):
             (_language(self.guided_grammar), "guided_grammar", self.guided_grammar),
             (_language(given.grammar), "structured_outputs", given.grammar),
             ("gbnf", "ebnf", self.ebnf),
-            ("gbnf", "grammar", self.grammar or None),  # "" is llama-server's default
+            ("gbnf", "grammar", self.grammar or None),  # "" is llama-server's default value
         ]
         found += [Grammar(kind, text, source) for kind, source, text in texts if text is not None]
         return list(dict.fromkeys(found))
@@ -90,7 +90,7 @@ def _schema(definition: Schema, source: str) -> dict[str, Any]:
         try:
             definition = json.loads(definition)
         except (ValueError, RecursionError) as error:
-            raise field_error(source, f"{source} is a text that is not JSON: {error}") from error
+            raise field_error(source, f"{source} is a string that is not valid JSON: {error}") from error
     if definition is True:
         return {}
     if not isinstance(definition, dict):

@@ -1,4 +1,4 @@
-"""The functions that a chat may call."""
+"""The functions that a chat may call (tool calling)."""
 
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
@@ -39,7 +39,7 @@ class AllowedTools(Strict):
 
 
 class AllowedChoice(Strict):
-    """The answer may call some of the tools only."""
+    """The answer may call only some of the tools."""
 
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
@@ -53,7 +53,8 @@ ToolChoice = Annotated[
 
 
 def chosen_tools(tools: Sequence[Tool], choice: Choice | None, *, parallel: bool) -> Tools | None:
-    """What an answer may call. ValueError, without the field's name, where the choice fits no tool."""
+    """Return the tools that an answer may call. Raises ValueError, without the field's name, if the choice matches no
+    tool."""
     if not tools and choice == "required":
         raise ValueError("is 'required', but there are no tools")
     names: Collection[str] = [tool.function.name for tool in tools]

@@ -1,4 +1,4 @@
-"""Items become a chat; of one that is too long the oldest turns go."""
+"""Items become a chat; if it is too long, the oldest turns are dropped."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Responses are kept as long as there is room, those used last the longest."""
+"""Responses are stored as long as there is room, the recently used ones longest."""
 
 from typing import Any
 

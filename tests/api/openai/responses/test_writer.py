@@ -21,7 +21,7 @@ TOOL = {"type": "function", "name": "now", "parameters": {"type": "object", "pro
 
 
 class Made:
-    """What an answer's deltas are made into."""
+    """The events and the response made from an answer's deltas."""
 
     def __init__(self, *deltas: Delta, error: Exception | None = None, **fields: Any) -> None:
         self.kept: list[dict[str, Any]] = []
