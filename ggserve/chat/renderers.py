@@ -42,7 +42,7 @@ class ChatRenderers:
 
     @property
     def notes(self) -> str:
-        """What could not be read off the templates, in a line."""
+        """The parts of a chat for which the templates show no known format, in one line; "" if there are none."""
         missing = [] if self.main.form.thought else ["thoughts"]
         if self._named.get(TOOL_USE, self.main).own_tools:
             missing.append("tool calls (ggserve's own format is used)")

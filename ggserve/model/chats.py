@@ -1,4 +1,5 @@
-"""Chats of a loaded model: template, text, token ids, engine, and the parser of the answer; one way for all models."""
+"""The chats of a loaded model: template, text, token ids, engine, and the parser of the answer. The same path for all
+models."""
 
 import asyncio
 import uuid
@@ -25,14 +26,14 @@ __all__ = ["Chat", "Chats"]
 
 
 class Chats:
-    """Renders chats, and reads thoughts and calls in their answers."""
+    """Renders chats, and separates reasoning and tool calls in their answers."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self.confidence = Confidence(loaded)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """The answer's deltas. Raises InvalidRequest and TemplateError too."""
+        """Yield the answer's deltas. Also raises InvalidRequest and TemplateError."""
         return self._citing(chat, params) if chat.documents else self._answer(chat, params)
 
     async def _answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
@@ -79,7 +80,7 @@ class Chats:
         texts = [document.text for document in chat.documents]
         marks = marks_for(texts)
         grammar = citation_grammar(texts, marks, "documents")
-        if self._loaded.token_grammars:  # llama.cpp goes on without a grammar that it cannot compile
+        if self._loaded.token_grammars:  # llama.cpp ignores a grammar that it cannot compile
             await self._loaded.token_grammars.matcher(grammar)
         messages = with_documents([*map(dict, chat.messages)], chat.documents, marks, shown=chat.shows_documents)
         renderer = self._loaded.renderers.of(chat)
@@ -91,18 +92,18 @@ class Chats:
                 yield delta
 
     async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
-        """The log-probabilities of how the answer to a chat may begin, once the model has thought or need not.
-        Raises TemplateError too."""
+        """Return the log-probabilities of possible beginnings of a chat's answer, after any reasoning. Also raises
+        TemplateError."""
         rendered = await self._rendered(chat.quiet, self._loaded.renderers.of(chat))
         return await self._loaded.engine.score(await self._prompt(rendered), continuations)
 
     async def count(self, chat: Chat) -> int:
-        """Tokens of the chat's prompt, images left out. Raises TemplateError."""
+        """Return the number of tokens of the chat's prompt, without images. Raises TemplateError."""
         rendered = await self._rendered(chat, self._loaded.renderers.of(chat))
         return len(await self._ids(rendered))
 
     async def _rendered(self, chat: Chat, renderer: ChatRenderer) -> RenderedChat:
-        """In a thread, for a template may take seconds."""
+        """Render in a thread, because a template can take seconds."""
         _check_length(self._loaded, chat)
         return await asyncio.to_thread(renderer.render, chat, self._loaded.engine.media_marker)
 
@@ -122,7 +123,7 @@ class Chats:
 
 
 def render_text(loaded: LoadedModel, chat: Chat) -> str:
-    """The prompt's text. Blocks. Raises TemplateError, ContextOverflow and InvalidRequest."""
+    """Return the prompt's text. Blocks. Raises TemplateError, ContextOverflow and InvalidRequest."""
     _check_length(loaded, chat)
     return loaded.renderers.of(chat).render(chat, loaded.engine.media_marker).shown
 
@@ -135,7 +136,7 @@ def _check_length(loaded: LoadedModel, chat: Chat) -> None:
 async def _parsed(
     deltas: AsyncGenerator[Delta, None], form: ChatFormat, tools: Tools | None, state: ThoughtState | None
 ) -> AsyncGenerator[Delta, None]:
-    """The deltas with thoughts and calls told apart, as they come."""
+    """Yield the deltas with reasoning and tool calls separated, as they arrive."""
     answers: dict[int, _Answer] = {}
     functions = [tool["function"] for tool in tools.functions] if tools else []
     schemas: dict[str, Mapping[str, Any]] = {
@@ -151,7 +152,7 @@ async def _parsed(
 
 
 class _Answer:
-    """One answer in the making."""
+    """One answer in progress."""
 
     def __init__(self, parser: AnswerParser, required: bool) -> None:
         self._parser = parser
@@ -159,7 +160,7 @@ class _Answer:
         self._calls = False
 
     def read(self, delta: Delta) -> list[Delta]:
-        """A delta as one or more: in each, thought comes before text, and text before calls."""
+        """Split a delta so that each part has reasoning before text and text before tool calls."""
         parts = self._parser.push(delta.text)
         reason = delta.finish_reason
         if reason:
@@ -169,7 +170,7 @@ class _Answer:
         said = [_Said()]
         for part in parts:
             if isinstance(part, Text) and self._required:
-                continue  # the beginning of a call that was cut
+                continue  # the beginning of a truncated tool call
             if said[-1].precedes(part):
                 said.append(_Said())
             self._calls |= said[-1].add(part)
@@ -192,20 +193,20 @@ class _Answer:
 
 
 class _Said:
-    """What one delta says."""
+    """The content of one delta."""
 
     def __init__(self) -> None:
         self.thought = self.text = ""
         self.calls: list[ToolCallDelta] = []
 
     def precedes(self, part: Part) -> bool:
-        """Whether a part cannot be said in the same delta without changing the order."""
+        """Return True if the part cannot be added to this delta without changing the order."""
         if isinstance(part, CallPiece):
             return False
         return bool(self.calls or (self.text and isinstance(part, Thought)))
 
     def add(self, part: Part) -> bool:
-        """Says a part too; returns whether it is one of a call."""
+        """Add a part. Return True if it belongs to a tool call."""
         if isinstance(part, CallPiece):
             call_id = None if part.name is None else f"call_{uuid.uuid4().hex[:24]}"
             self.calls.append(ToolCallDelta(part.index, part.arguments, call_id, part.name))
