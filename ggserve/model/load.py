@@ -190,15 +190,6 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
     return Plan(file, options, engine_name, reason, chosen, memory)
 
 
-<<<<<<< HEAD
-=======
-def _chosen_template(file: ModelFile, name: str) -> Template:
-    """Return the template that CHAT_TEMPLATE names: one of the file's templates, a built-in one, or a file."""
-    own = chat_template(file, name)
-    return read_chat_template(name) if own is None else (own, ())
-
-
->>>>>>> main
 def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
     """Plan and load a model. `report` receives the fraction of the file read.
 
@@ -397,15 +388,3 @@ def _named_ends(file: ModelFile, vocab_size: int) -> list[int]:
     """Return the tokens that the file itself declares as ends of an answer."""
     named = (file.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
     return sorted({int(token) for token in named if token is not None and 0 <= int(token) < vocab_size})
-<<<<<<< HEAD
-=======
-
-
-def _renderers(file: ModelFile, chosen: Template | None, codec: Codec | EngineCodec) -> ChatRenderers:
-    """Return the renderers. `chosen`: a chat template and its stop texts, instead of the file's own."""
-    bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
-    source, stop = chosen or (chat_template(file), ())
-    sources = {} if chosen else {name: chat_template(file, name) for name in PURPOSES}
-    named = {name: ChatTemplate(text, bos, eos) for name, text in sources.items() if text}
-    return ChatRenderers(ChatTemplate(source, bos, eos, stop), named, codec.control_texts, codec.end_texts)
->>>>>>> main
