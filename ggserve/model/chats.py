@@ -4,7 +4,7 @@ models."""
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,13 @@ from ggserve.chat.encoding import defused, text_length
 from ggserve.chat.format import ChatFormat, ThoughtState
 from ggserve.chat.parser import AnswerParser, CallPiece, Part, Text, Thought
 from ggserve.chat.rendering import Chat, ChatRenderer, RenderedChat
-from ggserve.errors import InvalidRequest
+from ggserve.errors import ContextOverflow, InvalidRequest
 from ggserve.generation import Delta, MediaPrompt, SamplingParams, Scores
 from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import ToolCallDelta, Tools
 from ggserve.model.confidence import Confidence
 from ggserve.model.load import LoadedModel
+from ggserve.model.prompt_memory import Parts, PromptMemory, lora_of
 from ggserve.model.thinking import Budget, within_budget
 
 __all__ = ["Chat", "Chats"]
@@ -31,23 +32,25 @@ class Chats:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self.confidence = Confidence(loaded)
+        self._reading = asyncio.Lock()
+        self.memory = PromptMemory(rewinds=loaded.facts.rewinds)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Yield the answer's deltas. Also raises InvalidRequest and TemplateError."""
         return self._citing(chat, params) if chat.documents else self._answer(chat, params)
 
     async def _answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        renderer = self._loaded.renderers.of(chat)
+        renderer = await self._renderer(chat)
         form, tools = renderer.form, chat.tools
         if tools and "parallel_calls" in form.refused:
             tools = replace(tools, parallel=False)
-        rendered = await self._rendered(chat, renderer)
+        rendered, prompt = await self._fitting(chat, renderer, params)
         thinks = chat.template_arguments.get("enable_thinking") is not False
         state = rendered.state or "closed"
         grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
         if tools and params.confidence:
             raise InvalidRequest(f"{params.confidence} cannot be combined with tools.", "tools")
-        prompt = await self._prompt(rendered)
+        self._watch(params, prompt, chat, renderer)
         budget: Budget | None = None
         if params.thinking_budget is not None and form.thought and state != "closed":
             after = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, "closed")
@@ -83,24 +86,67 @@ class Chats:
         if self._loaded.token_grammars:  # llama.cpp ignores a grammar that it cannot compile
             await self._loaded.token_grammars.matcher(grammar)
         messages = with_documents([*map(dict, chat.messages)], chat.documents, marks, shown=chat.shows_documents)
-        renderer = self._loaded.renderers.of(chat)
-        rendered = await self._rendered(replace(chat, messages=messages).quiet, renderer)
+        renderer = await self._renderer(chat)
+        _, prompt = await self._fitting(replace(chat, messages=messages).quiet, renderer, params)
         params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
-        deltas = self._loaded.engine.generate(await self._prompt(rendered), params)
+        self._watch(params, prompt, chat, renderer)
+        deltas = self._loaded.engine.generate(prompt, params)
         async with aclosing(with_citations(deltas, chat.documents, marks)) as cited:
             async for delta in cited:
                 yield delta
 
+    def _watch(
+        self, params: SamplingParams, prompt: list[int] | MediaPrompt, chat: Chat, renderer: ChatRenderer
+    ) -> None:
+        """Lets the progress of a prompt tell why its tokens are evaluated again."""
+        if isinstance(prompt, list) and params.cache_prompt and params.progress:
+            source = renderer.template.source
+            self.memory.explaining(
+                params.progress, params.kept(prompt), lambda: Parts.of(chat, source, lora_of(params))
+            )
+
     async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
         """Return the log-probabilities of possible beginnings of a chat's answer, after any reasoning. Also raises
         TemplateError."""
-        rendered = await self._rendered(chat.quiet, self._loaded.renderers.of(chat))
+        rendered = await self._rendered(chat.quiet, await self._renderer(chat))
         return await self._loaded.engine.score(await self._prompt(rendered), continuations)
 
     async def count(self, chat: Chat) -> int:
         """Return the number of tokens of the chat's prompt, without images. Raises TemplateError."""
-        rendered = await self._rendered(chat, self._loaded.renderers.of(chat))
+        rendered = await self._rendered(chat, await self._renderer(chat))
         return len(await self._ids(rendered))
+
+    async def _renderer(self, chat: Chat) -> ChatRenderer:
+        """The renderer of a chat; a template of a request's own is read in a thread, one at a time."""
+        if chat.template is None:
+            return self._loaded.renderers.of(chat)
+        async with self._reading:
+            return await asyncio.to_thread(self._loaded.renderers.of, chat)
+
+    async def _fitting(
+        self, chat: Chat, renderer: ChatRenderer, params: SamplingParams
+    ) -> tuple[RenderedChat, list[int] | MediaPrompt]:
+        """The prompt of a chat as text and as tokens. Raises ContextOverflow, which says what takes the room."""
+        length = self._loaded.engine.context_length
+        try:
+            rendered = await self._rendered(chat, renderer)
+            prompt = await self._prompt(rendered)
+            if isinstance(prompt, list) and (tokens := len(params.kept(prompt))) >= length:
+                raise ContextOverflow(tokens, length)
+        except ContextOverflow as overflow:
+            if not chat.tools:
+                raise overflow.divided({"messages": overflow.prompt_tokens}) from None
+            tools = await self._tokens_of_tools(chat, overflow)
+            raise overflow.divided({"tools": tools, "messages": overflow.prompt_tokens - tools}) from None
+        return rendered, prompt
+
+    async def _tokens_of_tools(self, chat: Chat, overflow: ContextOverflow) -> int:
+        """The tokens that the tools add to a prompt; by their share of its text where that is very long."""
+        if not overflow.at_least:
+            with suppress(ContextOverflow):
+                return overflow.prompt_tokens - await self.count(replace(chat, tools=None))
+        tools, messages = text_length(chat.tools and chat.tools.functions), text_length(chat.messages)
+        return overflow.prompt_tokens * tools // max(tools + messages, 1)
 
     async def _rendered(self, chat: Chat, renderer: ChatRenderer) -> RenderedChat:
         """Render in a thread, because a template can take seconds."""

@@ -21,7 +21,9 @@ from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadArguments, LoadOptions, Report, load
+from ggserve.model.prompt_memory import Parts, lora_of
 from ggserve.modelfile.facts import ModelFacts, file_sampling
+from ggserve.prompt_progress import PromptProgress
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
@@ -108,8 +110,7 @@ class GGUFModel:
     @property
     def lora_adapters(self) -> list[tuple[Path, float]]:
         """The active LoRA adapters and their scales."""
-        options = self._loaded.options
-        return [(options.lora_path, options.lora_scale)] if options.lora_path else []
+        return list(self._loaded.options.adapters)
 
     @property
     def nbytes(self) -> int:
@@ -139,7 +140,9 @@ class GGUFModel:
             ids = await self._loaded.off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
-        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), self._capped(params), ids)
+        params = self._capped(params)
+        self._remember(params, ids)
+        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), params, ids)
         async with aclosing(self._logged(prompt, watched)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -175,6 +178,7 @@ class GGUFModel:
         ids = await self._loaded.off_loop(
             length, encoded, (prefix, suffix), others=sum(len(file.text) for file in files)
         )
+        self._remember(params, ids)
         async with aclosing(self._logged([prefix, suffix], self.engine.generate(ids, params))) as deltas:
             async for delta in deltas:
                 yield delta
@@ -187,6 +191,7 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
         documents: Sequence[Document] = (),
         shows_documents: bool = False,
@@ -198,7 +203,7 @@ class GGUFModel:
         `documents`; `shows_documents` means that the messages already contain them. Also raises TemplateError.
         """
         visible = await self._clean_images(messages)
-        given = tuple(documents), shows_documents, template_arguments or {}
+        given = tuple(documents), shows_documents, template, template_arguments or {}
         chat = Chat(visible, tools, begun, begun_thought, *given)
         running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
@@ -212,10 +217,13 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
         """Return the number of tokens in the prompt that `chat` makes from the same arguments. Raises TemplateError."""
-        chat = Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+        chat = Chat(
+            messages, tools, begun, begun_thought, template=template, template_arguments=template_arguments or {}
+        )
         return await self._chats.count(chat)
 
     async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -227,6 +235,7 @@ class GGUFModel:
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
         """Return the parameters within the model's limits, with `text_bias` converted to a bias of tokens."""
         params = (params or SamplingParams()).over(self.sampling)
+        params = dataclasses.replace(params, progress=params.progress or PromptProgress())
         if params.text_bias:
             texts = {
                 token: bias
@@ -236,6 +245,10 @@ class GGUFModel:
             params = dataclasses.replace(params, logit_bias={**texts, **params.logit_bias}, text_bias={})
         limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
         return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
+
+    def _remember(self, params: SamplingParams, ids: Sequence[int]) -> None:
+        if params.cache_prompt and params.progress:
+            self._chats.memory.explaining(params.progress, params.kept(ids), lambda: Parts(hash(lora_of(params))))
 
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas
@@ -311,11 +324,13 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """Return the text of the prompt that `chat` makes from the same arguments. Raises TemplateError."""
         return render_text(
-            self._loaded, Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+            self._loaded,
+            Chat(messages, tools, begun, begun_thought, template=template, template_arguments=template_arguments or {}),
         )
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:

@@ -82,8 +82,8 @@ class LoadArguments(TypedDict, total=False):
     kv_cache_type: CacheType
     flash_attention: Literal["auto", "on", "off"]
     mmproj_path: Path | None
-    lora_path: Path | None
-    lora_scale: float
+    lora_path: Path | tuple[Path, ...]
+    lora_scale: float | tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,8 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """The planned memory in bytes: weights and KV caches, without the prompt cache."""
-        companions = (self.options.mmproj_path, self.options.lora_path, self.options.draft_model)
+        adapters = (path for path, _ in self.options.adapters)
+        companions = (self.options.mmproj_path, *adapters, self.options.draft_model)
         weights = self.file.size + sum(path.stat().st_size for path in companions if path)
         return weights + self.memory.slots * self.memory.slot_bytes
 
@@ -259,7 +260,8 @@ def _with_companions(file: ModelFile, options: LoadOptions) -> LoadOptions:
     return replace(
         options,
         mmproj_path=checked_projector(options.mmproj_path) if options.mmproj_path else None,
-        lora_path=checked_adapter(options.lora_path, file) if options.lora_path else None,
+        lora_path=tuple(checked_adapter(path, file) for path, _ in options.adapters),
+        prompt_cache=0 if options.adapters else options.prompt_cache,  # it does not tell apart adapters of requests
     )
 
 
@@ -370,8 +372,14 @@ def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedS
             "PROMPT_CACHE_DIR has no effect: llama.cpp cannot save prompts with a vision model or a DRAFT_MODEL"
         )
         return None
-    facts = (build, options.kv_cache_type, options.flash_attention, options.lora_scale, options.speculate)
-    paths = [*file.paths, *([options.lora_path] if options.lora_path else [])]
+    facts = (
+        build,
+        options.kv_cache_type,
+        options.flash_attention,
+        [scale for _, scale in options.adapters],
+        options.speculate,
+    )
+    paths = [*file.paths, *(path for path, _ in options.adapters)]
     return SavedStates(options.prompt_cache_dir, fingerprint(paths, facts), options.prompt_cache_disk << 20)
 
 

@@ -94,7 +94,8 @@ class ModelRegistry:
         def report(progress: float) -> None:
             self.progress = progress
 
-        return self._load(Listed.of(path), report)
+        self.catalog.configured = listed = Listed.of(path)
+        return self._load(listed, report)
 
     def start(self, model: GGUFModel | None) -> None:
         """Start serving, with the configured model or with only a folder, and start loading pinned models."""
