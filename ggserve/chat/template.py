@@ -29,10 +29,12 @@ _MAX_OUTPUT = 16_000_000
 
 
 class ChatTemplate:
-    """`stop` holds the texts that end an answer; empty with a file's own template, which ends by a token."""
+    """A compiled chat template. `stop` has the texts that end an answer; it is empty for a file's own template, which
+    ends answers with a token."""
 
     def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "", stop: Sequence[str] = ()) -> None:
-        """`source` None means the default; `stop` belongs to another. TemplateError where it does not compile."""
+        """Compile the template. `source` None means the default; `stop` belongs to other sources. Raises TemplateError
+        if it does not compile."""
         self.stop: list[str] = list(_DEFAULT_STOP) if source is None else list(stop)
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
         self._sandbox = ChatSandbox()
@@ -58,9 +60,11 @@ class ChatTemplate:
         variables: Mapping[str, Any] = MappingProxyType({}),
         seconds: float = MAX_SECONDS,
     ) -> str:
-        """The prompt's text. `variables` (as `enable_thinking`) are for the template, beside SET_VARIABLES.
+        """Return the prompt's text. `variables` (such as `enable_thinking`) are passed to the template, in addition to
+        SET_VARIABLES.
 
-        Raises TemplateError where the template refuses the messages, fails, or builds too much."""
+        Raises TemplateError if the template refuses the messages, fails, or builds too much text.
+        """
         now = datetime.now()
         known: dict[str, Any] = {
             "documents": None,
@@ -98,7 +102,7 @@ class ChatTemplate:
 
 
 def copied(value: Any) -> Any:
-    """A copy of JSON values: templates may change lists."""
+    """Return a copy of JSON values, because templates can change lists."""
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
