@@ -98,7 +98,7 @@ class Benchmark:
         with self.noting(f"{name}, {scenario.name}"):
             measures, others = undisturbed(lambda attempt: measure(scenario, f"{seed}, {attempt}" if attempt else seed))
             if others > MOST:
-                self.notes.append(f"{name}, {scenario.name}: measured beside others that used {others:.1f} cores.")
+                self.notes.append(f"{name}, {scenario.name}: measured while other programs used {others:.1f} cores.")
             self._add(name, measures)
 
     def _add(self, server: str, measures: Measures) -> None:
@@ -122,7 +122,7 @@ def find_setup(threads: int, model: Path | None = None) -> Setup:
     """Return a model file, or the default model as published and as converted for ctransformers. Raises BenchError."""
     original, converted = (model, model) if model else (packaged_model(), default_model(ROOT / "models"))
     if original is None or converted is None:
-        raise BenchError("the default model is not installed: `make bench` does it")
+        raise BenchError("the default model is not installed: use `make bench`")
     for path in (original, converted):
         path.read_bytes()  # into the page cache, so that the first server to start is no slower than the others
     return Setup(original, converted, threads, CONTEXT)
@@ -146,23 +146,23 @@ def limit_text(found: dict[str, float], decode_rate: float | None) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [row.name for row in scenarios(Load())]
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each server is started (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="one small round that only shows that all works")
+    parser.add_argument("--rounds", type=int, default=3, help="number of starts of each server (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="run one small round as a smoke test")
     parser.add_argument(
-        "--only", action="append", choices=list(dict.fromkeys(names)), help="may be given several times"
+        "--only", action="append", choices=list(dict.fromkeys(names)), help="can be given several times"
     )
     parser.add_argument(
         "--servers",
         type=lambda text: text.split(","),
         default=[*DEFAULT_SERVERS, *(NATIVE_SERVERS if os.environ.get("LLAMA_SERVER") else ())],
-        help=f"separated by commas, of: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)}, "
+        help=f"comma-separated: {', '.join((*SERVERS, BARE))} (default: {','.join(DEFAULT_SERVERS)}, "
         f"with LLAMA_SERVER set {','.join(NATIVE_SERVERS)} too)",
     )
     parser.add_argument("--model", type=Path, help="a GGUF file to measure (default: the default model)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
     parser.add_argument(
-        "--against", type=Path, metavar="CHECKOUT", help="compare with another checkout, and no one else"
+        "--threads", type=int, default=usable_cores(), help="number of compute threads (default: usable cores)"
     )
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="compare only with another checkout")
     options = parser.parse_args(arguments)
     if options.against:
         options.servers = ["ggserve", "other-checkout"]
@@ -184,10 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     benchmark = Benchmark(setup, load, quick=options.quick)
     if (busy := psutil.cpu_percent(interval=2)) > IDLE:
-        benchmark.notes.append(f"The machine was {busy:.0f}% busy before the start: these figures mean little.")
+        benchmark.notes.append(f"The machine was {busy:.0f}% busy before the start: the figures are unreliable.")
     servers = []
     for name in options.servers:
-        with benchmark.noting(f"{name} is left out"):
+        with benchmark.noting(f"{name} is skipped"):
             if name != BARE:
                 SERVERS[name](setup, 1)
             servers.append(name)
@@ -199,12 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in range(1 if options.quick else options.rounds):
             benchmark.round(number, [name for name in servers if number == 0 or name not in ONE_ROUND], chosen)
     except KeyboardInterrupt:
-        benchmark.notes.append("Interrupted: this is what was measured until then, and no file was written.")
+        benchmark.notes.append("Interrupted: these are the figures so far, and no file was written.")
         whole = False
     values = {server: medians(benchmark.figures)[server] for server in servers if server in benchmark.figures}
     heading = f"{date.today().isoformat()}, {machine()}, {setup.original.name}, {setup.threads} threads"
     print(f"\n{heading}\n\n{table(rows(load), values)}\n")
-    print("Medians. The last columns: how many times better the first is; above 1 is faster, sooner or smaller.")
+    print("Medians. The last columns are ratios; above 1 the first server is faster, sooner or smaller.")
     print(f"{limit_text(bandwidth, values.get('ggserve', {}).get('decode'))}\n")
     if costs:
         print(f"{microseconds.table(costs)}\n")

@@ -132,7 +132,7 @@ def bare_loop(setup: Setup, *, quick: bool) -> Iterator[Callable[[str, str], Mea
                 measures: Measures = json.loads(process.stdout.readline())
             except (BrokenPipeError, ValueError):
                 errors.seek(0)
-                raise BenchError(f"the bare loop ended: {errors.read()[-300:]}") from None
+                raise BenchError(f"the bare loop exited: {errors.read()[-300:]}") from None
             return measures
 
         measure("decode", "warm-up")

@@ -58,10 +58,12 @@ def _beside(server: Running, seed: str, count: int, attempt: int) -> dict[str, f
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table and return the exit code."""
     parser = argparse.ArgumentParser("python -m bench.busy", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements of each (default: 3)")
     parser.add_argument("--model", type=Path, help="a GGUF file to measure (default: the default model)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
-    parser.add_argument("--servers", default=",".join(SUBJECTS), help=f"separated by commas, of: {', '.join(SERVERS)}")
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), help="number of compute threads (default: usable cores)"
+    )
+    parser.add_argument("--servers", default=",".join(SUBJECTS), help=f"comma-separated: {', '.join(SERVERS)}")
     options = parser.parse_args(arguments)
     figures: Figures = {}
     with ExitStack() as stack:
@@ -72,13 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 servers[name] = stack.enter_context(running(SERVERS[name](setup, 1), setup))
                 asyncio.run(measure(servers[name], "warm-up"))
             except BenchError as error:
-                print(f"{name} is left out: {error}", file=sys.stderr)
+                print(f"{name} is skipped: {error}", file=sys.stderr)
         for number in range(options.rounds):
             for count in BUSY:
                 for name, server in servers.items():
                     rates, others = undisturbed(partial(_beside, server, f"{number} {count}", count))
                     if others > MOST:
-                        print(f"{name} beside {count}: others used {others:.1f} cores", file=sys.stderr)
+                        print(
+                            f"{name} with {count} busy programs: other programs used {others:.1f} cores",
+                            file=sys.stderr,
+                        )
                     for kind, rate in rates.items():
                         figures.setdefault((name, kind, count), []).append(rate)
     print(f"{date.today().isoformat()}, {machine()}, {options.threads} threads, context {CONTEXT}\n")

@@ -62,11 +62,11 @@ async def _answer(model: GGUFModel) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.caches", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2, help="how often each is loaded (default: 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="number of loads of each (default: 2)")
     options = parser.parse_args()
     path = packaged_model()
     if path is None:
-        parser.error("the default model is not installed: `make bench` does it")
+        parser.error("the default model is not installed: use `make bench`")
     tries: dict[Variant, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     for _ in range(options.rounds):
         for variant in VARIANTS:

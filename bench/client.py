@@ -98,7 +98,7 @@ async def _post(url: str, path: str, body: Json, tokens: int) -> Answer:
         raise BenchError(f"{path}: {error}") from error
     answer = read_answer(exchange.pieces, exchange.sent)
     if answer.streamed and answer.prompt_tokens is not None and answer.tokens != tokens:
-        raise BenchError(f"{path}: {answer.tokens} tokens came instead of {tokens}")
+        raise BenchError(f"{path}: expected {tokens} tokens, got {answer.tokens}")
     return answer
 
 
@@ -107,7 +107,7 @@ def read_answer(pieces: list[tuple[float, bytes]], sent: float) -> Answer:
     head, _, first_body = b"".join(data for _, data in pieces).partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     if status != [b"200"]:
-        raise BenchError(f"HTTP status {status[0].decode()}: {first_body[:300]!r}" if status else "no answer came")
+        raise BenchError(f"HTTP status {status[0].decode()}: {first_body[:300]!r}" if status else "no response")
     headers = head.lower()
     body = _body(pieces, len(head) + 4, chunked=b"transfer-encoding: chunked" in headers)
     if b"text/event-stream" in headers:
@@ -168,7 +168,7 @@ def _streamed(events: Iterator[tuple[float, bytes]], sent: float) -> Answer:
         if text := _text(chunk):
             texts.append((when, text))
     if not done:
-        raise BenchError("the stream broke off")
+        raise BenchError("the stream was cut off")
     if not texts:
         raise BenchError("the answer has no text")
     usage = usage or {"completion_tokens": len(texts), "prompt_tokens": None}

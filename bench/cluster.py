@@ -252,7 +252,7 @@ _PARTS = {"routing": routing, "cost": cost, "pieces": pieces}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="little of everything, for nobody to quote; keeps no figures"
+        "--quick", action="store_true", help="run a small amount of each part as a smoke test; writes no figures"
     )
     parser.add_argument("--only", choices=_PARTS)
     arguments = parser.parse_args()

@@ -41,7 +41,7 @@ def model_files(size: str, mix: str) -> Iterator[dict[str, Path]]:
     if size == DEFAULT:
         original, converted = packaged_model(), default_model(ROOT / "models")
         if original is None or converted is None:
-            raise BenchError("the default model is not installed: `make bench` does it")
+            raise BenchError("the default model is not installed: use `make bench`")
         yield {"ctransformers": converted, "llama.cpp": original}
         return
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -80,8 +80,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.engines", description=__doc__)
     parser.add_argument("--sizes", type=names, default=[DEFAULT, *SIZES], help=f"of {','.join([DEFAULT, *SIZES])}")
     parser.add_argument("--mixes", type=names, default=list(MIXES), help=f"of {','.join(MIXES)}")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each engine is loaded (default: 2)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    parser.add_argument("--rounds", type=int, default=2, help="number of loads of each engine (default: 2)")
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), help="number of compute threads (default: usable cores)"
+    )
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the file to update (default: engines.json)")
     options = parser.parse_args(arguments)

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table and return the exit code, 2 if there is no GPU."""
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
     parser.add_argument("--model", type=Path, default=packaged_model(), help="a GGUF file (default: the default model)")
-    parser.add_argument("--bandwidth", type=float, help="of the GPU's memory in GB/s, from its data sheet")
+    parser.add_argument("--bandwidth", type=float, help="the GPU's memory bandwidth in GB/s, from its data sheet")
     options = parser.parse_args(arguments)
     own = os.environ.get("LLAMA_SERVER", "auto")
     try:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     devices = build.devices if build else gpus()
     if not devices or options.model is None:
-        print("No GPU that llama.cpp can use, or no model: `ggserve devices` tells more.", file=sys.stderr)
+        print("No GPU that llama.cpp can use, or no model: see `ggserve devices`.", file=sys.stderr)
         return 2
     setup = Setup(options.model, options.model, usable_cores(), CONTEXT)
     environment = {
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"| {row} | {rate:.0f} | {f'{limit:.0f} | {rate / limit:.2f}' if limit else ' | '} |")
     if options.bandwidth:
         most = options.bandwidth * 1e9 / bytes_per_token(options.model)
-        print(f"\nThe memory's bandwidth allows {most:.0f} tokens/s: decoding is at {rates['decode'] / most:.0%}.")
+        print(f"\nMemory bandwidth allows {most:.0f} tokens/s: decoding reaches {rates['decode'] / most:.0%}.")
     return 0
 
 

@@ -118,8 +118,10 @@ def measured(rounds: int, threads: int) -> Iterator[tuple[str, str, dict[str, Tr
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.legacy", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2, help="how often each engine is loaded (default: 2)")
-    parser.add_argument("--threads", type=int, default=usable_cores(), help="to compute with (default: usable cores)")
+    parser.add_argument("--rounds", type=int, default=2, help="number of loads of each engine (default: 2)")
+    parser.add_argument(
+        "--threads", type=int, default=usable_cores(), help="number of compute threads (default: usable cores)"
+    )
     parser.add_argument("--table", action="store_true", help="measure nothing")
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text())

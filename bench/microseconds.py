@@ -251,7 +251,7 @@ def main() -> None:
     """Print the table for the default model."""
     path = default_model(Path("models"))
     if path is None:
-        sys.exit("the default model is not installed: `make bench` does it")
+        sys.exit("the default model is not installed: use `make bench`")
     print(table(measure(path, usable_cores())))
 
 

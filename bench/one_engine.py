@@ -75,7 +75,7 @@ class OneEngine:
         async for delta in self._model.complete(ids, params):
             first, tokens = first or time.perf_counter(), delta.completion_tokens
         if tokens != answer:
-            raise BenchError(f"{tokens} tokens came instead of {answer}")
+            raise BenchError(f"expected {answer} tokens, got {tokens}")
         return first, time.perf_counter()
 
 
@@ -94,7 +94,7 @@ def one_engine(path: Path, engine: str, threads: int) -> Iterator[Callable[[str]
                 print(name, file=process.stdin, flush=True)
                 figures: Figures = json.loads(process.stdout.readline())
             except (BrokenPipeError, ValueError):
-                raise BenchError(f"{engine} ended while measuring {name} of {path.name}") from None
+                raise BenchError(f"{engine} exited while measuring {name} of {path.name}") from None
             return figures
 
         yield measure  # the end of its input ends it

@@ -1,4 +1,4 @@
-"""Other programs' use of the processor: a figure that was measured beside them means little, and is measured again."""
+"""The CPU use of other programs: a figure that was measured next to them means little, and is measured again."""
 
 import time
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from typing import TypeVar
 
 import psutil
 
-MOST = 0.1  # cores that others may use
+MOST = 0.1  # cores that other programs may use
 TRIES = 4
-PATIENCE = 20.0  # seconds to wait until others rest, before each try
+PATIENCE = 20.0  # seconds to wait for other programs to finish, before each try
 
 Result = TypeVar("Result")
 
 
 class Others:
-    """The cores that programs which this one has not started use on average, from its making on."""
+    """The average number of cores used by programs that this process has not started, since its creation."""
 
     def __init__(self) -> None:
         self._started, self._total, self._own = time.monotonic(), _total(), _own()
@@ -27,7 +27,8 @@ class Others:
 
 
 def undisturbed(measure: Callable[[int], Result]) -> tuple[Result, float]:
-    """What `measure(number of the try)` returns when others rest, or hardly disturb it; and the cores that they use."""
+    """Return `measure(attempt)` from a try with little use by others, or else the least disturbed one, and the cores
+    that others used."""
     best: tuple[Result, float] | None = None
     for attempt in range(TRIES):
         _wait()
@@ -52,13 +53,13 @@ def _wait() -> None:
 
 
 def _total() -> float:
-    """Seconds that all cores have computed."""
+    """Return the CPU seconds of all cores."""
     times = psutil.cpu_times()
     return float(times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq")))
 
 
 def _own() -> float:
-    """Seconds that this process has computed, those that it has started, and those that leave it the cores."""
+    """Return the CPU seconds of this process, its children, and those that leave it the cores."""
     this, seconds = psutil.Process(), 0.0
     own, nice = {this.pid, *(child.pid for child in this.children(recursive=True))}, this.nice()
     for process in psutil.process_iter():

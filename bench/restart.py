@@ -77,13 +77,13 @@ def history(path: Path, tokens: int) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.restart", description=__doc__)
-    parser.add_argument("--tokens", type=int, default=8000, help="tokens of the history (default: 8000)")
+    parser.add_argument("--tokens", type=int, default=8000, help="tokens in the history (default: 8000)")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="threads (default: the usable cores)")
-    parser.add_argument("--runs", type=int, default=3, help="restarts of each kind (default: 3)")
+    parser.add_argument("--runs", type=int, default=3, help="number of restarts of each kind (default: 3)")
     options = parser.parse_args()
     path = packaged_model()
     if path is None:
-        sys.exit("the default model is not installed: `make bench` does it")
+        sys.exit("the default model is not installed: use `make bench`")
     folder = Path(tempfile.mkdtemp(prefix="restart-"))
     others = Others()
     try:
@@ -103,7 +103,7 @@ def main() -> None:
         f"{seconds[0] / seconds[1]:.1f} times sooner; {sum(states) / 1e6:.0f} MB on disk; greedy texts "
         f"{'equal' if {each.text for each in (*plain, *saved)} == {plain[0].text} else 'differ'}"
     )
-    print(f"{machine()}; other programs used {others.cores:.1f} cores meanwhile")
+    print(f"{machine()}; other programs used {others.cores:.1f} cores in the meantime")
 
 
 if __name__ == "__main__":

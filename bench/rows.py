@@ -98,7 +98,7 @@ async def decode(server: Running, load: Load, seed: str) -> Measures:
 async def long_prompt(server: Running, load: Load, seed: str) -> Measures:
     answer = await complete(server.url, words(load.prompt_tokens, seed), 1)
     if answer.cached_tokens > load.prompt_tokens // 10:
-        raise BenchError(f"{answer.cached_tokens} tokens of a new prompt came from a cache")
+        raise BenchError(f"{answer.cached_tokens} tokens of a new prompt were cached")
     return {"prompt": [answer.first_token_seconds]}
 
 

@@ -85,7 +85,7 @@ def ggserve_llama_cpp(setup: Setup, slots: int) -> Server:
 def other_checkout(setup: Setup, slots: int) -> Server:
     """The `main.py` of another checkout, on ctransformers, with this environment's packages."""
     if setup.other is None:
-        raise BenchError("--against names no other checkout")
+        raise BenchError("--against does not name another checkout")
     return replace(ggserve(setup, slots), folder=setup.other)
 
 
@@ -148,7 +148,7 @@ def ggserve_native(setup: Setup, slots: int) -> Server:
 
 def _own_build() -> str:
     if not (path := os.environ.get("LLAMA_SERVER")):
-        raise BenchError("LLAMA_SERVER names no llama-server")
+        raise BenchError("LLAMA_SERVER does not name a llama-server")
     return path
 
 
@@ -198,7 +198,7 @@ def running(server: Server, setup: Setup) -> Iterator[Running]:
             ready = _wait_until_ready(process, port, server.health, output) - started
             yield Running(process, f"http://127.0.0.1:{port}", ready, server.slots, setup.context)
             if process.poll() is not None:
-                raise BenchError(f"the server ended by itself: {_tail(output)}")
+                raise BenchError(f"the server exited unexpectedly: {_tail(output)}")
         finally:
             _stop(process)
 
@@ -208,7 +208,7 @@ def _wait_until_ready(process: psutil.Popen, port: int, path: str, output: Path)
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise BenchError(f"the server ended at once: {_tail(output)}")
+            raise BenchError(f"the server exited at startup: {_tail(output)}")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
         try:
             connection.request("GET", path)

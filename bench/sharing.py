@@ -54,7 +54,7 @@ def _ratio(files: dict[EngineName, Path], pair: tuple[EngineName, EngineName], t
     try:
         figures = [undisturbed(measure) for _ in range(runs)]
         if disturbed := sum(others > MOST for _, others in figures):
-            print(f"{disturbed} of {runs} runs of {' + '.join(pair)} were beside other programs", file=sys.stderr)
+            print(f"{disturbed} of {runs} runs of {' + '.join(pair)} were disturbed by other programs", file=sys.stderr)
         alone, together, ratios = map(statistics.median, zip(*(found for found, _ in figures), strict=True))
     finally:
         for model in models:
@@ -65,12 +65,12 @@ def _ratio(files: dict[EngineName, Path], pair: tuple[EngineName, EngineName], t
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.sharing", description=__doc__)
-    parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer (default: 96)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each pair (default: 5)")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens per answer (default: 96)")
+    parser.add_argument("--runs", type=int, default=5, help="number of runs of each pair (default: 5)")
     options = parser.parse_args()
     original, converted = packaged_model(), default_model(Path("models"))
     if original is None or converted is None:
-        sys.exit("the default model is not installed: `make bench` does it")
+        sys.exit("the default model is not installed: use `make bench`")
     files: dict[EngineName, Path] = {"llama.cpp": original, "ctransformers": converted}
     rows = [["models", "one alone, tokens/s", "both together", "ratio"]]
     rows += [_ratio(files, pair, options.tokens, options.runs) for pair in _PAIRS]

@@ -314,11 +314,11 @@ def draw(found: Sequence[Mapping[str, Any]], target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", action="store_true", help="measure what tokens take on this machine first")
+    parser.add_argument("--measure", action="store_true", help="measure the time per token on this machine first")
     for name in ("prompt", "cached", "output"):
-        parser.add_argument(f"--{name}-seconds", type=float, help=f"seconds of a core for a token: {name}")
-    parser.add_argument("--slots", type=int, default=10, help="answers at the same time on a replica")
-    parser.add_argument("--chats", type=int, default=20, help="for each replica")
+        parser.add_argument(f"--{name}-seconds", type=float, help=f"core seconds per token: {name}")
+    parser.add_argument("--slots", type=int, default=10, help="parallel answers per replica")
+    parser.add_argument("--chats", type=int, default=20, help="number of chats per replica")
     parser.add_argument("--replicas", type=int, nargs="+", default=_REPLICAS)
     arguments = parser.parse_args()
     measured = measure() if arguments.measure else json.loads(RESULTS.read_text())["service"]

@@ -154,7 +154,7 @@ async def _until_idle(client: httpx.AsyncClient, seconds: float = 10) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--pid", type=int, required=True, help="of the server")
+    parser.add_argument("--pid", type=int, required=True, help="process id of the server")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--clients", type=int, default=8)
     options = parser.parse_args()

@@ -67,12 +67,12 @@ def run(path: Path, chats: Sequence[Chat], tokens: int, **options: Any) -> Run:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.speculation", description=__doc__)
     parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 8])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is loaded, in turns (default: 3)")
-    parser.add_argument("--tokens", type=int, default=128, help="of an answer at most (default: 128)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of loads of each, in turns (default: 3)")
+    parser.add_argument("--tokens", type=int, default=128, help="maximum tokens per answer (default: 128)")
     options = parser.parse_args()
     path = packaged_model()
     if path is None:
-        parser.error("the default model is not installed: `make bench` does it")
+        parser.error("the default model is not installed: use `make bench`")
     lines = [["work", "clients", "off, tokens/s", "ngram-mod", "ratio", "right / wrong guesses"]]
     figures = []
     for work, chats in WORKS.items():

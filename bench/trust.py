@@ -121,9 +121,9 @@ def grammar_rows() -> list[list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, help="a model file; else the default model of each engine")
-    parser.add_argument("--answers", type=int, default=50, help="answers with citations")
-    parser.add_argument("--only", choices=["decisions", "confidence", "citations"], help="measure this alone")
+    parser.add_argument("model", nargs="?", type=Path, help="model file (default: the default model of each engine)")
+    parser.add_argument("--answers", type=int, default=50, help="number of answers with citations")
+    parser.add_argument("--only", choices=["decisions", "confidence", "citations"], help="measure only this")
     arguments = parser.parse_args()
     for line in aligned(grammar_rows()):
         print(line)

@@ -82,7 +82,7 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample a request's answers, and how many of them. Every parameter means the same on all engines.
+    """Sampling parameters, and the number of answers. Every parameter means the same on all engines.
 
     `logit_bias` and banned tokens are applied first, then `samplers` in order. Mirostat replaces all samplers except
     the temperature. Each sampler is llama.cpp's sampler of that name. `repetition_penalty` divides or multiplies the

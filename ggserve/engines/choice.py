@@ -19,7 +19,7 @@ from ggserve.modelfile.legacy.to_gguf import conversion_objection
 EngineName = Literal["ctransformers", "llama.cpp"]
 WantedEngine = Literal["auto", "ctransformers", "llama.cpp"]
 
-_MANY = 8  # slots from which llama.cpp runs the default model: it decodes all of them in one batch
+_MANY = 8  # number of slots from which llama.cpp runs the default model, because it decodes them in one batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class EngineWishes(Tuning):
     """The settings that the choice of an engine depends on."""
 
     engine: WantedEngine = "auto"
-    parallel: int | None = None  # slots; None: as many as memory allows
+    parallel: int | None = None  # number of slots; None: as many as memory allows
 
     @property
     def llama_cpp_setting(self) -> str | None:
@@ -43,7 +43,7 @@ class EngineWishes(Tuning):
 
     @property
     def names_llama_server(self) -> bool:
-        """Whether the user wants llama.cpp to run on a build of their own."""
+        """True if the user wants to run llama.cpp on a build of their own."""
         return self.llama_server not in ("auto", "off")
 
 
@@ -63,10 +63,10 @@ def llama_cpp_uses_gpu(tuning: Tuning) -> bool:
 
 
 def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tuple[EngineName, str]:
-    """Return the engine's name and one line that says why.
+    """Return the engine's name and the reason in one line.
 
-    Of the engines that run the file exactly, the faster one for so many slots; ctransformers where they are equal.
-    Raises ModelFileError where the engine that is wanted, or every engine, cannot run the file.
+    Chooses the faster of the engines that run the file exactly; in a tie, ctransformers. Raises ModelFileError if the
+    requested engine, or every engine, cannot run the file.
     """
     name, wanted, setting = file.path.name, wishes.engine, wishes.llama_cpp_setting
     if setting and wanted == "ctransformers":
@@ -111,7 +111,7 @@ def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, setting: str | None
 
 
 def _faster(file: GGUFFile, wishes: EngineWishes) -> tuple[EngineName, str]:
-    """The choice where both engines run the file."""
+    """Return the choice between two engines that both run the file."""
     if wishes.names_llama_server:
         return "llama.cpp", f"LLAMA_SERVER={wishes.llama_server} runs it"
     if wishes.gpu_layers and llama_cpp_uses_gpu(wishes):

@@ -1,4 +1,5 @@
-"""What every engine promises: options at the start, parameters in, deltas out. Engines differ in how, not in what."""
+"""The contract of every engine: options at startup, parameters in, deltas out. Engines differ in how they work, not in
+what they do."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -14,35 +15,35 @@ CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What a user may set and an engine takes as it is."""
+    """User settings that an engine uses unchanged."""
 
-    gpu_layers: int | Literal["auto"] = "auto"  # "auto": as many as the GPU's memory takes, if there is a GPU
-    llama_server: str = "auto"  # a native llama-server to run llama.cpp on: a path, "auto" or "off"
-    llama_args: str = ""  # further arguments for it
-    queue_size: int = 64  # requests that may wait for a slot
-    speculate: Speculation = "off"  # how llama.cpp guesses tokens ahead of the model; what it guesses is checked
-    draft_model: Path | None = None  # a small model of the same vocabulary, which guesses too
-    prompt_cache: int = 1024  # MiB of main memory for what llama.cpp's slots held before
-    prompt_cache_dir: Path | None = None  # where llama.cpp's slots are saved, in place of memory; None: nowhere
-    prompt_cache_disk: int = 4096  # MiB that all saved slots may take
-    kv_cache_type: CacheType = "f16"  # of llama.cpp's keys and values
+    gpu_layers: int | Literal["auto"] = "auto"  # "auto": as many as fit into GPU memory, if there is a GPU
+    llama_server: str = "auto"  # a native llama-server that runs llama.cpp: a path, "auto" or "off"
+    llama_args: str = ""  # additional arguments for it
+    queue_size: int = 64  # requests that can wait for a slot
+    speculate: Speculation = "off"  # llama.cpp's speculative decoding
+    draft_model: Path | None = None  # a small model with the same vocabulary, for speculative decoding
+    prompt_cache: int = 1024  # MiB of memory for prompts that left llama.cpp's slots
+    prompt_cache_dir: Path | None = None  # folder for saved slots of llama.cpp, instead of memory; None: not saved
+    prompt_cache_disk: int = 4096  # size limit of all saved slots in MiB
+    kv_cache_type: CacheType = "f16"  # llama.cpp only
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
-    mmproj_path: Path | None = None  # a GGUF file of what turns images into embeddings, for llama.cpp
-    lora_path: Path | None = None  # a GGUF file of a LoRA adapter, for llama.cpp
+    mmproj_path: Path | None = None  # a projector in GGUF, which turns images into embeddings; llama.cpp only
+    lora_path: Path | None = None  # a LoRA adapter in GGUF; llama.cpp only
     lora_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions(Tuning):
-    """How an engine shall run a file."""
+    """The options under which an engine runs a file."""
 
-    context_length: int  # tokens of one slot, prompt and answer together
+    context_length: int  # tokens per slot, prompt and answer together
     threads: int = 1
-    parallel: int = 1  # slots: answers at the same time
+    parallel: int = 1  # number of slots
 
 
 class Engine(Protocol):
-    """Token ids to deltas."""
+    """An engine: token ids in, deltas out."""
 
     name: str
 
@@ -51,19 +52,19 @@ class Engine(Protocol):
 
     context_length: int  # tokens, prompt and answer together
     features: frozenset[Feature]
-    media_marker: str  # stands for an image in a MediaPrompt's text; "" where it sees none
+    media_marker: str  # stands for an image in a MediaPrompt's text; "" without vision
 
     @property
     def pool(self) -> Occupancy:
-        """Its slots, and the queue before them."""
+        """The slots and their queue."""
         ...
 
     def generate(self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """Continues `prompt`, which may have images where there is a `media_marker`. Closing the generator frees what
-        it holds at the next step.
+        """Continue `prompt`, which can contain images if there is a `media_marker`. Closing the generator frees its
+        slot at the next step.
 
-        Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, GenerationError
-        at any time.
+        Raises ContextOverflow, InvalidToken, QueueFull or EngineClosed before the first delta, and GenerationError at
+        any time.
         """
         ...
 
@@ -72,32 +73,32 @@ class Engine(Protocol):
         ...
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
-        """The embedding of each input, which needs Feature "embeddings". Raises as `generate`."""
+        """Return the embedding of each input. Requires Feature "embeddings". Raises the same errors as `generate`."""
         ...
 
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
-        """The log-probabilities of each continuation's tokens after the prompt, which is evaluated once, as is each
-        beginning that continuations share. Needs Feature "scores". Raises as `generate`."""
+        """Return the log-probabilities of each continuation's tokens after the prompt. The prompt, and each prefix that
+        continuations share, is evaluated once. Requires Feature "scores". Raises the same errors as `generate`."""
         ...
 
     def close(self) -> None:
-        """Ends every generation and frees the model; a second call does nothing."""
+        """End every generation and free the model. A second call does nothing."""
         ...
 
 
 class SlotFiles(Protocol):
-    """What an engine may offer besides: slots that are saved to files."""
+    """An optional capability of engines: saving slots to files."""
 
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str
     ) -> dict[str, Any]:
-        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
+        """Save, restore or erase a slot, and return llama-server's response. Raises InvalidRequest."""
         ...
 
 
 class Reranker(Protocol):
-    """What an engine may offer besides: the relevance of documents, which needs Feature "rerank"."""
+    """An optional capability of engines: ranking documents by relevance. Requires Feature "rerank"."""
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
-        """How well each document answers the query. Raises as `Engine.generate`."""
+        """Return the relevance of each document to the query. Raises the same errors as `Engine.generate`."""
         ...

@@ -1,4 +1,4 @@
-"""Who runs next: the slots that hold the contexts, and the queue of requests that wait for one."""
+"""The scheduler: the slots that hold the contexts, and the queue of requests that wait for one."""
 
 import asyncio
 import threading
@@ -9,7 +9,9 @@ from typing import Generic, Protocol, TypeVar
 
 from ggserve.errors import EngineClosed, QueueFull
 
-MIN_SIMILARITY = 0.5  # part of a prompt that a slot must hold already to be chosen for it, on every engine
+MIN_SIMILARITY = (
+    0.5  # a slot is chosen for its prefix if it holds at least this fraction of the prompt, on every engine
+)
 
 
 class Slot(Protocol):
@@ -17,7 +19,7 @@ class Slot(Protocol):
 
     @property
     def opened(self) -> bool:
-        """Whether it holds memory already."""
+        """True if it already uses memory."""
         ...
 
     @property
@@ -28,12 +30,12 @@ AnySlot = TypeVar("AnySlot", bound=Slot)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the longest common prefix."""
+    """Return the length of the longest common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class Pool(Generic[AnySlot]):
-    """Gives slots to requests, first come, first served. Acquire on an event loop, release from any thread."""
+    """Gives slots to requests, first come, first served. Acquire on the event loop; release from any thread."""
 
     def __init__(self, slots: Sequence[AnySlot], queue_size: int) -> None:
         self.capacity = len(slots) + queue_size
@@ -55,14 +57,14 @@ class Pool(Generic[AnySlot]):
 
     @property
     def full(self) -> bool:
-        """Whether a request that comes now is turned away."""
+        """True if the next request would be turned away."""
         return not self._idle and len(self._queue) >= self._queue_size
 
     async def acquire(self, prompt: Sequence[int], *, continues: bool = False) -> AnySlot:
-        """A slot for `prompt`; waits for one. A caller that is cancelled leaves the queue. A request that `continues`
-        an answer in the making is the next.
+        """Wait for a slot for `prompt` and return it. Cancelling leaves the queue. A request that `continues` an
+        earlier answer goes to the front of the queue.
 
-        Raises QueueFull when too many wait already, EngineClosed when the pool is closed.
+        Raises QueueFull if too many requests are waiting, and EngineClosed if the pool is closed.
         """
         with self._lock:
             if self._closed:
@@ -86,7 +88,7 @@ class Pool(Generic[AnySlot]):
             raise
 
     async def acquire_some(self, most: int) -> list[AnySlot]:
-        """A slot, which is waited for, and others that are idle: at most `most` together. Raises as `acquire`."""
+        """Wait for a slot and return it with other idle slots, `most` in total. Raises the same errors as `acquire`."""
         slots = [await self.acquire(())]
         with self._lock:
             slots += self._idle[: most - 1]
@@ -94,7 +96,7 @@ class Pool(Generic[AnySlot]):
         return slots
 
     def release(self, slot: AnySlot) -> None:
-        """Takes a slot back, for the first in the queue."""
+        """Return a slot to the pool, for the first request in the queue."""
         with self._lock:
             while self._queue:
                 loop, future = self._queue.popleft()
@@ -104,7 +106,7 @@ class Pool(Generic[AnySlot]):
             self._idle.append(slot)
 
     def close(self) -> None:
-        """Turns away those who wait, and everyone who comes later."""
+        """Turn away all waiting and future requests."""
         with self._lock:
             self._closed = True
             while self._queue:
@@ -113,10 +115,10 @@ class Pool(Generic[AnySlot]):
                     loop.call_soon_threadsafe(self._turn_away, future)
 
     def _choose(self, prompt: Sequence[int]) -> AnySlot:
-        """The idle slot to use: the one that spares most of the prompt, else the least recently used.
+        """Return the idle slot that saves most of the prompt, else the least recently used one.
 
-        A short common beginning, such as a template's system prompt, does not count: it would make every new chat
-        take the slot of the last one and throw away its history.
+        A short common prefix, such as a template's system prompt, does not count: otherwise, every new chat would take
+        the slot of the last one and discard its history.
         """
         opened = [slot for slot in self._idle if slot.opened]
         if not opened:
@@ -126,7 +128,7 @@ class Pool(Generic[AnySlot]):
         return opened[prefixes.index(longest)] if longest >= MIN_SIMILARITY * len(prompt) else opened[0]
 
     def _hand(self, future: "asyncio.Future[AnySlot]", slot: AnySlot) -> None:
-        if future.done():  # its caller left meanwhile
+        if future.done():  # its caller was cancelled
             self.release(slot)
         else:
             future.set_result(slot)

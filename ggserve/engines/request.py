@@ -1,4 +1,4 @@
-"""A running request, as both engines share it: a worker thread produces, a task of the event loop listens."""
+"""A running request, shared by both engines: a worker thread produces, a task on the event loop listens."""
 
 import asyncio
 from collections import deque
@@ -11,15 +11,15 @@ from ggserve.generation import Delta
 
 Item = TypeVar("Item")
 
-BEAT = 1 / 30  # seconds; a reader sees no difference
-_MOST_UNREAD = 1024  # deltas, beside what the connection holds: no slot goes on for a client that does not read
+BEAT = 1 / 30  # seconds; too short for a reader to notice
+_MOST_UNREAD = 1024  # deltas, besides those in the connection's buffers; a slot stops for a client that does not read
 
 
 class Channel(Generic[Item]):
-    """Items put by any thread, taken in order by one task of the loop that made the channel.
+    """A queue: any thread puts items, one task on the channel's event loop takes them in order.
 
-    To wake the loop costs more than all else that is done with an item, so only the first does it; after that the task
-    looks at each beat, and all such tasks at the same beats.
+    Waking the event loop costs more than everything else that is done with an item, so only the first item wakes it.
+    After that, the task checks at each beat, and all such tasks share the same beats.
     """
 
     def __init__(self) -> None:
@@ -29,8 +29,8 @@ class Channel(Generic[Item]):
         self._begun = False
 
     def put(self, item: Item, *, at_once: bool = False) -> None:
-        """Adds an item; from any thread. It is taken within BEAT seconds, or `at_once`. Does nothing once the loop is
-        closed, since nobody can be waiting."""
+        """Add an item, from any thread. It is taken within BEAT seconds, or immediately if `at_once`. Does nothing once
+        the loop is closed, because nobody can be waiting."""
         self._items.append(item)
         if self._begun and not at_once:
             return
@@ -44,7 +44,7 @@ class Channel(Generic[Item]):
         return len(self._items)
 
     async def take(self) -> list[Item]:
-        """All items that are there; waits for one."""
+        """Wait for an item, and return all that are there."""
         if self._begun:
             await self._beat()
         while not self._items:
@@ -55,7 +55,7 @@ class Channel(Generic[Item]):
     async def _beat(self) -> None:
         self._ready.clear()
         if self._begun:
-            # Timers come up to a millisecond early: counted from the nearest beat, no beat is waited for twice.
+            # Timers fire up to a millisecond early. Counting from the nearest beat avoids waiting for one twice.
             beat = round(self._loop.time() / BEAT) + 1
             timer = self._loop.call_at(beat * BEAT, self._ready.set)
             await self._ready.wait()
@@ -65,28 +65,29 @@ class Channel(Generic[Item]):
 
 
 class RunningRequest:
-    """Answers in the making, `n` to one prompt: `listen` runs on the event loop, everything else in a worker thread."""
+    """A request in progress with `n` answers to one prompt. `listen` runs on the event loop, everything else in a
+    worker thread."""
 
     def __init__(self, n: int = 1) -> None:
         self._n = n
-        self.cancelled = False  # set by the listener; the worker looks at each step
-        self.end: Delta | EngineError | None = None  # sent once the slot is free for the next request
+        self.cancelled = False  # set by the listener; the worker checks it at each step
+        self.end: Delta | EngineError | None = None  # sent when the slot is free for the next request
         self._deltas: Channel[Delta | EngineError] = Channel()
 
     def put(self, delta: Delta) -> None:
-        """Sends a delta, but for the last of all. Ends the request where nobody takes them."""
+        """Send a delta, except the last one. Ends the request if nobody takes the deltas."""
         if len(self._deltas) >= _MOST_UNREAD and not self.cancelled:
             self.cancelled = True
             self.end = GenerationError(f"The client left {_MOST_UNREAD} pieces of the answer unread.")
         self._deltas.put(delta)
 
     def put_end(self) -> None:
-        """Sends the end: the last delta or an error. Without one the request was cancelled, by its engine's closing
-        if anyone still listens."""
+        """Send the end: the last delta or an error. Without one, the request was cancelled; if anyone still listens,
+        because the engine was closed."""
         self._deltas.put(self.end or EngineClosed(), at_once=True)
 
     async def listen(self) -> AsyncGenerator[Delta, None]:
-        """The deltas as they come, those that come within a beat as one. Closing the generator cancels the request."""
+        """Yield the deltas; those that arrive within a beat are joined. Closing the generator cancels the request."""
         ended = 0
         try:
             while ended < self._n:
@@ -100,7 +101,7 @@ class RunningRequest:
 
 
 def _joined(deltas: Sequence[Delta | EngineError]) -> Iterator[Delta | EngineError]:
-    """The same text in as few deltas as can say it."""
+    """Yield the same text in as few deltas as possible."""
     last, *others = deltas
     for delta in others:
         if isinstance(last, Delta) and isinstance(delta, Delta) and _can_join(last, delta):
@@ -120,5 +121,6 @@ def _joined(deltas: Sequence[Delta | EngineError]) -> Iterator[Delta | EngineErr
 
 
 def _can_join(first: Delta, then: Delta) -> bool:
-    """Whether they belong to one answer, and one delta can keep their order: thoughts, text, a piece of a call."""
+    """Return whether two deltas belong to one answer and can be joined without changing the order of reasoning, text
+    and pieces of a tool call."""
     return first.finish_reason is None and not first.tool_calls and not (first.text and then.reasoning)

@@ -195,7 +195,8 @@ class OutputConfig(Strict):
 
 
 class ContextEdit(Strict):
-    """What Anthropic's server would drop from a conversation. Here everything is kept, so only that is accepted."""
+    """Edits that Anthropic's server would make to a conversation. Here nothing is removed, so only edits that keep
+    everything are accepted."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -35,17 +35,17 @@ class CTransformersEngine:
 
     def __init__(
         self,
-        contexts: Sequence[Context],  # the first one opened, the others open when they are needed
+        contexts: Sequence[Context],  # the first one is open; the others are opened when needed
         *,
-        embeds: bool,  # whether the library keeps embeddings: of the older families it does not
-        pieces: Sequence[bytes],  # by token id, the bytes that the token adds to a text
-        spelling: Callable[[int], bytes],  # how the file spells a token
-        encode: Callable[[str], list[int]],  # ids of a text in the middle of another
+        embeds: bool,  # True if the library can return embeddings, which it cannot for legacy families
+        pieces: Sequence[bytes],  # by token id: the bytes that the token adds to a text
+        spelling: Callable[[int], bytes],  # returns a token's spelling in the file
+        encode: Callable[[str], list[int]],  # returns the ids of a text in the middle of another
         end_ids: frozenset[int],  # tokens that end an answer
-        grammars: Grammars,  # of the same vocabulary
+        grammars: Grammars,  # for the same vocabulary
         options: EngineOptions,
     ) -> None:
-        """Raises EngineError where tokenizer and library disagree on the vocabulary."""
+        """Create the engine. Raises EngineError if the tokenizer and the library disagree on the vocabulary."""
         layers = options.gpu_layers
         version = importlib.metadata.version("ctransformers")
         self.hardware = Hardware(f"ctransformers {version}", layers=f"{layers} layers on the GPU" if layers else None)
@@ -74,7 +74,7 @@ class CTransformersEngine:
         self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams
     ) -> AsyncGenerator[Delta, None]:
         """See Engine.generate."""
-        assert not isinstance(prompt, MediaPrompt)  # there is no marker for any
+        assert not isinstance(prompt, MediaPrompt)  # there is no media marker
         prompt = params.kept(prompt)
         self._check(prompt, params)
         params.check()
@@ -102,7 +102,7 @@ class CTransformersEngine:
             generation = self._new_generation(tokens, nothing_more)
             call = self._workers.submit(self._embed, context, generation)
             try:
-                vector = await asyncio.shield(asyncio.wrap_future(call))  # it gives the context back, come what may
+                vector = await asyncio.shield(asyncio.wrap_future(call))  # it always returns the context
             finally:
                 generation.cancelled = True
             if vector is None:
@@ -111,7 +111,7 @@ class CTransformersEngine:
         return embeddings
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
-        """See Engine.when_failed. A crash ends this very process."""
+        """See Engine.when_failed. Never called, because a crash ends this process."""
 
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
@@ -125,7 +125,7 @@ class CTransformersEngine:
         generation = self._new_generation(prompt, nothing_more)
         call = self._workers.submit(self._score, context, generation, trie)
         try:
-            await asyncio.shield(asyncio.wrap_future(call))  # it gives the context back, come what may
+            await asyncio.shield(asyncio.wrap_future(call))  # it always returns the context
         finally:
             generation.cancelled = True
         return Scores(trie.logprobs(), len(prompt), generation.cached_tokens)
@@ -167,7 +167,7 @@ class CTransformersEngine:
         return generation
 
     def _embed(self, context: Context, generation: Generation) -> NDArray[np.float32] | None:
-        """Evaluates an input, in a worker thread, and gives the context back. None when cancelled."""
+        """Evaluate an input in a worker thread, and return the context to the pool. Return None if cancelled."""
         try:
             if not context.opened:
                 context.open()
@@ -179,7 +179,7 @@ class CTransformersEngine:
             self.pool.release(context)
 
     def _score(self, context: Context, generation: Generation, trie: TokenTrie) -> None:
-        """Walks the trie depth first, in a worker thread, and gives the context back. Raises EngineClosed when
+        """Walk the trie depth first in a worker thread, and return the context to the pool. Raises EngineClosed if
         cancelled."""
         try:
             if not context.opened:
@@ -200,7 +200,7 @@ class CTransformersEngine:
             self.pool.release(context)
 
     def _run(self, context: Context, generation: Generation) -> None:
-        """Produces the answers, in a worker thread, and gives the context back before it sends the end."""
+        """Produce the answers in a worker thread. Return the context to the pool before sending the end."""
         try:
             if not context.opened:
                 context.open()
@@ -223,12 +223,12 @@ class CTransformersEngine:
             generation.put_end()
 
     def _prefill(self, context: Context, generation: Generation) -> None:
-        """Evaluates what the context does not hold of the prompt yet; returns early when cancelled."""
+        """Evaluate the part of the prompt that is not in the KV cache. Return early if cancelled."""
         generation.cached_tokens = context.reuse(generation.prompt)
         self._eval(context, generation, generation.prompt[generation.cached_tokens :])
 
     def _score_prompt(self, context: Context, generation: Generation) -> None:
-        """Evaluates the prompt token by token, because the library keeps the logits of the last one only."""
+        """Evaluate the prompt token by token, because the library keeps only the last logits."""
         prompt, top = generation.prompt, generation.params.prompt_logprobs or 0
         scores = self._prompt_scores.known(prompt, top) or [self._scorer.unscored(prompt[0])]
         if len(scores) < len(prompt):
@@ -242,7 +242,7 @@ class CTransformersEngine:
         generation.prompt_scores = tuple(scores)
 
     def _produce(self, context: Context, generation: Generation) -> None:
-        """One of the answers."""
+        """Produce one of the answers."""
         self._prefill(context, generation)
         if generation.cancelled:
             return
@@ -257,7 +257,7 @@ class CTransformersEngine:
             self._eval(context, generation, tokens)
 
     def _eval(self, context: Context, generation: Generation, tokens: Sequence[int]) -> None:
-        """Appends tokens to the context, a chunk at a time; returns early when cancelled."""
+        """Append tokens to the context in chunks. Return early if cancelled."""
         for start in range(0, len(tokens), context.chunk):
             if generation.cancelled:
                 return

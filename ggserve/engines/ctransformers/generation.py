@@ -1,4 +1,4 @@
-"""A running request of this engine: its prompt, its sampler, its text so far."""
+"""A running request of the ctransformers engine: its prompt, its sampler, its text so far."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from ggserve.grammar.matcher import Matcher
 
 
 class Generation(RunningRequest):
-    """The answers of one request in the making, one after the other, token by token."""
+    """The answers of a running request, one after the other, token by token."""
 
     def __init__(
         self,
@@ -29,8 +29,8 @@ class Generation(RunningRequest):
         end_ids: frozenset[int],
         scorer: Scorer,
         context_length: int,
-        matcher: Matcher | None = None,  # holds an answer to a grammar
-        breakers: Breakers | None = None,  # of DRY
+        matcher: Matcher | None = None,  # constrains the answer to a grammar
+        breakers: Breakers | None = None,  # for DRY
     ) -> None:
         super().__init__(params.n)
         self.prompt = list(prompt)
@@ -39,7 +39,7 @@ class Generation(RunningRequest):
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._prompt_ids = tuple(prompt)  # sent with the first delta
         self._containing: set[int] | None = None  # tokens that contain a banned string by themselves
-        self.rewound = False  # whether tokens of it were dropped since the last step
+        self.rewound = False  # True if tokens were dropped since the last step
         self._pieces = pieces
         self._breakers = breakers
         self._all_end_ids = end_ids
@@ -51,7 +51,7 @@ class Generation(RunningRequest):
         self._begin(0)
 
     def _begin(self, index: int) -> None:
-        """Starts the answer of that number."""
+        """Start the answer with this number."""
         params = self.params
         seed = None if params.seed is None else params.seed + index
         self._index = index
@@ -62,15 +62,16 @@ class Generation(RunningRequest):
         self._scores = None if params.logprobs is None else ShownTokens()
         self._stop_token: int | None = None
         self._completion_tokens = 0
-        self.answer: list[int] = []  # the tokens of the answer in the making
+        self.answer: list[int] = []  # the tokens of the current answer
 
     @property
     def wants_tokens(self) -> bool:
         return self._max_tokens > 0
 
     def step(self, logits: NDArray[np.float32]) -> list[int]:
-        """Chooses the next token and all that must follow it, sends what they show, and returns the tokens to evaluate
-        next; none when the answer is complete. After a banned string, that is the last token before it: `rewound`."""
+        """Choose the next token and the forced tokens after it, send their text, and return the tokens to evaluate
+        next; none if the answer is complete. After a banned string, return the last token before it, with `rewound`
+        set."""
         tokens = self._choose(logits)
         shown = ""
         for token in tokens:
@@ -100,7 +101,7 @@ class Generation(RunningRequest):
         return tokens
 
     def _show(self, token: Token) -> tuple[str, bool]:
-        """The text that a token completes, and whether a stop string was met."""
+        """Return the text that a token completes, and whether a stop string was met."""
         self._completion_tokens += 1
         before = self._text.characters
         text, stopped = self._text.push(token.id, may_stop=self._completion_tokens > self.params.min_tokens)
@@ -108,7 +109,7 @@ class Generation(RunningRequest):
         return text, stopped
 
     def _end(self, token: Token, shown: str) -> None:
-        """Ends the answer with a token that does so."""
+        """End the answer with an end token."""
         text = ""
         if token.id in self.params.stop_token_ids:
             self._stop_token = token.id
@@ -117,7 +118,7 @@ class Generation(RunningRequest):
         self.finish("stop", shown + text)
 
     def _rewind(self, back: int, shown: str) -> list[int]:
-        """Drops the last tokens; returns the one before them, whose logits are needed again."""
+        """Drop the last tokens. Return the token before them, whose logits are needed again."""
         self.rewound = True
         self._sampler.rewind(back)
         del self.answer[-back:]
@@ -126,10 +127,10 @@ class Generation(RunningRequest):
         return [(self.answer or self.prompt)[-1]]
 
     def _choose(self, logits: NDArray[np.float32]) -> list[int]:
-        """The next token, and all that must follow it in the grammar; none where nothing can come."""
+        """Return the next token and all tokens that the grammar forces after it; none if nothing can follow."""
         if self._matcher is None:
             return [self._sampler.sample(logits, forbidden=self._forbidden())]
-        # A token's likelihood is known from the logits before it alone: then they come one by one.
+        # Log-probabilities need the logits before each token, so tokens are returned one by one.
         room = self._max_tokens - self._completion_tokens if self._scores is None else 1
         if tokens := self._forced(room):
             return tokens
@@ -143,7 +144,7 @@ class Generation(RunningRequest):
         return [token, *self._forced(room - 1)]
 
     def _forced(self, room: int) -> list[int]:
-        """The tokens that must come next, `room` of them at most."""
+        """Return the forced tokens, at most `room`."""
         assert self._matcher is not None
         tokens = self._matcher.forced()[:room]
         self._follow(tokens)
@@ -157,7 +158,7 @@ class Generation(RunningRequest):
             raise GenerationError("The answer does not follow the grammar.")
 
     def _forbidden(self) -> set[int]:
-        """The tokens that a banned string rules out here."""
+        """Return the tokens that a banned string excludes here."""
         if not self._banned.watches:
             return set()
         if self._containing is None:
@@ -177,14 +178,16 @@ class Generation(RunningRequest):
             self._scores.add(score, characters)
 
     def finish(self, reason: FinishReason, text: str = "") -> None:
-        """Ends the answer, with the text that was held back."""
+        """End the answer, with the text that was held back."""
         for token in self._banned.finish():
             more, stopped = self._show(token)
             text += more
             if stopped:
                 self._complete(self._delta(text, "stop"))
                 return
-        rest, stopped = self._text.finish(drops_half=self._matcher is not None)  # or the grammar has no such text
+        rest, stopped = self._text.finish(
+            drops_half=self._matcher is not None
+        )  # half a character would violate the grammar
         delta = self._delta(text + rest, "stop" if stopped else reason)
         if self._scores is not None and not stopped:
             delta = replace(delta, tokens=delta.tokens + self._scores.take_all())

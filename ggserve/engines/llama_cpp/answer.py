@@ -1,4 +1,4 @@
-"""The answers to one request of llama.cpp in the making: their chunks in, deltas out."""
+"""The answers to one request of llama.cpp in progress: chunks in, deltas out."""
 
 import codecs
 import logging
@@ -21,8 +21,9 @@ log = logging.getLogger("ggserve.model")
 
 
 class Answer(RunningRequest):
-    """`receive` gets the chunks of one answer, after `begin`. `matcher` follows it: where llama.cpp gives a grammar up,
-    in the middle of an answer even, it logs why and goes on without."""
+    """The answers of a request. `receive` takes the chunks of one answer, after `begin`. `matcher` checks it against
+    the grammar, because llama.cpp can drop a grammar, even within an answer: it logs the reason and continues
+    without."""
 
     def __init__(
         self,
@@ -30,8 +31,8 @@ class Answer(RunningRequest):
         context_length: int,
         scorer: NativeScorer,
         *,
-        native_prompt: Callable[[Sequence[int]], Any],  # a prompt as llama.cpp takes it
-        prompt: Sequence[int] | None = None,  # where its tokens are known
+        native_prompt: Callable[[Sequence[int]], Any],  # converts a prompt to llama.cpp's form
+        prompt: Sequence[int] | None = None,  # if its tokens are known
         matcher: Matcher | None = None,
     ) -> None:
         super().__init__(params.n)
@@ -46,28 +47,28 @@ class Answer(RunningRequest):
         self._prompt_ids = tuple(prompt or ())  # sent with the first delta
 
     def begin(self, index: int) -> None:
-        """Starts the answer of that number."""
+        """Start the answer with this number."""
         self._index = index
         self._complete = False
-        self._calls = 0  # native calls that it took
-        self._goes_on = True  # in another native call
-        self._rewound = False  # tokens were dropped: this call is over
+        self._calls = 0  # number of native calls so far
+        self._goes_on = True  # True if another native call follows
+        self._rewound = False  # tokens were dropped, so this call is over
         self._before = 0  # tokens of earlier calls
         self._banned = BannedStrings(self.params)
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # of tokens that are watched
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # for tokens that are watched
         self._stop_token: int | None = None
         self._matcher = self._grammar and self._grammar.copy()
         self._scores = None if self.params.logprobs is None else ShownTokens()
-        self._ids: list[int] = []  # of the tokens so far, where their scores are asked for
-        # llama.cpp's own stop strings lose the text that they hold back when an answer ends by its length.
+        self._ids: list[int] = []  # ids of the tokens so far, if their scores are requested
+        # llama.cpp's own stop strings lose the text that they hold back if the answer reaches its maximum length.
         self._stops = StopStrings(self.params.stop, shown=self.params.include_stop)
         self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
         self._accepted_tokens = self._rejected_tokens = 0
-        self._told_tokens = 0  # how many a chunk has told of
+        self._told_tokens = 0  # number of tokens in chunks so far
         self._finish_reason: FinishReason | None = None
 
     def next_call(self, body: dict[str, Any]) -> dict[str, Any] | None:
-        """What the next native call changes in the request's body; None when none is needed.
+        """Return the changes to the request body for the next native call, or None if none is needed.
 
         One call makes the whole answer, unless it must not end before `min_tokens`, or must go back.
         """
@@ -82,7 +83,7 @@ class Answer(RunningRequest):
         early = made < params.min_tokens
         room = (params.max_tokens or 0) - made
         tokens = min(1 if forbidden else params.min_tokens - made if early else room, room)
-        self._goes_on = tokens < room  # unless it ends before
+        self._goes_on = tokens < room  # unless it ends earlier
         self._before = made
         never = forbidden.union(params.stop_token_ids if early else ())
         return {
@@ -94,12 +95,12 @@ class Answer(RunningRequest):
         }
 
     def receive(self, chunk: Chunk) -> bool:
-        """Takes a chunk; returns whether the call shall end."""
+        """Take a chunk. Return True if the call should end."""
         if self.cancelled:
             return True
         try:
             self._take(chunk)
-        except Exception as error:  # the native caller would swallow it
+        except Exception as error:  # the native caller would swallow the exception
             log.exception("cannot parse a chunk from llama.cpp")
             self.end = GenerationError(f"{type(error).__name__}: {error}")
         return self._complete or self.end is not None or self._rewound
@@ -122,7 +123,7 @@ class Answer(RunningRequest):
             if self._finish_reason is None:
                 self._told_tokens = self._completion_tokens
             elif self._completion_tokens > self._told_tokens and not (self.params.watches_tokens or self._matcher):
-                text += "\ufffd"  # llama.cpp tells nothing of tokens that end within a character
+                text += "\ufffd"  # llama.cpp does not report tokens that end within a character
             if self._wants_tokens:
                 text = self._read(text, choice.get("logprobs"))
             self._say(text)
@@ -140,7 +141,7 @@ class Answer(RunningRequest):
             self.end = ContextOverflow(self._prompt_tokens, self._context_length)
 
     def _say(self, text: str) -> None:
-        if not self._wants_tokens:  # llama.cpp makes one all the same
+        if not self._wants_tokens:  # llama.cpp generates at least one token
             if text or self._finish_reason:
                 self._completion_tokens = 0
                 self._finish("", "length")
@@ -159,7 +160,7 @@ class Answer(RunningRequest):
             self.put(self._delta(text, None))
 
     def _follow(self, text: str) -> bool:
-        """Takes a piece of the answer into the grammar; returns whether nothing can follow it there."""
+        """Advance the matcher by a piece of the answer. Return True if nothing can follow it."""
         if self._matcher is None:
             return False
         if not self._matcher.take_text(text) or (self._finish_reason == "stop" and not self._matcher.complete):
@@ -167,7 +168,7 @@ class Answer(RunningRequest):
         return self._matcher.ended
 
     def _read(self, text: str, logprobs: dict[str, Any] | None) -> str:
-        """Takes the tokens of a piece of text, where they are asked for; returns the text that may be shown."""
+        """Take the tokens of a piece of text, if they are requested. Return the text that can be shown."""
         if not logprobs:
             return text
         top = self.params.logprobs or 0
@@ -184,7 +185,7 @@ class Answer(RunningRequest):
         return "".join(map(self._watch, tokens))
 
     def _watch(self, token: ScoredToken) -> str:
-        """Takes a token that may have to go; returns the text that may be shown then."""
+        """Take a token that might be dropped. Return the text that can be shown."""
         if self._rewound or self._stop_token is not None:
             return ""
         self._ids.append(token.id)
@@ -199,7 +200,7 @@ class Answer(RunningRequest):
         return "".join(map(self._shown, ready))
 
     def _shown(self, token: Token) -> str:
-        """The text that a token completes."""
+        """Return the text that a token completes."""
         hidden = token.id == self._stop_token and not self.params.include_stop
         text = "" if hidden else self._decoder.decode(token.piece)
         assert token.score is not None
@@ -211,11 +212,11 @@ class Answer(RunningRequest):
             self._scores.add(token, characters)
 
     def _rest(self) -> str:
-        """The text of tokens that are held back, when no more come."""
+        """Return the text of tokens that were held back, at the end."""
         return "".join(map(self._shown, self._banned.finish())) + self._decoder.decode(b"", final=True)
 
     def _finish(self, text: str, reason: FinishReason, *, shows_all: bool = True) -> None:
-        """Ends this answer; with the last one the request."""
+        """End this answer, and with the last one, the request."""
         delta = self._delta(text, reason)
         if self._scores is not None and shows_all:
             delta = replace(delta, tokens=delta.tokens + self._scores.take_all())
@@ -246,7 +247,7 @@ class Answer(RunningRequest):
 
 
 def native_error(error: dict[str, Any], context_length: int) -> EngineError:
-    """llama.cpp's error object as one of ours."""
+    """Return llama.cpp's error object as an EngineError."""
     if error.get("type") == "exceed_context_size_error":
         return ContextOverflow(error["n_prompt_tokens"], context_length)
     return (InvalidRequest if error.get("code") == 400 else GenerationError)(f"llama.cpp: {error['message']}")

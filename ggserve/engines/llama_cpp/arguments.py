@@ -1,4 +1,4 @@
-"""The command line of a llama-server: what ggserve sets, spelled as the build spells it, and what LLAMA_ARGS adds."""
+"""The command line of a llama-server: ggserve's arguments, in the build's spelling, and those of LLAMA_ARGS."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from ggserve.engines.llama_cpp.transport import (
 from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.errors import EngineError
 
-_ALL = 999  # layers, for a build that cannot fit by itself
+_ALL = 999  # number of layers, for a build that cannot fit layers itself
 
-# What ggserve sets itself, by flag: the setting, or "" where there is none.
+# The flags that ggserve sets itself, with the corresponding setting, or "".
 _OWN = {
     "--model": "MODEL_PATH",
     "--ctx-size": "CONTEXT_LENGTH",
@@ -85,7 +85,7 @@ _OWN = {
 
 
 def extra_arguments(llama_args: str, build: Build) -> list[str]:
-    """What LLAMA_ARGS passes on. Raises EngineError where the build has no such flag, or ggserve sets it."""
+    """Return the arguments in LLAMA_ARGS. Raises EngineError if the build lacks a flag, or ggserve sets it itself."""
     try:
         extra = shlex.split(llama_args)
     except ValueError as error:
@@ -105,23 +105,24 @@ def extra_arguments(llama_args: str, build: Build) -> list[str]:
 
 
 class CommandLine:
-    """The arguments for one plan on one build. Raises EngineError where the build lacks what the plan needs."""
+    """The arguments for one plan on one build. Raises EngineError if the build lacks what the plan needs."""
 
     def __init__(self, build: Build, plan: ServerPlan, folder: Path) -> None:
-        """`folder` is private to the child: files whose names the build would take apart get a link there."""
+        """Create the command line. `folder` is private to the child; files whose names the build would split get a link
+        there."""
         self._build = build
         self._plan = plan
         self._folder = folder
         self._extra = extra_arguments(plan.options.llama_args, build)
-        self.lacks: list[str] = []  # what the build cannot do and the plan can do without
+        self.lacks: list[str] = []  # optional features that the build lacks
         self._fixed = [*self._basics(), *self._caches(), *self._companions(), *self._speculation()]
 
     def leave_out_embeddings(self) -> None:
-        """For builds that complete nothing beside embeddings."""
+        """Leave out embeddings, for builds that cannot combine them with completions."""
         self._fixed = [argument for argument in self._fixed if argument not in ("--embeddings", "--embedding")]
 
     def of(self, layers: int | None, address: Sequence[str]) -> list[str]:
-        """The arguments. `layers` on the GPU: None leaves it to the build to fit them, 0 leaves the GPU alone."""
+        """Return the arguments. `layers`: layers on the GPU; None lets the build fit them, 0 does not use the GPU."""
         return [str(self._build.path), *address, *self._fixed, *self._gpu(layers), *self._extra]
 
     def _basics(self) -> list[str]:
@@ -130,7 +131,7 @@ class CommandLine:
         threads = str(options.threads)
         arguments = ["--model", str(plan.path), "--ctx-size", str(options.context_length * options.parallel)]
         arguments += ["--parallel", str(options.parallel), "--threads", threads, "--threads-batch", threads]
-        if plan.whole_inputs or not (options.gpu_layers and build.devices):  # a GPU wants larger batches
+        if plan.whole_inputs or not (options.gpu_layers and build.devices):  # a GPU needs larger batches
             arguments += ["--batch-size", str(batch), "--ubatch-size", str(batch)]
         if plan.pooling == "rank":
             arguments += self._needed("--reranking", "reranking models")
@@ -142,13 +143,13 @@ class CommandLine:
             file = self._folder / "template.jinja"
             file.write_text(NO_TEMPLATE)
             arguments += ["--chat-template-file", str(file), *self._optional("--jinja")]
-        arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer holds one
+        arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer occupies a thread
         arguments += self._optional("--slot-prompt-similarity", str(MIN_SIMILARITY))
         for flag in ("--no-context-shift", "--offline"):
             arguments += self._optional(flag)
         arguments += self._optional("--no-ui") or self._optional("--no-webui")
         if "trace" in build.flag_help("--log-verbosity"):
-            arguments += ["--log-verbosity", "4"]  # tells the layers that are on the GPU
+            arguments += ["--log-verbosity", "4"]  # reports the layers on the GPU
         return arguments
 
     def _caches(self) -> list[str]:
@@ -170,7 +171,7 @@ class CommandLine:
         arguments: list[str] = []
         if options.mmproj_path is not None:
             arguments += self._needed("--mmproj", "vision models", str(options.mmproj_path))
-            arguments += self._optional("--video-ffmpeg-dir", str(self._folder))  # which has no program
+            arguments += self._optional("--video-ffmpeg-dir", str(self._folder))  # a folder without the program
             arguments += self._optional("--no-mmproj-offload") if options.gpu_layers == 0 else []
         if options.lora_path is not None:
             link = self._folder / "lora.gguf"
@@ -203,7 +204,7 @@ class CommandLine:
             return ["--fit", "on"] if fits else ["--n-gpu-layers", str(_ALL)]
         arguments = ["--n-gpu-layers", str(layers), *(["--fit", "off"] if fits else [])]
         names_device = any(self._build.aliases.get(each, frozenset()) & {"--device"} for each in self._extra)
-        if layers == 0 and not names_device:  # else its driver is used all the same
+        if layers == 0 and not names_device:  # otherwise its driver is used anyway
             arguments += self._optional("--device", "none")
         return arguments
 

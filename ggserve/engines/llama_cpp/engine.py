@@ -1,7 +1,7 @@
-"""The llama.cpp engine: its server core, in this process or in a child, batches continuously in a loop of its own.
+"""The llama.cpp engine. Its server core, in this process or in a child, batches continuously in its own loop.
 
-Each running request holds one worker thread, which waits inside a call of the transport and gets a callback for each
-chunk. No more calls are in flight than there are slots, so that the queue of waiting requests is ours. The file must
+Each running request occupies one worker thread, which waits in a call of the transport and gets a callback for each
+chunk. There are never more calls in flight than slots, so that the queue of waiting requests is ours. The file must
 have been checked before.
 """
 
@@ -45,11 +45,11 @@ _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
 
 
 class LlamaCppEngine:
-    """Runs one checked GGUF file in `parallel` slots of `context_length` tokens each; the rest wait in the queue.
+    """Runs one checked GGUF file in `parallel` slots of `context_length` tokens each; other requests wait in the queue.
 
-    Differs from SamplingParams in what llama.cpp has no way to say: without `repeat_last_n`, all three penalties count
-    prompt and answer together. A seed repeats a text as long as no other request shares its batches:
-    their company changes the last bits of the logits.
+    Deviates from SamplingParams in what llama.cpp cannot express: without `repeat_last_n`, all three penalties count
+    prompt and answer together. A seed reproduces a text only if no other request shares its batches, because other
+    requests change the last bits of the logits.
     """
 
     name = "llama.cpp"
@@ -60,14 +60,16 @@ class LlamaCppEngine:
         *,
         options: EngineOptions,
         vocab_size: int,
-        end_ids: Sequence[int],  # tokens that end an answer: in a grammar, llama.cpp knows one only, and maybe another
-        pooling: Pooling = "last",  # how token vectors become the embedding of a text; "model": as the file says
-        generates: bool = True,  # False: a model that makes embeddings only
-        controls: Mapping[str, int],  # tokens that are no text, by what they are called
+        end_ids: Sequence[
+            int
+        ],  # tokens that end an answer; in a grammar, llama.cpp allows only one, possibly another one
+        pooling: Pooling = "last",  # how token vectors are pooled into an embedding; "model": as the file says
+        generates: bool = True,  # False: an embedding model
+        controls: Mapping[str, int],  # control tokens, by name
         shown_controls: Sequence[str] = (),  # control tokens that answers show as text
-        loses_spaces: bool = False,  # its tokenizer puts a space before a text, which grammars take from every token
-        word_limit: WordLimit | None = None,  # of texts that llama.cpp tokenizes
-        states: SavedStates | None = None,  # where long prompts are kept
+        loses_spaces: bool = False,  # llama.cpp strips a space from every token before it matches grammars
+        word_limit: WordLimit | None = None,  # for texts that llama.cpp tokenizes
+        states: SavedStates | None = None,  # storage of long prompts
         bytes_per_token: float = 0,  # of the KV cache
     ) -> None:
         self.context_length = options.context_length
@@ -137,15 +139,15 @@ class LlamaCppEngine:
             yield delta
 
     def _prompt(self, prompt: Sequence[int] | MediaPrompt) -> Any:
-        """A prompt as llama.cpp takes it."""
+        """Return a prompt in llama.cpp's form."""
         if not isinstance(prompt, MediaPrompt):
             return list(prompt)
         self._check_words(prompt.text)
-        end = " " if prompt.text.endswith(self.media_marker) else ""  # llama.cpp aborts where no token follows an image
+        end = " " if prompt.text.endswith(self.media_marker) else ""  # llama.cpp aborts if no token follows an image
         return {"prompt_string": prompt.text + end, "multimodal_data": list(prompt.images)}
 
     def _sampling(self, params: SamplingParams) -> dict[str, Any]:
-        """The fields that choose tokens. Raises InvalidToken or InvalidRequest."""
+        """Return the sampling fields. Raises InvalidToken or InvalidRequest."""
         for field, tokens in params.named_tokens:
             self._check_tokens(tokens, field)
         params.check()
@@ -162,9 +164,9 @@ class LlamaCppEngine:
             self._check_tokens(tokens)
         embeddings: list[Embedding] = []
         while rest := inputs[len(embeddings) :]:
-            slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
+            slots = await self.pool.acquire_some(len(rest))  # native code uses as many of its own slots
             call = asyncio.wrap_future(self._submit(self._embed, slots, rest[: len(slots)]))
-            embeddings += await asyncio.shield(call)  # it gives the slots back, come what may
+            embeddings += await asyncio.shield(call)  # it always returns the slots
         return embeddings
 
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
@@ -186,13 +188,13 @@ class LlamaCppEngine:
         self._walks.add(walk)
         running = self._submit(self._walk, slot, walk, trie, tokens)
         try:
-            await asyncio.shield(asyncio.wrap_future(running))  # it gives the slot back, come what may
+            await asyncio.shield(asyncio.wrap_future(running))  # it always returns the slot
         finally:
             walk.cancelled = True
         return Scores(trie.logprobs(), walk.prompt_tokens, walk.cached_tokens)
 
     def _submit(self, work: Callable[..., Result], *arguments: Any) -> "Future[Result]":
-        """Runs a call in a worker thread; engines that evaluate with threads of our own leave it its share of cores."""
+        """Run a call in a worker thread. Engines that compute with our own threads leave it its share of cores."""
 
         def run() -> Result:
             with PROCESS.request():
@@ -214,28 +216,28 @@ class LlamaCppEngine:
         scores: tuple[float, ...] = ()
         prompt_tokens = 0
         while rest := documents[len(scores) :]:
-            slots = await self.pool.acquire_some(len(rest))  # native code takes as many of its own
+            slots = await self.pool.acquire_some(len(rest))  # native code uses as many of its own slots
             call = asyncio.wrap_future(self._submit(self._rerank, slots, query, rest[: len(slots)]))
-            ranking = await asyncio.shield(call)  # it gives the slots back, come what may
+            ranking = await asyncio.shield(call)  # it always returns the slots
             scores += ranking.scores
             prompt_tokens += ranking.prompt_tokens
         return Ranking(scores, prompt_tokens)
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
+        """Return the ids of a text, by llama.cpp's tokenizer. Blocks for about a millisecond. Raises InvalidRequest."""
         self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         ids: list[int] = self._transport.post("/tokenize", body)["tokens"]
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of token ids, control tokens included. Blocks for about a millisecond."""
+        """Return the text of token ids, including control tokens. Blocks for about a millisecond."""
         self._check_tokens(ids)
         text: str = self._transport.post("/detokenize", {"tokens": list(ids)})["content"]
         return text
 
     def token_bytes(self, ids: Sequence[int]) -> list[bytes]:
-        """The bytes of each token. Blocks for about a millisecond a token."""
+        """Return the bytes of each token. Blocks for about a millisecond per token."""
         return [self.detokenize([token]).encode() for token in ids]
 
     @property
@@ -269,9 +271,9 @@ class LlamaCppEngine:
             self._word_limit.check(value)
 
     def _native_grammar(self, rules: Rules) -> str:
-        """The grammar as llama.cpp reads it. Raises ValueError where it cannot be written so."""
+        """Return the grammar in llama.cpp's form. Raises ValueError if it cannot be expressed."""
         if not self._writes_gbnf:
-            # llama.cpp would make control tokens of a text that must come next.
+            # llama.cpp would turn forced text into control tokens.
             return lark(rules, controls=self._controls, ends=self._end_ids, forced=False)
         try:
             return gbnf(rules)
@@ -293,8 +295,8 @@ class LlamaCppEngine:
         matcher = None
         if params.grammar is not None:
             matcher, body["grammar"] = await self._grammars.matcher(params.grammar)
-            self._check_words(body["grammar"])  # llama.cpp tokenizes what a grammar leaves no choice about
-            if matcher.complete and not matcher.allowed().any():  # no answer fits but the empty one
+            self._check_words(body["grammar"])  # llama.cpp tokenizes forced text
+            if matcher.complete and not matcher.allowed().any():  # only the empty answer is valid
                 body["ignore_eos"] = False
             if params.grammar.kind == "citations":
                 if self._writes_gbnf:
@@ -307,8 +309,8 @@ class LlamaCppEngine:
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
-            "return_progress": True,  # a chunk for each batch of the prompt, where the answer can be cancelled
-            "timings_per_token": True,  # tells the true number of tokens
+            "return_progress": True,  # a chunk for each batch of the prompt, so that it can be cancelled there
+            "timings_per_token": True,  # reports the true number of tokens
         }
         slot = await self.pool.acquire(prompt or (), continues=params.continues)
         if self._keeper:
@@ -323,9 +325,10 @@ class LlamaCppEngine:
                 yield delta
 
     def _run(self, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
-        """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
+        """Produce the answers in a worker thread, and return the slot to the pool before sending the end.
 
-        They come one after the other: each finds the prompt in llama.cpp's cache, and ends at a stop string of its own.
+        The answers are generated one after the other: each finds the prompt in llama.cpp's cache and ends at its own
+        stop string.
         """
         try:
             self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt)
@@ -347,7 +350,7 @@ class LlamaCppEngine:
             answer.put_end()
 
     def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
-        """Fills the slot with what is saved of a prompt, where prompts are saved."""
+        """Fill the slot with the saved part of a prompt, if prompts are saved."""
         if self._keeper:
             self._keeper.prepare(slot, prompt if cached else ())
             slot.tokens = prompt
@@ -359,7 +362,7 @@ class LlamaCppEngine:
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str
     ) -> dict[str, Any]:
-        """Saves, restores or erases a slot as llama-server does. Raises InvalidRequest."""
+        """Save, restore or erase a slot like llama-server. Raises InvalidRequest."""
         assert self._keeper is not None
         if not 0 <= number < len(self._slots):
             raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")

@@ -1,4 +1,5 @@
-"""llama.cpp's server core in this process, through xllamacpp: its parameters, and why it refuses a file."""
+"""llama.cpp's server core in this process, through xllamacpp: its parameters, and the reason if it cannot load a
+file."""
 
 import base64
 import importlib
@@ -35,15 +36,15 @@ from ggserve.engines.threads import bound_spinning
 from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware, may_have_gpu
 
-_ERRORS_ONLY = 1  # what llama.cpp writes to the standard error
-_LOG_SECONDS = 0.3  # that its log thread gets to write why a load failed
+_ERRORS_ONLY = 1  # verbosity of llama.cpp's output on standard error
+_LOG_SECONDS = 0.3  # time for its log thread to write why a load failed
 _IMAGE_SIDE = 28  # pixels
 _LAST_WORD = b"exiting due to"
 
 
 @lru_cache(1)
 def gpus() -> tuple[str, ...]:
-    """The GPUs that the installed build can use, one line each."""
+    """Return the GPUs that the installed build can use, one line each."""
     if not may_have_gpu():
         return ()
     try:
@@ -88,7 +89,7 @@ class InProcess:
     def complete(
         self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool] = lambda: False
     ) -> None:
-        """See Transport. Without a projector it looks at `receive`'s answer only."""
+        """See Transport. Without a projector, only `receive`'s return value can cancel it."""
         if "%llguidance" not in body.get("grammar", ""):
             self._complete(body, receive, cancelled)
             return
@@ -102,7 +103,7 @@ class InProcess:
 
     def _complete(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
         with SPINNING.request():
-            if self._sees:  # beside a projector, the Python interface takes neither images nor token ids
+            if self._sees:  # with a projector, the Python interface accepts neither images nor token ids
                 self._stream(body, receive, cancelled)
             else:
                 self._call(self._server.handle_completions, body, receive)
@@ -124,13 +125,13 @@ class InProcess:
         return self._listener.post(path, body)
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
-        """See Transport. A crash ends this very process."""
+        """See Transport. Never called, because a crash ends this process."""
 
     def when_restarted(self, callback: Callable[[], object]) -> None:
-        """See Transport. It never is."""
+        """See Transport. Never called."""
 
     def close(self) -> None:
-        """See Transport. No call may run: the destructor holds the interpreter's lock, which callbacks need."""
+        """See Transport. No call may be running, because the destructor holds the GIL, which callbacks need."""
         if self._server is not None:
             self._tokenizer.forget()
         self._server = None
@@ -163,13 +164,13 @@ class InProcess:
             ValueError,
             IndexError,
             TypeError,
-        ) as error:  # of C++, or of JSON
+        ) as error:  # from C++, or from parsing JSON
             raise InvalidRequest(f"llama.cpp refuses the request: {error}") from error
 
 
 def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
-    """An `xllamacpp.Server` that has loaded the file, and listens where `listener` says. Raises EngineError."""
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else a failed assertion starts a debugger on this process
+    """Return an `xllamacpp.Server` that has loaded the file and listens at `listener`. Raises EngineError."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise a failed assertion attaches a debugger to this process
     xllamacpp = import_xllamacpp()
     options, path = plan.options, plan.path
     if options.gpu_layers and not gpus():
@@ -179,13 +180,13 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         )
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.model_alias = {"m"}  # it is repeated in every chunk
+    params.model_alias = {"m"}  # short, because it is repeated in every chunk
     params.n_ctx = options.context_length * options.parallel
     params.n_parallel = options.parallel
     params.n_batch = params.n_ubatch = options.context_length if plan.whole_inputs else max(BATCH, options.parallel)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.n_gpu_layers = layers = -1 if options.gpu_layers == "auto" else options.gpu_layers
-    params.fit_params = layers < 0  # it changes only what is not set: never the context length
+    params.fit_params = layers < 0  # changes only what is not set, so never the context length
     params.embedding = True
     types = xllamacpp.llama_pooling_type
     if plan.pooling != "model":
@@ -198,13 +199,15 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     if options.mmproj_path is not None:
         params.mmproj.path = str(options.mmproj_path)
         params.mmproj_use_gpu = layers != 0
-        params.video_ffmpeg_bin_dir = str(listener.path.parent)  # which has none: no program gets what clients send
+        params.video_ffmpeg_bin_dir = str(
+            listener.path.parent
+        )  # a folder without the program, so no data from clients reaches it
     if options.lora_path is not None:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
     params.cache_ram_mib = 0 if plan.states else options.prompt_cache
     if plan.states:
         params.slot_save_path = f"{plan.states}/"
-        params.swa_full = True  # else a chat that branches off a sliding window is evaluated anew
+        params.swa_full = True  # otherwise a chat that branches is evaluated again from the start with sliding windows
     params.cache_type_k = params.cache_type_v = getattr(
         xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"
     )
@@ -228,14 +231,14 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
                 time.sleep(0.01)
             reason = _load_error(written)
             raise EngineError(f"llama.cpp cannot load {path.name}: {reason or error}") from error
-        server.handle_metrics()  # answered by its loop: to close a server before the loop has begun hangs
+        server.handle_metrics()  # answered by its loop; closing a server before the loop runs hangs
         if options.mmproj_path is not None:
             _show_image(listener)
     return server
 
 
 def _show_image(listener: PrivateListener) -> None:
-    """Asks about an image: with a projector that is broken the process ends now, and not at a user's first image."""
+    """Process a test image, so that a broken projector ends the process now and not at a user's first image."""
     image = base64.b64encode(_grey_bmp()).decode()
     prompt = {"prompt_string": f"{listener.media_marker} a", "multimodal_data": [image]}
     with suppress(InvalidRequest):
@@ -250,7 +253,8 @@ def _grey_bmp() -> bytes:
 
 
 def _speculate(xllamacpp: ModuleType, params: Any, options: EngineOptions) -> None:
-    """What guesses ahead; text that was there before comes first, a draft model only where that knows nothing."""
+    """Return the types of speculative decoding. Repeated text comes first; a draft model is used only if that finds
+    nothing."""
     types = xllamacpp.common_speculative_type
     chosen = []
     if options.speculate == "ngram-mod":
@@ -268,14 +272,14 @@ def _speculate(xllamacpp: ModuleType, params: Any, options: EngineOptions) -> No
 
 
 def _load_error(output: bytes) -> str:
-    """The reason in llama.cpp's log lines, as `0.00.224.278 E llama_model_load: error loading model: REASON`."""
+    """Return the reason from llama.cpp's log lines: `0.00.224.278 E llama_model_load: error loading model: REASON`."""
     errors = [line.partition(" E ")[2] for line in output.decode("utf-8", "replace").splitlines()]
     reasons = [error.partition("error loading model: ")[2] for error in errors]
     return next(filter(None, reasons), next(filter(None, errors), ""))
 
 
 def import_xllamacpp() -> ModuleType:
-    """The module, loaded with the environment that it needs. Raises EngineError."""
+    """Return the module, imported with the environment that it needs. Raises EngineError."""
     bound_spinning(os.environ)
     try:
         return importlib.import_module("xllamacpp")

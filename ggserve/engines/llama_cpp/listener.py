@@ -1,6 +1,6 @@
 """A llama-server's HTTP listener, private to this process: a Unix socket in a private folder, and a random key.
 
-Where the system or the build has no Unix sockets, it is a port of the loopback interface.
+If the system or the build does not support Unix sockets, it is a port on the loopback interface.
 """
 
 import http.client
@@ -18,7 +18,7 @@ from typing import Any
 from ggserve import temporary
 from ggserve.errors import EngineError, InvalidRequest
 
-_POLL = 0.25  # seconds between looks at whether a request that waits is still wanted
+_POLL = 0.25  # seconds between checks whether a waiting request was cancelled
 _MOST_AT_ONCE = 1 << 16  # bytes
 
 
@@ -32,16 +32,16 @@ class _PrivateConnection(http.client.HTTPConnection):
 
 
 class PrivateListener:
-    """Where a llama-server listens, and how to ask it there."""
+    """The address of a llama-server, and a client for it."""
 
     def __init__(self, *, unix: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=temporary.prefix()))  # mode 0700
-        self.path = self.folder / "s.sock"  # short: a socket's path has room for about 100 characters
+        self.path = self.folder / "s.sock"  # short, because a socket's path is limited to about 100 characters
         self.key = secrets.token_urlsafe(32)
         self.port = None if unix and hasattr(socket, "AF_UNIX") else _free_port()
 
     def connect(self) -> socket.socket:
-        """A connection. Raises OSError."""
+        """Return a connection. Raises OSError."""
         if self.port is not None:
             return socket.create_connection(("127.0.0.1", self.port))
         connection = socket.socket(socket.AF_UNIX)
@@ -65,18 +65,19 @@ class PrivateListener:
 
     @property
     def media_marker(self) -> str:
-        """What stands for an image in a prompt's text. Raises EngineError."""
+        """Return the marker that stands for an image in a prompt's text. Raises EngineError."""
         return str(self._request("GET", "/props", None).get("media_marker", "<__media__>"))
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer to a request, parsed. Blocks for about a millisecond. Raises InvalidRequest or EngineError."""
+        """Return the parsed response to a POST. Blocks for about a millisecond. Raises InvalidRequest or
+        EngineError."""
         answer = self.ask(path, body)
         if isinstance(answer, dict) and "error" in answer:
             raise InvalidRequest(answer["error"]["message"])
         return answer
 
     def ask(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer to a request, parsed, whether it is an error or not. Raises EngineError."""
+        """Return the parsed response, even if it is an error. Raises EngineError."""
         return self._request("POST", path, json.dumps(body))
 
     def _request(self, method: str, path: str, body: str | None) -> Any:
@@ -90,9 +91,9 @@ class PrivateListener:
             connection.close()
 
     def stream(self, path: str, body: bytes, cancelled: Callable[[], bool]) -> Iterator[bytes]:
-        """The answer's body, all that has come each time it is asked for; ends early when `cancelled`.
+        """Yield the response body, each time with all that has arrived. Ends early if `cancelled`.
 
-        Raises OSError, or EOFError where the answer breaks off.
+        Raises OSError, or EOFError if the response is cut off.
         """
         head = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
         with closing(self.connect()) as connection:
@@ -113,17 +114,17 @@ class PrivateListener:
         return {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", "Connection": "close"}
 
     def close(self) -> None:
-        """Removes the folder."""
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class _Body:
-    """The body of an HTTP answer in the making."""
+    """The body of an HTTP response in progress."""
 
     def __init__(self) -> None:
         self.complete = False
-        self._chunked: bool | None = None  # None: the header is not there yet
-        self._length: int | None = None  # bytes that are still to come, of the chunk or of the whole
+        self._chunked: bool | None = None  # None: the header has not arrived
+        self._length: int | None = None  # remaining bytes of the chunk or of the whole body
         self._buffer = b""
 
     @property
@@ -131,7 +132,7 @@ class _Body:
         return self._chunked is False and self._length is None
 
     def feed(self, received: bytes) -> bytes:
-        """The part of the body in what was received; b"" received: the connection was closed."""
+        """Return the part of the body in the received bytes. b"" means that the connection was closed."""
         self._buffer += received
         if self._chunked is None:
             header, end, rest = self._buffer.partition(b"\r\n\r\n")

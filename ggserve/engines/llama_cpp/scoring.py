@@ -1,7 +1,7 @@
-"""How likely llama.cpp's models take given tokens to be: its core tells it of the tokens that it chooses only.
+"""Log-probabilities of given tokens in llama.cpp, whose core reports only the tokens that it chooses.
 
-So each token is made the only choice, in a request of its own over the prefix that the cache holds: what is told is the
-model's distribution, before any bias. That costs about what generating as many tokens does.
+So each token is made the only choice, in a separate request over the cached prefix. The reported probability is the
+model's, before any bias. This costs about as much as generating the tokens.
 """
 
 import math
@@ -14,20 +14,20 @@ from ggserve.engines.logprobs import PromptScores
 from ggserve.errors import EngineError, GenerationError
 from ggserve.generation import ScoredToken
 
-_FORCED = 1000.0  # added to a logit: no other is chosen
-_BESIDE = 100.0  # added to two logits: no third matters, and float32 keeps their difference to 1e-5
-_LEADS = (20.0, 60.0)  # how much more the first of the two gets, so that it is the one that is chosen
+_FORCED = 1000.0  # added to a logit so that no other token is chosen
+_BESIDE = 100.0  # added to two logits so that no third matters; float32 keeps their difference to 1e-5
+_LEADS = (20.0, 60.0)  # added to the first of the two so that it is chosen
 
 
 class NativeScorer:
-    """Scores tokens in a loaded server core; from any thread, one request of a slot at a time."""
+    """Scores tokens in a loaded server core. From any thread, but one request per slot at a time."""
 
     def __init__(
         self,
         transport: Transport,
         spelling: Callable[[int], bytes],
         tokenize: Callable[[str], list[int]],
-        native_prompt: Callable[[Sequence[int]], Any],  # a prompt as llama.cpp takes it
+        native_prompt: Callable[[Sequence[int]], Any],  # converts a prompt to llama.cpp's form
     ) -> None:
         self._transport = transport
         self._native_prompt = native_prompt
@@ -36,14 +36,14 @@ class NativeScorer:
         self._prompts = PromptScores()
 
     def token(self, entry: dict[str, Any], top: int) -> ScoredToken:
-        """A token as llama.cpp's chunks tell of it, with `top` of the likeliest in its place."""
+        """Return a token from llama.cpp's chunk, with the `top` most likely tokens in its place."""
         raw = bytes(entry["bytes"])
         others = tuple(self.token(other, 0) for other in entry.get("top_logprobs", entry.get("top_probs", ()))[:top])
         logprob = math.log(max(entry["prob"], 1e-300)) if "prob" in entry else entry.get("logprob")
         return ScoredToken(entry["id"], raw or self._spelling(entry["id"]), logprob, others, control=not raw)
 
     def prompt(self, prompt: Sequence[int], top: int, cancelled: Callable[[], bool]) -> tuple[ScoredToken, ...]:
-        """The scores of a prompt's tokens; none when cancelled. Raises EngineError."""
+        """Return the scores of a prompt's tokens; none if cancelled. Raises EngineError."""
         scores = self._prompts.known(prompt, top)
         if not scores:
             raw = self._piece(prompt[0])
@@ -56,10 +56,10 @@ class NativeScorer:
         return tuple(scores)
 
     def score(self, prefix: Sequence[int], token: int, top: int) -> ScoredToken:
-        """A token after a prefix. Raises EngineError."""
+        """Return a scored token after a prefix. Raises EngineError."""
         if entry := self._forced(prefix, token, top):
             return self.token(entry, top)
-        # Of a token that ends within a character nothing is told: it is found beside one that does not.
+        # llama.cpp does not report a token that ends within a character: it is scored next to one that does not.
         other = self._whole_token
         beside = self._forced(prefix, other, top)
         assert beside is not None
@@ -71,10 +71,11 @@ class NativeScorer:
         raise GenerationError("llama.cpp did not return a token's probability.")
 
     def split(self, prefix: Sequence[int], text: str, count: int, last: ScoredToken, top: int) -> list[ScoredToken]:
-        """The `count` tokens of a text whose characters are split over several, of which llama.cpp told the `last`.
+        """Return the `count` tokens of a text whose characters are split over several, given the `last` one that
+        llama.cpp reported.
 
-        Where the model did not spell it as its tokenizer does, or in bytes that are no characters, only that one, as
-        the whole text.
+        If the model did not use its tokenizer's spelling, or the bytes are not valid characters, return only that token
+        with the whole text.
         """
         ids = self._tokenize(text)[-count:]
         if "\ufffd" in text or len(ids) != count or ids[-1] != last.id:
@@ -88,7 +89,7 @@ class NativeScorer:
         return self._tokenize("a")[-1]
 
     def _piece(self, token: int) -> bytes:
-        """The bytes of a token, b"" of a control token; wherever it stands they are the same."""
+        """Return the bytes of a token, b"" for a control token. They do not depend on its position."""
         entry = self._forced([token], token, 0)
         return bytes(entry["bytes"]) if entry else self.score([token], token, 0).bytes
 
@@ -111,7 +112,7 @@ class NativeScorer:
         return {**found[0], "beside": entry["prob"]} if found else None
 
     def _told(self, prefix: Sequence[int], fields: dict[str, Any]) -> dict[str, Any] | None:
-        """What llama.cpp tells of the one token that it is asked for."""
+        """Return llama.cpp's report on the single requested token."""
         chunks: list[Chunk] = []
 
         def receive(chunk: Chunk) -> bool:

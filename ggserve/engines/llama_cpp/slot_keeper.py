@@ -1,5 +1,5 @@
-"""Keeps the histories of llama.cpp's slots: one is saved before it is dropped, and restored for a prompt that begins
-with it."""
+"""Saves the prompts of llama.cpp's slots before they are evicted, and restores them for requests that begin with
+them."""
 
 import logging
 import time
@@ -16,15 +16,15 @@ log = logging.getLogger("ggserve.model")
 
 @dataclass(eq=False)
 class Slot:
-    """Room for one request."""
+    """A slot for one request."""
 
     id: int
-    tokens: Sequence[int] = ()  # of the prompt that it last had, where that is known and its history is kept
+    tokens: Sequence[int] = ()  # of its last prompt, if it is known and kept
     opened = True
 
 
 class SlotKeeper:
-    """Of one engine. `prepare` and `save` are called by the thread that has the slot."""
+    """The keeper of one engine's slots. The thread that holds the slot calls `prepare` and `save`."""
 
     def __init__(self, states: SavedStates, post: Post, bytes_per_token: float) -> None:
         self._states = states
@@ -32,7 +32,7 @@ class SlotKeeper:
         self._bytes_per_token = bytes_per_token  # at most
 
     def prepare(self, slot: Slot, prompt: Sequence[int]) -> None:
-        """Fills a slot with as much of a prompt as memory or disk has, after what it held and loses is saved."""
+        """Fill a slot with as much of a prompt as memory or disk has, after saving the history that it loses."""
         held = common_prefix(slot.tokens, prompt)
         if len(slot.tokens) - held >= LEAST:
             self.save(slot)
@@ -51,7 +51,7 @@ class SlotKeeper:
         )
 
     def save(self, slot: Slot) -> None:
-        """Saves a slot's history, unless it is short or saved already."""
+        """Save a slot's history, unless it is short or already saved."""
         if len(slot.tokens) < LEAST or self._states.knows(slot.tokens):
             return
         if not self._states.has_room(int(self._bytes_per_token * len(slot.tokens))):
@@ -60,8 +60,7 @@ class SlotKeeper:
         self._states.save(self._post, slot.id, slot.tokens)
 
     def act(self, slot: Slot, action: Literal["save", "restore", "erase"], filename: str) -> dict[str, Any]:
-        """What llama-server's `POST /slots/ID?action=` does, with files that this server has written. Raises
-        InvalidRequest."""
+        """Perform llama-server's `POST /slots/ID?action=`, with files that this server wrote. Raises InvalidRequest."""
         if action == "erase":
             slot.tokens = ()
             erased: dict[str, Any] = self._post(f"/slots/{slot.id}?action=erase", {})

@@ -1,9 +1,9 @@
-"""How long llama.cpp's threads spin at barriers: less while others use the cores.
+"""The spin time of llama.cpp's threads at barriers, which is reduced while other programs use the cores.
 
-A token takes about a thousand barriers. Threads that sleep there wake up late; threads that spin there, while another
-program has the core of the last one, burn the time that it needs. libgomp spins `GOMP_SPINCOUNT` rounds, but 1,000 at
-most while it manages more threads than there are cores. So a team of idle threads stays in this process for as long as
-its threads have to wait for cores.
+A token takes about a thousand barriers. Threads that sleep at a barrier wake up late. Threads that spin while another
+program occupies the last thread's core waste the time that it needs. libgomp spins `GOMP_SPINCOUNT` rounds, but at most
+1,000 while it manages more threads than there are cores. So a team of idle threads is kept in this process for as long
+as its threads have to wait for cores.
 """
 
 import ctypes
@@ -15,30 +15,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _TASKS = "/proc/self/task"
-_PERIOD = 0.1  # seconds between looks
-_CROWDED = 0.1  # seconds that threads of this process wait for a core, in each second
-_CALM = 2.0  # seconds without such waits, after which they spin again
+_PERIOD = 0.1  # seconds between checks
+_CROWDED = 0.1  # seconds per second that this process's threads wait for a core
+_CALM = 2.0  # seconds without such waits before they spin again
 
 
 class IdleTeam:
-    """Threads of libgomp that do nothing: with them it manages more than there are cores."""
+    """Idle threads of libgomp, which make it manage more threads than there are cores."""
 
     def __init__(self) -> None:
-        """Raises OSError if libgomp is not loaded."""
+        """Find libgomp. Raises OSError if it is not loaded."""
         self._libgomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-        self._nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # which every thread calls with NULL
+        self._nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # every thread calls it with NULL
         self._end = threading.Event()
         self._leader: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Start the threads, unless they are there."""
+        """Start the threads, unless they are running."""
         if self._leader is None:
             self._end.clear()
             self._leader = threading.Thread(target=self._lead, name="idle team", daemon=True)
             self._leader.start()
 
     def end(self) -> None:
-        """End the threads, if they are there."""
+        """Stop the threads, if they are running."""
         if self._leader is not None:
             self._end.set()
             self._leader.join()
@@ -46,11 +46,11 @@ class IdleTeam:
 
     def _lead(self) -> None:
         self._libgomp.GOMP_parallel(self._nothing, None, len(os.sched_getaffinity(0)) + 1, 0)
-        self._end.wait()  # libgomp ends a team together with the thread that leads it
+        self._end.wait()  # libgomp ends a team when its leading thread ends
 
 
 class Spinning:
-    """Bounds it while requests run and wait for cores."""
+    """Limits spinning while requests run and wait for cores."""
 
     def __init__(self) -> None:
         self._requests = 0
@@ -59,7 +59,7 @@ class Spinning:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """A request runs in this block."""
+        """Count a request that runs in this block."""
         with self._changed:
             self._requests += 1
             if self._watch is None and sys.platform == "linux":
@@ -91,7 +91,8 @@ class Spinning:
 
 
 def seconds_waited() -> float:
-    """The time that the threads of this process were ready to run and had no core; 0 where the system does not tell."""
+    """Return the seconds that this process's threads were ready to run without a core; 0 if the system does not report
+    it."""
     nanoseconds = 0
     with suppress(OSError):
         for task in os.listdir(_TASKS):

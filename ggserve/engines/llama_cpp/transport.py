@@ -20,17 +20,17 @@ FEWEST_GUESSES, MOST_GUESSES = 0, 8
 
 @dataclass(frozen=True, kw_only=True)
 class ServerPlan:
-    """What a server core loads, and how."""
+    """The file that a server core loads, and its options."""
 
     path: Path
     options: EngineOptions
-    pooling: Pooling = "last"  # how token vectors become the embedding of a text; "model": as the file says
-    states: Path | None = None  # where `/slots/ID?action=save` writes; None: it is not there
-    whole_inputs: bool = False  # a model that attends in both directions needs the whole input in one batch
+    pooling: Pooling = "last"  # how token vectors are pooled into an embedding; "model": as the file says
+    states: Path | None = None  # folder for `/slots/ID?action=save`; None: not available
+    whole_inputs: bool = False  # bidirectional attention needs the whole input in one batch
 
 
 class Transport(Protocol):
-    """A loaded server core. Every method but `close` blocks, and may be called from any thread."""
+    """A loaded server core. Every method except `close` blocks and can be called from any thread."""
 
     @property
     def grammar_language(self) -> Literal["lark", "gbnf"]: ...
@@ -40,12 +40,12 @@ class Transport(Protocol):
 
     @property
     def embeds(self) -> bool:
-        """Whether embeddings can be had of a model that generates."""
+        """True if a generating model can also make embeddings."""
         ...
 
     @property
     def media_marker(self) -> str:
-        """What stands for an image in a prompt's text, with a projector. Raises EngineError."""
+        """The marker that stands for an image in a prompt's text, with a projector. Raises EngineError."""
         ...
 
     def complete(
