@@ -10,7 +10,7 @@ from unittest import mock
 from ggserve.api.limits import Limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.record import RequestRecord
-from ggserve.generation import Delta
+from ggserve.generation import Delta, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.registry import ModelRegistry
 
@@ -28,7 +28,7 @@ async def _deltas() -> AsyncGenerator[Delta, None]:
 async def _seconds(metrics: Metrics) -> float:
     record = RequestRecord("id", "POST", "/v1/chat/completions", metrics, LIMITS)
     started = time.perf_counter()
-    async for _ in record.watch(_deltas()):
+    async for _ in record.watch(lambda params: _deltas(), SamplingParams()):
         pass
     return (time.perf_counter() - started) / TOKENS
 

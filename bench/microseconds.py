@@ -82,7 +82,7 @@ class Replay(GGUFModel):
     async def complete(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None
     ) -> AsyncGenerator[Delta, None]:
-        answer = RunningRequest()
+        answer = RunningRequest(SamplingParams())
         threading.Thread(target=self._send, args=(answer,)).start()
         started = time.thread_time()
         async for delta in answer.listen():

@@ -1,8 +1,9 @@
 """`python -m bench.trust [MODEL]`: the cost of answers that can be checked.
 
 For each engine that runs the file: 100 labels of 3 to 8 tokens after a prompt of 1,000 tokens, as multiples of the
-prompt alone; field confidence, as a multiple of the same answer without; and answers with citations of a document of 20
-kB, whose quotations are all looked up in it. For the grammar alone: the time to compile documents, and of masks.
+prompt alone, where labels begin alike in groups of ten and where no two do; field confidence, as a multiple of the same
+answer without; and answers with citations of a document of 20 kB, whose quotations are all looked up in it. For the
+grammar alone: the time to compile documents, and of masks.
 """
 
 import argparse
@@ -48,16 +49,27 @@ def text_of(size: int) -> str:
     return (pages * (size // len(pages) + 1))[:size]
 
 
-async def decisions(model: GGUFModel) -> float:
-    """Return the time of a prompt with labels, as a multiple of the prompt alone; the median of a few runs."""
+def labels_of(words: list[int], group: int) -> list[list[int]]:
+    """Return labels of 3 to 8 tokens, as many as `group` of which differ in their last token only."""
     dice = random.Random(1)
+    labels = []
+    for _ in range(LABELS // group):
+        beginning = [dice.choice(words) for _ in range(dice.randint(2, 7))]
+        labels += [[*beginning, token] for token in dice.sample(sorted(set(words)), group)]
+    return labels
+
+
+async def decisions(model: GGUFModel, group: int) -> float:
+    """Return the time of a prompt with labels, as a multiple of the prompt alone; the median of a few runs."""
     words = model.tokenize(text_of(20_000), add_special=False)
-    labels = [[dice.choice(words) for _ in range(dice.randint(3, 8))] for _ in range(LABELS)]
+    labels = labels_of(words, group)
+    await model.engine.score(words[:2], labels[:1])  # prepares what the first one waits for
     ratios = []
     for run in range(RUNS):
         seconds = []
         for kind, continuations in enumerate(([words[:1]], labels)):
-            prompt = [words[2 * run + kind], *words[100 * run : 100 * run + PROMPT - 1]]
+            start = 100 * run + group  # no two prompts begin alike, or the prompt cache would answer
+            prompt = [words[2 * start + kind], *words[start : start + PROMPT - 1]]
             started = time.perf_counter()
             await model.engine.score(prompt, continuations)
             seconds.append(time.perf_counter() - started)
@@ -139,10 +151,18 @@ def main() -> None:
             print(f"{engine}: {error}")
             continue
         if arguments.only in (None, "decisions"):
-            ratio = asyncio.run(decisions(model))
-            print(f"{engine}: {LABELS} labels after {PROMPT} tokens cost {ratio:.2f} times the prompt alone")
+            for group in (10, 1):
+                ratio = asyncio.run(decisions(model, group))
+                print(
+                    f"{engine}: {LABELS} labels, {group} of which begin alike, after {PROMPT} tokens cost {ratio:.2f} "
+                    "times the prompt alone",
+                    flush=True,
+                )
         if arguments.only in (None, "confidence"):
-            print(f"{engine}: field confidence costs {asyncio.run(confidence(model)):.2f} times the answer without")
+            print(
+                f"{engine}: field confidence costs {asyncio.run(confidence(model)):.2f} times the answer without",
+                flush=True,
+            )
         if arguments.only in (None, "citations"):
             quotations, wrong = asyncio.run(citations(model, arguments.answers))
             print(f"{engine}: {quotations} quotations in {arguments.answers} answers, {wrong} not in the document")

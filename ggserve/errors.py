@@ -13,6 +13,8 @@ TemplateError              a chat template does not compile, exceeds its limits,
 UnknownModel               no model has the requested name
 """
 
+from collections.abc import Mapping
+
 
 class EngineError(Exception):
     """An engine cannot do what was asked."""
@@ -25,14 +27,22 @@ class GenerationError(EngineError):
 class ContextOverflow(EngineError):
     """A prompt does not fit the context."""
 
-    def __init__(self, prompt_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+    def __init__(self, prompt_tokens: int, context_length: int, *, at_least: bool = False, parts: str = "") -> None:
+        """`parts` says what takes the room."""
         counted = f"{'at least ' if at_least else ''}{prompt_tokens}"
         super().__init__(
-            f"This model's maximum context length is {context_length} tokens, and the prompt has {counted}: "
-            "shorten it (at least one token must be left for the answer)."
+            f"This model's maximum context length is {context_length} tokens, and the prompt has {counted}"
+            f"{f' ({parts})' if parts else ''}: shorten it, or set CONTEXT_LENGTH for a longer context "
+            "(at least one token must be left for the answer)."
         )
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
+        self.at_least = at_least
+
+    def divided(self, parts: Mapping[str, int]) -> "ContextOverflow":
+        """The same, with the tokens of each part that has any."""
+        told = ", ".join(f"{name}: {tokens} tokens" for name, tokens in parts.items() if tokens)
+        return ContextOverflow(self.prompt_tokens, self.context_length, at_least=self.at_least, parts=told)
 
 
 class InvalidToken(EngineError):

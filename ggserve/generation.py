@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ggserve.errors import InvalidRequest, InvalidToken
 from ggserve.messages import ToolCallDelta
+from ggserve.prompt_progress import CacheMiss, PromptProgress
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 GrammarKind = Literal["json_schema", "regex", "choice", "lark", "gbnf", "rules", "citations"]
@@ -138,6 +139,9 @@ class SamplingParams:
     logprobs: int | None = None  # return log-probabilities, with this many most likely tokens; None: off
     sampled_probabilities: bool = False  # `logprobs` describe the distribution after all samplers
     prompt_logprobs: int | None = None  # the same for the prompt's tokens
+    progress: PromptProgress | None = field(default=None, compare=False)  # tells how far the prompt is
+    # scales of the loaded LoRA adapters by number, 0 for those that it leaves out; None: as loaded
+    lora: Mapping[int, float] | None = None
     given: frozenset[str] | None = None  # the fields that the request sets; None: all of them
 
     @classmethod
@@ -258,6 +262,7 @@ class Delta:
     prompt: tuple[ScoredToken, ...] = ()  # on the request's first delta, if `prompt_logprobs` is set
     confidence: Mapping[str, Any] | None = None  # on an answer's last delta, if requested: fields of the response
     prompt_ids: tuple[int, ...] = ()  # on the request's first delta, if the engine received token ids
+    cache_miss: CacheMiss | None = None  # why tokens of the prompt were evaluated again, if many were
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -26,7 +26,21 @@ def _expand_home(value: object) -> object:
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
+def _paths(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(_expand_home(part.strip()) for part in value.split(",") if part.strip())
+    return value
+
+
+def _numbers(value: object) -> object:
+    if isinstance(value, int | float):
+        return (value,)
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
 UserPath = Annotated[Path, BeforeValidator(_expand_home)]
+Paths = Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)]
+Numbers = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_numbers)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 
 
@@ -72,8 +86,10 @@ class Settings(BaseSettings):
     mmproj_path: UserPath | None = Field(
         None, description="projector of a vision model (default: the one next to the model; `none`: no projector)"
     )
-    lora_path: UserPath | None = Field(None, description="LoRA adapter in GGUF; llama.cpp only")
-    lora_scale: float = Field(1.0, description="scale of the LoRA adapter")
+    lora_path: Paths = Field((), description="LoRA adapters in GGUF, separated by commas; llama.cpp only")
+    lora_scale: Numbers = Field(
+        (1.0,), description="scales of the LoRA adapters, separated by commas, or one for all of them"
+    )
     context_length: int | None = Field(
         None,
         ge=8,
@@ -209,6 +225,14 @@ class Settings(BaseSettings):
                     "chrome-extension://*"
                 )
         return origins
+
+    @field_validator("lora_scale")
+    @classmethod
+    def _one_for_each_adapter(cls, scales: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        adapters = len(info.data.get("lora_path", ()))
+        if len(scales) not in (1, adapters):
+            raise ValueError(f"should be one scale, or one for each of the {adapters} adapters")
+        return scales
 
     @field_validator("replicas")
     @classmethod

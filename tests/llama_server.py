@@ -106,9 +106,9 @@ def serve(given: dict[str, str]) -> None:
         params.chat_template = Path(template).read_text()
     if mmproj := given.get("--mmproj"):
         params.mmproj.path, params.mmproj_use_gpu = mmproj, False
-    if adapter := given.get("--lora-scaled"):
-        path, _, scale = adapter.rpartition(":")
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale))]
+    if adapters := given.get("--lora-scaled"):
+        pairs = [each.rpartition(":") for each in adapters.split(",")]
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale)) for path, _, scale in pairs]
     params.cache_ram_mib = int(given["--cache-ram"])
     params.slot_save_path = f"{given['--slot-save-path']}/" if "--slot-save-path" in given else ""
     params.swa_full = "--swa-full" in given

@@ -21,8 +21,19 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_home_is_expanded_in_every_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv(name.upper(), "~/there")
-    assert str(getattr(load_settings(), name)) == "/home/somebody/there"
+    found = getattr(load_settings(), name)
+    assert str(found[0] if isinstance(found, tuple) else found) == "/home/somebody/there"
     assert {"model_path", "log_dir", "models_dir", "api_key_file", "cache_dir", "ssl_keyfile"} <= set(PATHS)
+
+
+def test_adapters_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_PATH", "a.gguf, /b.gguf")
+    monkeypatch.setenv("LORA_SCALE", "0.5,2")
+    settings = load_settings()
+    assert (settings.lora_path, settings.lora_scale) == ((Path("a.gguf"), Path("/b.gguf")), (0.5, 2.0))
+    monkeypatch.setenv("LORA_SCALE", "0.5,2,1")
+    with pytest.raises(SettingsError, match="one for each of the 2"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Admission control: rejects requests early if there is no room for them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.errors import error_response, model_loading
 from ggserve.api.state import state_of
+from ggserve.api.streaming import once_loaded
 from ggserve.errors import QueueFull
 from ggserve.generation import Occupancy
 
@@ -30,6 +32,16 @@ class Admission:
 class GeneratingRoute(JSONRoute):
     """The route class of endpoints that run the model. Returns a 429 without reading the body if there is no room,
     because reading bodies takes most of the time in a rush."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if state_of(request.scope).models.only is not None:
+                return await handler(request)
+            return await once_loaded(request, handler(request))
+
+        return handle
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)

@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from ggserve.api.answer import Answer, Step
 from ggserve.generation import Delta
+from ggserve.prompt_progress import CacheMiss
 
 
 class Piece(NamedTuple):
@@ -32,6 +34,7 @@ class Usage:
     completion_tokens: int = 0
     accepted_tokens: int = 0  # draft tokens of speculative decoding that became part of an answer
     rejected_tokens: int = 0
+    cache_miss: CacheMiss | None = None  # of the prompts, the one that lost the most
 
 
 class Answers:
@@ -74,6 +77,9 @@ class Answers:
             completion_tokens=sum(answer.last.completion_tokens for answer in self.all),
             accepted_tokens=sum(answer.last.accepted_tokens for answer in self.all),
             rejected_tokens=sum(answer.last.rejected_tokens for answer in self.all),
+            cache_miss=max(
+                filter(None, (first.cache_miss for first in firsts)), key=attrgetter("tokens"), default=None
+            ),
         )
 
 

@@ -11,7 +11,7 @@ from ggserve.api.errors import api_error, model_loading
 from ggserve.api.fields import ModelRequest
 from ggserve.api.record import RequestRecord
 from ggserve.api.state import state_of
-from ggserve.api.streaming import while_connected
+from ggserve.api.streaming import Waiting, while_connected
 from ggserve.errors import ContextOverflow, InvalidToken, TemplateError
 from ggserve.model.gguf_model import GGUFModel
 
@@ -28,8 +28,11 @@ class Call(Generic[Body]):
     record: RequestRecord
 
 
-def call_of(schema: type[Body]) -> Callable[..., AsyncGenerator[Call[Body], None]]:
-    """Return the dependency of an endpoint whose body has this schema. An invalid body never reaches the model."""
+def call_of(
+    schema: type[Body], waiting: Callable[[Body], Waiting] = lambda body: Waiting()
+) -> Callable[..., AsyncGenerator[Call[Body], None]]:
+    """Return the dependency of an endpoint whose body has this schema. An invalid body never reaches the model. A
+    stream is `waiting` while its model is loading."""
 
     async def dependency(request: Request, body: Body) -> AsyncGenerator[Call[Body], None]:
         models = state_of(request.scope).models
@@ -37,7 +40,9 @@ def call_of(schema: type[Body]) -> Callable[..., AsyncGenerator[Call[Body], None
             raise model_loading()
         async with AsyncExitStack() as stack:
             lease = models.lease(body.model, body.stay)
+            request.state.waiting = waiting(body) if body.streams else None
             model = await while_connected(request, stack.enter_async_context(lease))
+            request.state.waiting = None
             request.state.record.model = model.name
             try:
                 yield Call(body, model, request, request.state.record)

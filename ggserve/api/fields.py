@@ -48,6 +48,11 @@ class ModelRequest(Strict):
     ttl: Seconds | None = None  # LM Studio's field for the same
 
     @property
+    def streams(self) -> bool:
+        """Whether the response is a stream."""
+        return bool(getattr(self, "stream", False))
+
+    @property
     def stay(self) -> float | None:
         """The seconds that the model stays loaded after the request, `math.inf` for ever; None: as configured."""
         return self.ttl if self.keep_alive is None else self.keep_alive

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from ggserve.generation import Delta
 from ggserve.model.registry import ModelRegistry
+from ggserve.prompt_progress import PromptProgress
 
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
@@ -20,16 +21,14 @@ class LiveAnswer:
 
     task: int  # a unique number
     model: str  # name
-    slot: int  # the lowest number that no other running answer of the model has
-    prompt_tokens: int
-    cached_tokens: int
+    prompt: PromptProgress
     max_tokens: int | None
     completion_tokens: int = 0
 
     @property
     def tokens(self) -> int:
         """The number of tokens in the KV cache."""
-        return self.prompt_tokens + self.completion_tokens
+        return self.prompt.processed + self.completion_tokens
 
 
 class Metrics:
@@ -61,12 +60,10 @@ class Metrics:
         registry.register(self)
         ProcessCollector(registry=registry)
 
-    def begin(self, stream: object, model: str, first: Delta, max_tokens: int | None) -> LiveAnswer:
-        """Record the first delta of an answer. Whatever happens later, remove its stream from `live` at the end."""
-        taken = {answer.slot for answer in self.live.values() if answer.model == model}
-        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+    def begin(self, stream: object, model: str, prompt: PromptProgress, max_tokens: int | None) -> LiveAnswer:
+        """Record a prompt on its way. Whatever happens later, remove its stream from `live` at the end."""
         self._tasks += 1
-        self.live[stream] = LiveAnswer(self._tasks, model, slot, first.prompt_tokens, first.cached_tokens, max_tokens)
+        self.live[stream] = LiveAnswer(self._tasks, model, prompt, max_tokens)
         return self.live[stream]
 
     def text(self) -> bytes:

@@ -5,8 +5,9 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
@@ -15,7 +16,8 @@ from ggserve.api.limits import Limits, with_time_limits
 from ggserve.api.metrics import Metrics
 from ggserve.api.middleware import HTTPMiddleware
 from ggserve.api.state import state_of
-from ggserve.generation import Delta
+from ggserve.generation import Delta, SamplingParams
+from ggserve.prompt_progress import PromptProgress
 
 log = logging.getLogger("ggserve.main")
 
@@ -32,20 +34,29 @@ class RequestRecord:
         self._metrics = metrics
         self.started = time.perf_counter()  # seconds
         self.model = ""  # name, once it is known
+        self.prompts: list[PromptProgress] = []
         self._first: float | None = None
         self._tokens_in = self._tokens_cached = self._tokens_out = self._accepted = self._rejected = 0
         self.status = 499  # nginx's status for a client that disconnected before the response
 
-    async def watch(
-        self, deltas: AsyncGenerator[Delta, None], max_tokens: int | None = None
+    def watch(
+        self, generate: Callable[[SamplingParams], AsyncGenerator[Delta, None]], params: SamplingParams
     ) -> AsyncGenerator[Delta, None]:
-        """Yield the same deltas, counted, and ended when their time is over. A request can have several such streams.
-        `max_tokens`, the limit per answer, is for `/slots`."""
+        """The deltas of `generate(params)`, counted, and ended when their time is over. A request may have several
+        such streams."""
+        progress = PromptProgress()
+        self.prompts.append(progress)
+        return self._watched(generate(replace(params, progress=progress)), progress, params.max_tokens)
+
+    async def _watched(
+        self, deltas: AsyncGenerator[Delta, None], progress: PromptProgress, max_tokens: int | None
+    ) -> AsyncGenerator[Delta, None]:
         first: Delta | None = None
         began = now = 0.0
         tokens_out: dict[int, int] = {}  # by answer
         guesses: dict[int, tuple[int, int]] = {}
         came: dict[int, float] = {}
+        live = self._metrics.begin(deltas, self.model, progress, max_tokens)
         try:
             timed = with_time_limits(deltas, self.limits, self.started, lambda: self._first is not None)
             async with aclosing(timed):
@@ -56,7 +67,6 @@ class RequestRecord:
                         self._metrics.first(now - self.started)
                     if first is None:
                         first, began = delta, now
-                        live = self._metrics.begin(deltas, self.model, delta, max_tokens)
                     if index in came:
                         self._metrics.tokens(delta.completion_tokens - tokens_out[index], now - came[index])
                     tokens_out[index], came[index] = delta.completion_tokens, now
@@ -103,6 +113,12 @@ class RequestRecord:
             if guessed := self._accepted + self._rejected:
                 facts |= {"tokens_accepted": self._accepted, "tokens_rejected": self._rejected}
                 line += f", {self._accepted} of {guessed} draft tokens accepted"
+        elif evaluated := sum(prompt.total for prompt in self.prompts):
+            processed = sum(prompt.processed for prompt in self.prompts)
+            line += f", {processed} of {evaluated} prompt tokens processed"
+        for miss in filter(None, (prompt.miss for prompt in self.prompts)):
+            facts |= {"tokens_evaluated_again": miss.tokens, "cache_miss": miss.reason}
+            line += f"; {miss}"
         log.info(line, extra={"request": facts})
 
 

@@ -6,8 +6,9 @@ A dialect's Writer formats its answers.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import orjson
@@ -18,7 +19,9 @@ from starlette.types import Send
 
 from ggserve.api.answers import Answers, Piece
 from ggserve.api.errors import APIError, api_error
+from ggserve.api.prompts import progress_object
 from ggserve.generation import Delta
+from ggserve.prompt_progress import PromptProgress
 
 Result = TypeVar("Result")
 
@@ -27,6 +30,7 @@ COMMENT = b": keep-alive\n\n"  # a server-sent event that clients skip
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'  # Anthropic's keep-alive event
 
 _STATUS_SECONDS = 1.0  # for errors before a stream's first piece to become an HTTP status
+_PROGRESS_SECONDS = 0.5  # between two reports of a prompt's progress
 _SILENT_SECONDS = 5.0  # clients give up after 60 to 300 seconds without a byte
 
 
@@ -53,11 +57,20 @@ class EventStream(StreamingResponse):
         super().__init__(
             events, media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         )
-        self._events = events
+        self.events = events
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self._events):
+        async with aclosing(self.events):
             await super().stream_response(send)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a stream says while its model is loading."""
+
+    keep_alive: bytes = COMMENT
+    fail: Callable[[APIError], bytes] = lambda error: event(error.body, "error") + DONE
+    media_type: str = EventStream.media_type
 
 
 class Writer(ABC):
@@ -65,6 +78,7 @@ class Writer(ABC):
 
     media_type = EventStream.media_type
     keep_alive: bytes | None = COMMENT  # sent while a request waits in the queue or its prompt is evaluated
+    prompts: Sequence[PromptProgress] | None = None  # whose progress the stream tells before the answer
 
     @abstractmethod
     def piece(self, piece: Piece) -> Iterable[bytes]:
@@ -73,6 +87,10 @@ class Writer(ABC):
     @abstractmethod
     def whole(self, answers: Answers) -> Response:
         """Return the non-streamed response, once the answers are complete."""
+
+    def progress(self, answers: Answers, progress: dict[str, int]) -> bytes:
+        """What tells how far the prompts are; only where the request may ask for it."""
+        raise NotImplementedError
 
     def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:
         """Return what precedes the first delta."""
@@ -107,19 +125,55 @@ async def respond(request: Request, answers: Answers, writer: Writer, *, stream:
             await _drop(first)
             await pieces.aclose()
             raise
-        return EventStream(_written(_with_pauses(first, pieces), answers, writer), writer.media_type)
+        pause = _SILENT_SECONDS if writer.prompts is None else _PROGRESS_SECONDS
+        return EventStream(_written(_with_pauses(first, pieces, pause), answers, writer), writer.media_type)
     await while_connected(request, _collected(answers.streamed(), writer))
     return writer.whole(answers)
 
 
+async def once_loaded(request: Request, response: Coroutine[Any, Any, Response]) -> Response:
+    """The response; where `request.state.waiting` says that a stream's model takes more than a second to load, a stream
+    that says every few seconds that it is alive until it is loaded."""
+    responding = asyncio.ensure_future(response)
+    try:
+        while True:
+            await asyncio.wait((responding,), timeout=_STATUS_SECONDS)
+            if responding.done():
+                return responding.result()
+            if waiting := getattr(request.state, "waiting", None):
+                return EventStream(_while_loading(responding, waiting), waiting.media_type)
+    except BaseException:
+        await _drop(responding)
+        raise
+
+
+async def _while_loading(responding: "asyncio.Future[Response]", waiting: Waiting) -> AsyncGenerator[bytes, None]:
+    try:
+        while not responding.done():
+            yield waiting.keep_alive
+            await asyncio.wait((responding,), timeout=_SILENT_SECONDS)
+        response = responding.result()
+    except Exception as error:
+        yield waiting.fail(api_error(error))
+        return
+    finally:
+        await _drop(responding)
+    if not isinstance(response, EventStream):
+        yield bytes(response.body)
+        return
+    async with aclosing(response.events):
+        async for item in response.events:
+            yield item
+
+
 async def _with_pauses(
-    first: "asyncio.Future[Piece]", others: AsyncGenerator[Piece, None]
+    first: "asyncio.Future[Piece]", others: AsyncGenerator[Piece, None], seconds: float
 ) -> AsyncGenerator[Piece | None, None]:
-    """Yield the items, the first of which is already awaited; None whenever none has arrived for some seconds."""
+    """Yield the items, the first of which is already awaited; None whenever none has arrived for `seconds`."""
     async with aclosing(others):
         try:
             while not first.done():
-                await asyncio.wait((first,), timeout=_SILENT_SECONDS)
+                await asyncio.wait((first,), timeout=seconds)
                 if not first.done():
                     yield None
             yield first.result()
@@ -137,13 +191,16 @@ async def _drop(task: "asyncio.Future[Any]") -> None:
 async def _written(
     pieces: AsyncGenerator[Piece | None, None], answers: Answers, writer: Writer
 ) -> AsyncGenerator[bytes, None]:
-    begun = False
+    begun, told = False, progress_object(())
     try:
         async with aclosing(pieces):
             async for piece in pieces:
+                if writer.prompts is not None and not begun and (now := progress_object(writer.prompts)) != told:
+                    told = now
+                    yield writer.progress(answers, now)
+                elif piece is None and writer.keep_alive:
+                    yield writer.keep_alive
                 if piece is None:
-                    if writer.keep_alive:
-                        yield writer.keep_alive
                     continue
                 if not begun:
                     begun = True

@@ -1,11 +1,13 @@
 """The renderers of one model: its template, and those that a file has for chats with tools or with documents."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from ggserve.chat.reading import read_format
 from ggserve.chat.rendering import Chat, ChatRenderer
 from ggserve.chat.template import ChatTemplate
 
+_MOST_GIVEN = 8  # templates of requests that are kept
 # The names of a file's templates for chats with tools, and for chats with documents.
 TOOL_USE, RAG = PURPOSES = ("tool_use", "rag")
 
@@ -21,6 +23,8 @@ class ChatRenderers:
         end_texts: Iterable[str],
     ) -> None:
         """`named`: templates by their PURPOSES. `end_texts`: how the tokens that end answers are spelled."""
+        self._control_texts = control_texts
+        self._of_source = lru_cache(_MOST_GIVEN)(self._read)
         self.main, *others = (
             ChatRenderer(each, read_format(each), control_texts) for each in (template, *named.values())
         )
@@ -31,15 +35,21 @@ class ChatRenderers:
         self.shown_controls = tuple(text for text in control_texts if text in literals and text not in ends)
 
     def of(self, chat: Chat) -> ChatRenderer:
-        """The renderer of a chat."""
+        """The renderer of a chat. Blocks where the chat has a template of its own, and raises TemplateError."""
+        if chat.template is not None:
+            return self._of_source(chat.template)
         calls = chat.tools is not None or any(message.get("tool_calls") for message in chat.messages)
         if calls and TOOL_USE in self._named:
             return self._named[TOOL_USE]
         return self._named.get(RAG, self.main) if chat.template_arguments.get("documents") else self.main
 
+    def _read(self, source: str) -> ChatRenderer:
+        template = self.main.template.with_source(source)
+        return ChatRenderer(template, read_format(template), self._control_texts)
+
     @property
     def notes(self) -> str:
-        """What could not be read off the templates, in a line."""
+        """The parts of a chat for which the templates show no known format, in one line; "" if there are none."""
         missing = [] if self.main.form.thought else ["thoughts"]
         if self._named.get(TOOL_USE, self.main).own_tools:
             missing.append("tool calls (ggserve's own format is used)")

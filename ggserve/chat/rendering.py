@@ -28,6 +28,7 @@ class Chat:
     begun_thought: str = ""
     documents: tuple[Document, ...] = ()  # documents that it quotes, for citations
     shows_documents: bool = False  # the messages contain them already
+    template: str | None = None  # the source of its template; None: the model's
     template_arguments: Mapping[str, Any] = field(default_factory=dict)  # variables of its template
 
     @property

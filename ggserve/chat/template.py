@@ -45,6 +45,10 @@ class ChatTemplate:
         except Exception as error:  # whatever a hostile source makes the compiler raise
             raise _as_template_error(error) from None
 
+    def with_source(self, source: str) -> "ChatTemplate":
+        """Another template of the same model. Raises TemplateError."""
+        return ChatTemplate(source, self._special["bos_token"], self._special["eos_token"])
+
     def render(
         self,
         messages: list[dict[str, Any]],

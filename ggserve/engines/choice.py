@@ -32,9 +32,10 @@ class EngineWishes(Tuning):
     @property
     def llama_cpp_setting(self) -> str | None:
         """The first setting that only llama.cpp has, as NAME=value."""
-        for name in ("mmproj_path", "lora_path"):
-            if path := getattr(self, name):
-                return f"{name.upper()}={path.name}"
+        if self.mmproj_path:
+            return f"MMPROJ_PATH={self.mmproj_path.name}"
+        if adapters := self.adapters:
+            return f"LORA_PATH={','.join(path.name for path, _ in adapters)}"
         if self.draft_model:
             return f"DRAFT_MODEL={self.draft_model}"
         if self.kv_cache_type != "f16":

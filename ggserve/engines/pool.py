@@ -125,7 +125,9 @@ class Pool(Generic[AnySlot]):
             return self._idle[0]
         prefixes = [common_prefix(slot.tokens, prompt) for slot in opened]
         longest = max(prefixes)
-        return opened[prefixes.index(longest)] if longest >= MIN_SIMILARITY * len(prompt) else opened[0]
+        nearest = opened[prefixes.index(longest)]
+        begun = 0 < len(nearest.tokens) == longest  # such as a prompt whose client left: nothing is thrown away
+        return nearest if begun or longest >= MIN_SIMILARITY * len(prompt) else opened[0]
 
     def _hand(self, future: "asyncio.Future[AnySlot]", slot: AnySlot) -> None:
         if future.done():  # its caller was cancelled

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from ggserve.errors import EngineClosed, EngineError, GenerationError
-from ggserve.generation import Delta
+from ggserve.generation import Delta, SamplingParams
+from ggserve.prompt_progress import PromptProgress
 
 Item = TypeVar("Item")
 
@@ -68,8 +69,10 @@ class RunningRequest:
     """A request in progress with `n` answers to one prompt. `listen` runs on the event loop, everything else in a
     worker thread."""
 
-    def __init__(self, n: int = 1) -> None:
-        self._n = n
+    def __init__(self, params: SamplingParams) -> None:
+        self._n = params.n
+        self.params = params
+        self.progress = params.progress or PromptProgress()  # of the prompt
         self.cancelled = False  # set by the listener; the worker checks it at each step
         self.end: Delta | EngineError | None = None  # sent when the slot is free for the next request
         self._deltas: Channel[Delta | EngineError] = Channel()

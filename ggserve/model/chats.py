@@ -1,9 +1,10 @@
-"""Chats of a loaded model: template, text, token ids, engine, and the parser of the answer; one way for all models."""
+"""The chats of a loaded model: template, text, token ids, engine, and the parser of the answer. The same path for all
+models."""
 
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,40 +14,43 @@ from ggserve.chat.encoding import defused, text_length
 from ggserve.chat.format import ChatFormat, ThoughtState
 from ggserve.chat.parser import AnswerParser, CallPiece, Part, Text, Thought
 from ggserve.chat.rendering import Chat, ChatRenderer, RenderedChat
-from ggserve.errors import InvalidRequest
+from ggserve.errors import ContextOverflow, InvalidRequest
 from ggserve.generation import Delta, MediaPrompt, SamplingParams, Scores
 from ggserve.grammar.citations import citation_grammar, marks_for
 from ggserve.messages import ToolCallDelta, Tools
 from ggserve.model.confidence import Confidence
 from ggserve.model.load import LoadedModel
+from ggserve.model.prompt_memory import Parts, PromptMemory, lora_of
 from ggserve.model.thinking import Budget, within_budget
 
 __all__ = ["Chat", "Chats"]
 
 
 class Chats:
-    """Renders chats, and reads thoughts and calls in their answers."""
+    """Renders chats, and separates reasoning and tool calls in their answers."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self.confidence = Confidence(loaded)
+        self._reading = asyncio.Lock()
+        self.memory = PromptMemory(rewinds=loaded.facts.rewinds)
 
     def answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """The answer's deltas. Raises InvalidRequest and TemplateError too."""
+        """Yield the answer's deltas. Also raises InvalidRequest and TemplateError."""
         return self._citing(chat, params) if chat.documents else self._answer(chat, params)
 
     async def _answer(self, chat: Chat, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        renderer = self._loaded.renderers.of(chat)
+        renderer = await self._renderer(chat)
         form, tools = renderer.form, chat.tools
         if tools and "parallel_calls" in form.refused:
             tools = replace(tools, parallel=False)
-        rendered = await self._rendered(chat, renderer)
+        rendered, prompt = await self._fitting(chat, renderer, params)
         thinks = chat.template_arguments.get("enable_thinking") is not False
         state = rendered.state or "closed"
         grammar = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, state, thinks=thinks)
         if tools and params.confidence:
             raise InvalidRequest(f"{params.confidence} cannot be combined with tools.", "tools")
-        prompt = await self._prompt(rendered)
+        self._watch(params, prompt, chat, renderer)
         budget: Budget | None = None
         if params.thinking_budget is not None and form.thought and state != "closed":
             after = await asyncio.to_thread(answer_grammar, form, tools, params.grammar, "closed")
@@ -79,30 +83,73 @@ class Chats:
         texts = [document.text for document in chat.documents]
         marks = marks_for(texts)
         grammar = citation_grammar(texts, marks, "documents")
-        if self._loaded.token_grammars:  # llama.cpp goes on without a grammar that it cannot compile
+        if self._loaded.token_grammars:  # llama.cpp ignores a grammar that it cannot compile
             await self._loaded.token_grammars.matcher(grammar)
         messages = with_documents([*map(dict, chat.messages)], chat.documents, marks, shown=chat.shows_documents)
-        renderer = self._loaded.renderers.of(chat)
-        rendered = await self._rendered(replace(chat, messages=messages).quiet, renderer)
+        renderer = await self._renderer(chat)
+        _, prompt = await self._fitting(replace(chat, messages=messages).quiet, renderer, params)
         params = replace(params, grammar=grammar, stop=(*params.stop, *renderer.template.stop))
-        deltas = self._loaded.engine.generate(await self._prompt(rendered), params)
+        self._watch(params, prompt, chat, renderer)
+        deltas = self._loaded.engine.generate(prompt, params)
         async with aclosing(with_citations(deltas, chat.documents, marks)) as cited:
             async for delta in cited:
                 yield delta
 
+    def _watch(
+        self, params: SamplingParams, prompt: list[int] | MediaPrompt, chat: Chat, renderer: ChatRenderer
+    ) -> None:
+        """Lets the progress of a prompt tell why its tokens are evaluated again."""
+        if isinstance(prompt, list) and params.cache_prompt and params.progress:
+            source = renderer.template.source
+            self.memory.explaining(
+                params.progress, params.kept(prompt), lambda: Parts.of(chat, source, lora_of(params))
+            )
+
     async def score(self, chat: Chat, continuations: Sequence[Sequence[int]]) -> Scores:
-        """The log-probabilities of how the answer to a chat may begin, once the model has thought or need not.
-        Raises TemplateError too."""
-        rendered = await self._rendered(chat.quiet, self._loaded.renderers.of(chat))
+        """Return the log-probabilities of possible beginnings of a chat's answer, after any reasoning. Also raises
+        TemplateError."""
+        rendered = await self._rendered(chat.quiet, await self._renderer(chat))
         return await self._loaded.engine.score(await self._prompt(rendered), continuations)
 
     async def count(self, chat: Chat) -> int:
-        """Tokens of the chat's prompt, images left out. Raises TemplateError."""
-        rendered = await self._rendered(chat, self._loaded.renderers.of(chat))
+        """Return the number of tokens of the chat's prompt, without images. Raises TemplateError."""
+        rendered = await self._rendered(chat, await self._renderer(chat))
         return len(await self._ids(rendered))
 
+    async def _renderer(self, chat: Chat) -> ChatRenderer:
+        """The renderer of a chat; a template of a request's own is read in a thread, one at a time."""
+        if chat.template is None:
+            return self._loaded.renderers.of(chat)
+        async with self._reading:
+            return await asyncio.to_thread(self._loaded.renderers.of, chat)
+
+    async def _fitting(
+        self, chat: Chat, renderer: ChatRenderer, params: SamplingParams
+    ) -> tuple[RenderedChat, list[int] | MediaPrompt]:
+        """The prompt of a chat as text and as tokens. Raises ContextOverflow, which says what takes the room."""
+        length = self._loaded.engine.context_length
+        try:
+            rendered = await self._rendered(chat, renderer)
+            prompt = await self._prompt(rendered)
+            if isinstance(prompt, list) and (tokens := len(params.kept(prompt))) >= length:
+                raise ContextOverflow(tokens, length)
+        except ContextOverflow as overflow:
+            if not chat.tools:
+                raise overflow.divided({"messages": overflow.prompt_tokens}) from None
+            tools = await self._tokens_of_tools(chat, overflow)
+            raise overflow.divided({"tools": tools, "messages": overflow.prompt_tokens - tools}) from None
+        return rendered, prompt
+
+    async def _tokens_of_tools(self, chat: Chat, overflow: ContextOverflow) -> int:
+        """The tokens that the tools add to a prompt; by their share of its text where that is very long."""
+        if not overflow.at_least:
+            with suppress(ContextOverflow):
+                return overflow.prompt_tokens - await self.count(replace(chat, tools=None))
+        tools, messages = text_length(chat.tools and chat.tools.functions), text_length(chat.messages)
+        return overflow.prompt_tokens * tools // max(tools + messages, 1)
+
     async def _rendered(self, chat: Chat, renderer: ChatRenderer) -> RenderedChat:
-        """In a thread, for a template may take seconds."""
+        """Render in a thread, because a template can take seconds."""
         _check_length(self._loaded, chat)
         return await asyncio.to_thread(renderer.render, chat, self._loaded.engine.media_marker)
 
@@ -122,7 +169,7 @@ class Chats:
 
 
 def render_text(loaded: LoadedModel, chat: Chat) -> str:
-    """The prompt's text. Blocks. Raises TemplateError, ContextOverflow and InvalidRequest."""
+    """Return the prompt's text. Blocks. Raises TemplateError, ContextOverflow and InvalidRequest."""
     _check_length(loaded, chat)
     return loaded.renderers.of(chat).render(chat, loaded.engine.media_marker).shown
 
@@ -135,7 +182,7 @@ def _check_length(loaded: LoadedModel, chat: Chat) -> None:
 async def _parsed(
     deltas: AsyncGenerator[Delta, None], form: ChatFormat, tools: Tools | None, state: ThoughtState | None
 ) -> AsyncGenerator[Delta, None]:
-    """The deltas with thoughts and calls told apart, as they come."""
+    """Yield the deltas with reasoning and tool calls separated, as they arrive."""
     answers: dict[int, _Answer] = {}
     functions = [tool["function"] for tool in tools.functions] if tools else []
     schemas: dict[str, Mapping[str, Any]] = {
@@ -151,7 +198,7 @@ async def _parsed(
 
 
 class _Answer:
-    """One answer in the making."""
+    """One answer in progress."""
 
     def __init__(self, parser: AnswerParser, required: bool) -> None:
         self._parser = parser
@@ -159,7 +206,7 @@ class _Answer:
         self._calls = False
 
     def read(self, delta: Delta) -> list[Delta]:
-        """A delta as one or more: in each, thought comes before text, and text before calls."""
+        """Split a delta so that each part has reasoning before text and text before tool calls."""
         parts = self._parser.push(delta.text)
         reason = delta.finish_reason
         if reason:
@@ -169,7 +216,7 @@ class _Answer:
         said = [_Said()]
         for part in parts:
             if isinstance(part, Text) and self._required:
-                continue  # the beginning of a call that was cut
+                continue  # the beginning of a truncated tool call
             if said[-1].precedes(part):
                 said.append(_Said())
             self._calls |= said[-1].add(part)
@@ -192,20 +239,20 @@ class _Answer:
 
 
 class _Said:
-    """What one delta says."""
+    """The content of one delta."""
 
     def __init__(self) -> None:
         self.thought = self.text = ""
         self.calls: list[ToolCallDelta] = []
 
     def precedes(self, part: Part) -> bool:
-        """Whether a part cannot be said in the same delta without changing the order."""
+        """Return True if the part cannot be added to this delta without changing the order."""
         if isinstance(part, CallPiece):
             return False
         return bool(self.calls or (self.text and isinstance(part, Thought)))
 
     def add(self, part: Part) -> bool:
-        """Says a part too; returns whether it is one of a call."""
+        """Add a part. Return True if it belongs to a tool call."""
         if isinstance(part, CallPiece):
             call_id = None if part.name is None else f"call_{uuid.uuid4().hex[:24]}"
             self.calls.append(ToolCallDelta(part.index, part.arguments, call_id, part.name))

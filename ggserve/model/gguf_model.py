@@ -1,6 +1,6 @@
-"""GGUFModel: one model file, loaded once: chats, completions, embeddings, tokens.
+"""GGUFModel: one loaded model file, with chats, completions, embeddings and tokens.
 
-Usable without HTTP; the API talks to nothing else.
+Works without HTTP. The API uses nothing else.
 """
 
 import asyncio
@@ -21,14 +21,16 @@ from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.decisions import Decider, Decision, Question
 from ggserve.model.load import LoadArguments, LoadOptions, Report, load
+from ggserve.model.prompt_memory import Parts, lora_of
 from ggserve.modelfile.facts import ModelFacts, file_sampling
+from ggserve.prompt_progress import PromptProgress
 
 __all__ = ["GGUFModel", "SamplingParams"]
 
 log = logging.getLogger("ggserve.model")
 
-_DECODED_AT_ONCE = 2  # requests whose images are decoded at the same time
-_ANSWER_OF_GAP = 4  # part of the context that an answer without a limit is left beside other files
+_DECODED_AT_ONCE = 2  # number of requests whose images are decoded in parallel
+_ANSWER_OF_GAP = 4  # infill: 1/4 of the context is kept free for an answer without a limit
 
 
 class GGUFModel:
@@ -39,15 +41,15 @@ class GGUFModel:
         path: str | Path,
         *,
         log_prompts: bool = False,
-        max_tokens: int | None = None,  # that an answer may have, whatever is asked for
+        max_tokens: int | None = None,  # limit per answer, whatever the request asks for
         report: Report | None = None,
-        name: str | None = None,  # None: after the file
-        sampling: Mapping[str, Any] | None = None,  # defaults of requests, before those of the file
-        fallback_sampling: Mapping[str, Any] | None = None,  # and after those of the file
+        name: str | None = None,  # None: the file's name
+        sampling: Mapping[str, Any] | None = None,  # default parameters that override the file's
+        fallback_sampling: Mapping[str, Any] | None = None,  # default parameters that the file's override
         **options: Unpack[LoadArguments],
     ) -> None:
-        """Checks and loads the file. `options` are explained at `load.LoadOptions`; with `log_prompts` the log holds
-        what people write; `report` gets what part of the file is read, 0 to 1.
+        """Check and load the file. See `load.LoadOptions` for `options`. With `log_prompts`, prompts and answers are
+        logged. `report` receives the fraction of the file read, 0 to 1.
 
         Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
         """
@@ -72,12 +74,12 @@ class GGUFModel:
 
     @property
     def engine_reason(self) -> str:
-        """One line: why that engine."""
+        """The reason for the choice of engine, in one line."""
         return self._loaded.engine_reason
 
     @property
     def hardware(self) -> Hardware:
-        """The engine's build and the GPUs that it uses, as things are now."""
+        """The engine's build and the GPUs in use, which can change."""
         return self.engine.hardware
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
@@ -86,71 +88,73 @@ class GGUFModel:
 
     @property
     def context_length(self) -> int:
-        """Tokens, prompt and answer together."""
+        """The context length in tokens, prompt and answer together."""
         return self.engine.context_length
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens that the model knows."""
+        """The number of tokens in the vocabulary."""
         return self._loaded.vocab_size
 
     @property
     def parallel(self) -> int:
-        """Answers at the same time."""
+        """The number of slots."""
         return self._loaded.options.parallel
 
     @property
     def speculates(self) -> bool:
-        """Whether tokens are guessed ahead of the model."""
+        """True if speculative decoding is on."""
         options = self._loaded.options
         return options.speculate != "off" or options.draft_model is not None
 
     @property
     def lora_adapters(self) -> list[tuple[Path, float]]:
-        """The LoRA adapters that are applied, and their scales."""
-        options = self._loaded.options
-        return [(options.lora_path, options.lora_scale)] if options.lora_path else []
+        """The active LoRA adapters and their scales."""
+        return list(self._loaded.options.adapters)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that it takes: weights and KV caches."""
+        """The memory that it takes in bytes: weights and KV caches."""
         return self._loaded.nbytes
 
     @property
     def occupancy(self) -> Occupancy:
-        """How busy it is."""
+        """The current load."""
         return self.engine.pool
 
     @property
     def facts(self) -> ModelFacts:
-        """What the file says of itself."""
+        """The facts in the model file."""
         return self._loaded.facts
 
     @property
     def features(self) -> frozenset[Feature]:
-        """What the engine can do with this model."""
+        """The features of the engine with this model."""
         return self.engine.features
 
     async def complete(
         self, prompt: str | Sequence[int], params: SamplingParams | None = None
     ) -> AsyncGenerator[Delta, None]:
-        """Continues a text, or token ids as they are. An empty prompt starts a text of the model's own."""
+        """Continue a text, or token ids. An empty prompt starts a new text."""
         if isinstance(prompt, str):
             ids = await self._loaded.off_loop(len(prompt), self._codec.encode_prompt, prompt)
         else:
             ids = list(prompt) or self._codec.encode_prompt("")
-        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), self._capped(params), ids)
+        params = self._capped(params)
+        self._remember(params, ids)
+        watched = self._chats.confidence.watched(lambda p: self.engine.generate(ids, p), params, ids)
         async with aclosing(self._logged(prompt, watched)) as deltas:
             async for delta in deltas:
                 yield delta
 
     async def decide(self, messages: list[dict[str, Any]], questions: Sequence[Question]) -> list[Decision]:
-        """The answers to questions about a chat, each with the probability of every option; no text is generated."""
+        """Return the answers to questions about a chat, each with the probability of every option. Generates no
+        text."""
         return await self._decider.decide(await self._clean_images(messages), questions)
 
     @property
     def infill_objection(self) -> str | None:
-        """Why the model cannot fill in the middle; None where it can."""
+        """The reason why the model does not support fill-in-the-middle, or None if it does."""
         return self._loaded.infill.objection
 
     async def infill(
@@ -161,8 +165,8 @@ class GGUFModel:
         *,
         files: Sequence[File] = (),
     ) -> AsyncGenerator[Delta, None]:
-        """What belongs between two pieces of a text; of other `files`, the end of what the context has room for. Only
-        where nothing speaks against it."""
+        """Generate the text between two pieces of text. Of other `files`, the end that fits into the context is used.
+        Call it only if there is no `infill_objection`."""
         params = self._capped(params)
         answer = self.context_length // _ANSWER_OF_GAP if params.max_tokens is None else params.max_tokens
         room = self.context_length - answer - 1
@@ -174,6 +178,7 @@ class GGUFModel:
         ids = await self._loaded.off_loop(
             length, encoded, (prefix, suffix), others=sum(len(file.text) for file in files)
         )
+        self._remember(params, ids)
         async with aclosing(self._logged([prefix, suffix], self.engine.generate(ids, params))) as deltas:
             async for delta in deltas:
                 yield delta
@@ -186,15 +191,19 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
         documents: Sequence[Document] = (),
         shows_documents: bool = False,
     ) -> AsyncGenerator[Delta, None]:
-        """The assistant's answer to `messages` (dicts with role and content), or the rest of one that has `begun`.
-        `template_arguments` are variables of its chat template, as `enable_thinking`. The answer quotes the
-        `documents`, which the messages may show already. Raises TemplateError too."""
+        """Generate the assistant's answer to `messages` (dicts with role and content), or the rest of one that has
+        `begun`.
+
+        `template_arguments` are variables for the chat template, such as `enable_thinking`. The answer quotes the
+        `documents`; `shows_documents` means that the messages already contain them. Also raises TemplateError.
+        """
         visible = await self._clean_images(messages)
-        given = tuple(documents), shows_documents, template_arguments or {}
+        given = tuple(documents), shows_documents, template, template_arguments or {}
         chat = Chat(visible, tools, begun, begun_thought, *given)
         running = self._chats.answer(chat, self._capped(params))
         async with aclosing(self._logged(messages, running)) as deltas:
@@ -208,10 +217,13 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> int:
-        """Tokens of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
-        chat = Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+        """Return the number of tokens in the prompt that `chat` makes from the same arguments. Raises TemplateError."""
+        chat = Chat(
+            messages, tools, begun, begun_thought, template=template, template_arguments=template_arguments or {}
+        )
         return await self._chats.count(chat)
 
     async def _clean_images(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -221,8 +233,9 @@ class GGUFModel:
             return await asyncio.to_thread(with_clean_images, messages)
 
     def _capped(self, params: SamplingParams | None) -> SamplingParams:
-        """The parameters within the model's limits; the bias of texts is one of their tokens."""
+        """Return the parameters within the model's limits, with `text_bias` converted to a bias of tokens."""
         params = (params or SamplingParams()).over(self.sampling)
+        params = dataclasses.replace(params, progress=params.progress or PromptProgress())
         if params.text_bias:
             texts = {
                 token: bias
@@ -233,12 +246,16 @@ class GGUFModel:
         limits = [limit for limit in (self._max_tokens, params.max_tokens) if limit is not None]
         return dataclasses.replace(params, max_tokens=min(limits)) if limits else params
 
+    def _remember(self, params: SamplingParams, ids: Sequence[int]) -> None:
+        if params.cache_prompt and params.progress:
+            self._chats.memory.explaining(params.progress, params.kept(ids), lambda: Parts(hash(lora_of(params))))
+
     def _logged(self, prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         return logged(prompt, deltas) if self._log_prompts else deltas
 
     async def embed(self, inputs: Sequence[str | Sequence[int]], *, truncate: bool = False) -> list[Embedding]:
-        """The embedding of each text (or of token ids as they are), a vector of length 1. With `truncate`, a text that
-        is too long loses its end."""
+        """Return the embedding of each text (or list of token ids), a vector of length 1. With `truncate`, a text that
+        is too long is cut at its end."""
         ids = [list(text) if not isinstance(text, str) else await self._input_ids(text, truncate) for text in inputs]
         return await self.engine.embed(ids)
 
@@ -252,7 +269,7 @@ class GGUFModel:
         return self._codec.encode(text, add_special=True, parse_special=False)
 
     def _cut_input(self, text: str) -> list[int]:
-        """The tokens of as much of a text as fits, between those that the model wants around it."""
+        """Return the tokens of as much of a text as fits, between the model's special tokens."""
         ids = self._encoded_input(text)
         room = self.context_length - 1
         if len(ids) <= room:
@@ -265,7 +282,7 @@ class GGUFModel:
         return ids[: room - len(ending)] + ending
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
-        """How well each document answers the query; needs Feature "rerank"."""
+        """Return the relevance of each document to the query. Requires Feature "rerank"."""
         if self._loaded.reranker is None:
             raise InvalidRequest(f"{self.name} cannot rank documents")
         return await self._loaded.reranker.rerank(query, documents)
@@ -273,7 +290,7 @@ class GGUFModel:
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str
     ) -> dict[str, Any]:
-        """Saves, restores or erases a slot, and answers as llama-server does. Raises InvalidRequest."""
+        """Save, restore or erase a slot, and return llama-server's response. Raises InvalidRequest."""
         if self._loaded.slot_files is None:
             why = "ctransformers cannot save slots" if self.engine_name == "ctransformers" else "set PROMPT_CACHE_DIR"
             raise InvalidRequest(f"Slots of {self.name} cannot be saved: {why}.")
@@ -281,20 +298,21 @@ class GGUFModel:
 
     @property
     def thinks(self) -> bool:
-        """Whether its chats have thoughts that are told apart."""
+        """True if its chats have reasoning in a known format."""
         return self._loaded.renderers.main.form.thought is not None
 
     @property
     def tokenizer_facts(self) -> dict[str, str | None]:
-        """The texts of `bos_token` and `eos_token`, and `chat_template` in Jinja2; None for what it does not have."""
+        """The texts of `bos_token` and `eos_token`, and `chat_template` in Jinja2; None for those that do not exist."""
         return {**self._codec.special_tokens, "chat_template": self._loaded.renderers.main.template.source}
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
-        """Ids of a text: with the special tokens that the model wants around it, and with those that it spells."""
+        """Return the ids of a text, optionally with the model's special tokens around it and with special tokens parsed
+        in it."""
         return self._codec.encode(text, add_special=add_special, parse_special=parse_special)
 
     def tokenize_chat(self, messages: list[dict[str, Any]]) -> list[int]:
-        """The ids of a chat, up to where the assistant's answer begins. Raises TemplateError."""
+        """Return the ids of a chat, up to the beginning of the assistant's answer. Raises TemplateError."""
         chat = Chat(messages)
         rendered = self._loaded.renderers.of(chat).render(chat)
         return self._codec.encode_rendered(rendered.text, rendered.stand_ins)
@@ -306,20 +324,22 @@ class GGUFModel:
         tools: Tools | None = None,
         begun: str = "",
         begun_thought: str = "",
+        template: str | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """The text of the prompt that `chat` makes of the same arguments. Raises TemplateError."""
+        """Return the text of the prompt that `chat` makes from the same arguments. Raises TemplateError."""
         return render_text(
-            self._loaded, Chat(messages, tools, begun, begun_thought, template_arguments=template_arguments or {})
+            self._loaded,
+            Chat(messages, tools, begun, begun_thought, template=template, template_arguments=template_arguments or {}),
         )
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of token ids. Raises InvalidToken."""
+        """Return the text of token ids. Raises InvalidToken."""
         self._check_tokens(ids)
         return self._codec.decode(ids, skip_special=skip_special)
 
     def pieces(self, ids: Sequence[int]) -> list[bytes]:
-        """The bytes of each token, control tokens as the file spells them. Raises InvalidToken."""
+        """Return the bytes of each token, control tokens as spelled in the file. Raises InvalidToken."""
         self._check_tokens(ids)
         return self._codec.pieces(ids)
 
@@ -327,13 +347,13 @@ class GGUFModel:
         check_tokens(ids, self._loaded.vocab_size)
 
     def close(self) -> None:
-        """Ends every answer and frees the model."""
+        """End every answer and free the model."""
         self._chats.confidence.close()
         self.engine.close()
 
 
 async def logged(prompt: Any, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-    """The same deltas; in the end the log has the prompt and the answer, as far as it came."""
+    """Yield the same deltas, and finally log the prompt and the answer so far."""
     texts = []
     try:
         async with aclosing(deltas):

@@ -1,4 +1,4 @@
-"""From a model file and what the user wants to an engine, a codec and what they have in common. Answers nothing."""
+"""Loading: from a model file and the user's options to an engine, a codec and their shared parts. Generates nothing."""
 
 import asyncio
 import logging
@@ -58,9 +58,9 @@ Result = TypeVar("Result")
 Report = Callable[[float], object]
 Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
-_LONG_TEXT = 8192  # characters; tokenizing more than that would hold up the event loop
-_NO_PROJECTOR = Path("none")  # as MMPROJ_PATH
-_PADDING = 128  # tokens by which vocabularies may differ at their ends, as llama.cpp allows it
+_LONG_TEXT = 8192  # characters; tokenizing more would block the event loop
+_NO_PROJECTOR = Path("none")  # value of MMPROJ_PATH
+_PADDING = 128  # maximum difference in vocabulary size, as in llama.cpp
 
 
 class LoadArguments(TypedDict, total=False):
@@ -85,22 +85,22 @@ class LoadArguments(TypedDict, total=False):
     kv_cache_type: CacheType
     flash_attention: Literal["auto", "on", "off"]
     mmproj_path: Path | None
-    lora_path: Path | None
-    lora_scale: float
+    lora_path: Path | tuple[Path, ...]
+    lora_scale: float | tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions(EngineWishes):
-    """What a user may say about a load; None leaves it to the file and the machine."""
+    """The user's options for loading. None leaves the choice to the file and the machine."""
 
-    cache_dir: Path = Path("models")  # where files that an engine needs in another form are kept
-    model_type: str | None = None  # the family of a legacy file; None: what the file proves
+    cache_dir: Path = Path("models")  # folder for model files converted for an engine
+    model_type: str | None = None  # the family of a legacy file; None: detected
     chat_template: str | None = None  # a name (chat/named_templates) or a file; None: the model file's own
     context_length: int | None = None  # tokens; None: the model's own, at most 4096
     threads: int | None = None  # None: the usable cores
 
     def for_engine(self, plan: MemoryPlan) -> EngineOptions:
-        """The options of the engine that follows a plan."""
+        """Return the options of the engine under a plan."""
         tuning = {name: getattr(self, name) for name in Tuning.__dataclass_fields__}
         return EngineOptions(
             **tuning,
@@ -115,20 +115,20 @@ class LoadedModel:
     """An engine that has loaded a file, and the codec between texts and its tokens."""
 
     engine: Engine
-    engine_reason: str  # one line: why this engine
+    engine_reason: str  # in one line
     options: EngineOptions
     codec: Codec | EngineCodec
     facts: ModelFacts
     vocab_size: int
-    infill: Infill  # prompts of texts with a gap
+    infill: Infill  # fill-in-the-middle prompts
     renderers: ChatRenderers
-    token_grammars: Grammars | None = None  # of the model's own tokens, where the engine's are of bytes
+    token_grammars: Grammars | None = None  # over the model's tokens, if the engine's are over bytes
     reranker: Reranker | None = None  # for models that rank documents
-    nbytes: int = 0  # of memory, as planned
-    slot_files: SlotFiles | None = None  # where slots can be saved
+    nbytes: int = 0  # planned memory
+    slot_files: SlotFiles | None = None  # if slots can be saved
 
     def check_length(self, length: int) -> None:
-        """Raises ContextOverflow if a text of `length` characters cannot fit, whatever its tokens are."""
+        """Check that a text of `length` characters can fit, whatever its tokens are. Raises ContextOverflow."""
         fewest = length // self.codec.longest_token
         if fewest > self.engine.context_length:
             raise ContextOverflow(fewest, self.engine.context_length, at_least=True)
@@ -136,8 +136,8 @@ class LoadedModel:
     async def off_loop(
         self, length: int, function: Callable[[Argument], Result], argument: Argument, *, others: int = 0
     ) -> Result:
-        """Calls `function`, which makes tokens of a text of `length` characters, and of `others` that need not fit: in
-        a thread if that is long. Raises ContextOverflow if they cannot fit, which the length alone may tell."""
+        """Call `function`, which tokenizes `length` characters, plus `others` that need not fit; in a thread if that
+        takes long. Raises ContextOverflow if the length alone shows that they cannot fit."""
         self.check_length(length)
         if self.codec.blocks or length + others > _LONG_TEXT:
             return await asyncio.to_thread(function, argument)
@@ -146,25 +146,26 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked file, and how it will be loaded."""
+    """A checked file, and how to load it."""
 
     file: ModelFile
-    options: LoadOptions  # with the files that go along with the model
+    options: LoadOptions  # including the model's companion files
     engine_name: EngineName
     engine_reason: str
-    chosen: Template | None  # instead of the file's own chat template
+    chosen: Template | None  # overrides the file's chat template
     memory: MemoryPlan
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory: weights and KV caches, without the room that the prompt cache may take."""
-        companions = (self.options.mmproj_path, self.options.lora_path, self.options.draft_model)
+        """The planned memory in bytes: weights and KV caches, without the prompt cache."""
+        adapters = (path for path, _ in self.options.adapters)
+        companions = (self.options.mmproj_path, *adapters, self.options.draft_model)
         weights = self.file.size + sum(path.stat().st_size for path in companions if path)
         return weights + self.memory.slots * self.memory.slot_bytes
 
 
 def plan_load(path: Path, options: LoadOptions, report: Report | None = None) -> Plan:
-    """Checks the file, chooses the engine and plans the memory. `report` gets what part of a conversion is done.
+    """Check the file, choose the engine and plan the memory. `report` receives the fraction of a conversion done.
 
     Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
     """
@@ -194,20 +195,20 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
 
 
 def _chosen_template(file: ModelFile, name: str) -> Template:
-    """The template that CHAT_TEMPLATE means: one of the file's by its name, a built-in one, or a file."""
+    """Return the template that CHAT_TEMPLATE names: one of the file's templates, a built-in one, or a file."""
     own = chat_template(file, name)
     return read_chat_template(name) if own is None else (own, ())
 
 
 def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
-    """Plans and loads. `report` gets what part of the file is read.
+    """Plan and load a model. `report` receives the fraction of the file read.
 
     Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
     """
     started = time.perf_counter()
     report = report or (lambda progress: None)
     plan = plan_load(path, options, _half(report, 0))
-    if plan.file.path != path:  # converted, which was the first half
+    if plan.file.path != path:  # the conversion was the first half
         report = _half(report, 1)
     read_ahead(plan.file, report)
     check_norms(plan.file)
@@ -241,7 +242,8 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
 
 
 def _draft(file: ModelFile, path: Path) -> ModelFile:
-    """The checked file of a model that guesses ahead. Raises ModelFileError where llama.cpp could not use it."""
+    """Return the checked file of a draft model for speculative decoding. Raises ModelFileError if llama.cpp cannot use
+    it."""
     draft = read_gguf(path)
     if objection := llama_cpp_objection(draft):
         raise ModelFileError(f"DRAFT_MODEL={path.name}: llama.cpp cannot run this file: {objection}")
@@ -252,8 +254,8 @@ def _draft(file: ModelFile, path: Path) -> ModelFile:
 
 
 def _with_projector(file: ModelFile, options: LoadOptions) -> LoadOptions:
-    """The options with the projector that lies beside the model, where it can be used and none is named. The name
-    "none" means no projector."""
+    """Return the options with the projector next to the model, if it is usable and none is set. The name "none" means
+    no projector."""
     if options.mmproj_path == _NO_PROJECTOR:
         return replace(options, mmproj_path=None)
     if options.mmproj_path or options.engine == CTransformersEngine.name or not isinstance(file, GGUFFile):
@@ -263,16 +265,17 @@ def _with_projector(file: ModelFile, options: LoadOptions) -> LoadOptions:
 
 
 def _with_companions(file: ModelFile, options: LoadOptions) -> LoadOptions:
-    """The options with the files that go along with the model, checked."""
+    """Return the options with the checked companion files of the model."""
     return replace(
         options,
         mmproj_path=checked_projector(options.mmproj_path) if options.mmproj_path else None,
-        lora_path=checked_adapter(options.lora_path, file) if options.lora_path else None,
+        lora_path=tuple(checked_adapter(path, file) for path, _ in options.adapters),
+        prompt_cache=0 if options.adapters else options.prompt_cache,  # it does not tell apart adapters of requests
     )
 
 
 def _half(report: Report, number: int) -> Report:
-    """`report` for what does the first (0) or the second (1) half of the work."""
+    """Return `report` for the first (0) or the second (1) half of the work."""
     return lambda progress: report((number + progress) / 2)
 
 
@@ -282,7 +285,7 @@ def _load_ctransformers(
     if options.prompt_cache_dir:
         log.warning("PROMPT_CACHE_DIR has no effect: ctransformers cannot save its KV cache")
     contexts: list[Context] = [_context(file, plan, options) for _ in range(options.parallel)]
-    with ThreadPoolExecutor(1) as loader:  # C++ loads the file while the tokenizer is built
+    with ThreadPoolExecutor(1) as loader:  # the engine loads the file in C++ while the tokenizer is built
         opening = loader.submit(contexts[0].open)
         tokenizer = Tokenizer.from_metadata(file)
         codec = Codec(tokenizer)
@@ -370,7 +373,7 @@ def _load_llama_cpp(
 
 
 def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedStates | None:
-    """The saved prompts of a model with these options; None where none are wanted, or llama.cpp cannot save them."""
+    """Return the saved prompts of a model with these options, or None if they are off or llama.cpp cannot save them."""
     if options.prompt_cache_dir is None:
         return None
     if options.mmproj_path or options.draft_model:
@@ -378,13 +381,19 @@ def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedS
             "PROMPT_CACHE_DIR has no effect: llama.cpp cannot save prompts with a vision model or a DRAFT_MODEL"
         )
         return None
-    facts = (build, options.kv_cache_type, options.flash_attention, options.lora_scale, options.speculate)
-    paths = [*file.paths, *([options.lora_path] if options.lora_path else [])]
+    facts = (
+        build,
+        options.kv_cache_type,
+        options.flash_attention,
+        [scale for _, scale in options.adapters],
+        options.speculate,
+    )
+    paths = [*file.paths, *(path for path, _ in options.adapters)]
     return SavedStates(options.prompt_cache_dir, fingerprint(paths, facts), options.prompt_cache_disk << 20)
 
 
 def _pooling(file: ModelFile) -> Pooling:
-    """How token vectors become one: as the file says, or else as its kind of model does."""
+    """Return how token vectors are pooled: as the file says, else the default of its kind of model."""
     if is_reranker(file):
         return "rank"
     if not is_embedding_model(file):
@@ -393,13 +402,13 @@ def _pooling(file: ModelFile) -> Pooling:
 
 
 def _named_ends(file: ModelFile, vocab_size: int) -> list[int]:
-    """The tokens that a file itself says to end an answer."""
+    """Return the tokens that the file itself declares as ends of an answer."""
     named = (file.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
     return sorted({int(token) for token in named if token is not None and 0 <= int(token) < vocab_size})
 
 
 def _renderers(file: ModelFile, chosen: Template | None, codec: Codec | EngineCodec) -> ChatRenderers:
-    """`chosen`: a chat template and its stop texts, in place of the file's own."""
+    """Return the renderers. `chosen`: a chat template and its stop texts, instead of the file's own."""
     bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
     source, stop = chosen or (chat_template(file), ())
     sources = {} if chosen else {name: chat_template(file, name) for name in PURPOSES}

@@ -92,6 +92,8 @@ def _settings(table: BaseModel, folder: Path) -> ModelSettings:
     for name, value in options.items():
         if isinstance(value, Path):
             options[name] = folder / value.expanduser()
+        if name == "lora_path":
+            options[name] = tuple(folder / path.expanduser() for path in value)
     if (template := options.get("chat_template")) and (folder / template).is_file():
         options["chat_template"] = str(folder / template)
     return ModelSettings(

@@ -1,7 +1,7 @@
-"""The models in memory: as many at the same time as memory allows, loaded on demand, the least recently used unloaded.
+"""The registry of loaded models: as many as memory allows, loaded on demand, the least recently used unloaded first.
 
-A request holds a lease of its model, and a leased model stays. One model loads at a time; requests for models that are
-loaded never wait for it.
+A request holds a lease on its model, and a leased model is never unloaded. Models load one at a time; requests for
+loaded models never wait for that.
 """
 
 import asyncio
@@ -28,22 +28,22 @@ Result = TypeVar("Result")
 
 
 class ModelRegistry:
-    """Which models are loaded. All methods but `load` belong to one event loop."""
+    """The loaded models. All methods except `load` belong to one event loop."""
 
     def __init__(
         self,
         load: Callable[[Listed, Report], GGUFModel],
         *,
         catalog: Catalog | None = None,
-        need: Callable[[Listed], int] = lambda listed: listed.size,  # bytes that a load will take; blocks
-        memory: float = math.inf,  # bytes that all models may take
-        most: int | None = None,  # models at the same time; None: as many as memory allows
+        need: Callable[[Listed], int] = lambda listed: listed.size,  # returns the bytes that a load will take; blocks
+        memory: float = math.inf,  # memory limit of all models in bytes
+        most: int | None = None,  # maximum number of loaded models; None: as many as memory allows
         keep_alive: float | None = None,  # seconds without a request before a model is unloaded; None: never
-        queue_size: int = 64,  # requests that may wait for loads
+        queue_size: int = 64,  # requests that can wait for loads
     ) -> None:
         self.catalog = catalog or Catalog()
-        self.started = self.catalog.folder is not None  # whether requests find, or can load, a model
-        self.progress = 0.0  # part of the configured model's file that the start has read
+        self.started = self.catalog.folder is not None  # True if requests find, or can load, a model
+        self.progress = 0.0  # fraction of the configured model's file that was read at startup
         self.memory = memory
         self.failures: dict[Path, str] = {}  # why the last load of a file failed
         self._load = load
@@ -53,8 +53,8 @@ class ModelRegistry:
         self._queue_size = queue_size
         self._waiting = 0
         self._residents: dict[Path, Resident] = {}
-        self._arriving: dict[Path, Resident] = {}  # that load, or wait for it
-        self._turn = asyncio.Lock()  # of who changes what is in memory; first come, first served
+        self._arriving: dict[Path, Resident] = {}  # models that load or wait to load
+        self._turn = asyncio.Lock()  # held while models are loaded or unloaded; first come, first served
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -65,39 +65,40 @@ class ModelRegistry:
 
     @property
     def arriving(self) -> list[Resident]:
-        """The models that are loading or wait for it."""
+        """The models that are loading or waiting to load."""
         return list(self._arriving.values())
 
     @property
     def current(self) -> GGUFModel | None:
-        """The most recently used of the loaded models."""
+        """The most recently used loaded model."""
         return next((each.model for each in self.residents if not each.leaving), None)
 
     @property
     def only(self) -> GGUFModel | None:
-        """The loaded model that every request gets; None where the request decides."""
+        """The loaded model that every request gets; None if the request decides."""
         return self.current if self.catalog.folder is None else None
 
     @property
     def used(self) -> int:
-        """Bytes of memory that the loaded models take, as planned."""
+        """The planned memory of the loaded models in bytes."""
         return sum(resident.need for resident in self._residents.values())
 
     @property
     def changing(self) -> bool:
-        """Whether native code loads or frees a model just now."""
+        """True while native code loads or frees a model."""
         return any(each.changing for each in (*self._arriving.values(), *self._residents.values()))
 
     def load(self, path: Path) -> GGUFModel:
-        """Loads the configured model; blocks. Raises ModelFileError, TemplateError or EngineError."""
+        """Load the configured model. Blocks. Raises ModelFileError, TemplateError or EngineError."""
 
         def report(progress: float) -> None:
             self.progress = progress
 
-        return self._load(Listed.of(path), report)
+        self.catalog.configured = listed = Listed.of(path)
+        return self._load(listed, report)
 
     def start(self, model: GGUFModel | None) -> None:
-        """Begins to serve: with the configured model, or with a folder only. Pinned models begin to load."""
+        """Start serving, with the configured model or with only a folder, and start loading pinned models."""
         self.started = True
         if self.catalog.folder:
             self._spawn(self._load_pinned())
@@ -107,7 +108,7 @@ class ModelRegistry:
             self.add(listed, model, model.nbytes)
 
     def add(self, listed: Listed, model: GGUFModel, need: int = 0) -> None:
-        """Takes a loaded model in as the configured one."""
+        """Add a loaded model as the configured one."""
         self.started = True
         self.catalog.configured = listed
         resident = Resident(listed, need, model, keep_alive=self._keep_alive)
@@ -116,7 +117,7 @@ class ModelRegistry:
             resident.rest(self._expire)
 
     def acquire_loaded(self, name: str | None, keep_alive: float | None = None) -> GGUFModel | None:
-        """A lease of the model of that name where it is loaded; see `acquire`."""
+        """Return a lease on the named model if it is loaded; see `acquire`."""
         resident = self._loaded(name)
         if resident is None:
             return None
@@ -124,11 +125,11 @@ class ModelRegistry:
         return resident.model
 
     async def acquire(self, name: str | None, keep_alive: float | None = None) -> GGUFModel:
-        """A lease of the model of that name, which stays in memory until `release`. Without a name, of the most
+        """Return a lease on the named model, which stays in memory until `release`. Without a name, on the most
         recently used one.
 
-        `keep_alive`: seconds that it stays after its last lease, `math.inf` for ever; None as configured. Raises
-        UnknownModel, QueueFull, EngineClosed, and what a load raises.
+        `keep_alive`: seconds that it stays loaded after its last lease, `math.inf` for ever; None: as configured.
+        Raises UnknownModel, QueueFull, EngineClosed, and the errors of loading.
         """
         if (model := self.acquire_loaded(name, keep_alive)) is not None:
             return model
@@ -154,14 +155,14 @@ class ModelRegistry:
         return resident.model
 
     def release(self, model: GGUFModel) -> None:
-        """Ends a lease."""
+        """End a lease."""
         for resident in self._residents.values():
             if resident.model is model:
                 resident.give_back(self._expire)
 
     @asynccontextmanager
     async def lease(self, name: str | None, keep_alive: float | None = None) -> AsyncIterator[GGUFModel]:
-        """The model of that name, loaded, for the length of the block. Raises as `acquire`."""
+        """Hold a lease on the named model in this block. Raises the same errors as `acquire`."""
         model = await self.acquire(name, keep_alive)
         try:
             yield model
@@ -169,24 +170,24 @@ class ModelRegistry:
             self.release(model)
 
     async def listed(self) -> list[tuple[Listed, Resident | None]]:
-        """All models, and those of them that are loaded as they are in memory."""
+        """Return all models, and those that are loaded."""
         models = await asyncio.to_thread(self.catalog.models)
         return [(listed, self._residents.get(listed.path)) for listed in models]
 
     async def unload(self, name: str | None) -> Listed:
-        """Unloads a model once its answers have ended; does nothing where it is not loaded. Raises UnknownModel."""
+        """Unload a model when its answers have ended. Does nothing if it is not loaded. Raises UnknownModel."""
         listed = await self._find(name)
         if resident := self._residents.get(listed.path):
             await self._unload(resident)
         return listed
 
     def close(self) -> None:
-        """Ends every answer and frees the models."""
+        """End every answer and free the models."""
         self._closed = True
         for arriving in self._arriving.values():
             if arriving.ready and not arriving.ready.done():
                 arriving.ready.set_exception(EngineClosed())
-                arriving.ready.exception()  # it may have nobody who waits
+                arriving.ready.exception()  # nobody may be waiting for it
         for resident in self._residents.values():
             resident.cancel_timer()
             if resident.model is not None and not resident.changing:
@@ -198,7 +199,7 @@ class ModelRegistry:
             resident.keep_alive = None if keep_alive == math.inf else keep_alive
 
     def _loaded(self, name: str | None) -> Resident | None:
-        """The resident that a request for `name` gets, where that is known without a look at the folder."""
+        """Return the resident that a request for `name` gets, if that is known without looking at the folder."""
         if self._closed:
             return None
         for resident in self._residents.values():
@@ -225,7 +226,7 @@ class ModelRegistry:
         raise UnknownModel("No models: put a GGUF file into MODELS_DIR.")
 
     def forget_removed(self) -> None:
-        """Unloads the models whose files are gone."""
+        """Unload models whose files were deleted."""
         for resident in self._residents.values():
             if resident.listed is not self.catalog.configured and not resident.listed.unchanged:
                 self._spawn(self._unload(resident))
@@ -235,12 +236,12 @@ class ModelRegistry:
             log.warning("models.toml: no model %r", name)
         for listed in await asyncio.to_thread(self.catalog.models):
             if listed.settings.pinned and listed.path not in self._residents:
-                with suppress(Exception):  # logged where it failed
+                with suppress(Exception):  # the error was logged
                     async with self.lease(listed.name):
                         pass
 
     def _begin(self, listed: Listed) -> Resident:
-        """Starts to load a model, behind those that came before."""
+        """Start loading a model, after those already waiting."""
         own = listed.settings.keep_alive
         resident = Resident(listed, keep_alive=self._keep_alive if own is None or listed.settings.pinned else own)
         if resident.keep_alive == math.inf or listed.settings.pinned:
@@ -256,7 +257,7 @@ class ModelRegistry:
             async with self._turn:
                 if self._closed:
                     raise EngineClosed
-                if not resident.users:  # all have left meanwhile
+                if not resident.users:  # all waiting requests are gone
                     return
                 resident.need = await _in_thread(lambda: self._need(listed))
                 await self._make_room(resident)
@@ -276,7 +277,7 @@ class ModelRegistry:
             self.failures[listed.path] = str(error)
             if not ready.done():
                 ready.set_exception(error)
-                ready.exception()  # it may have nobody who waits
+                ready.exception()  # nobody may be waiting for it
         finally:
             resident.changing = False
             del self._arriving[listed.path]
@@ -284,15 +285,15 @@ class ModelRegistry:
                 resident.rest(self._expire)
 
     async def _make_room(self, wanted: Resident) -> None:
-        """Unloads models until `wanted` fits: idle ones first, then, once it has no lease left, a busy one. Raises
-        ModelFileError where it cannot fit."""
+        """Unload models until `wanted` fits: idle ones first, then a busy one when it has no lease left. Raises
+        ModelFileError if it cannot fit."""
         if wanted.need > self.memory:
             raise ModelFileError(
                 f"{wanted.listed.name} needs {wanted.need / 1e9:.2f} GB, but MODELS_MEMORY allows "
                 f"{self.memory / 1e9:.2f} GB for all models: set CONTEXT_LENGTH or PARALLEL lower, or MODELS_MEMORY "
                 "higher"
             )
-        if old := self._residents.get(wanted.listed.path):  # of a file that was replaced
+        if old := self._residents.get(wanted.listed.path):  # the old model of a replaced file
             await self._remove(old)
         while not self._fits(wanted):
             others = [resident for resident in self._residents.values() if not resident.listed.settings.pinned]
@@ -308,7 +309,7 @@ class ModelRegistry:
         return enough and (self._most is None or len(self._residents) < self._most)
 
     async def _remove(self, resident: Resident) -> None:
-        """Unloads a model once it has no lease; the caller has the turn."""
+        """Unload a model when it has no lease. The caller holds the turn."""
         resident.leaving = True
         await resident.until_idle()
         if self._residents.get(resident.listed.path) is not resident:
@@ -329,7 +330,7 @@ class ModelRegistry:
             await self._remove(resident)
 
     def _expire(self, resident: Resident) -> None:
-        """Unloads a model that nobody has asked for since `keep_alive`."""
+        """Unload a model that has not been requested for `keep_alive` seconds."""
 
         async def unload() -> None:
             async with self._turn:
@@ -346,7 +347,7 @@ class ModelRegistry:
 
 
 async def _in_thread(function: Callable[[], Result]) -> Result:
-    """The result of a blocking call in a thread that the end of the process does not wait for."""
+    """Return the result of a blocking call in a thread. The process can end without waiting for it."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Result] = loop.create_future()
 

@@ -15,20 +15,20 @@ class Resident:
 
     listed: Listed
     need: int = 0  # bytes: weights and KV cache
-    model: GGUFModel | None = None  # None: it is not loaded yet
-    progress: float = 0.0  # part of the file that has been read
-    users: int = 0  # leases, those that wait for the load included
+    model: GGUFModel | None = None  # None: not loaded yet
+    progress: float = 0.0  # fraction of the file that was read
+    users: int = 0  # number of leases, including requests that wait for the load
     keep_alive: float | None = None  # seconds without a request before it is unloaded; None: never
     used: float = field(default_factory=time.monotonic)  # when the last lease began or ended
-    expires: float | None = None  # seconds since 1970 when it will be unloaded, where it is idle and that is known
-    leaving: bool = False  # it is unloaded at the end of its last lease, and gets no new one
-    changing: bool = False  # native code loads or frees it just now
-    ready: "asyncio.Future[None] | None" = None  # of the load
+    expires: float | None = None  # time of unloading in seconds since 1970, if it is idle and the time is known
+    leaving: bool = False  # it gets no new lease and is unloaded after its last one
+    changing: bool = False  # native code is loading or freeing it
+    ready: "asyncio.Future[None] | None" = None  # the result of the load
     _timer: asyncio.TimerHandle | None = None
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until_idle(self) -> None:
-        """Return once no lease is left."""
+        """Wait until there is no lease left."""
         while self.users:
             self._idle.clear()
             await self._idle.wait()
@@ -49,13 +49,13 @@ class Resident:
                 self.rest(then)
 
     def rest(self, then: Callable[["Resident"], None]) -> None:
-        """Start the time after which an idle model is unloaded."""
+        """Start the timer that unloads an idle model."""
         self.used = time.monotonic()
         if self.keep_alive is not None:
             self.expires = time.time() + self.keep_alive
             self._timer = asyncio.get_running_loop().call_later(self.keep_alive, then, self)
 
     def cancel_timer(self) -> None:
-        """Stops that time."""
+        """Cancel the timer."""
         if self._timer:
             self._timer.cancel()

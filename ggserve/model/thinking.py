@@ -49,7 +49,7 @@ async def within_budget(
 
 @dataclass
 class _Answer:
-    """One answer in the making."""
+    """One answer in progress."""
 
     generate: Continue
     params: SamplingParams

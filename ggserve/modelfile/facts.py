@@ -7,6 +7,16 @@ from typing import Any
 
 from ggserve.modelfile.file import ModelFile, chat_template
 
+# llama.cpp's `general.file_type`, which tells a mixture of tensor types.
+_FILE_TYPES: dict[Any, str] = {
+    **dict(enumerate(("F32", "F16", "Q4_0", "Q4_1"))),
+    **dict(enumerate(("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M"), 7)),
+    **dict(enumerate(("Q5_K_S", "Q5_K_M", "Q6_K", "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S"), 16)),
+    **dict(enumerate(("IQ4_NL", "IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M", "IQ4_XS", "IQ1_M", "BF16"), 25)),
+    **dict(enumerate(("TQ1_0", "TQ2_0", "MXFP4"), 36)),
+}
+_FORGETTING = (".attention.sliding_window", ".ssm.state_size", ".wkv.head_size")  # keys of such layers
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -15,9 +25,14 @@ class ModelFacts:
     format: str  # "gguf" or "ggml"
     architecture: str
     parameters: int  # weights
-    quantization: str  # the tensor type with the most bytes, such as "Q4_K"
+    quantization: str  # the file type, such as "Q4_K_M", or else the tensor type with the most bytes
     chat_template: str | None
     metadata: dict[str, Any] = field(default_factory=dict)  # scalars and strings, by GGUF key
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether its KV cache can go back to any token: sliding windows and recurrent layers cannot."""
+        return not any(key.endswith(_FORGETTING) and value for key, value in self.metadata.items())
 
 
 def model_facts(file: ModelFile) -> ModelFacts:
@@ -27,7 +42,7 @@ def model_facts(file: ModelFile) -> ModelFacts:
         "gguf" if file.format.startswith("GGUF") else "ggml",
         file.architecture,
         count,
-        nbytes.most_common(1)[0][0] if nbytes else "",
+        _FILE_TYPES.get(file.get("general.file_type")) or (nbytes.most_common(1)[0][0] if nbytes else ""),
         chat_template(file),
         {key: value for key in file.metadata_keys() if _is_plain(value := file.get(key)) and "template" not in key},
     )

@@ -14,9 +14,15 @@ class Running {
   #pieces = 0;
   #usage = null;
   #finish = null;
+  #progress = null;
 
   stop() {
     this.#abort.abort();
+  }
+
+  /** How far the prompt is until the answer begins: { processed, total } in tokens; null if that is not known. */
+  get progress() {
+    return this.#first === null ? this.#progress : null;
   }
 
   /** Return the tokens per second so far, counting each piece as a token; null at the beginning. */
@@ -30,6 +36,7 @@ class Running {
     try {
       for await (const event of streamJSON(path, body, this.#abort.signal)) {
         if (event.usage) this.#usage = event.usage;
+        if (event.prompt_progress) this.#progress = event.prompt_progress;
         const choice = event.choices?.[0];
         if (!choice) continue;
         if (take(choice, message)) {
@@ -113,6 +120,7 @@ function chatRequest(chat) {
   return {
     model: connection.model?.id,
     messages: [...system, ...messages.map(requestMessage)],
+    return_progress: true,
     ...samplingFields(), ...fields, ...quoted, ...moreFields(),
   };
 }

@@ -46,6 +46,7 @@ export class MessageView {
       const { thoughts, answer } = splitThoughts(this.message.content);
       this.#showThoughts([this.message.reasoning, thoughts].filter(Boolean).join("\n"), running && !answer.trim());
       this.markdown.update(answer, !running);
+      this.#showProgress(running?.progress);
       this.#ended = !running;
       if (!running) this.#showEnd();
     }
@@ -70,6 +71,11 @@ export class MessageView {
     }
     this.#thoughts.summary.textContent = thinking ? "Thinking…" : "Thoughts";
     this.#thoughts.text.textContent = text;
+  }
+
+  #showProgress(progress) {
+    const text = progress && `Reading the prompt: ${progress.processed.toLocaleString()} of ${progress.total.toLocaleString()} tokens`;
+    this.notes.replaceChildren(...(text ? [el("p", { class: "reading" }, text)] : []));
   }
 
   #showCalls(running, isLast) {

@@ -1,5 +1,8 @@
 """A stream is not silent while a long prompt is evaluated, and real clients understand the keep-alives."""
 
+import shutil
+from pathlib import Path
+
 import anthropic
 import httpx
 import ollama
@@ -7,7 +10,7 @@ import openai
 import pytest
 
 from ggserve.api.streaming import COMMENT, PING
-from tests.conftest import serve
+from tests.conftest import FAMILY_FILES, serve
 
 PROMPT = "one two three four five " * 60
 IMPATIENT = (
@@ -43,6 +46,34 @@ def test_signs_of_life_come_first(server, path, body, sign):
         pieces = list(response.iter_raw())
     assert sign in pieces[0]
     assert len(pieces) > 2
+
+
+@pytest.fixture(scope="module")
+def loading_server(tmp_path_factory):
+    """A server whose only model takes long to load, and is unloaded after each request."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copy(FAMILY_FILES / "llama.f16.v2.gguf", folder / "slow.gguf")
+    slow = {"PYTHONPATH": f"{Path(__file__).parent}/slow_load", "SLOW_LOAD": "slow", "SLOW_SECONDS": "0.5"}
+    models = {"MODELS_DIR": str(folder), "KEEP_ALIVE": "0", "CONTEXT_LENGTH": "64"}
+    with serve(tmp_path_factory.mktemp("logs"), command=("-c", IMPATIENT), **models, **slow) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "sign"),
+    [
+        ("/v1/completions", {"prompt": "a", "max_tokens": 2, "stream": True}, COMMENT),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "stream": True}, PING),
+        ("/api/generate", {"prompt": "a", "options": {"num_predict": 2}}, b'"response":"","done":false}\n'),
+    ],
+)
+def test_signs_of_life_come_while_the_model_loads(loading_server, path, body, sign):
+    with httpx.stream("POST", loading_server.url + path, json={"model": "slow", **body}, timeout=60) as response:
+        assert response.status_code == 200
+        pieces = list(response.iter_raw())
+    assert sign in pieces[0]
+    assert len(pieces) > 5
+    assert b"stop" in pieces[-1] or b"length" in pieces[-1] or b"DONE" in pieces[-1]
 
 
 def test_clients_skip_them(server):

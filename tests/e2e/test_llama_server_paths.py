@@ -113,6 +113,15 @@ def test_completion_tells_probabilities(server: Server) -> None:
     assert len(post(server, "/completion", **body)["completion_probabilities"][0]["top_logprobs"]) == vocabulary
 
 
+def test_no_tokens_with_probabilities_are_one(server: Server) -> None:
+    """llama-server generates a token then, whose probabilities clients read."""
+    body = {"prompt": PROMPT, "temperature": 0, "n_probs": 5}
+    one, none = (post(server, "/completion", **body, n_predict=count) for count in (1, 0))
+    assert none["completion_probabilities"] == one["completion_probabilities"]
+    assert len(none["completion_probabilities"]) == 1
+    assert post(server, "/completion", prompt=PROMPT, n_predict=0)["content"] == ""
+
+
 def test_openai_s_answers_have_ids_timings_and_a_fingerprint(server: Server) -> None:
     body = {"temperature": 0, "max_tokens": 4, "logprobs": True, "top_logprobs": 2, "return_token_ids": True}
     chat = post(server, "/v1/chat/completions", messages=CHAT, **body)
@@ -323,6 +332,22 @@ def test_what_would_change_an_answer_is_done_or_refused(server: Server, path: st
     answer = httpx.post(f"{server.url}{path}", json={**prompt, **given}, timeout=60)
     assert answer.status_code == 400, answer.text
     assert (inner or name) in answer.text
+
+
+def test_a_request_brings_its_own_chat_template(server: Server) -> None:
+    template = "{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}> "
+    chat = {"messages": CHAT, "chat_template": template}
+    assert post(server, "/apply-template", **chat)["prompt"] == "[user] " + CHAT[0]["content"] + "\n> "
+    counted = post(server, "/v1/chat/completions/input_tokens", **chat)["input_tokens"]
+    answered = post(server, "/v1/chat/completions", max_tokens=2, **chat)
+    assert answered["usage"]["prompt_tokens"] == counted
+    assert counted != post(server, "/v1/chat/completions/input_tokens", messages=CHAT)["input_tokens"]
+    for source in ("{% if %}", "{{ ''.__class__.__mro__ }}", "{% for i in range(10**9) %}{{ 'x' * 1000 }}{% endfor %}"):
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions", json={"messages": CHAT, "chat_template": source}, timeout=60
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "chat_template_error"), answer.text
+    refused(server, "/v1/completions", "chat_template", prompt=PROMPT, chat_template=template)
 
 
 def test_what_asks_for_nothing_is_harmless(server: Server) -> None:

@@ -52,14 +52,46 @@ def test_a_format_holds_the_answer(client: ollama.Client):
 
 
 def test_embeddings(client: ollama.Client):
-    both = client.embed(model="any", input=["a cat", "a dog"])
+    both = client.embed(model="default", input=["a cat", "a dog"])
     assert [len(vector) for vector in both.embeddings] == [576, 576]
-    short = client.embed(model="any", input="a cat", dimensions=8).embeddings[0]
+    short = client.embed(model="default", input="a cat", dimensions=8).embeddings[0]
     assert sum(number * number for number in short) == pytest.approx(1, abs=1e-5)
-    assert client.embeddings(model="any", prompt="a cat").embedding == pytest.approx(both.embeddings[0], abs=1e-4)
-    assert len(client.embed(model="any", input="a cat " * 600).embeddings[0]) == 576
+    assert client.embeddings(model="default", prompt="a cat").embedding == pytest.approx(both.embeddings[0], abs=1e-4)
+    assert len(client.embed(model="default", input="a cat " * 600).embeddings[0]) == 576
     with pytest.raises(ollama.ResponseError, match="maximum context length"):
-        client.embed(model="any", input="a cat " * 600, truncate=False)
+        client.embed(model="default", input="a cat " * 600, truncate=False)
+
+
+def test_texts_are_embedded_by_the_model_that_is_named_only(client: ollama.Client):
+    for name in ("smollm2-135m-instruct.q4_1:latest", "default"):
+        assert client.embed(model=name, input="a cat").embeddings
+    for embed in (client.embed, client.embeddings):
+        with pytest.raises(ollama.ResponseError, match="nomic-embed-text") as error:
+            embed("nomic-embed-text", "a cat")
+        assert error.value.status_code == 404
+
+
+def test_a_chat_that_is_too_long_drops_its_oldest_turns_and_no_system_message(client: ollama.Client, server: Server):
+    turn = [{"role": "user", "content": "one two three " * 60}, {"role": "assistant", "content": "Yes."}]
+    system = {"role": "system", "content": "Be brief."}
+    question = {"role": "user", "content": "Well?"}
+    answer = client.chat(model="any", messages=[system, *turn * 9, system, question], options=GREEDY)
+    assert 200 < answer.prompt_eval_count < 512
+    kept = client.chat(model="any", messages=[system, turn[0]], options=GREEDY).prompt_eval_count
+    assert answer.prompt_eval_count > kept
+    body = {"messages": [*turn * 9, question], "truncate": False}
+    refused = httpx.post(f"{server.url}/api/chat", json=body)
+    assert refused.status_code == 400
+    assert "CONTEXT_LENGTH" in refused.json()["error"]
+    assert "messages: " in refused.json()["error"]
+
+
+@pytest.mark.parametrize("limit", [0, -1, -2])
+def test_without_a_limit_an_answer_goes_on_to_its_end(client: ollama.Client, limit: int):
+    options = {"num_predict": limit, "temperature": 0, "stop": [","]}
+    answer = client.generate(model="any", prompt="a, b, c", raw=True, options=options)
+    assert (answer.done_reason, answer.eval_count) != ("length", 0)
+    assert answer.eval_count > 0
 
 
 def test_what_there_is(client: ollama.Client, server: Server):
@@ -68,6 +100,8 @@ def test_what_there_is(client: ollama.Client, server: Server):
     assert listed.details.family == "llama"
     assert len(listed.digest) == 64
     assert client.ps().models[0].digest == listed.digest
+    assert client.ps().models[0].expires_at.year == 9999  # it stays
+    assert listed.details.quantization_level == "Q4_1"
     shown = client.show(listed.model)
     assert shown.modelinfo["llama.block_count"] == 30
     assert "completion" in shown.capabilities

@@ -46,7 +46,8 @@ def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
                 answer = httpx.post(url + path, json=body)
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
                 assert answer.json()["error"]["code"] == "model_loading"
-            assert httpx.get(f"{url}/v1/models").status_code == 503
+            assert httpx.get(f"{url}/v1/models").json() == {"object": "list", "data": []}
+            assert httpx.get(f"{url}/api/tags").json() == {"models": []}
         finally:
             process.terminate()
             _, said = process.communicate(timeout=60)

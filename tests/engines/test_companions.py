@@ -1,10 +1,13 @@
 """Vision models and LoRA adapters on llama.cpp: the files that accompany a model change its answers."""
 
+import asyncio
 import base64
 import io
 import json
+import math
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import pytest
 from PIL import Image
 
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
-from ggserve.generation import MediaPrompt, SamplingParams
+from ggserve.generation import MediaPrompt, SamplingParams, ScoredToken
 from ggserve.hub.companions import projector_beside
+from ggserve.model.decisions import Option, Question
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import read_gguf
 from tests.answers import answer
@@ -22,6 +26,7 @@ from tests.conftest import serve
 from tests.engines.tiny_companions import write_adapter, write_projector
 from tests.engines.tiny_models import write_tiny_model
 from tests.hub.loopback_hub import Repo, running_hub
+from tests.llama_server import launcher
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
@@ -181,6 +186,35 @@ def test_an_adapter_changes_the_answer_by_its_scale(tmp_path: Path) -> None:
     assert said(lora_path=adapter, lora_scale=0.0) == plain
 
 
+@pytest.mark.parametrize("build", ["in process", "child"])
+def test_a_request_scales_each_of_several_adapters(tmp_path: Path, build: str) -> None:
+    path = write_tiny_model(tmp_path, "qwen2")
+    adapters = tuple(write_adapter(tmp_path / f"{seed}.gguf", seed=seed) for seed in range(2))
+    options: dict[str, Any] = {"threads": 1, "parallel": 1, "context_length": 64}
+    if build == "child":
+        options["llama_server"] = str(launcher(tmp_path))
+
+    def said(model: GGUFModel, lora: dict[int, float] | None = None) -> tuple[tuple[int, float], ...]:
+        """The likeliest first tokens and their log-probabilities."""
+        params = replace(GREEDY, lora=lora, max_tokens=1, logprobs=5)
+
+        async def tokens() -> list[ScoredToken]:
+            return [token async for delta in model.complete([5, 6, 7, 8], params) for token in delta.tokens]
+
+        return tuple((token.id, round(token.logprob or 0, 2)) for token in asyncio.run(tokens())[0].top)
+
+    model = GGUFModel(path, lora_path=adapters, lora_scale=(1.0, 0.0), **options)
+    try:
+        found = [said(model, lora) for lora in ({}, {0: 1.0}, {1: 1.0}, {0: 1.0, 1: 1.0}, {0: 0.5})]
+        assert len(set(found)) == 5
+        assert said(model) == found[1]  # as loaded, and nothing is left of the request before
+        assert said(model, {0: 0.0}) == found[0]
+        with pytest.raises(InvalidRequest, match="no LoRA adapter 2"):
+            said(model, {2: 1.0})
+    finally:
+        model.close()
+
+
 def test_companions_of_other_models_are_refused_before_native_code_sees_them(
     tmp_path: Path, folder: Path, default_path: Path
 ) -> None:
@@ -257,6 +291,24 @@ def test_a_vision_model_scores_the_tokens_of_texts(folder: Path) -> None:
         for prompt in ("the cat", "naïve 🚀 é"):
             _, last = answer(model.complete(prompt, params))
             assert last.completion_tokens == 12
+    finally:
+        model.close()
+
+
+def test_an_image_is_the_state_of_a_decision(folder: Path) -> None:
+    """The same image gives the same probabilities, another image others."""
+    model = GGUFModel(next(folder.glob("tiny-*.gguf")), threads=1, parallel=1, context_length=256)
+    question = Question("choice", "What is it?", (Option("a"), Option("n"), Option("er")), "questions")
+    try:
+        found = []
+        for colour in ("red", "blue", "red"):
+            (decision,) = asyncio.run(model.decide(asking(data_url(colour)), [question]))
+            assert sum(decision.probabilities) == pytest.approx(1)
+            assert 0 < decision.label_mass <= 1
+            found.append(decision)
+        red, blue, again = (math.log(decision.label_mass) for decision in found)
+        assert red == pytest.approx(again, abs=0.01)
+        assert red != pytest.approx(blue, abs=0.01)
     finally:
         model.close()
 

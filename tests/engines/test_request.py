@@ -8,13 +8,13 @@ import pytest
 
 from ggserve.engines.request import RunningRequest
 from ggserve.errors import GenerationError
-from ggserve.generation import Delta
+from ggserve.generation import Delta, SamplingParams
 from ggserve.messages import ToolCallDelta
 
 
 def test_an_answer_that_nobody_reads_is_ended() -> None:
     async def run() -> int:
-        request, count = RunningRequest(), 0
+        request, count = RunningRequest(SamplingParams()), 0
         while not request.cancelled:
             request.put(Delta("a", 1, 0, count + 1))
             count += 1
@@ -34,7 +34,7 @@ def _heard(deltas: Sequence[Delta], *, n: int = 1) -> list[Delta]:
     """Return what a listener receives of deltas that were all there before it looked."""
 
     async def run() -> list[Delta]:
-        request = RunningRequest(n)
+        request = RunningRequest(SamplingParams(n=n))
         for delta in deltas[:-1]:
             request.put(delta)
         request.end = deltas[-1]
@@ -76,7 +76,7 @@ def test_the_first_piece_and_the_end_do_not_wait_for_a_beat(monkeypatch: pytest.
     monkeypatch.setattr("ggserve.engines.request.BEAT", 3600.0)
 
     async def run() -> str:
-        request, loop, text = RunningRequest(), asyncio.get_running_loop(), ""
+        request, loop, text = RunningRequest(SamplingParams()), asyncio.get_running_loop(), ""
         first_came = threading.Event()
 
         def work() -> None:

@@ -57,9 +57,9 @@ def write_projector(path: Path, *, sees: bool = True) -> Path:
     return _written(writer, path)
 
 
-def write_adapter(path: Path, architecture: str = "qwen2", width: int = WIDTH) -> Path:
+def write_adapter(path: Path, architecture: str = "qwen2", width: int = WIDTH, seed: int = 0) -> Path:
     """A LoRA adapter of rank 4 for the queries."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")

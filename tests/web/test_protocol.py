@@ -30,6 +30,27 @@ def answer_with(page, path: str, *choices: dict, end: str = "data: [DONE]\r\n\r\
     )
 
 
+def test_the_progress_of_the_prompt_is_shown_until_the_answer_begins(page, server):
+    page.open(server.url)
+    page.js(
+        """const real = window.fetch;
+        window.fetch = (url, options) => {
+          if (url !== "v1/chat/completions") return real(url, options);
+          window.asked = JSON.parse(options.body);
+          return Promise.resolve(new Response(new ReadableStream({ start: (out) => { window.out = out; } })));
+        }""",
+    )
+    send = "window.out.enqueue(new TextEncoder().encode(`data: ${JSON.stringify(arguments[0])}\\n\\n`))"
+    page.write("Read this.")
+    page.until(lambda: page.js("return Boolean(window.out)"))
+    assert page.js("return window.asked.return_progress")
+    page.js(send, {"choices": [{"delta": {}}], "prompt_progress": {"total": 7000, "processed": 1200}})
+    page.until(lambda: page.texts(".reading") == ["Reading the prompt: 1,200 of 7,000 tokens"])
+    page.js(send, {"choices": [{"delta": {"content": "Yes."}}]})
+    page.until(lambda: not page.texts(".reading"))
+    page.js("window.out.close()")
+
+
 def test_thoughts_are_folded_away(page, server):
     page.open(server.url)
     answer_with(

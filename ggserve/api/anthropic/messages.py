@@ -1,5 +1,6 @@
 """`POST /v1/messages`, the assistant's next message, complete or streamed, and `/v1/messages/count_tokens`."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
@@ -9,7 +10,7 @@ from ggserve.api.answers import Answers
 from ggserve.api.anthropic.conversation import conversation
 from ggserve.api.anthropic.errors import ANTHROPIC_ERRORS
 from ggserve.api.anthropic.schemas import MessagesRequest, PromptRequest
-from ggserve.api.anthropic.writer import MessageWriter
+from ggserve.api.anthropic.writer import WAITING, MessageWriter
 from ggserve.api.call import Call, call_of
 from ggserve.api.features import require, visible
 from ggserve.api.streaming import EventStream, respond
@@ -18,15 +19,17 @@ router = APIRouter(route_class=GeneratingRoute, tags=["messages"], responses=ANT
 
 
 @router.post("/v1/messages", responses=EventStream.RESPONSES)
-async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(MessagesRequest))]) -> Response:
+async def messages(
+    call: Annotated[Call[MessagesRequest], Depends(call_of(MessagesRequest, lambda body: WAITING))],
+) -> Response:
     """The assistant's next message, complete or streamed."""
     body, model = call.body, call.model
     require(model, "generation", "model")
     chat, begun, begun_thought = conversation(body)
     chat = visible(model, chat, "messages")
-    deltas = model.chat(
+    generate = partial(
+        model.chat,
         chat,
-        body.sampling_params(),
         tools=body.called_tools,
         begun=begun,
         begun_thought=begun_thought,
@@ -35,7 +38,9 @@ async def messages(call: Annotated[Call[MessagesRequest], Depends(call_of(Messag
         shows_documents=True,
     )
     writer = MessageWriter(body, model.name, model.context_length)
-    return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=bool(body.stream))
+    return await respond(
+        call.request, Answers(call.record.watch(generate, body.sampling_params())), writer, stream=bool(body.stream)
+    )
 
 
 @router.post("/v1/messages/count_tokens")

@@ -11,9 +11,11 @@ from ggserve.api.answers import Answers, Piece
 from ggserve.api.anthropic.errors import anthropic_envelope
 from ggserve.api.anthropic.schemas import MessagesRequest
 from ggserve.api.errors import APIError
-from ggserve.api.streaming import PING, Writer, event, json_response
+from ggserve.api.prompts import cache_miss
+from ggserve.api.streaming import PING, Waiting, Writer, event, json_response
 from ggserve.generation import Delta
 
+WAITING = Waiting(PING, lambda error: event(anthropic_envelope(error), "error"))
 _SIGNATURE = "ggserve"  # clients require one for each thinking block and send it back; nothing reads it
 
 
@@ -79,12 +81,13 @@ def _usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _input_usage(delta: Delta) -> dict[str, int]:
+def _input_usage(delta: Delta) -> dict[str, Any]:
     """Return Anthropic's usage fields; its input tokens exclude cached ones."""
     return {
         "input_tokens": delta.prompt_tokens - delta.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": delta.cached_tokens,
+        **cache_miss(delta.cache_miss),
     }
 
 

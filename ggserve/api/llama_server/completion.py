@@ -1,7 +1,8 @@
 """`POST /completion`, llama-server's own endpoint: prompts as texts or token ids, and all details of their answers."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -33,12 +34,15 @@ async def completion(call: NativeCall) -> Response:
     record.limits.check_prompts(len(body.prompts))
     params = body.sampling_params()
     prompts = [_prompt(model, prompt) for prompt in body.prompts]
-    streams = [
-        record.watch(limited(model.complete(prompt, params), body.n_indent, body.seconds), params.max_tokens)
-        for prompt in prompts
-    ]
+
+    def continued(prompt: str | list[int], given: SamplingParams) -> AsyncGenerator[Delta, None]:
+        return limited(model.complete(prompt, given), body.n_indent, body.seconds)
+
+    streams = [record.watch(partial(continued, prompt), params) for prompt in prompts]
     answers = Answers(*streams, n=params.n, at_once=max(1, model.parallel - 1))  # leave a slot for other requests
     writer = _NativeWriter(body, params, prompts, model, record.started)
+    if body.return_progress:
+        writer.prompts = record.prompts
     return await respond(call.request, answers, writer, stream=body.stream)
 
 
@@ -70,6 +74,10 @@ class _NativeWriter(Writer):
         self._settings = settings_object(params, model)
         self._ids: defaultdict[Answer, list[int]] = defaultdict(list)
         self._scores: defaultdict[Answer, Fragments] = defaultdict(Fragments)
+
+    def progress(self, answers: Answers, progress: dict[str, int]) -> bytes:
+        counts = {"tokens_predicted": 0, "tokens_evaluated": progress["total"]}
+        return event({"index": 0, "content": "", "tokens": [], "stop": False, **counts, "prompt_progress": progress})
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         answer, delta, body = piece.answer, piece.delta, self._body

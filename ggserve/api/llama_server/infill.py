@@ -30,8 +30,10 @@ async def infill(call: Annotated[Call[InfillRequest], Depends(call_of(InfillRequ
     require_infill(model, "input_suffix")
     prefix = body.input_prefix + body.prompt
     params = body.sampling_params()
-    generated = model.infill(prefix, body.input_suffix, params, files=body.files)
-    deltas = limited(call.record.watch(generated), body.n_indent, body.t_max_predict_ms / 1000)
+    generated = call.record.watch(
+        lambda given: model.infill(prefix, body.input_suffix, given, files=body.files), params
+    )
+    deltas = limited(generated, body.n_indent, body.t_max_predict_ms / 1000)
     return await respond(
         call.request, Answers(deltas), _InfillWriter(model, params, call.record.started), stream=body.stream
     )

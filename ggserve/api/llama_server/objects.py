@@ -7,6 +7,7 @@ from typing import Any
 
 from ggserve.api.answer import Answer
 from ggserve.api.openai.objects import token_entry, token_text
+from ggserve.api.prompts import cache_miss
 from ggserve.generation import SamplingParams, ScoredToken
 from ggserve.model.gguf_model import GGUFModel
 
@@ -72,6 +73,7 @@ def final_object(answer: Answer, text: str, model: GGUFModel, timings: dict[str,
         "tokens_predicted": delta.completion_tokens,
         "tokens_evaluated": delta.prompt_tokens,
         "tokens_cached": delta.cached_tokens,
+        **cache_miss(delta.cache_miss),
         "has_new_line": "\n" in answer.text,
         "truncated": False,
         "stop_type": "word" if ended else "limit" if delta.finish_reason == "length" else "eos",

@@ -59,6 +59,7 @@ class NativeRequest(WideRequest):
     stream: bool = False
     post_sampling_probs: bool = False
     return_tokens: bool = False
+    return_progress: bool = False
     response_fields: Annotated[list[str], Field(max_length=100)] = Field([])
     id_slot: Whole | None = None  # ignored: the server chooses the slot
     t_max_predict_ms: Whole | None = None  # after a line break
@@ -100,6 +101,8 @@ class NativeRequest(WideRequest):
         params = super().sampling_params()
         if self.samplers is None:
             params = replace(params, samplers=LLAMA_CPP_SAMPLERS)
+        if params.max_tokens == 0 and self.n_probs:  # llama-server gives a token, and clients read its probabilities
+            params = replace(params, max_tokens=1)
         scored = params.logprobs if params.logprobs is not None or not (self.return_tokens or self.stream) else 0
         return replace(params, n=self.n_cmpl, logprobs=scored, sampled_probabilities=self.post_sampling_probs)
 

@@ -11,6 +11,7 @@ from ggserve.api.errors import APIError
 from ggserve.api.llama_server.objects import settings_object
 from ggserve.api.llama_server.schemas import SlotRequest
 from ggserve.api.metrics import LiveAnswer
+from ggserve.api.prompts import miss_object
 from ggserve.api.state import state_of
 from ggserve.generation import LLAMA_CPP_SAMPLERS, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
@@ -67,9 +68,10 @@ async def slots(
     if fail_on_no_slot and model.occupancy.idle == 0:
         raise APIError(503, "All slots are busy.", type="unavailable_error", code="no_slot_available")
     live = state_of(request.scope).metrics.live.values()
-    running = {answer.slot: answer for answer in live if answer.model == model.name}
+    running = {answer.prompt.slot: answer for answer in live if answer.model == model.name}
+    running.pop(None, None)  # those that wait
     busy = model.parallel - model.occupancy.idle
-    evaluating = busy - len(running)  # answers without a delta so far
+    evaluating = busy - len(running)  # embeddings and scores
     found = []
     for number in range(model.parallel):
         answer = running.get(number)
@@ -99,12 +101,13 @@ def _slot(number: int, model: GGUFModel, *, busy: bool, answer: LiveAnswer | Non
     }
     if answer is None:
         return slot
-    decoded = answer.completion_tokens
+    prompt, decoded = answer.prompt, answer.completion_tokens
     remaining = -1 if answer.max_tokens is None else answer.max_tokens - decoded
     return {
         **slot,
-        "n_prompt_tokens": answer.prompt_tokens,
-        "n_prompt_tokens_processed": answer.prompt_tokens - answer.cached_tokens,
-        "n_prompt_tokens_cache": answer.cached_tokens,
+        "n_prompt_tokens": prompt.total,
+        "n_prompt_tokens_processed": prompt.processed - prompt.cached,
+        "n_prompt_tokens_cache": prompt.cached,
+        "cache_miss": prompt.miss and miss_object(prompt.miss),
         "next_token": {"has_next_token": True, "n_remain": remaining, "n_decoded": decoded},
     }

@@ -12,6 +12,7 @@ from ggserve.api.errors import APIError
 from ggserve.api.features import require
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import EmbeddingsRequest, EmbedRequest
+from ggserve.api.state import state_of
 from ggserve.api.streaming import json_response, while_connected
 from ggserve.generation import Embedding
 
@@ -22,6 +23,7 @@ router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAM
 async def embed(call: Annotated[Call[EmbedRequest], Depends(call_of(EmbedRequest))]) -> Response:
     """An embedding of length 1 for each text. A text that is too long is truncated, unless `truncate` is false."""
     body, model, record = call.body, call.model, call.record
+    _check_name(call)
     require(model, "embeddings", "model")
     began = time.perf_counter()
     found = await while_connected(call.request, model.embed(body.input, truncate=body.truncate is not False))
@@ -43,9 +45,20 @@ async def embed(call: Annotated[Call[EmbedRequest], Depends(call_of(EmbedRequest
 async def embeddings(call: Annotated[Call[EmbeddingsRequest], Depends(call_of(EmbeddingsRequest))]) -> Response:
     """An embedding of length 1 for a text."""
     body, model = call.body, call.model
+    _check_name(call)
     require(model, "embeddings", "model")
     (found,) = await while_connected(call.request, model.embed([body.prompt], truncate=True))
     return json_response({"embedding": _shortened(found, None)})
+
+
+def _check_name(call: Call[EmbedRequest] | Call[EmbeddingsRequest]) -> None:
+    """Raises a 404 where a text is to be embedded by another model: vectors of two models cannot be compared."""
+    name = call.body.model
+    residents = state_of(call.request.scope).models.residents
+    names = {"default", *(name for each in residents if each.model is call.model for name in each.listed.spellings)}
+    if name and name.lower() not in names:
+        message = f"The model {name!r} is not here. There is: {call.model.name}."
+        raise APIError(404, message, param="model", code="model_not_found")
 
 
 def _shortened(embedding: Embedding, dimensions: int | None) -> list[float]:

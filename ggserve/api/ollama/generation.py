@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -12,13 +13,14 @@ from ggserve.api.answers import Answers
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require, require_infill, visible
+from ggserve.api.fitting import fitting
 from ggserve.api.images import base64_url, image_part, text_part
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import ChatRequest, GenerateRequest, GenerationRequest, Message
-from ggserve.api.ollama.writer import OllamaWriter
+from ggserve.api.ollama.writer import OllamaWriter, waiting
 from ggserve.api.state import state_of
 from ggserve.api.streaming import respond
-from ggserve.generation import Delta
+from ggserve.generation import Delta, SamplingParams
 
 router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 RequestT = TypeVar("RequestT", bound=GenerationRequest)
@@ -28,10 +30,10 @@ _LINES = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"
 def _call_or_response(schema: type[RequestT]) -> Callable[..., AsyncGenerator[Call[RequestT] | Response, None]]:
     """Return the dependency for a call, or the response to a request without a prompt: with `keep_alive` 0 it unloads
     its model, otherwise it loads it."""
-    call = asynccontextmanager(call_of(schema))
+    chat = issubclass(schema, ChatRequest)
+    call = asynccontextmanager(call_of(schema, lambda body: waiting(body.model or "", chat=chat)))
 
     async def dependency(request: Request, body: RequestT) -> AsyncGenerator[Call[RequestT] | Response, None]:
-        chat = isinstance(body, ChatRequest)
         if body.stay == 0 and body.is_empty:
             await state_of(request.scope).models.unload(body.model)
             yield OllamaWriter(body.model or "", request.state.record, chat=chat).empty("unload")
@@ -51,12 +53,12 @@ async def chat(call: Annotated[Call[ChatRequest] | Response, Depends(_call_or_re
     if isinstance(call, Response):
         return call
     body, model = call.body, call.model
-    messages = chat_messages(body.messages)
-    messages = visible(model, messages, "messages")
-    deltas = model.chat(
-        messages, body.sampling_params(), tools=body.called_tools, template_arguments=body.template_arguments
-    )
-    return await _answer(call, deltas, chat=True)
+    messages = visible(model, chat_messages(body.messages), "messages")
+    tools, arguments, limit = body.called_tools, body.template_arguments, body.sampling_params().max_tokens
+    if body.truncate is not False:
+        messages = await fitting(model, messages, tools, limit, arguments)
+    generate = partial(model.chat, messages, tools=tools, template_arguments=arguments)
+    return await _answer(call, generate, chat=True)
 
 
 @router.post("/api/generate", responses=_LINES)  # type: ignore[arg-type]
@@ -69,15 +71,13 @@ async def generate(
     body, model = call.body, call.model
     if body.suffix:
         require_infill(model, "suffix")
-        deltas = model.infill(body.prompt, body.suffix, body.sampling_params())
-    elif body.raw:
-        deltas = model.complete(body.prompt, body.sampling_params())
-    else:
-        system = [{"role": "system", "content": body.system}] if body.system else []
-        messages: list[dict[str, Any]] = [*system, {"role": "user", "content": _content(body.prompt, body.images)}]
-        messages = visible(model, messages, "images")
-        deltas = model.chat(messages, body.sampling_params(), template_arguments=body.template_arguments)
-    return await _answer(call, deltas, chat=False)
+        return await _answer(call, partial(model.infill, body.prompt, body.suffix))
+    if body.raw:
+        return await _answer(call, partial(model.complete, body.prompt))
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    messages: list[dict[str, Any]] = [*system, {"role": "user", "content": _content(body.prompt, body.images)}]
+    messages = visible(model, messages, "images")
+    return await _answer(call, partial(model.chat, messages, template_arguments=body.template_arguments))
 
 
 def _check_context(call: Call[RequestT]) -> None:
@@ -89,10 +89,13 @@ def _check_context(call: Call[RequestT]) -> None:
         raise APIError(400, message, param="options.num_ctx")
 
 
-async def _answer(call: Call[RequestT], deltas: AsyncGenerator[Delta, None], *, chat: bool) -> Response:
-    body = call.body
-    writer = OllamaWriter(call.model.name, call.record, chat=chat, scored=bool(body.logprobs))
-    return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=body.stream is not False)
+async def _answer(
+    call: Call[RequestT], generate: Callable[[SamplingParams], AsyncGenerator[Delta, None]], *, chat: bool = False
+) -> Response:
+    body, record = call.body, call.record
+    writer = OllamaWriter(call.model.name, record, chat=chat, scored=bool(body.logprobs))
+    answers = Answers(record.watch(generate, body.sampling_params()))
+    return await respond(call.request, answers, writer, stream=body.streams)
 
 
 def _content(text: str, images: list[str] | None) -> str | list[dict[str, Any]]:

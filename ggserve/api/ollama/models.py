@@ -10,7 +10,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from ggserve.api.bodies import JSONRoute
-from ggserve.api.errors import model_loading
 from ggserve.api.ollama.errors import OLLAMA_ERRORS
 from ggserve.api.ollama.schemas import NamedRequest
 from ggserve.api.state import state_of
@@ -32,10 +31,7 @@ async def version(request: Request) -> dict[str, str]:
 @router.get("/api/tags")
 async def tags(request: Request) -> dict[str, Any]:
     """The available models."""
-    models = state_of(request.scope).models
-    if not models.started:
-        raise model_loading()
-    listed = await models.listed()
+    listed = await state_of(request.scope).models.listed()
     return {"models": await asyncio.to_thread(lambda: [_entry(each) for each, _ in listed])}
 
 
@@ -50,8 +46,6 @@ async def running(request: Request) -> dict[str, Any]:
 async def show(body: NamedRequest, request: Request) -> dict[str, Any]:
     """The details of a model, which need not be loaded."""
     models = state_of(request.scope).models
-    if not models.started:
-        raise model_loading()
     listed = await asyncio.to_thread(models.catalog.find, body.named)
     described = await asyncio.to_thread(describe, listed)
     facts, capabilities = described.facts, described.capabilities

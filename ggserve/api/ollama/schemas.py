@@ -60,6 +60,11 @@ class GenerationRequest(ModelRequest):
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
 
     @property
+    def streams(self) -> bool:
+        """Whether the response is a stream."""
+        return self.stream is not False and not self.is_empty
+
+    @property
     def is_empty(self) -> bool:
         """True if there is nothing to answer: the request loads or unloads the model."""
         raise NotImplementedError
@@ -151,6 +156,7 @@ class ChatRequest(GenerationRequest):
 
     messages: list[Message] = Field([])
     tools: list[Tool] | None = None
+    truncate: bool | None = None
 
     @property
     def is_empty(self) -> bool:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -15,7 +16,7 @@ from ggserve.api.fragments import Fragments
 from ggserve.api.ollama.errors import ollama_envelope
 from ggserve.api.openai.objects import chat_logprobs
 from ggserve.api.record import RequestRecord
-from ggserve.api.streaming import Writer, json_response
+from ggserve.api.streaming import Waiting, Writer, json_response
 
 
 def now() -> str:
@@ -29,8 +30,7 @@ class OllamaWriter(Writer):
     media_type = "application/x-ndjson"
 
     def __init__(self, model_name: str, record: RequestRecord, *, chat: bool, scored: bool = False) -> None:
-        self._model_name = model_name
-        self._chat = chat
+        self._line = partial(_line, model_name, chat)
         self._scored = scored
         self._logprobs = Fragments()
         self._received, self._began = record.started, time.perf_counter()
@@ -67,25 +67,6 @@ class OllamaWriter(Writer):
         """The response to a request that only loads or unloads the model."""
         return json_response({**self._line(), "done": True, "done_reason": reason})
 
-    def _line(
-        self,
-        text: str = "",
-        *,
-        thinking: str = "",
-        calls: list[Block] | None = None,
-        logprobs: Any = None,
-    ) -> dict[str, Any]:
-        thought = {"thinking": thinking} if thinking else {}
-        if self._chat:
-            message: dict[str, Any] = {"role": "assistant", "content": text, **thought}
-            if calls:
-                message["tool_calls"] = [_call(block) for block in calls]
-            said: dict[str, Any] = {"message": message}
-        else:
-            said = {"response": text, **thought}
-        scores = {"logprobs": logprobs} if logprobs else {}
-        return {"model": self._model_name, "created_at": now(), **said, **scores, "done": False}
-
     def _ending(self, answers: Answers) -> dict[str, Any]:
         """Return counts, and durations in nanoseconds: until the model was loaded, until the first text, and since
         then."""
@@ -100,6 +81,33 @@ class OllamaWriter(Writer):
             "eval_count": last.completion_tokens,
             "eval_duration": _nanoseconds(ended - first),
         }
+
+
+def waiting(model_name: str, *, chat: bool) -> Waiting:
+    """What a stream says while its model is loading."""
+    alive = _written(_line(model_name, chat))
+    return Waiting(alive, lambda error: _written(ollama_envelope(error)), OllamaWriter.media_type)
+
+
+def _line(
+    model_name: str,
+    chat: bool,
+    text: str = "",
+    *,
+    thinking: str = "",
+    calls: list[Block] | None = None,
+    logprobs: Any = None,
+) -> dict[str, Any]:
+    thought = {"thinking": thinking} if thinking else {}
+    if chat:
+        message: dict[str, Any] = {"role": "assistant", "content": text, **thought}
+        if calls:
+            message["tool_calls"] = [_call(block) for block in calls]
+        said: dict[str, Any] = {"message": message}
+    else:
+        said = {"response": text, **thought}
+    scores = {"logprobs": logprobs} if logprobs else {}
+    return {"model": model_name, "created_at": now(), **said, **scores, "done": False}
 
 
 def _written(item: dict[str, Any]) -> bytes:

@@ -45,11 +45,13 @@ async def respond_to_chat(call: Call[Request], *, stream: bool) -> Response:
     chat = body.chat()
     chat["messages"] = visible(model, chat["messages"], "messages")
     params = body.sampling_params()
-    deltas = model.chat(params=params, documents=body.quoted, **chat)
+    deltas = call.record.watch(lambda given: model.chat(params=given, documents=body.quoted, **chat), params)
     writer = _ChatWriter(
         body, model.name, call.record.started, "chat.completion.chunk" if stream else "chat.completion"
     )
-    return await respond(call.request, Answers(call.record.watch(deltas), n=params.n), writer, stream=stream)
+    if body.return_progress:
+        writer.prompts = call.record.prompts
+    return await respond(call.request, Answers(deltas, n=params.n), writer, stream=stream)
 
 
 class _ChatWriter(Writer):
@@ -71,6 +73,9 @@ class _ChatWriter(Writer):
             "model": model_name,
             "system_fingerprint": FINGERPRINT,
         }
+
+    def progress(self, answers: Answers, progress: dict[str, int]) -> bytes:
+        return self._chunk(answers.all[0], {}, more={"prompt_progress": progress})
 
     def begin(self, answers: Answers, first: Delta) -> Iterator[bytes]:
         ids = {"prompt_token_ids": first.prompt_ids} if self._body.return_token_ids else {}

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Response
@@ -43,14 +44,16 @@ async def respond_to_completion(call: Call[Request]) -> Response:
     params = body.sampling_params()
     if suffix := body.suffix:
         require_infill(model, "suffix")
-        streams = [record.watch(model.infill(prompt, suffix, params)) for prompt in body.prompts]
+        streams = [record.watch(partial(model.infill, prompt, suffix), params) for prompt in body.prompts]
     else:
-        streams = [record.watch(model.complete(prompt, params)) for prompt in body.prompts]
+        streams = [record.watch(partial(model.complete, prompt), params) for prompt in body.prompts]
     answers = Answers(*streams, n=params.n, at_once=max(1, model.parallel - 1))  # leave a slot for other requests
     plain = "text/plain" in call.request.headers.get("accept", "")
     if plain and (len(body.prompts) > 1 or (body.n or 1) > 1):
         raise APIError(400, "Plain text can contain only one answer.", param="prompt")
     writer = (_PlainWriter if plain else _CompletionWriter)(body, model, record.started)
+    if body.return_progress and not plain:
+        writer.prompts = record.prompts
     return await respond(call.request, answers, writer, stream=bool(body.stream))
 
 
@@ -75,6 +78,10 @@ class _CompletionWriter(Writer):
             "model": model.name,
             "system_fingerprint": FINGERPRINT,
         }
+
+    def progress(self, answers: Answers, progress: dict[str, int]) -> bytes:
+        choice = self._choice(answers.all[0], "", None)
+        return event({**self._head, "choices": [choice], "prompt_progress": progress})
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         answer, delta, body = piece.answer, piece.delta, self._body

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
 
-from ggserve.api.errors import APIError, model_loading
+from ggserve.api.errors import APIError
 from ggserve.api.hardware import hardware_fields
 from ggserve.api.state import state_of
 from ggserve.model.catalog import model_bytes
@@ -33,9 +33,6 @@ async def model_by_name(name: str, request: Request) -> dict[str, Any]:
 
 
 async def _model_objects(request: Request) -> list[dict[str, Any]]:
-    models = state_of(request.scope).models
-    if not models.started:
-        raise model_loading()
     return [
         {
             "id": listed.name,
@@ -44,7 +41,7 @@ async def _model_objects(request: Request) -> list[dict[str, Any]]:
             "owned_by": "local",
             **(_loaded(resident.model) if resident and resident.model else {}),
         }
-        for listed, resident in await models.listed()
+        for listed, resident in await state_of(request.scope).models.listed()
     ]
 
 

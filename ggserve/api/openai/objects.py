@@ -8,6 +8,7 @@ from typing import Any
 from ggserve import __version__
 from ggserve.api.answers import Usage
 from ggserve.api.fragments import Fragments
+from ggserve.api.prompts import cache_miss
 from ggserve.generation import Delta, ScoredToken
 
 FINGERPRINT = f"ggserve-{__version__}"  # `system_fingerprint`: the software that made the answer
@@ -23,7 +24,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, **cache_miss(usage.cache_miss)},
         **({"completion_tokens_details": guesses} if any(guesses.values()) else {}),
     }
 

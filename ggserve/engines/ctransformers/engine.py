@@ -78,10 +78,13 @@ class CTransformersEngine:
         prompt = params.kept(prompt)
         self._check(prompt, params)
         params.check()
+        if params.lora:
+            raise InvalidRequest("LoRA adapters need llama.cpp: set LORA_PATH and ENGINE=llama.cpp.", "lora")
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
         marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.uses_dry else None
         context = await self.pool.acquire(prompt if params.cache_prompt else (), continues=params.continues)
         generation = self._new_generation(prompt, params, matcher, marks)
+        generation.progress.slot = self._contexts.index(context)
         self._workers.submit(self._run, context, generation)
         async with aclosing(generation.listen()) as deltas:
             async for delta in deltas:
@@ -224,7 +227,8 @@ class CTransformersEngine:
 
     def _prefill(self, context: Context, generation: Generation) -> None:
         """Evaluate the part of the prompt that is not in the KV cache. Return early if cancelled."""
-        generation.cached_tokens = context.reuse(generation.prompt)
+        generation.cached_tokens = cached = context.reuse(generation.prompt)
+        generation.progress.begin(self._contexts.index(context), len(generation.prompt), cached)
         self._eval(context, generation, generation.prompt[generation.cached_tokens :])
 
     def _score_prompt(self, context: Context, generation: Generation) -> None:
@@ -264,3 +268,4 @@ class CTransformersEngine:
             chunk = tokens[start : start + context.chunk]
             with self._threads.eval(len(chunk)) as threads:
                 context.eval(chunk, threads)
+            generation.progress.advance(len(context.tokens))

@@ -32,9 +32,8 @@ class Generation(RunningRequest):
         matcher: Matcher | None = None,  # constrains the answer to a grammar
         breakers: Breakers | None = None,  # for DRY
     ) -> None:
-        super().__init__(params.n)
+        super().__init__(params)
         self.prompt = list(prompt)
-        self.params = params
         self.cached_tokens = 0
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._prompt_ids = tuple(prompt)  # sent with the first delta
@@ -215,4 +214,5 @@ class Generation(RunningRequest):
             tokens=() if self._scores is None else self._scores.take(len(text)),
             prompt=prompt_scores,
             prompt_ids=prompt_ids,
+            cache_miss=self.progress.miss,
         )

@@ -31,13 +31,14 @@ class Answer(RunningRequest):
         context_length: int,
         scorer: NativeScorer,
         *,
+        slot: int,
         native_prompt: Callable[[Sequence[int]], Any],  # converts a prompt to llama.cpp's form
         prompt: Sequence[int] | None = None,  # if its tokens are known
         matcher: Matcher | None = None,
     ) -> None:
-        super().__init__(params.n)
-        self.params = params
+        super().__init__(params)
         self.prompt = prompt
+        self._slot = slot
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._grammar = matcher
         self._context_length = context_length
@@ -118,6 +119,7 @@ class Answer(RunningRequest):
             self._rejected_tokens = timings.get("draft_n", 0) - self._accepted_tokens
         if choices := chunk["choices"]:
             choice = choices[0]
+            self.progress.advance(self._prompt_tokens)
             self._finish_reason = choice["finish_reason"]
             text = choice["text"]
             if self._finish_reason is None:
@@ -137,6 +139,8 @@ class Answer(RunningRequest):
         if self._before:
             return
         self._prompt_tokens, self._cached_tokens = progress["total"], progress["cache"]
+        self.progress.begin(self._slot, self._prompt_tokens, self._cached_tokens)
+        self.progress.advance(progress.get("processed", self._prompt_tokens))
         if self._prompt_tokens >= self._context_length:  # llama.cpp rounds the context up
             self.end = ContextOverflow(self._prompt_tokens, self._context_length)
 
@@ -241,6 +245,7 @@ class Answer(RunningRequest):
             tokens=() if self._scores is None else self._scores.take(len(text)),
             prompt=prompt_scores,
             prompt_ids=prompt_ids,
+            cache_miss=self.progress.miss,
             accepted_tokens=self._accepted_tokens,
             rejected_tokens=self._rejected_tokens,
         )

@@ -173,13 +173,15 @@ class CommandLine:
             arguments += self._needed("--mmproj", "vision models", str(options.mmproj_path))
             arguments += self._optional("--video-ffmpeg-dir", str(self._folder))  # a folder without the program
             arguments += self._optional("--no-mmproj-offload") if options.gpu_layers == 0 else []
-        if options.lora_path is not None:
-            link = self._folder / "lora.gguf"
-            link.symlink_to(options.lora_path.resolve())
-            joined = "FNAME:SCALE" in self._build.flag_help("--lora-scaled")
-            scaled = [f"{link}:{options.lora_scale}"] if joined else [str(link), str(options.lora_scale)]
-            arguments += self._needed("--lora-scaled", "LORA_PATH", *scaled)
-        return arguments
+        joined = []
+        for number, (path, scale) in enumerate(options.adapters):
+            link = self._folder / f"lora{number}.gguf"
+            link.symlink_to(path.resolve())
+            if "FNAME:SCALE" in self._build.flag_help("--lora-scaled"):
+                joined.append(f"{link}:{scale}")
+            else:
+                arguments += self._needed("--lora-scaled", "LORA_PATH", str(link), str(scale))
+        return arguments + (self._needed("--lora-scaled", "LORA_PATH", ",".join(joined)) if joined else [])
 
     def _speculation(self) -> list[str]:
         options = self._plan.options

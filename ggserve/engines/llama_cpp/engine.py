@@ -85,6 +85,7 @@ class LlamaCppEngine:
         if options.mmproj_path is not None:
             self.features |= {"images"}
         self._vocab_size = vocab_size
+        self._scales = [scale for _, scale in options.adapters]
         self._controls = controls
         self._shown_controls = list(shown_controls)
         self._word_limit = word_limit
@@ -152,7 +153,20 @@ class LlamaCppEngine:
             self._check_tokens(tokens, field)
         params.check()
         shown = self._shown_controls if params.skip_special else list(self._controls)
-        return {**sampling_fields(params, self.context_length, self._vocab_size), "preserved_tokens": shown}
+        return {
+            **sampling_fields(params, self.context_length, self._vocab_size),
+            "preserved_tokens": shown,
+            **self._lora(params.lora),
+        }
+
+    def _lora(self, given: Mapping[int, float] | None) -> dict[str, Any]:
+        """The field `lora`, with every adapter: llama.cpp would reuse what it evaluated with others. Raises
+        InvalidRequest."""
+        if unknown := set(given or ()) - set(range(len(self._scales))):
+            message = f"There is no LoRA adapter {min(unknown)}: LORA_PATH has {len(self._scales)}."
+            raise InvalidRequest(message, "lora")
+        scales = self._scales if given is None else [given.get(number, 0.0) for number in range(len(self._scales))]
+        return {"lora": [{"id": number, "scale": scale} for number, scale in enumerate(scales)]} if scales else {}
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:
         """See Engine.embed."""
@@ -176,7 +190,7 @@ class LlamaCppEngine:
             if len(prompt) + trie.depth > self.context_length:
                 raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
             self._check_tokens(prompt)
-        body = {"prompt": await asyncio.to_thread(self._prompt, prompt)}
+        body = {"prompt": await asyncio.to_thread(self._prompt, prompt), **self._lora(None)}
         tokens = () if isinstance(prompt, MediaPrompt) else prompt
         slot = await self.pool.acquire(tokens)
         if self._keeper:
@@ -316,8 +330,15 @@ class LlamaCppEngine:
         if self._keeper:
             body["id_slot"] = slot.id
         answer = Answer(
-            params, self.context_length, self._scorer, native_prompt=self._prompt, prompt=prompt, matcher=matcher
+            params,
+            self.context_length,
+            self._scorer,
+            slot=slot.id,
+            native_prompt=self._prompt,
+            prompt=prompt,
+            matcher=matcher,
         )
+        answer.progress.slot = slot.id
         self._running.add(answer)
         self._submit(self._run, slot, body, answer)
         async with aclosing(answer.listen()) as deltas:
@@ -331,7 +352,10 @@ class LlamaCppEngine:
         stop string.
         """
         try:
-            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt)
+            adapted = answer.params.lora is not None  # what is saved belongs to the adapters as loaded
+            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt and not adapted)
+            if adapted:
+                slot.tokens = ()
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
                 answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
             for index in range(answer.params.n):
@@ -350,10 +374,11 @@ class LlamaCppEngine:
             answer.put_end()
 
     def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
-        """Fill the slot with the saved part of a prompt, if prompts are saved."""
+        """Fill the slot with the saved part of a prompt, if prompts are saved. The pool chooses slots by their
+        tokens, as llama.cpp does."""
         if self._keeper:
             self._keeper.prepare(slot, prompt if cached else ())
-            slot.tokens = prompt
+        slot.tokens = prompt
 
     def _forget(self) -> None:
         for slot in self._slots:

@@ -202,8 +202,7 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         params.video_ffmpeg_bin_dir = str(
             listener.path.parent
         )  # a folder without the program, so no data from clients reaches it
-    if options.lora_path is not None:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(options.lora_path), options.lora_scale)]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), scale) for path, scale in options.adapters]
     params.cache_ram_mib = 0 if plan.states else options.prompt_cache
     if plan.states:
         params.slot_save_path = f"{plan.states}/"

@@ -1,4 +1,7 @@
-"""Delays the load of a file for ever, in a server that a test starts with this folder in its PYTHONPATH."""
+"""Delays the load of a file by SLOW_SECONDS, or for ever.
+
+For a server that a test starts with this folder in its PYTHONPATH.
+"""
 
 import os
 import sys
@@ -17,7 +20,7 @@ class _SlowReadAhead:
             def slow(file, report):
                 if file.path.stem == os.environ["SLOW_LOAD"]:
                     print(f"{file.path.name} is slow", flush=True)
-                    time.sleep(600)
+                    time.sleep(float(os.environ.get("SLOW_SECONDS", "600")))
                 original(file, report)
 
             read_ahead.read_ahead = slow

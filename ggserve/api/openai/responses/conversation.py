@@ -1,4 +1,4 @@
-"""Convert items to messages for chat templates, and cut a conversation to fit the context."""
+"""Convert items to messages for chat templates."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +18,6 @@ from ggserve.api.openai.responses.items import (
     ShellCallItem,
     function_name,
 )
-from ggserve.errors import ContextOverflow
-from ggserve.messages import Tools
-from ggserve.model.gguf_model import GGUFModel
-
-_ROOM = 256  # tokens for an answer without a given length
 
 
 def chat_messages(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
@@ -80,33 +75,3 @@ def _content(parts: Sequence[Any]) -> str | list[dict[str, Any]]:
     if not any(isinstance(part, ImagePart) for part in parts):
         return _text(parts)
     return [image_part(part.image_url or "") if isinstance(part, ImagePart) else text_part(part.text) for part in parts]
-
-
-async def fitting(
-    model: GGUFModel, messages: list[dict[str, Any]], tools: Tools | None, max_tokens: int | None
-) -> list[dict[str, Any]]:
-    """Return the messages without the oldest turns that must go so that the rest and an answer fit into the context."""
-    room = model.context_length - min(max_tokens or _ROOM, model.context_length // 4)
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    turns = [index for index, message in enumerate(messages) if message["role"] == "user"]
-    first, last = 0, len(turns)  # the number of turns that can go
-    while first < last:
-        middle = (first + last) // 2
-        if await _tokens(model, _without(messages, system, turns, middle), tools) <= room:
-            last = middle
-        else:
-            first = middle + 1
-    return _without(messages, system, turns, min(first, max(len(turns) - 1, 0)))
-
-
-async def _tokens(model: GGUFModel, messages: list[dict[str, Any]], tools: Tools | None) -> int:
-    try:
-        return await model.count_chat(messages, tools=tools)
-    except ContextOverflow as overflow:
-        return overflow.prompt_tokens
-
-
-def _without(
-    messages: list[dict[str, Any]], system: list[dict[str, Any]], turns: list[int], dropped: int
-) -> list[dict[str, Any]]:
-    return [*system, *messages[turns[dropped] :]] if dropped else messages

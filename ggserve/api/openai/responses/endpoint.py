@@ -1,6 +1,7 @@
 """`POST /v1/responses`, complete or streamed; token counts; and stored responses."""
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -10,7 +11,8 @@ from ggserve.api.answers import Answers
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require, visible
-from ggserve.api.openai.responses.conversation import chat_messages, fitting
+from ggserve.api.fitting import fitting
+from ggserve.api.openai.responses.conversation import chat_messages
 from ggserve.api.openai.responses.items import ITEM, Item, ItemReference, listed
 from ggserve.api.openai.responses.schemas import PromptRequest, ResponsesRequest
 from ggserve.api.openai.responses.store import ResponseStore
@@ -46,9 +48,9 @@ async def responses(
             store.put(response, input_items)
 
     params = body.sampling_params()
-    deltas = model.chat(messages, params, tools=body.called_tools, template_arguments=body.template_arguments)
+    generate = partial(model.chat, messages, tools=body.called_tools, template_arguments=body.template_arguments)
     writer = ResponseWriter(body, params, model.name, keep)
-    return await respond(call.request, Answers(call.record.watch(deltas)), writer, stream=body.stream)
+    return await respond(call.request, Answers(call.record.watch(generate, params)), writer, stream=body.stream)
 
 
 @_generating.post("/v1/responses/input_tokens")

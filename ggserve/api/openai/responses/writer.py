@@ -17,6 +17,7 @@ from ggserve.api.openai.objects import chat_logprobs
 from ggserve.api.openai.responses.items import new_id
 from ggserve.api.openai.responses.schemas import Callable as Tool
 from ggserve.api.openai.responses.schemas import ResponsesRequest
+from ggserve.api.prompts import cache_miss
 from ggserve.api.streaming import Writer, event, json_response
 from ggserve.generation import Delta, SamplingParams
 
@@ -121,7 +122,11 @@ class ResponseWriter(Writer):
                 yield from self._item_events(step, status)
         usage = {
             "input_tokens": last.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": last.cached_tokens, "cache_write_tokens": 0},
+            "input_tokens_details": {
+                "cached_tokens": last.cached_tokens,
+                "cache_write_tokens": 0,
+                **cache_miss(last.cache_miss),
+            },
             "output_tokens": last.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
             "total_tokens": last.prompt_tokens + last.completion_tokens,

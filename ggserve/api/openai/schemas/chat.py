@@ -90,6 +90,7 @@ class ChatRequest(GenerationRequest):
     function_call: Annotated[Literal["none", "auto"] | FunctionName, one_of("'none', 'auto' or a name")] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    chat_template: Annotated[str, Field(max_length=100_000)] | None = None
     chat_template_kwargs: TemplateArguments | None = None
     continue_final_message: bool | None = None  # None: if the last message is the assistant's, as in llama-server
     add_generation_prompt: bool | None = None  # vLLM's field: False together with continue_final_message
@@ -172,6 +173,7 @@ class ChatRequest(GenerationRequest):
             "tools": self.called_tools,
             "begun": begun,
             "begun_thought": thought,
+            "template": self.chat_template or None,
             "template_arguments": self.template_arguments,
         }
 

@@ -24,6 +24,7 @@ class GenerationRequest(SamplingRequest):
     stream_options: StreamOptions | None = None
     prompt_logprobs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
     return_token_ids: bool | None = None
+    return_progress: bool | None = None  # of the prompt, in a stream
     return_tokens_as_token_ids: bool | None = None
     # Sent by clients out of habit, and ignored here.
     user: str | None = None

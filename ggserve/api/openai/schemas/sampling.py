@@ -8,6 +8,7 @@ from ggserve.api.fields import (
     Penalty,
     Probability,
     RepetitionPenalty,
+    Strict,
     Temperature,
     TokenId,
     TokenIds,
@@ -65,6 +66,13 @@ BiasPairs = Annotated[list[BiasPair], _MOST_BIASES]
 _BIAS_FORMS = "an object of token ids and biases, or a list of pairs of a token id or text and a bias or false"
 
 
+class LoraScale(Strict):
+    """The scale of the LoRA adapter with this number."""
+
+    id: Annotated[Whole, Field(ge=0)]
+    scale: Number
+
+
 class SamplingRequest(StructuredRequest):
     """The fields of `SamplingParams`, under the names that clients use."""
 
@@ -108,6 +116,7 @@ class SamplingRequest(StructuredRequest):
     truncate_prompt_tokens: Annotated[Annotated[Whole, Field(ge=1)] | None, BeforeValidator(_none_if_minus_one)] = None
     n_probs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
     timings_per_token: bool | None = None
+    lora: Annotated[list[LoraScale], Field(max_length=64)] | None = None
 
     @field_validator("logit_bias", mode="before")
     @classmethod
@@ -161,6 +170,7 @@ class SamplingRequest(StructuredRequest):
         }
         for name in ("dry_sequence_breakers", "bad_words", "banned_strings"):
             given[name] = None if given[name] is None else tuple(given[name])
+        given["lora"] = None if self.lora is None else {each.id: each.scale for each in self.lora}
         given["allowed_token_ids"] = frozenset(self.allowed_token_ids) if self.allowed_token_ids else None
         given["stop_token_ids"] = frozenset(self.stop_token_ids or ())
         return SamplingParams.of(given)
