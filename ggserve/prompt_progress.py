@@ -1,6 +1,6 @@
-"""How far the evaluation of a prompt is, and why tokens of it were evaluated again.
+"""The progress of a prompt's evaluation, and why tokens of it were evaluated again.
 
-An engine writes it, anyone may read it at any time.
+An engine writes it, and anyone may read it at any time.
 """
 
 import time
@@ -24,12 +24,12 @@ _REASONS: dict[MissReason, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CacheMiss:
-    """Why tokens were evaluated again that an earlier prompt had too."""
+    """The reason why tokens of an earlier prompt were evaluated again."""
 
     reason: MissReason
-    tokens: int  # evaluated again
-    slot: int  # of the nearest earlier prompt
-    token: int  # index of the first token that the cache did not have, or in which the prompts differ
+    tokens: int  # number of tokens evaluated again
+    slot: int  # tokens of the nearest earlier prompt
+    token: int  # index of the first token that the cache did not have, or at which the prompts differ
     message: int | None = None  # index of the first message that differs
 
     def __str__(self) -> str:
@@ -38,20 +38,20 @@ class CacheMiss:
 
 
 class PromptProgress:
-    """How far one prompt is. All counts are tokens; they are 0 until its evaluation begins."""
+    """The progress of one prompt. All counts are tokens; they are 0 until its evaluation begins."""
 
     def __init__(self) -> None:
         self.slot: int | None = None  # None: it waits for one
         self.total = 0
-        self.cached = 0  # that the KV cache held before
-        self.processed = 0  # cached or evaluated
-        self.milliseconds = 0.0  # since the evaluation began
+        self.cached = 0  # tokens that the KV cache held before
+        self.processed = 0  # cached or evaluated tokens
+        self.milliseconds = 0.0  # seconds since the evaluation began
         self.miss: CacheMiss | None = None
         self.explain: Callable[[int, int], CacheMiss | None] | None = None  # from the slot and `cached`
         self._began = 0.0
 
     def begin(self, slot: int, total: int, cached: int) -> None:
-        """The evaluation begins; only the first call counts."""
+        """Begin the evaluation; only the first call counts."""
         if self.total:
             return
         self._began = time.perf_counter()
@@ -60,7 +60,7 @@ class PromptProgress:
             self.miss = self.explain(slot, cached)
 
     def advance(self, processed: int) -> None:
-        """So many tokens are processed, of the prompt and its answer."""
+        """Record that this many tokens of the prompt and its answer are processed."""
         if self.processed < self.total:
             self.processed = max(self.processed, min(processed, self.total))
             self.milliseconds = (time.perf_counter() - self._began) * 1000

@@ -66,7 +66,7 @@ class EventStream(StreamingResponse):
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a stream says while its model is loading."""
+    """The keep-alives and errors of a stream while its model is loading."""
 
     keep_alive: bytes = COMMENT
     fail: Callable[[APIError], bytes] = lambda error: event(error.body, "error") + DONE
@@ -89,7 +89,7 @@ class Writer(ABC):
         """Return the non-streamed response, once the answers are complete."""
 
     def progress(self, answers: Answers, progress: dict[str, int]) -> bytes:
-        """What tells how far the prompts are; only where the request may ask for it."""
+        """Return the events about the progress of prompts; called only if the request may ask for them."""
         raise NotImplementedError
 
     def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:
