@@ -320,7 +320,7 @@ class File:
 
 
 def check_tokens(tokens: Iterable[int], vocab_size: int, field: str | None = None) -> None:
-    """Raises InvalidToken for an id that is outside of the vocabulary, in that field of the request."""
+    """Check that ids are in the vocabulary. Raises InvalidToken with the request's field."""
     for token in (min(tokens, default=0), max(tokens, default=0)):
         if not 0 <= token < vocab_size:
             raise InvalidToken(token, vocab_size, field)

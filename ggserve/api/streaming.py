@@ -66,7 +66,7 @@ class EventStream(StreamingResponse):
 
 @dataclass(frozen=True)
 class Waiting:
-    """The keep-alives and errors of a stream while its model is loading."""
+    """The output of a stream while its model is loading."""
 
     keep_alive: bytes = COMMENT
     fail: Callable[[APIError], bytes] = lambda error: event(error.body, "error") + DONE
@@ -78,7 +78,7 @@ class Writer(ABC):
 
     media_type = EventStream.media_type
     keep_alive: bytes | None = COMMENT  # sent while a request waits in the queue or its prompt is evaluated
-    prompts: Sequence[PromptProgress] | None = None  # whose progress the stream tells before the answer
+    prompts: Sequence[PromptProgress] | None = None  # prompts whose progress the stream reports before the answer
 
     @abstractmethod
     def piece(self, piece: Piece) -> Iterable[bytes]:
@@ -89,7 +89,7 @@ class Writer(ABC):
         """Return the non-streamed response, once the answers are complete."""
 
     def progress(self, answers: Answers, progress: dict[str, int]) -> bytes:
-        """Return the events about the progress of prompts; called only if the request may ask for them."""
+        """Return the progress of the prompts; called only if the request can ask for it."""
         raise NotImplementedError
 
     def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:

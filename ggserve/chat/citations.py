@@ -109,7 +109,7 @@ class _Quotations:
         raise GenerationError("The answer contains a quotation that is not in the documents.")
 
     def _place(self, text: str) -> tuple[int, int] | None:
-        """The first document that has the text, and where."""
+        """Return the first document that contains the text, and the position there."""
         starts = ((index, document.text.find(text)) for index, document in enumerate(self._documents))
         return next(((index, start) for index, start in starts if start >= 0), None)
 

@@ -84,7 +84,7 @@ def earliest(
 
 
 def first_characters(patterns: Iterable[Pattern]) -> re.Pattern[str]:
-    """Finds where one of the literals may begin."""
+    """Return a pattern that finds where one of the literals may begin."""
     firsts = "".join(re.escape(pattern.text[0]) for pattern in patterns)
     return re.compile(f"[{firsts}]" if firsts else "(?!)")
 

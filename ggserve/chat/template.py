@@ -1,7 +1,7 @@
 """Chat templates: a list of messages becomes the text of a prompt.
 
-The template comes from the model file, in Jinja2; a file without one gets a plain default. `chat.encoding` decides
-which characters of the text become special tokens.
+The template comes from the model file, in Jinja2; a file without one gets a plain default. Which characters
+of the text become special tokens is decided in `chat`.
 """
 
 import json
@@ -16,7 +16,7 @@ from jinja2 import UndefinedError
 from ggserve.chat.sandbox import MAX_SECONDS, ChatSandbox
 from ggserve.errors import TemplateError
 
-# Turns as labelled lines, for models that were not trained on chats or whose file has no template.
+# Turns as lines with a label, for models that were not trained on chats or whose file does not say how.
 _DEFAULT = """\
 {%- for message in messages -%}
 {{ message['role'] | capitalize }}: {{ message['content'] or '' }}
@@ -29,10 +29,12 @@ _MAX_OUTPUT = 16_000_000
 
 
 class ChatTemplate:
-    """`stop` has the texts that end an answer; it is empty for a file's own template, which ends with a token."""
+    """A compiled chat template. `stop` has the texts that end an answer; it is empty for a file's own template, which
+    ends answers with a token."""
 
     def __init__(self, source: str | None, bos_token: str = "", eos_token: str = "", stop: Sequence[str] = ()) -> None:
-        """`source` None means the default; `stop` belongs to another. Raises TemplateError if it does not compile."""
+        """Compile the template. `source` None means the default; `stop` belongs to other sources. Raises TemplateError
+        if it does not compile."""
         self.stop: list[str] = list(_DEFAULT_STOP) if source is None else list(stop)
         self._special = {"bos_token": bos_token, "eos_token": eos_token}
         self._sandbox = ChatSandbox()
@@ -42,7 +44,7 @@ class ChatTemplate:
             raise TemplateError(f"the chat template has {len(source)} characters; the limit is {_MAX_SOURCE}")
         try:
             self._template = self._sandbox.compile_guarded(source)
-        except Exception as error:  # anything that a hostile source makes the compiler raise
+        except Exception as error:  # whatever a hostile source makes the compiler raise
             raise _as_template_error(error) from None
 
     def with_source(self, source: str) -> "ChatTemplate":
@@ -58,9 +60,10 @@ class ChatTemplate:
         variables: Mapping[str, Any] = MappingProxyType({}),
         seconds: float = MAX_SECONDS,
     ) -> str:
-        """Return the prompt's text. `variables` (such as `enable_thinking`) are for the template, beside SET_VARIABLES.
+        """Return the prompt's text. `variables` (such as `enable_thinking`) are passed to the template, in addition to
+        SET_VARIABLES.
 
-        Raises TemplateError if the template rejects the messages, fails, or builds too much.
+        Raises TemplateError if the template refuses the messages, fails, or builds too much text.
         """
         now = datetime.now()
         known: dict[str, Any] = {
@@ -80,7 +83,7 @@ class ChatTemplate:
                 except (TypeError, UndefinedError):
                     if tools is not None:
                         raise
-                    return self._rendered(known)  # some check for tools by looking into them
+                    return self._rendered(known)  # some ask whether there are tools by looking into them
             except Exception as error:  # a template can raise anything
                 raise _as_template_error(error) from None
             finally:
@@ -99,7 +102,7 @@ class ChatTemplate:
 
 
 def copied(value: Any) -> Any:
-    """Copy JSON values: templates may change lists."""
+    """Return a copy of JSON values, because templates can change lists."""
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

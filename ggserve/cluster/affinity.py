@@ -20,8 +20,8 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def prompt_marks(body: bytes) -> list[int]:
-    """Return a hash for each place where the prompt of another request could end that this prompt begins with: after
-    each message, or after each block of text. Empty if the JSON `body` has no prompt or is not JSON."""
+    """Return hashes of the prefixes of a prompt at which another request's prompt could end: after each message, or
+    after each block of text. Empty if the JSON `body` has no prompt or is not JSON."""
     try:
         request = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 def health(told: Mapping[str, bytes]) -> bytes:
-    """Numbers are sums; everything else is one replica's value."""
+    """Merge health responses: numbers are summed, everything else is one replica's value."""
     states = {name: orjson.loads(body) for name, body in sorted(told.items())}
     whole: dict[str, Any] = {}
     for state in states.values():
@@ -21,7 +21,7 @@ def health(told: Mapping[str, bytes]) -> bytes:
 
 
 def models(told: Mapping[str, bytes]) -> bytes:
-    """One model, and two during an update."""
+    """Merge lists of models: one model, or two during an update."""
     found = {model["id"]: model for body in told.values() for model in orjson.loads(body)["data"]}
     return orjson.dumps({"object": "list", "data": list(found.values())})
 

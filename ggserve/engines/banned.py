@@ -9,7 +9,7 @@ from ggserve.generation import SamplingParams, ScoredToken
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of an answer in the making."""
+    """A token of an answer in progress."""
 
     id: int
     piece: bytes  # the bytes that it adds to the text
@@ -105,7 +105,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _pattern(params: SamplingParams) -> re.Pattern[bytes]:
-    """Matches the pieces of tokens that contain a banned text."""
+    """Return a pattern for the pieces of tokens that contain a banned text."""
     words = [re.escape(word.encode()) for word in params.bad_words]
     words += [b"(?i:%s)" % re.escape(word.encode()) for word in params.banned_strings]
     return re.compile(b"|".join(words))

@@ -49,7 +49,7 @@ class EngineWishes(Tuning):
 
 
 def engine_for_default_model(wishes: EngineWishes) -> EngineName:
-    """The engine for the default model, which exists in a form for each."""
+    """Return the engine for the default model, which exists in a form for each engine."""
     if wishes.engine != "auto":
         return wishes.engine
     many = (wishes.parallel or 0) >= _MANY

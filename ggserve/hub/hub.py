@@ -59,7 +59,7 @@ class Repository:
                 f"there is no file or folder {name}, and it is not a repository name: {error}"
             ) from None
         if revision and not all(map(_PLAIN_NAME.fullmatch, revision.split("/"))):  # it becomes a path of the cache
-            raise ModelFileError(f"{revision!r} is no revision of {repo_id}: write a branch, a tag or a commit")
+            raise ModelFileError(f"{revision!r} is not a revision of {repo_id}: write a branch, a tag or a commit")
         return cls(repo_id, revision or constants.DEFAULT_REVISION, cache or Path(constants.HF_HUB_CACHE))
 
     def __str__(self) -> str:

@@ -83,7 +83,8 @@ def spellings(loaded: LoadedModel, options: Sequence[Option], source: str) -> li
 
 
 def decision(labels: Sequence[Sequence[tuple[int, ...]]], scores: Scores) -> Decision:
-    """The probability of a spelling is that of its tokens, minus that of longer spellings that begin with them."""
+    """Return the decision. The probability of a spelling is that of its tokens, minus that of longer spellings that
+    begin with them."""
     paths = [path for spellings in labels for path in spellings]
     logprobs = [sum(of_path) for of_path in scores.logprobs]
     peak = max(logprobs)

@@ -94,7 +94,9 @@ class ModelRegistry:
         def report(progress: float) -> None:
             self.progress = progress
 
-        self.catalog.configured = listed = Listed.of(path)
+        listed = Listed.of(path)
+        if self.catalog.folder is None:  # lists have it already; requests are turned away until it is loaded
+            self.catalog.configured = listed
         return self._load(listed, report)
 
     def start(self, model: GGUFModel | None) -> None:

@@ -14,22 +14,19 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reaso
 _TEAMS = """
 import os, time
 from ggserve.engines.llama_cpp.in_process import import_xllamacpp
-from ggserve.engines.llama_cpp.spinning import IdleTeam
+from ggserve.engines.llama_cpp.spinning import idle_team
 try:
-    IdleTeam()
+    with idle_team():
+        pass
 except OSError:
     print("no libgomp")
 import_xllamacpp()
-team = IdleTeam()
 count = lambda: len(os.listdir("/proc/self/task"))
 before = count()
 for _ in range(3):
-    team.begin()
-    team.begin()
-    while count() < before + len(os.sched_getaffinity(0)) + 1:
-        time.sleep(0.01)
-    team.end()
-    team.end()
+    with idle_team():
+        while count() < before + len(os.sched_getaffinity(0)) + 1:
+            time.sleep(0.01)
     while count() > before:
         time.sleep(0.01)
 print("ended")
@@ -40,11 +37,11 @@ import threading, time
 from ggserve.engines.llama_cpp import spinning
 from ggserve.engines.llama_cpp.in_process import import_xllamacpp
 import_xllamacpp()
-clock = spinning.seconds_waited
-assert clock() >= 0
+computed, waited = spinning.computed_and_waited()
+assert computed > 0 <= waited
 crowded = True
-spinning.seconds_waited = lambda: time.monotonic() if crowded else 0.0
-spinning._CALM = 0.2
+spinning.computed_and_waited = lambda: (0, time.monotonic_ns() if crowded else 0)
+spinning._BOUNDED = 0.2
 watch = spinning.Spinning()
 def team():
     return any(thread.name == "idle team" for thread in threading.enumerate())

@@ -248,9 +248,11 @@ def test_neither_a_name_nor_a_hub_leads_out_of_the_cache(machine: Machine, hub: 
     outside.mkdir(parents=True)
     (outside / "one.Q4_0.gguf").write_bytes(SMALL)
     for revision in ("../../../outside", "..", "a/../..", "/etc", ".git"):
-        assert "is no revision of org/one" in machine.error(f"org/one@{revision}")
+        assert "is not a revision of org/one" in machine.error(f"org/one@{revision}")
     hub.repos["org/etag"] = Repo({"a.gguf": SMALL}, etag="../../../outside/etag")
-    assert "does not answer as a hub does: ETag '../../../outside/etag' of a.gguf" in machine.error("org/etag")
+    assert "does not respond like a Hugging Face hub: ETag '../../../outside/etag' of a.gguf" in machine.error(
+        "org/etag"
+    )
     hub.repos["org/file"] = Repo({"../../../../outside/file.gguf": SMALL})
     machine.error("org/file")
     assert [path.name for path in outside.iterdir()] == ["one.Q4_0.gguf"]

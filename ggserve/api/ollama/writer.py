@@ -64,7 +64,7 @@ class OllamaWriter(Writer):
         return json_response({**line, **self._ending(answers)})
 
     def empty(self, reason: Literal["load", "unload"]) -> Response:
-        """The response to a request that only loads or unloads the model."""
+        """Return the response to a request that only loads or unloads the model."""
         return json_response({**self._line(), "done": True, "done_reason": reason})
 
     def _ending(self, answers: Answers) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class OllamaWriter(Writer):
 
 
 def waiting(model_name: str, *, chat: bool) -> Waiting:
-    """Return the keep-alives and the errors of a stream while its model is loading."""
+    """Return what a stream sends while its model is loading."""
     alive = _written(_line(model_name, chat))
     return Waiting(alive, lambda error: _written(ollama_envelope(error)), OllamaWriter.media_type)
 

@@ -74,7 +74,7 @@ class Child:
                 if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
                     return
                 if reader.begun:
-                    time.sleep(BEAT)  # what comes meanwhile is read at once
+                    time.sleep(BEAT)  # data that arrives in the meantime is read at once
         except (OSError, EOFError) as error:
             raise GenerationError("llama-server crashed while it answered; see model.log.") from error
         for chunk in reader.rest():

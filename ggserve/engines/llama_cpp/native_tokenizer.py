@@ -59,7 +59,7 @@ class NativeTokenizer:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """A time when only this model begins grammars, even several at once."""
+        """Hold a turn in this block, in which only this model begins grammars, even several at once."""
         with _queue, _changed:
             _changed.wait_for(lambda: all(other is self for other in _beginning))
             _beginning.append(self)

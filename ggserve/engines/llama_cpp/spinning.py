@@ -2,8 +2,8 @@
 
 A token takes about a thousand barriers. Threads that sleep at a barrier wake up late. Threads that spin while another
 program occupies the last thread's core waste the time that it needs. libgomp spins `GOMP_SPINCOUNT` rounds, but at most
-1,000 while it manages more threads than there are cores. So a team of idle threads is kept in this process for as long
-as its threads have to wait for cores.
+1,000 while it manages more threads than there are cores. So a team of idle threads is kept in this process for three
+seconds each time its threads have to wait for cores.
 """
 
 import ctypes
@@ -15,38 +15,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _TASKS = "/proc/self/task"
-_PERIOD = 0.1  # seconds between checks
-_CROWDED = 0.1  # seconds per second that this process's threads wait for a core
-_CALM = 2.0  # seconds without such waits before they spin again
+_PERIOD = 0.2  # seconds between checks
+_CROWDED = (
+    0.5  # part of the time that threads could run and have no core: 0.57 beside a program per core, 0.36 beside less
+)
+_BOUNDED = 3.0  # seconds of bounded spinning before the next check
 
 
-class IdleTeam:
-    """Idle threads of libgomp, which make it manage more threads than there are cores."""
+@contextmanager
+def idle_team() -> Iterator[None]:
+    """Keep idle threads of libgomp in the block, so that it manages more threads than there are cores. Raises OSError
+    if libgomp is not loaded."""
+    libgomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+    nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # every thread calls it with NULL
+    end = threading.Event()
 
-    def __init__(self) -> None:
-        """Find libgomp. Raises OSError if it is not loaded."""
-        self._libgomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-        self._nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # every thread calls it with NULL
-        self._end = threading.Event()
-        self._leader: threading.Thread | None = None
+    def lead() -> None:
+        libgomp.GOMP_parallel(nothing, None, len(os.sched_getaffinity(0)) + 1, 0)
+        end.wait()  # libgomp ends a team together with the thread that leads it
 
-    def begin(self) -> None:
-        """Start the threads, unless they are running."""
-        if self._leader is None:
-            self._end.clear()
-            self._leader = threading.Thread(target=self._lead, name="idle team", daemon=True)
-            self._leader.start()
-
-    def end(self) -> None:
-        """Stop the threads, if they are running."""
-        if self._leader is not None:
-            self._end.set()
-            self._leader.join()
-            self._leader = None
-
-    def _lead(self) -> None:
-        self._libgomp.GOMP_parallel(self._nothing, None, len(os.sched_getaffinity(0)) + 1, 0)
-        self._end.wait()  # libgomp ends a team when its leading thread ends
+    leader = threading.Thread(target=lead, name="idle team", daemon=True)
+    leader.start()
+    try:
+        yield
+    finally:
+        end.set()
+        leader.join()
 
 
 class Spinning:
@@ -73,32 +67,31 @@ class Spinning:
                 self._requests -= 1
 
     def _run(self) -> None:
-        try:
-            team = IdleTeam()
-        except OSError:
-            return
-        calm = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._requests)
-            before = seconds_waited()
+            before = computed_and_waited()
             time.sleep(_PERIOD)
-            if seconds_waited() - before > _CROWDED * _PERIOD:
-                calm = 0.0
-                team.begin()
-            elif (calm := calm + _PERIOD) > _CALM:
-                team.end()
+            computed, waited = (now - then for now, then in zip(computed_and_waited(), before, strict=True))
+            if waited > _CROWDED * (computed + waited):
+                try:
+                    with idle_team():
+                        time.sleep(_BOUNDED)
+                except OSError:
+                    return
+                # Only threads that spin tell whether the cores are free: those that sleep wait for one at each barrier.
 
 
-def seconds_waited() -> float:
-    """Return the seconds that this process's threads were ready to run without a core; 0 if the system does not report
-    it."""
-    nanoseconds = 0
+def computed_and_waited() -> tuple[int, int]:
+    """Return the nanoseconds that this process's threads have run, and those that they were ready and had no core; 0 if
+    the system does not report it."""
+    computed = waited = 0
     with suppress(OSError):
         for task in os.listdir(_TASKS):
             with suppress(OSError), open(f"{_TASKS}/{task}/schedstat") as file:
-                nanoseconds += int(file.read().split()[1])
-    return nanoseconds / 1e9
+                run, delay, _ = file.read().split()
+            computed, waited = computed + int(run), waited + int(delay)
+    return computed, waited
 
 
 SPINNING = Spinning()

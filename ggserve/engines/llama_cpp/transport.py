@@ -13,8 +13,8 @@ Pooling = Literal["model", "mean", "last", "rank"]
 Chunk = dict[str, Any]  # of an answer, as `/v1/completions` streams it
 Call = Callable[[dict[str, Any], Callable[[Chunk], bool], Callable[[], bool]], None]  # Transport.complete
 
-BATCH = 256  # prompt tokens per batch: between batches a request can be cancelled, and others go on
-KNOWN_TOKENS = 8  # tokens in a row that must have occurred before, for a guess of what comes next
+BATCH = 256  # prompt tokens per batch; between batches, a request can be cancelled and others continue
+KNOWN_TOKENS = 8  # speculative decoding starts after this many consecutive tokens that occurred before
 FEWEST_GUESSES, MOST_GUESSES = 0, 8
 
 
@@ -58,15 +58,15 @@ class Transport(Protocol):
         ...
 
     def embed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer of `/v1/embeddings`, which may be an error. Raises EngineError."""
+        """Return the response of `/v1/embeddings`, which can be an error. Raises EngineError."""
         ...
 
     def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer of `/v1/rerank`, which may be an error. Raises EngineError."""
+        """Return the response of `/v1/rerank`, which can be an error. Raises EngineError."""
         ...
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer to any other request. Raises InvalidRequest where it is an error, and EngineError."""
+        """Return the response to any other request. Raises InvalidRequest if it is an error, and EngineError."""
         ...
 
     def when_failed(self, callback: Callable[[str], object]) -> None:

@@ -135,7 +135,7 @@ class TrieWalk:
             **fields,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "return_progress": True,  # a chunk for each batch of the prompt, where the walk can be cancelled
+            "return_progress": True,  # a chunk for each batch of the prompt, so that the walk can be cancelled there
         }
         if self._ids is not None:
             body["prompt"] = [*self._ids, *path]

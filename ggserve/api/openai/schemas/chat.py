@@ -160,7 +160,7 @@ class ChatRequest(GenerationRequest):
         return thinking(None if effort is None else effort != "none", effort) | told
 
     def chat(self) -> dict[str, Any]:
-        """The arguments for `GGUFModel.chat`, except the sampling parameters."""
+        """Return the arguments for `GGUFModel.chat`, except the sampling parameters."""
         messages = [message.template_message() for message in self.messages]
         last = messages[-1]
         asked = self.continue_final_message or self.add_generation_prompt is False

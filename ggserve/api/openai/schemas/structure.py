@@ -59,7 +59,7 @@ class StructuredRequest(ModelRequest):
         return next(iter(self.grammars()), None)
 
     def grammars(self) -> list[Grammar]:
-        """All grammars given; the same one under two names counts once. Raises InvalidRequest."""
+        """Return all grammars given; the same one under two names counts once. Raises InvalidRequest."""
         given = self.structured_outputs or StructuredOutputs.model_validate({})
         any_object = {"type": "object"} if given.json_object else None
         found: list[Grammar] = []

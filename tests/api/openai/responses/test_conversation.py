@@ -1,13 +1,12 @@
-"""Items become a chat; if it is too long, the oldest turns are dropped."""
+"""Items become a chat."""
 
-import asyncio
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from ggserve.api.openai.responses import endpoint
-from ggserve.api.openai.responses.conversation import chat_messages, fitting
+from ggserve.api.openai.responses.conversation import chat_messages
 from ggserve.api.openai.responses.items import ITEM, ItemReference
 from ggserve.api.openai.responses.schemas import ResponsesRequest
 from ggserve.api.openai.responses.store import ResponseStore
@@ -56,29 +55,6 @@ def test_instructions_and_a_developer_s_message_are_one_system_message() -> None
         {"role": "developer", "content": "Be kind."}, {"role": "user", "content": "Hi"}, instructions="Be brief."
     )
     assert [(m["role"], m["content"]) for m in messages] == [("system", "Be brief.\n\nBe kind."), ("user", "Hi")]
-
-
-class OneTokenAWord:
-    def __init__(self, context_length: int) -> None:
-        self.context_length = context_length
-
-    async def count_chat(self, messages: list[dict[str, Any]], *, tools: Any = None) -> int:
-        return sum(len(message["content"].split()) for message in messages)
-
-
-@pytest.mark.parametrize(("context_length", "kept"), [(42, 4), (41, 3), (32, 3), (31, 2), (21, 1), (8, 1)])
-def test_the_oldest_turns_go(context_length: int, kept: int) -> None:
-    turns = [
-        message
-        for number in range(4)
-        for message in (
-            {"role": "user", "content": f"{number} " * 8},
-            {"role": "assistant", "content": "yes " * 2},
-        )
-    ]
-    chat = [{"role": "system", "content": "Help."}, *turns]
-    model: Any = OneTokenAWord(context_length)
-    assert asyncio.run(fitting(model, chat, None, 1)) == [chat[0], *turns[-2 * kept :]]
 
 
 def test_an_item_that_is_referred_to_a_thousand_times_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
