@@ -41,7 +41,7 @@ from ggserve.errors import EngineError, ModelFileError, TemplateError, one_line
 from ggserve.generation import SAMPLING_DEFAULTS
 from ggserve.hub.default import default_model, packaged_model
 from ggserve.hub.find import find_model_file
-from ggserve.machine import give_back_memory, memory_for_models
+from ggserve.machine import give_back_memory, memory_for_models, return_large_blocks
 from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.load import LoadOptions, Report, plan_load
@@ -54,6 +54,8 @@ from ggserve.settings import Settings, SettingsError, load_settings
 
 gc.freeze()  # imported modules live as long as the process, so later collections can skip them
 gc.enable()
+
+_SHARES = 4  # models of MODELS_DIR that have room at the same time by default
 
 DIALECTS = (openai.DIALECT, anthropic.DIALECT, ollama.DIALECT, llama_server.DIALECT)
 
@@ -109,6 +111,7 @@ async def _running(
     fail: Callable[[Exception | str, int], NoReturn],
 ) -> AsyncGenerator[None, None]:
     """Load the model in a thread while the server already listens, then serve until shutdown and close the model."""
+    return_large_blocks()
     try:
         settings = given or load_settings()
         folder = configure_logs(settings.log_dir, settings.log_level, settings.log_format)
@@ -183,6 +186,14 @@ def state_for(settings: Settings) -> AppState:
     server_wide = {name: getattr(settings, name) for name in SAMPLING_DEFAULTS}
     sampling = {name: value for name, value in server_wide.items() if value is not None}
 
+    catalog = Catalog(settings.models_dir)
+    memory = settings.models_memory << 20 if settings.models_memory else memory_for_models()
+
+    def share() -> int:
+        """Bytes that the default context of one model leaves it within, so that it does not unload the others."""
+        together = min(len(catalog.models()), settings.models_max or _SHARES) if settings.models_dir else 1
+        return memory // max(1, together)
+
     def load(listed: Listed, report: Report) -> GGUFModel:
         prompts, most = settings.log_prompts, settings.max_tokens
         model = GGUFModel(
@@ -193,20 +204,25 @@ def state_for(settings: Settings) -> AppState:
             report=report,
             sampling=listed.settings.sampling,
             fallback_sampling=sampling,
+            memory=share(),
             **{**options, **listed.settings.options},
         )
         if settings.log_dir:
             send_c_stderr(settings.log_dir / LOGGERS["ggserve.model"])
         return model
 
+    def need(listed: Listed) -> int:
+        chosen = LoadOptions(**{**options, **listed.settings.options})
+        return plan_load(listed.path, chosen, memory=share()).nbytes
+
     models = ModelRegistry(
         load,
-        need=lambda listed: plan_load(listed.path, LoadOptions(**{**options, **listed.settings.options})).nbytes,
-        catalog=Catalog(settings.models_dir),
-        memory=settings.models_memory << 20 if settings.models_memory else memory_for_models(),
+        need=need,
+        catalog=catalog,
+        memory=memory,
         most=settings.models_max,
         keep_alive=settings.keep_alive,
-        queue_size=settings.queue_size,
+        queue_size=settings.queue_size + settings.embedding_queue_size,
     )
     return AppState(
         models=models,
@@ -223,6 +239,7 @@ def state_for(settings: Settings) -> AppState:
         ),
         bodies=BodyBudget(settings.max_bodies_mb << 20),
         admission=Admission(),
+        embedding_admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),
     )

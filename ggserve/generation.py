@@ -131,6 +131,7 @@ class SamplingParams:
     ignore_eos: bool = False
     grammar: Grammar | None = None  # structured output
     thinking_budget: int | None = None  # maximum tokens of reasoning in a chat; None: no limit
+    priority: int = 0  # place in the queue: the lowest first
     continues: bool = False  # the prompt ends with the beginning of this answer, which skips the queue
     cache_prompt: bool = True  # reuse the KV cache of a shared prefix; faster, but it changes rounding
     truncate_prompt: int | None = None  # number of last prompt tokens to keep
@@ -290,24 +291,28 @@ class Ranking:
     prompt_tokens: int
 
 
-class Occupancy(Protocol):
-    """The load of an engine."""
+class Queue(Protocol):
+    """How many requests wait for an engine."""
 
-    capacity: int  # number of requests that fit into slots and queue
-
-    @property
-    def idle(self) -> int:
-        """The number of free slots."""
-        ...
+    capacity: int  # requests that may run and wait
 
     @property
     def queued(self) -> int:
-        """The number of requests waiting for a slot."""
+        """The number of requests that wait."""
         ...
 
     @property
     def full(self) -> bool:
         """True if the next request would be turned away."""
+        ...
+
+
+class Occupancy(Queue, Protocol):
+    """How busy an engine's slots are."""
+
+    @property
+    def idle(self) -> int:
+        """The number of slots without a request."""
         ...
 
 

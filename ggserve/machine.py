@@ -19,6 +19,7 @@ except ImportError:  # Windows
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 _DEVICES = Path("/sys/devices")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _GPU_NODES = ("nvidiactl", "nvidia0", "kfd", "dri/renderD128", "dxg")  # in /dev: NVIDIA, AMD, any with Mesa, WSL
 
 
@@ -75,6 +76,14 @@ def memory_for_models() -> int:
     for everything else."""
     usable = usable_memory()
     return usable - min(max(usable // 8, 1 << 30), usable // 2)
+
+
+def return_large_blocks() -> None:
+    """Make glibc return each large block to the system when it is freed. By default, it keeps up to 64 MiB at the top
+    of each thread's arena once blocks of that size were freed, and malloc_trim does not reach them."""
+    if sys.platform == "linux" and (option := getattr(ctypes.CDLL(None), "mallopt", None)):
+        option(_M_MMAP_THRESHOLD, 4 << 20)  # above what an engine allocates for each token
+        option(_M_TRIM_THRESHOLD, 8 << 20)
 
 
 def give_back_memory() -> None:

@@ -1,6 +1,6 @@
-"""How far the evaluation of a prompt is, and why tokens of it were evaluated again.
+"""The progress of the evaluation of a prompt, and the reason why tokens of it were evaluated again.
 
-An engine writes it, anyone may read it at any time.
+An engine writes it; anyone can read it at any time.
 """
 
 import time
@@ -11,7 +11,7 @@ from typing import Literal
 MissReason = Literal["eviction", "lora", "model", "template", "tools", "system", "message", "text"]
 
 _REASONS: dict[MissReason, str] = {
-    "eviction": "another prompt has taken the slot {slot}, which held them",
+    "eviction": "another prompt has taken slot {slot}, which contained them",
     "lora": "the prompt in slot {slot} was evaluated with other LoRA adapters",
     "model": "the model's sliding window or recurrent state in slot {slot} cannot go back to token {token}",
     "template": "the chat template renders the messages in slot {slot} differently now, from token {token} on",
@@ -24,12 +24,12 @@ _REASONS: dict[MissReason, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CacheMiss:
-    """Why tokens were evaluated again that an earlier prompt had too."""
+    """The reason why tokens that an earlier prompt shares were evaluated again."""
 
     reason: MissReason
-    tokens: int  # evaluated again
-    slot: int  # of the nearest earlier prompt
-    token: int  # index of the first token that the cache did not have, or in which the prompts differ
+    tokens: int  # number of tokens evaluated again
+    slot: int  # of the most similar earlier prompt
+    token: int  # index of the first token that is not in the cache, or at which the prompts differ
     message: int | None = None  # index of the first message that differs
 
     def __str__(self) -> str:
@@ -38,20 +38,20 @@ class CacheMiss:
 
 
 class PromptProgress:
-    """How far one prompt is. All counts are tokens; they are 0 until its evaluation begins."""
+    """The progress of one prompt. All counts are in tokens; they are 0 until its evaluation begins."""
 
     def __init__(self) -> None:
-        self.slot: int | None = None  # None: it waits for one
+        self.slot: int | None = None  # None: waiting for a slot
         self.total = 0
-        self.cached = 0  # that the KV cache held before
-        self.processed = 0  # cached or evaluated
-        self.milliseconds = 0.0  # since the evaluation began
+        self.cached = 0  # tokens that were already in the KV cache
+        self.processed = 0  # tokens cached or evaluated
+        self.milliseconds = 0.0  # time since the evaluation began
         self.miss: CacheMiss | None = None
-        self.explain: Callable[[int, int], CacheMiss | None] | None = None  # from the slot and `cached`
+        self.explain: Callable[[int, int], CacheMiss | None] | None = None  # called with the slot and `cached`
         self._began = 0.0
 
     def begin(self, slot: int, total: int, cached: int) -> None:
-        """The evaluation begins; only the first call counts."""
+        """Record the beginning of the evaluation. Only the first call counts."""
         if self.total:
             return
         self._began = time.perf_counter()
@@ -60,7 +60,7 @@ class PromptProgress:
             self.miss = self.explain(slot, cached)
 
     def advance(self, processed: int) -> None:
-        """So many tokens are processed, of the prompt and its answer."""
+        """Record the number of processed tokens, of the prompt and its answer."""
         if self.processed < self.total:
             self.processed = max(self.processed, min(processed, self.total))
             self.milliseconds = (time.perf_counter() - self._began) * 1000

@@ -93,7 +93,8 @@ class Settings(BaseSettings):
     context_length: int | None = Field(
         None,
         ge=8,
-        description="context length in tokens, for prompt and answer together (default: the model's, at most 4096)",
+        description="context length in tokens of one request, prompt and answer together "
+        "(default: the model's, as far as memory allows)",
     )
     gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="number of layers to run on the GPU; auto: as many as fit, if llama.cpp can use a GPU"
@@ -127,6 +128,9 @@ class Settings(BaseSettings):
     )
     queue_size: int = Field(
         64, ge=0, description="number of requests that can wait for a slot; any further request gets a 429"
+    )
+    embedding_queue_size: int = Field(
+        512, ge=1, description="number of embedding requests that can run or wait; any further request gets a 429"
     )
     speculate: Literal["off", "ngram-mod"] = Field(
         "off", description="speculative decoding from repeated text; llama.cpp only"

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -85,3 +87,34 @@ def test_the_limit_of_addresses_counts(described: Path, monkeypatch: pytest.Monk
     used = psutil.Process().memory_info().vms
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (used + 500_000_000, resource.RLIM_INFINITY))
     assert abs(usable_memory() - 500_000_000) < 100_000_000
+
+
+FREED_IN_THREADS = """
+import threading, psutil
+from ggserve.machine import give_back_memory, return_large_blocks
+
+def work():
+    for _ in range(4):
+        together.wait()
+        block = b"a" * 30_000_000
+        together.wait()
+        del block
+    together.wait()
+
+return_large_blocks()
+before = psutil.Process().memory_info().rss
+together = threading.Barrier(4)
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+give_back_memory()
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_large_blocks_that_threads_free_are_given_back():
+    done = subprocess.run([sys.executable, "-c", FREED_IN_THREADS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20_000_000

@@ -9,9 +9,10 @@ from starlette.types import Message, Receive, Scope, Send
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.errors import error_response, model_loading
 from ggserve.api.loading import SignsOfLife
-from ggserve.api.state import state_of
+from ggserve.api.state import AppState, state_of
 from ggserve.errors import QueueFull
-from ggserve.generation import Occupancy
+from ggserve.generation import Queue
+from ggserve.model.gguf_model import GGUFModel
 
 
 class Admission:
@@ -21,10 +22,10 @@ class Admission:
     def __init__(self) -> None:
         self.unanswered = 0
 
-    def refusal(self, occupancy: Occupancy) -> QueueFull | None:
-        """Return the error for the next request, or None if there is room for it."""
-        if occupancy.full or self.unanswered >= occupancy.capacity:
-            return QueueFull(max(occupancy.queued, self.unanswered))
+    def refusal(self, queue: Queue) -> QueueFull | None:
+        """The error for a request that comes now; None where there is room for it."""
+        if queue.full or self.unanswered >= queue.capacity:
+            return QueueFull(max(queue.queued, self.unanswered))
         return None
 
 
@@ -32,12 +33,18 @@ class GeneratingRoute(JSONRoute):
     """The route class of endpoints that run the model. Returns a 429 without reading the body if there is no room,
     because reading bodies takes most of the time in a rush."""
 
+    def _admission(self, state: AppState) -> Admission:
+        return state.admission
+
+    def _queue(self, model: GGUFModel) -> Queue:
+        return model.occupancy
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = state_of(scope)
-        admission = state.admission
+        admission = self._admission(state)
         refusal: Exception | None = None if state.models.started else model_loading()
-        if (model := state.models.only) is not None:  # with several models, each engine rejects its own
-            refusal = admission.refusal(model.occupancy)
+        if (model := state.models.only) is not None:  # of several models, each engine turns away its own
+            refusal = admission.refusal(self._queue(model))
         if refusal:
             await error_response(refusal, scope)(scope, receive, send)
             return
@@ -66,6 +73,16 @@ class GeneratingRoute(JSONRoute):
                 await super().handle(scope, counting_receive, signs.send)
         finally:
             count(False)
+
+
+class EmbeddingRoute(GeneratingRoute):
+    """The route class of endpoints for embeddings, which have a queue of their own."""
+
+    def _admission(self, state: AppState) -> Admission:
+        return state.embedding_admission
+
+    def _queue(self, model: GGUFModel) -> Queue:
+        return model.embedding_queue
 
 
 def all_routes(routers: Iterable[APIRouter]) -> Iterator[BaseRoute]:

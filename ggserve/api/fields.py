@@ -49,7 +49,7 @@ class ModelRequest(Strict):
 
     @property
     def streams(self) -> bool:
-        """Whether the response is a stream."""
+        """True if the response is streamed."""
         return bool(getattr(self, "stream", False))
 
     @property

@@ -1,4 +1,4 @@
-"""What of a conversation fits the context."""
+"""Cuts a conversation to fit the context."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from ggserve.errors import ContextOverflow
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 
-_ROOM = 256  # tokens for the answer, where nothing is said of its length
+_ROOM = 256  # tokens for an answer without a given length
 
 
 async def fitting(
@@ -17,8 +17,8 @@ async def fitting(
     max_tokens: int | None,
     template_arguments: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """The messages without the oldest turns, as many as must go so that the rest and an answer fit the context. System
-    messages stay, and the last turn."""
+    """Return the messages without the oldest turns that must go so that the rest and an answer fit into the context.
+    System messages and the last turn stay."""
     room = model.context_length - min(max_tokens or _ROOM, model.context_length // 4)
     turns = [index for index, message in enumerate(messages) if message["role"] == "user"]
 
@@ -31,7 +31,7 @@ async def fitting(
 
     if await fits(0):
         return messages
-    first, last = min(1, len(turns)), len(turns)  # the number of turns that may go
+    first, last = min(1, len(turns)), len(turns)  # the number of turns that can go
     while first < last:
         middle = (first + last) // 2
         if await fits(middle):

@@ -1,4 +1,4 @@
-"""What responses say of prompts: how far their evaluation is, and why tokens were evaluated again."""
+"""Response fields about prompts: the progress of their evaluation, and the reasons for cache misses."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -8,17 +8,17 @@ from ggserve.prompt_progress import CacheMiss, PromptProgress
 
 
 def miss_object(miss: CacheMiss) -> dict[str, Any]:
-    """Why tokens were evaluated again."""
+    """Return the reason why tokens were evaluated again."""
     return asdict(miss)
 
 
 def cache_miss(miss: CacheMiss | None) -> dict[str, Any]:
-    """The field `cache_miss`, where many tokens were evaluated again."""
+    """Return the field `cache_miss` if many tokens were evaluated again."""
     return {"cache_miss": miss_object(miss)} if miss else {}
 
 
 def progress_object(prompts: Sequence[PromptProgress]) -> dict[str, int]:
-    """llama-server's `prompt_progress`, of all prompts of a request."""
+    """Return llama-server's `prompt_progress` for all prompts of a request."""
     return {
         "total": sum(prompt.total for prompt in prompts),
         "cache": sum(prompt.cached for prompt in prompts),

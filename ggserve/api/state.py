@@ -29,6 +29,7 @@ class AppState:
     limits: "Limits"
     bodies: "BodyBudget"
     admission: "Admission"
+    embedding_admission: "Admission"
     responses: "ResponseStore"
     metrics: "Metrics"
 

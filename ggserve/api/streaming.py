@@ -66,7 +66,7 @@ class EventStream(StreamingResponse):
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a stream says while its model is loading."""
+    """The output of a stream while its model is loading."""
 
     keep_alive: bytes = COMMENT
     fail: Callable[[bytes], bytes] = lambda body: b"event: error\ndata: %s\n\n" % body + DONE  # from an error's body
@@ -78,7 +78,7 @@ class Writer(ABC):
 
     media_type = EventStream.media_type
     keep_alive: bytes | None = COMMENT  # sent while a request waits in the queue or its prompt is evaluated
-    prompts: Sequence[PromptProgress] | None = None  # whose progress the stream tells before the answer
+    prompts: Sequence[PromptProgress] | None = None  # prompts whose progress the stream reports before the answer
 
     @abstractmethod
     def piece(self, piece: Piece) -> Iterable[bytes]:
@@ -89,7 +89,7 @@ class Writer(ABC):
         """Return the non-streamed response, once the answers are complete."""
 
     def progress(self, answers: Answers, progress: dict[str, int]) -> bytes:
-        """What tells how far the prompts are; only where the request may ask for it."""
+        """Return the progress of the prompts; called only if the request can ask for it."""
         raise NotImplementedError
 
     def begin(self, answers: Answers, first: Delta) -> Iterable[bytes]:

@@ -35,7 +35,7 @@ class ChatRenderers:
         self.shown_controls = tuple(text for text in control_texts if text in literals and text not in ends)
 
     def of(self, chat: Chat) -> ChatRenderer:
-        """The renderer of a chat. Blocks where the chat has a template of its own, and raises TemplateError."""
+        """Return the renderer of a chat. If the chat has its own template, blocks and can raise TemplateError."""
         if chat.template is not None:
             return self._of_source(chat.template)
         calls = chat.tools is not None or any(message.get("tool_calls") for message in chat.messages)

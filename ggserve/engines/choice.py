@@ -1,5 +1,6 @@
 """The choice of the engine that runs a file, and its reason. `modelfile.accepts` has what an engine accepts."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,8 @@ from ggserve.modelfile.legacy.to_gguf import conversion_objection
 EngineName = Literal["ctransformers", "llama.cpp"]
 WantedEngine = Literal["auto", "ctransformers", "llama.cpp"]
 
-_MANY = 8  # number of slots from which llama.cpp runs the default model, because it decodes them in one batch
+_MEBIBYTES = re.compile(r"\((\d+) MiB")  # of a GPU, in its line
+_MANY = 8  # slots from which llama.cpp runs the default model: it decodes all of them in one batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,13 @@ def llama_cpp_uses_gpu(tuning: Tuning) -> bool:
     """Return whether llama.cpp, as this machine has it, can use a GPU here. Raises EngineError."""
     build = chosen_build(tuning.llama_server)
     return bool(build.devices if build else gpus())
+
+
+def gpu_memory(tuning: Tuning) -> int | None:
+    """Bytes of all GPUs that llama.cpp can use here; None where they are not known. Raises EngineError."""
+    build = chosen_build(tuning.llama_server)
+    sizes = [_MEBIBYTES.search(device) for device in (build.devices if build else gpus())]
+    return sum(int(size[1]) << 20 for size in sizes if size) or None
 
 
 def choose_engine(file: ModelFile, wishes: EngineWishes = EngineWishes()) -> tuple[EngineName, str]:

@@ -6,10 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Occupancy, Ranking, SamplingParams, Scores
+from ggserve.generation import (
+    Delta,
+    Embedding,
+    Feature,
+    MediaPrompt,
+    Occupancy,
+    Queue,
+    Ranking,
+    SamplingParams,
+    Scores,
+)
 from ggserve.machine import Hardware
 
 Speculation = Literal["off", "ngram-mod"]
+SLACK = 64  # tokens by which a request may exceed what it counts: guesses, and those until it is stopped
 CacheType = Literal["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
@@ -21,6 +32,7 @@ class Tuning:
     llama_server: str = "auto"  # a native llama-server that runs llama.cpp: a path, "auto" or "off"
     llama_args: str = ""  # additional arguments for it
     queue_size: int = 64  # requests that can wait for a slot
+    embedding_queue_size: int = 512  # embedding requests that can run or wait
     speculate: Speculation = "off"  # llama.cpp's speculative decoding
     draft_model: Path | None = None  # a small model with the same vocabulary, for speculative decoding
     prompt_cache: int = 1024  # MiB of memory for prompts that left llama.cpp's slots
@@ -44,9 +56,17 @@ class Tuning:
 class EngineOptions(Tuning):
     """The options under which an engine runs a file."""
 
-    context_length: int  # tokens per slot, prompt and answer together
+    context_length: int  # tokens of one request, prompt and answer together
     threads: int = 1
-    parallel: int = 1  # number of slots
+    parallel: int = 1  # slots: answers at the same time
+    shared_tokens: int | None = None  # of the one KV cache that all slots share; None: each has its own
+
+    @property
+    def cache_tokens(self) -> int:
+        """The tokens of all KV caches together."""
+        if self.shared_tokens is None:
+            return self.context_length * self.parallel
+        return self.shared_tokens + SLACK * self.parallel
 
 
 class Engine(Protocol):
@@ -64,6 +84,11 @@ class Engine(Protocol):
     @property
     def pool(self) -> Occupancy:
         """The slots and their queue."""
+        ...
+
+    @property
+    def batches(self) -> Queue:
+        """The queue of embedding requests."""
         ...
 
     def generate(self, prompt: Sequence[int] | MediaPrompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:

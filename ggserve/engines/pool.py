@@ -2,16 +2,15 @@
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from ggserve.errors import EngineClosed, QueueFull
 
-MIN_SIMILARITY = (
-    0.5  # a slot is chosen for its prefix if it holds at least this fraction of the prompt, on every engine
-)
+MIN_SIMILARITY = 0.5  # part of a prompt that a slot must hold already to be chosen for it, on every engine
+_MOST_OVERTAKEN = 16  # times that a request whose room is not free yet lets a smaller one go first
 
 
 class Slot(Protocol):
@@ -34,14 +33,34 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-class Pool(Generic[AnySlot]):
-    """Gives slots to requests, first come, first served. Acquire on the event loop; release from any thread."""
+@dataclass(eq=False)
+class _Waiter(Generic[AnySlot]):
+    """A request in the queue."""
 
-    def __init__(self, slots: Sequence[AnySlot], queue_size: int) -> None:
+    prompt: Sequence[int]
+    room: int  # tokens that it reserves
+    priority: int = 0
+    continues: bool = False
+    overtaken: int = 0
+    slot: "Future[AnySlot]" = field(default_factory=Future)
+
+
+class Pool(Generic[AnySlot]):
+    """Gives slots to requests, first come, first served, the urgent ones first. Acquire anywhere, release from any
+    thread.
+
+    Where all slots share one cache, a request reserves room in it for its prompt and the beginning of its answer, and
+    more while the answer grows. So a full cache makes requests wait and answers end, and never fails another's.
+    """
+
+    def __init__(self, slots: Sequence[AnySlot], queue_size: int, room: int | None = None) -> None:
+        """`room`: tokens of the cache that all slots share; None: each has its own."""
         self.capacity = len(slots) + queue_size
         self._idle = list(slots)  # least recently used first
+        self._room = room
+        self._reserved: dict[AnySlot, int] = {}  # tokens, by slots that are in use
         self._queue_size = queue_size
-        self._queue: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[AnySlot]]] = deque()
+        self._queue: list[_Waiter[AnySlot]] = []  # the next one first
         self._closed = False
         self._lock = threading.Lock()
 
@@ -57,62 +76,111 @@ class Pool(Generic[AnySlot]):
 
     @property
     def full(self) -> bool:
-        """True if the next request would be turned away."""
-        return not self._idle and len(self._queue) >= self._queue_size
+        """Whether a request that comes now is turned away."""
+        return len(self._queue) >= self._queue_size and (bool(self._queue) or not self._idle)
 
-    async def acquire(self, prompt: Sequence[int], *, continues: bool = False) -> AnySlot:
-        """Wait for a slot for `prompt` and return it. Cancelling leaves the queue. A request that `continues` an
-        earlier answer goes to the front of the queue.
+    async def acquire(
+        self, prompt: Sequence[int], *, room: int = 0, continues: bool = False, priority: int = 0
+    ) -> AnySlot:
+        """A slot for `prompt`, with `room` for so many tokens; waits for both. A caller that is cancelled leaves the
+        queue. A request that `continues` an answer in the making is the next; those of a lower `priority` come first.
 
         Raises QueueFull if too many requests are waiting, and EngineClosed if the pool is closed.
         """
-        with self._lock:
-            if self._closed:
-                raise EngineClosed
-            if self._idle:
-                slot = self._choose(prompt)
-                self._idle.remove(slot)
-                return slot
-            if len(self._queue) >= self._queue_size and not continues:
-                raise QueueFull(len(self._queue))
-            loop = asyncio.get_running_loop()
-            turn: asyncio.Future[AnySlot] = loop.create_future()
-            (self._queue.appendleft if continues else self._queue.append)((loop, turn))
+        waiter = self._enter(_Waiter(prompt, room, priority, continues), always=continues)
+        if waiter.slot.done():
+            return waiter.slot.result()
         try:
-            return await turn
+            return await asyncio.wrap_future(waiter.slot)
         except asyncio.CancelledError:
-            with self._lock, suppress(ValueError):
-                self._queue.remove((loop, turn))
-            if turn.done() and not turn.cancelled():
-                self.release(turn.result())
+            self._leave(waiter)
             raise
 
+    def wait(self, prompt: Sequence[int] = (), *, room: int = 0) -> AnySlot:
+        """As `acquire`, for a thread, and without QueueFull."""
+        return self._enter(_Waiter(prompt, room), always=True).slot.result()
+
     async def acquire_some(self, most: int) -> list[AnySlot]:
-        """Wait for a slot and return it with other idle slots, `most` in total. Raises the same errors as `acquire`."""
-        slots = [await self.acquire(())]
+        """A slot, which is waited for, and others that are idle: at most `most` together. Raises as `acquire`."""
+        return [await self.acquire(()), *self.take_idle([0] * (most - 1))]
+
+    def take_idle(self, rooms: Sequence[int]) -> list[AnySlot]:
+        """Slots that are idle while nobody waits, each with so much room: as many as there are, from the first on."""
+        taken: list[AnySlot] = []
         with self._lock:
-            slots += self._idle[: most - 1]
-            del self._idle[: most - 1]
-        return slots
+            for room in rooms:
+                if not self._idle or self._queue or not self._fits(room):
+                    break
+                taken.append(self._take(self._idle[0], room))
+        return taken
 
     def release(self, slot: AnySlot) -> None:
         """Return a slot to the pool, for the first request in the queue."""
         with self._lock:
-            while self._queue:
-                loop, future = self._queue.popleft()
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(self._hand, future, slot)
-                    return
+            del self._reserved[slot]
             self._idle.append(slot)
+            self._serve()
+
+    def extend(self, slot: AnySlot, least: int, most: int) -> int:
+        """Where a slot has reserved less than `least` tokens, reserves `most` of them, or as many as there are. Returns
+        how many it has."""
+        if self._room is None or self._reserved[slot] >= least:
+            return least
+        with self._lock:
+            free = self._room - sum(self._reserved.values())
+            self._reserved[slot] = have = self._reserved[slot] + max(0, min(most - self._reserved[slot], free))
+            return have
 
     def close(self) -> None:
         """Turn away all waiting and future requests."""
         with self._lock:
             self._closed = True
-            while self._queue:
-                loop, future = self._queue.popleft()
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(self._turn_away, future)
+            for waiter in self._queue:
+                if waiter.slot.set_running_or_notify_cancel():
+                    waiter.slot.set_exception(EngineClosed())
+            self._queue.clear()
+
+    def _enter(self, waiter: _Waiter[AnySlot], *, always: bool) -> _Waiter[AnySlot]:
+        with self._lock:
+            if self._closed:
+                raise EngineClosed
+            before = (other.continues or other.priority <= waiter.priority for other in self._queue)
+            self._queue.insert(0 if waiter.continues else sum(before), waiter)
+            self._serve()
+            if len(self._queue) > self._queue_size and waiter in self._queue and not always:
+                self._queue.remove(waiter)
+                raise QueueFull(len(self._queue))
+        return waiter
+
+    def _leave(self, waiter: _Waiter[AnySlot]) -> None:
+        with self._lock:
+            if waiter in self._queue:
+                self._queue.remove(waiter)
+                self._serve()
+                return
+        if waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
+            self.release(waiter.slot.result())
+
+    def _serve(self) -> None:
+        """Gives idle slots to those who wait, where there is room."""
+        for waiter in list(self._queue):
+            if not self._idle or (self._queue[0] is not waiter and self._queue[0].overtaken >= _MOST_OVERTAKEN):
+                return
+            if not self._fits(waiter.room):
+                continue
+            for other in self._queue[: self._queue.index(waiter)]:
+                other.overtaken += 1
+            self._queue.remove(waiter)
+            if waiter.slot.set_running_or_notify_cancel():
+                waiter.slot.set_result(self._take(self._choose(waiter.prompt), waiter.room))
+
+    def _fits(self, room: int) -> bool:
+        return self._room is None or not self._reserved or room + sum(self._reserved.values()) <= self._room
+
+    def _take(self, slot: AnySlot, room: int) -> AnySlot:
+        self._idle.remove(slot)
+        self._reserved[slot] = room
+        return slot
 
     def _choose(self, prompt: Sequence[int]) -> AnySlot:
         """Return the idle slot that saves most of the prompt, else the least recently used one.
@@ -128,14 +196,3 @@ class Pool(Generic[AnySlot]):
         nearest = opened[prefixes.index(longest)]
         begun = 0 < len(nearest.tokens) == longest  # such as a prompt whose client left: nothing is thrown away
         return nearest if begun or longest >= MIN_SIMILARITY * len(prompt) else opened[0]
-
-    def _hand(self, future: "asyncio.Future[AnySlot]", slot: AnySlot) -> None:
-        if future.done():  # its caller was cancelled
-            self.release(slot)
-        else:
-            future.set_result(slot)
-
-    @staticmethod
-    def _turn_away(future: "asyncio.Future[AnySlot]") -> None:
-        if not future.done():
-            future.set_exception(EngineClosed())

@@ -14,7 +14,17 @@ from typing import Any, Literal, Unpack
 
 from ggserve.chat.images import with_clean_images
 from ggserve.errors import InvalidRequest
-from ggserve.generation import Delta, Embedding, Feature, File, Occupancy, Ranking, SamplingParams, check_tokens
+from ggserve.generation import (
+    Delta,
+    Embedding,
+    Feature,
+    File,
+    Occupancy,
+    Queue,
+    Ranking,
+    SamplingParams,
+    check_tokens,
+)
 from ggserve.machine import Hardware
 from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
@@ -46,6 +56,7 @@ class GGUFModel:
         name: str | None = None,  # None: the file's name
         sampling: Mapping[str, Any] | None = None,  # default parameters that override the file's
         fallback_sampling: Mapping[str, Any] | None = None,  # default parameters that the file's override
+        memory: int | None = None,  # bytes that limit a default context; None: all that models may take
         **options: Unpack[LoadArguments],
     ) -> None:
         """Check and load the file. See `load.LoadOptions` for `options`. With `log_prompts`, prompts and answers are
@@ -58,7 +69,7 @@ class GGUFModel:
         self._log_prompts = log_prompts
         self._max_tokens = max_tokens
         started = time.perf_counter()
-        self._loaded = loaded = load(self.path, LoadOptions(**options), report)
+        self._loaded = loaded = load(self.path, LoadOptions(**options), report, memory=memory)
         self.load_seconds = time.perf_counter() - started
         self.engine = loaded.engine
         self._codec = loaded.codec
@@ -121,6 +132,11 @@ class GGUFModel:
     def occupancy(self) -> Occupancy:
         """The current load."""
         return self.engine.pool
+
+    @property
+    def embedding_queue(self) -> Queue:
+        """How many embedding requests there are."""
+        return self.engine.batches
 
     @property
     def facts(self) -> ModelFacts:

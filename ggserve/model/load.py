@@ -15,11 +15,19 @@ from ggserve.chat.infill import Infill
 from ggserve.chat.named_templates import family_template, read_chat_template
 from ggserve.chat.renderers import PURPOSES, ChatRenderers
 from ggserve.chat.template import ChatTemplate
-from ggserve.engines.choice import EngineName, EngineWishes, WantedEngine, choose_engine, llama_cpp_uses_gpu
+from ggserve.engines.choice import (
+    EngineName,
+    EngineWishes,
+    WantedEngine,
+    choose_engine,
+    gpu_memory,
+    llama_cpp_uses_gpu,
+)
 from ggserve.engines.contract import CacheType, Engine, EngineOptions, Reranker, SlotFiles, Speculation, Tuning
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.engine import CTransformersEngine
 from ggserve.engines.ctransformers.legacy_context import LegacyContext, LegacySetup
+from ggserve.engines.llama_cpp.arguments import SHARED_CACHE
 from ggserve.engines.llama_cpp.build import chosen_build
 from ggserve.engines.llama_cpp.child import Child
 from ggserve.engines.llama_cpp.engine import LlamaCppEngine
@@ -31,7 +39,7 @@ from ggserve.errors import ContextOverflow, EngineError, ModelFileError
 from ggserve.grammar.matcher import Grammars, GrammarVocabulary
 from ggserve.hub.companions import checked_adapter, checked_projector, projector_beside
 from ggserve.hub.converted import as_gguf
-from ggserve.machine import usable_cores, usable_memory
+from ggserve.machine import memory_for_models, usable_cores, usable_memory
 from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
 from ggserve.modelfile.facts import ModelFacts, model_facts
 from ggserve.modelfile.file import (
@@ -77,6 +85,7 @@ class LoadArguments(TypedDict, total=False):
     llama_server: str
     llama_args: str
     queue_size: int
+    embedding_queue_size: int
     speculate: Speculation
     draft_model: Path | None
     prompt_cache: int
@@ -96,7 +105,7 @@ class LoadOptions(EngineWishes):
     cache_dir: Path = Path("models")  # folder for model files converted for an engine
     model_type: str | None = None  # the family of a legacy file; None: detected
     chat_template: str | None = None  # a name (chat/named_templates) or a file; None: the model file's own
-    context_length: int | None = None  # tokens; None: the model's own, at most 4096
+    context_length: int | None = None  # tokens; None: the model's own, as far as memory allows
     threads: int | None = None  # None: the usable cores
 
     def for_engine(self, plan: MemoryPlan) -> EngineOptions:
@@ -107,6 +116,7 @@ class LoadOptions(EngineWishes):
             context_length=plan.context_length,
             threads=self.threads or usable_cores(),
             parallel=plan.slots,
+            shared_tokens=plan.shared_tokens,
         )
 
 
@@ -161,11 +171,12 @@ class Plan:
         adapters = (path for path, _ in self.options.adapters)
         companions = (self.options.mmproj_path, *adapters, self.options.draft_model)
         weights = self.file.size + sum(path.stat().st_size for path in companions if path)
-        return weights + self.memory.slots * self.memory.slot_bytes
+        return weights + self.memory.nbytes
 
 
-def plan_load(path: Path, options: LoadOptions, report: Report | None = None) -> Plan:
+def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *, memory: int | None = None) -> Plan:
     """Check the file, choose the engine and plan the memory. `report` receives the fraction of a conversion done.
+    `memory`: bytes that limit a default context (None: all that models may take).
 
     Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
     """
@@ -181,17 +192,19 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None) ->
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
         options = _with_companions(file, options)
-    memory = plan_memory(
+    planned = plan_memory(
         file,
         context_length=options.context_length,
         slots=options.parallel,
         memory=usable_memory(),
+        spare=_spare(file, options, memory or memory_for_models()),
         uses_gpu=options.gpu_layers != 0,
         shares_gpu=engine_name != CTransformersEngine.name,
+        shares_cache=engine_name == LlamaCppEngine.name and _shares_cache(file, options),
         cache_type=options.kv_cache_type,
         draft=draft,
     )
-    return Plan(file, options, engine_name, reason, chosen, memory)
+    return Plan(file, options, engine_name, reason, chosen, planned)
 
 
 def _chosen_template(file: ModelFile, name: str) -> Template:
@@ -200,14 +213,28 @@ def _chosen_template(file: ModelFile, name: str) -> Template:
     return read_chat_template(name) if own is None else (own, ())
 
 
-def load(path: Path, options: LoadOptions, report: Report | None = None) -> LoadedModel:
-    """Plan and load a model. `report` receives the fraction of the file read.
+def _spare(file: ModelFile, options: LoadOptions, memory: int) -> int:
+    """Bytes that KV caches may take if nothing is set: half of what the weights leave."""
+    if options.gpu_layers != 0:
+        memory = min(memory, gpu_memory(options) or memory)
+    return max(0, memory - file.size) // 2
+
+
+def _shares_cache(file: ModelFile, options: LoadOptions) -> bool:
+    """Whether llama.cpp's slots can share one cache: not if whole slots are saved or hold images, nor in old builds."""
+    build = chosen_build(options.llama_server)
+    old = build is not None and not build.has(SHARED_CACHE)
+    return not (old or options.prompt_cache_dir or options.mmproj_path or is_embedding_model(file))
+
+
+def load(path: Path, options: LoadOptions, report: Report | None = None, *, memory: int | None = None) -> LoadedModel:
+    """Plan and load. `report` receives the fraction of the file read; `memory` as in `plan_load`.
 
     Raises ModelFileError, TemplateError or EngineError, with one line that says what to do.
     """
     started = time.perf_counter()
     report = report or (lambda progress: None)
-    plan = plan_load(path, options, _half(report, 0))
+    plan = plan_load(path, options, _half(report, 0), memory=memory)
     if plan.file.path != path:  # the conversion was the first half
         report = _half(report, 1)
     read_ahead(plan.file, report)
@@ -226,19 +253,24 @@ def load(path: Path, options: LoadOptions, report: Report | None = None) -> Load
         log.info("%s", notes)
     hardware = loaded.engine.hardware
     log.info(
-        "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %d slots of up to %.0f MB each, %d threads, %s",
+        "loaded %s in %.2f s: engine %s (%s) of %s, context %d tokens, %s, %d threads, %s",
         path,
         time.perf_counter() - started,
         loaded.engine.name,
         plan.engine_reason,
         hardware.build,
         plan.memory.context_length,
-        plan.memory.slots,
-        plan.memory.slot_bytes / 1e6,
+        _slots(plan.memory),
         loaded.options.threads,
         ", ".join((hardware.layers or "no GPU", *hardware.devices)),
     )
     return replace(loaded, nbytes=plan.nbytes)
+
+
+def _slots(plan: MemoryPlan) -> str:
+    if plan.shared_tokens is None:
+        return f"{plan.slots} slots of up to {plan.slot_bytes / 1e6:.0f} MB each"
+    return f"{plan.slots} slots that share a cache of {plan.shared_tokens} tokens ({plan.nbytes / 1e6:.0f} MB)"
 
 
 def _draft(file: ModelFile, path: Path) -> ModelFile:

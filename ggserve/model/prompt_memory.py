@@ -1,4 +1,4 @@
-"""The last prompts of a model, by which a new one learns why tokens of it are evaluated again."""
+"""The last prompts of a model, which explain why tokens of a new prompt are evaluated again."""
 
 import threading
 from collections import deque
@@ -13,22 +13,22 @@ from ggserve.chat.rendering import Chat
 from ggserve.generation import SamplingParams
 from ggserve.prompt_progress import CacheMiss, MissReason, PromptProgress
 
-LEAST = 64  # tokens; fewer that are evaluated again are not worth a word
+LEAST = 64  # tokens; fewer evaluated again are not reported
 _PROMPTS = 8
-_RUN = 16  # tokens in a row that tell the same text in two prompts
-_FACTORS = np.random.default_rng(0).integers(1, 1 << 62, _RUN, np.uint64) | np.uint64(1)  # of a hash of a run
+_RUN = 16  # consecutive tokens that identify the same text in two prompts
+_FACTORS = np.random.default_rng(0).integers(1, 1 << 62, _RUN, np.uint64) | np.uint64(1)  # factors of the hash of a run
 
 Tokens = NDArray[np.int64]
 
 
 def lora_of(params: SamplingParams) -> object:
-    """The LoRA adapters of a request, to be compared with those of others."""
+    """Return the LoRA adapters of a request, for comparison with other requests."""
     return None if params.lora is None else tuple(sorted(params.lora.items()))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a prompt was made of, as hashes. A text without a chat has no parts."""
+    """The parts of a prompt, as hashes. A text without a chat has no parts."""
 
     lora: int
     template: int = 0
@@ -38,7 +38,7 @@ class Parts:
 
     @classmethod
     def of(cls, chat: Chat, template: str, lora: object) -> "Parts":
-        """The parts of a chat, which `template` renders."""
+        """Return the parts of a chat that `template` renders."""
         return cls(
             hash(lora),
             hash((template, _hash(chat.template_arguments))),
@@ -48,7 +48,8 @@ class Parts:
         )
 
     def difference(self, earlier: "Parts") -> tuple[MissReason, int | None]:
-        """Why a prompt parts from an earlier one, and the first message that differs if it is one."""
+        """Return why a prompt differs from an earlier one, and the index of the first message that differs, if one
+        does."""
         if self.lora != earlier.lora:
             return "lora", None
         if not self.messages or not earlier.messages:
@@ -70,21 +71,21 @@ class _Prompt:
 
     @property
     def known(self) -> Tokens:
-        """The tokens that the cache got to know."""
+        """The tokens that reached the cache."""
         return self.tokens[: self.progress.processed]
 
 
 class PromptMemory:
-    """Of one model. Any thread may use it."""
+    """The prompts of one model. Can be used from any thread."""
 
     def __init__(self, *, rewinds: bool) -> None:
-        """`rewinds`: whether the KV cache can go back to any token."""
+        """Create the memory. `rewinds`: the KV cache can go back to any token."""
         self._rewinds = rewinds
         self._prompts: deque[_Prompt] = deque(maxlen=_PROMPTS)
         self._lock = threading.Lock()
 
     def explaining(self, progress: PromptProgress, tokens: Sequence[int], parts: Callable[[], Parts]) -> PromptProgress:
-        """The progress of a prompt, which explains what the cache missed once its evaluation begins."""
+        """Return the progress of a prompt, which will explain cache misses once its evaluation begins."""
         progress.explain = lambda slot, cached: self._explain(slot, cached, _Prompt(_array(tokens), parts(), progress))
         return progress
 
@@ -109,7 +110,7 @@ class PromptMemory:
     def _lost(
         self, nearest: _Prompt, prompt: _Prompt, common: int, cached: int, earlier: Sequence[_Prompt]
     ) -> CacheMiss:
-        """Tokens that were known are gone, although the prompts have them in common."""
+        """Return the reason why known tokens are gone although the prompts have them in common."""
         slot = nearest.progress.slot or 0
         last = next(each for each in reversed(earlier) if each.progress.slot == nearest.progress.slot)
         reason: MissReason = "eviction"
@@ -137,7 +138,7 @@ def _common(a: Tokens, b: Tokens) -> int:
 
 
 def _repeated(later: Tokens, earlier: Tokens) -> int:
-    """How many tokens of `later` are in runs that `earlier` has too."""
+    """Return the number of tokens of `later` in runs that `earlier` also contains."""
     if min(len(later), len(earlier)) < _RUN:
         return 0
     same = np.isin(_runs(later), _runs(earlier))

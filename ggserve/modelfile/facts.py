@@ -31,7 +31,7 @@ class ModelFacts:
 
     @property
     def rewinds(self) -> bool:
-        """Whether its KV cache can go back to any token: sliding windows and recurrent layers cannot."""
+        """True if its KV cache can go back to any token, which sliding windows and recurrent layers cannot."""
         return not any(key.endswith(_FORGETTING) and value for key, value in self.metadata.items())
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ggserve.errors import ModelFileError
-from ggserve.modelfile.file import ModelFile
+from ggserve.modelfile.file import ModelFile, is_embedding_model
 from ggserve.modelfile.legacy.buffers import EvalLimits, buffer_bytes, eval_limits, weight_bytes
 from ggserve.modelfile.legacy.ggml import GGMLFile
 from ggserve.modelfile.legacy.layout import kv_cache_bytes
@@ -15,10 +15,11 @@ from ggserve.modelfile.tensor_types import TENSOR_TYPES
 
 log = logging.getLogger("ggserve.model")
 
-_DEFAULT_CONTEXT = 4096  # tokens; the model's own length if that is shorter
-DEFAULT_SLOTS = 4  # parallel requests, if PARALLEL is not set
-_CACHE_SHARE = 4  # the default number of slots fits their KV caches into 1/4 of the memory
-_STRETCHABLE = ("llama", "falcon")  # legacy families without a fixed number of positions
+_SMALL_CONTEXT = 4096  # tokens: a default context is shorter only where the model's own is, or memory ends
+DEFAULT_SLOTS = 4  # answers at the same time, where PARALLEL does not say
+_OWN_CACHES = 1 << 30  # bytes up to which each slot has a cache of its own for the whole context
+_ROUND = 256  # tokens: a context that memory bounds is a multiple
+_STRETCHABLE = ("llama", "falcon")  # legacy families whose files do not fix the number of positions
 _SHORTEST_CONTEXT = 8  # tokens
 
 
@@ -26,10 +27,18 @@ _SHORTEST_CONTEXT = 8  # tokens
 class MemoryPlan:
     """The memory that a model takes. `evals` keeps the evals of a legacy model within its loader's buffers."""
 
-    context_length: int  # tokens of one slot
-    slots: int  # parallel requests
-    slot_bytes: int  # per slot: the KV cache; for a legacy file, weights and buffers too
+    context_length: int  # tokens of one request
+    slots: int
+    slot_bytes: int  # memory of a KV cache for a whole context, and for a legacy file of weights and buffers too
+    shared_tokens: int | None = None  # of the one cache that all slots share; None: each has its own
     evals: EvalLimits | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all KV caches."""
+        if self.shared_tokens is None:
+            return self.slots * self.slot_bytes
+        return self.slot_bytes * self.shared_tokens // self.context_length
 
 
 def plan_memory(
@@ -38,19 +47,31 @@ def plan_memory(
     context_length: int | None,
     slots: int | None,
     memory: int,
+    spare: int,
     uses_gpu: bool,
     shares_gpu: bool,
+    shares_cache: bool = False,
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
-    """Return the plan for the requested context length and slots. None means a default that fits into `memory` bytes.
+    """Return the plan for the wanted sizes (None: what suits the machine), using at most `memory` bytes, and at most
+    `spare` bytes for caches of sizes that are not set.
 
-    `shares_gpu`: the engine can run several requests on a GPU. `cache_type`: the KV cache type for a GGUF file.
-    `draft`: a draft model with its own KV cache. Raises ModelFileError if not even one slot fits.
+    `shares_gpu`: whether the engine can run several answers on a GPU. `shares_cache`: whether all slots share one
+    cache, in which a request uses what others leave. `cache_type`: type of a GGUF file's keys and values. `draft`: a
+    draft model, which has a cache of its own. Raises ModelFileError if not even one slot fits.
     """
     trained = int(file.get(f"{file.architecture}.context_length"))
-    length = context_length or min(trained, _DEFAULT_CONTEXT)
     token_bytes = cache_bytes_per_token(file, cache_type) + (cache_bytes_per_token(draft) if draft else 0)
+    alone = uses_gpu or isinstance(file, GGMLFile)  # of legacy files the weights are copied for each slot
+    wanted_slots = slots or (1 if alone else DEFAULT_SLOTS)
+    whole = wanted_slots * (context_length or trained) * token_bytes
+    # In a shared cache, what other requests left changes the last bits of an answer.
+    shares_cache = shares_cache and wanted_slots > 1 and whole > min(spare, _OWN_CACHES)
+    fit = int(spare / max(1.0, token_bytes)) // (1 if shares_cache else wanted_slots)
+    if is_embedding_model(file):  # its batch is as long as its context, and takes the square of that
+        fit = _SMALL_CONTEXT
+    length = context_length or min(trained, max(_SMALL_CONTEXT, fit // _ROUND * _ROUND))
     plan = MemoryPlan(length, 1, int(token_bytes * length))
     if isinstance(file, GGMLFile):
         plan = _legacy_plan(file, length)
@@ -69,11 +90,13 @@ def plan_memory(
         if slots and slots > 1:
             log.warning("PARALLEL=%d has no effect: on a GPU, ctransformers runs one request at a time", slots)
         return plan
-    if slots is None:  # a legacy file's weights are copied for each slot
-        alone = uses_gpu or isinstance(file, GGMLFile)
-        fit = memory // _CACHE_SHARE // max(1, plan.slot_bytes)
-        slots = 1 if alone else max(1, min(DEFAULT_SLOTS, fit))
-    return replace(plan, slots=slots)
+    if shares_cache:
+        each = plan.context_length if context_length else min(plan.context_length, _SMALL_CONTEXT)
+        shared = max(plan.context_length, min(wanted_slots * each, fit))
+        return replace(plan, slots=wanted_slots, shared_tokens=shared)
+    if slots is None and not alone:
+        wanted_slots = max(1, min(wanted_slots, spare // max(1, plan.slot_bytes)))
+    return replace(plan, slots=wanted_slots)
 
 
 def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
@@ -115,4 +138,4 @@ def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:
     nbytes = int(cache_bytes_per_token(file)) * cached + buffer_bytes(file, limits)
     if file.family not in _STRETCHABLE:
         nbytes += weight_bytes(file)
-    return MemoryPlan(limits.context_length, 1, nbytes, limits)
+    return MemoryPlan(limits.context_length, 1, nbytes, evals=limits)

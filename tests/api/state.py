@@ -35,6 +35,7 @@ def app_state(*, model: object = None, dialects: dict[str, Envelope] | None = No
         limits=limits(),
         bodies=BodyBudget(64 << 20),
         admission=Admission(),
+        embedding_admission=Admission(),
         responses=ResponseStore(),
         metrics=Metrics(models),
     )

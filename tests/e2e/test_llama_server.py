@@ -44,7 +44,7 @@ def test_its_deaths_cost_the_running_answers_and_the_fifth_ends_the_server(origi
         for _ in range(4):
             child(server).send_signal(signal.SIGKILL)
         assert server.process.wait(60) == 1
-        assert "died 5 times in a row" in server.log("console").splitlines()[-1]
+        assert "crashed 5 times in a row" in server.log("console").splitlines()[-1]
 
 
 def test_nothing_is_left_when_the_server_is_killed(original_path: Path, tmp_path: Path):

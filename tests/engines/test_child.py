@@ -90,7 +90,7 @@ def test_five_deaths_in_a_row_make_the_model_unavailable(original_path: Path, tm
             killed(model)
             answer(model.complete(PROMPT, GREEDY))
         wait_for(lambda: told)
-        assert "died 5 times in a row" in told[0]
+        assert "crashed 5 times in a row" in told[0]
 
 
 def test_it_ends_with_its_parent_however_that_ends(original_path: Path, tmp_path: Path):
@@ -207,7 +207,7 @@ def test_three_deaths_within_a_minute_on_the_gpu_end_its_use(original_path: Path
         for _ in range(3):
             killed(model)
         assert answer(model.complete(PROMPT, GREEDY))[0]
-        assert "died 3 times within a minute on the GPU" in (model.hardware.fallback or "")
+        assert "crashed 3 times within a minute on the GPU" in (model.hardware.fallback or "")
 
 
 def not_executable(folder: Path) -> Path:

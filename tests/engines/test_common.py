@@ -357,15 +357,15 @@ def test_a_chat_is_counted_as_it_is_evaluated(either: GGUFModel, tools: Tools | 
         assert asyncio.run(either.count_chat(chat, begun=" Yes")) == refusal.value.prompt_tokens + 1
 
 
-def test_many_inputs_hold_as_many_slots_as_they_are_computed_in(llama_cpp_model: GGUFModel, monkeypatch):
+def test_embeddings_leave_a_slot_to_chats(llama_cpp_model: GGUFModel, monkeypatch):
     engine, batches = llama_cpp_model.engine, []
-    embed = engine._transport.embed
+    compute = engine._transport.compute
 
-    def watched(body):
+    def watched(path, body, cancelled):
         batches.append((len(body["input"]), engine.pool.idle))
-        return embed(body)
+        return compute(path, body, cancelled)
 
-    monkeypatch.setattr(engine._transport, "embed", watched)
+    monkeypatch.setattr(engine._transport, "compute", watched)
     assert len(asyncio.run(llama_cpp_model.embed(["a", "b", "c"]))) == 3
-    assert batches == [(2, 0), (1, 1)]  # of two slots
+    assert batches == [(1, 1)] * 3  # of two slots
     assert engine.pool.idle == 2

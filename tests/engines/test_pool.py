@@ -138,3 +138,87 @@ def test_several_slots_are_the_idle_ones_and_never_more_than_are_wanted():
         assert await waiting == [last]
 
     asyncio.run(main())
+
+
+def test_a_shared_cache_makes_requests_wait_for_room_and_small_ones_go_first():
+    async def main() -> None:
+        pool = Pool([FakeSlot(n) for n in range(4)], 10, room=100)
+        slots = [await pool.acquire([], room=room) for room in (50, 30)]
+        large = asyncio.ensure_future(pool.acquire([], room=60))
+        await asyncio.sleep(0)
+        small = await pool.acquire([], room=20)
+        assert (pool.idle, pool.queued, large.done()) == (1, 1, False)
+        pool.release(small)
+        pool.release(slots[1])
+        await asyncio.sleep(0.01)
+        assert not large.done()
+        pool.release(slots[0])
+        pool.release(await large)
+        assert pool.idle == 4
+
+    asyncio.run(main())
+
+
+def test_small_requests_do_not_keep_a_large_one_waiting_for_ever():
+    async def main() -> int:
+        pool = Pool([FakeSlot(n) for n in range(3)], 10, room=100)
+        slots = [await pool.acquire([], room=50)]
+        large = asyncio.ensure_future(pool.acquire([], room=60))
+        await asyncio.sleep(0)
+        for served in range(1000):
+            small = asyncio.ensure_future(pool.acquire([], room=10))
+            await asyncio.sleep(0.001)
+            if not small.done():
+                pool.release(slots[0])
+                await large
+                return served
+            pool.release(await small)
+        raise AssertionError("the large one waits for ever")
+
+    assert 0 < asyncio.run(main()) < 100
+
+
+def test_an_answer_that_grows_takes_the_room_that_is_left_and_no_more():
+    async def main() -> None:
+        pool = Pool([FakeSlot(n) for n in range(2)], 10, room=100)
+        one, other = await pool.acquire([], room=30), await pool.acquire([], room=40)
+        assert pool.extend(one, 20, 60) == 20  # it has them
+        assert pool.extend(one, 35, 50) == 50
+        assert pool.extend(other, 55, 90) == 50
+        pool.release(one)
+        assert pool.extend(other, 55, 90) == 90
+
+    asyncio.run(main())
+
+
+def test_a_request_larger_than_the_cache_runs_alone():
+    async def main() -> None:
+        pool = Pool([FakeSlot(n) for n in range(2)], 10, room=100)
+        slot = await pool.acquire([], room=150)
+        waiting = asyncio.ensure_future(pool.acquire([], room=1))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        pool.release(slot)
+        await waiting
+
+    asyncio.run(main())
+
+
+def test_urgent_requests_come_first():
+    async def main() -> list[int]:
+        pool = Pool([FakeSlot()], 10)
+        slot = await pool.acquire([])
+        served: list[int] = []
+
+        async def request(priority: int) -> None:
+            got = await pool.acquire([], priority=priority)
+            served.append(priority)
+            pool.release(got)
+
+        tasks = [asyncio.ensure_future(request(priority)) for priority in (0, 5, -1, 0)]
+        await asyncio.sleep(0)
+        pool.release(slot)
+        await asyncio.gather(*tasks)
+        return served
+
+    assert asyncio.run(main()) == [-1, 0, 0, 5]

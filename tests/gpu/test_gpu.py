@@ -113,7 +113,7 @@ def test_three_deaths_within_a_minute_end_the_use_of_the_gpu(tiny: Path):
             while server._process is process:
                 time.sleep(0.05)
         assert said(model)
-        assert "died 3 times within a minute on the GPU" in (model.hardware.fallback or "")
+        assert "crashed 3 times within a minute on the GPU" in (model.hardware.fallback or "")
         assert model.hardware.layers is None
 
 

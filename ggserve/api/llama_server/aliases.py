@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from ggserve import __version__
 from ggserve.api import status
-from ggserve.api.admission import GeneratingRoute
+from ggserve.api.admission import EmbeddingRoute, GeneratingRoute
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.call import Call, call_of
 from ggserve.api.features import require, visible
@@ -18,6 +18,7 @@ from ggserve.api.streaming import EventStream, json_response, while_connected
 
 router = APIRouter(tags=["llama-server"])
 _generating = APIRouter(route_class=GeneratingRoute)
+_embedding = APIRouter(route_class=EmbeddingRoute)
 _counting = APIRouter(route_class=JSONRoute)
 CompletionCall = Annotated[Call[WideCompletionRequest], Depends(call_of(WideCompletionRequest))]
 
@@ -36,8 +37,8 @@ async def completions(
     return await respond_to_completion(call)
 
 
-@_generating.post("/embedding")
-@_generating.post("/embeddings")
+@_embedding.post("/embedding")
+@_embedding.post("/embeddings")
 async def embedding(call: Annotated[Call[EmbeddingRequest], Depends(call_of(EmbeddingRequest))]) -> Response:
     """The embedding of each input in llama-server's form: a list of vectors for each input, with one element."""
     require(call.model, "embeddings", "model")
@@ -70,4 +71,5 @@ async def version() -> dict[str, str]:
 
 
 router.include_router(_generating)
+router.include_router(_embedding)
 router.include_router(_counting)

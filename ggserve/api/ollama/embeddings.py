@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, Response
 
-from ggserve.api.admission import GeneratingRoute
+from ggserve.api.admission import EmbeddingRoute
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require
@@ -16,7 +16,7 @@ from ggserve.api.state import state_of
 from ggserve.api.streaming import json_response, while_connected
 from ggserve.generation import Embedding
 
-router = APIRouter(route_class=GeneratingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
+router = APIRouter(route_class=EmbeddingRoute, tags=["ollama"], responses=OLLAMA_ERRORS)
 
 
 @router.post("/api/embed")

@@ -61,7 +61,7 @@ class GenerationRequest(ModelRequest):
 
     @property
     def streams(self) -> bool:
-        """Whether the response is a stream."""
+        """True if the response is streamed."""
         return self.stream is not False and not self.is_empty
 
     @property

@@ -84,7 +84,7 @@ class OllamaWriter(Writer):
 
 
 def waiting(model_name: str, *, chat: bool) -> Waiting:
-    """What a stream says while its model is loading."""
+    """Return what a stream sends while its model is loading."""
     alive = _written(_line(model_name, chat))
     return Waiting(alive, lambda body: body + b"\n", OllamaWriter.media_type)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from ggserve.api.admission import GeneratingRoute
+from ggserve.api.admission import EmbeddingRoute
 from ggserve.api.call import Call, call_of
 from ggserve.api.errors import APIError
 from ggserve.api.features import require
@@ -13,7 +13,7 @@ from ggserve.api.openai.schemas.embeddings import EmbeddingsRequest
 from ggserve.api.streaming import json_response, while_connected
 from ggserve.generation import Embedding
 
-router = APIRouter(route_class=GeneratingRoute, tags=["embeddings"])
+router = APIRouter(route_class=EmbeddingRoute, tags=["embeddings"])
 
 
 @router.post("/v1/embeddings")

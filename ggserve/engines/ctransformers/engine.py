@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import cache, lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ggserve.engines.batches import Batches
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.ctransformers.context import Context
 from ggserve.engines.ctransformers.generation import Generation
@@ -66,6 +64,7 @@ class CTransformersEngine:
                 f"ctransformers reads {self._contexts[0].vocab_size} tokens from the file, not {len(pieces)}"
             )
         self.pool = Pool(self._contexts, options.queue_size)
+        self.batches = Batches(self.pool, self._embed, most=1, queue_size=options.embedding_queue_size)
         self._threads = ThreadBudget(options.threads, PROCESS)
         self._workers = ThreadPoolExecutor(len(contexts), thread_name_prefix="eval")
         self._running: set[Generation] = set()
@@ -82,7 +81,9 @@ class CTransformersEngine:
             raise InvalidRequest("LoRA adapters need llama.cpp: set LORA_PATH and ENGINE=llama.cpp.", "lora")
         matcher, _ = await self._grammars.matcher(params.grammar) if params.grammar else (None, "")
         marks = await asyncio.to_thread(self._breakers, params.dry_sequence_breakers) if params.uses_dry else None
-        context = await self.pool.acquire(prompt if params.cache_prompt else (), continues=params.continues)
+        context = await self.pool.acquire(
+            prompt if params.cache_prompt else (), continues=params.continues, priority=params.priority
+        )
         generation = self._new_generation(prompt, params, matcher, marks)
         generation.progress.slot = self._contexts.index(context)
         self._workers.submit(self._run, context, generation)
@@ -99,19 +100,7 @@ class CTransformersEngine:
             if not tokens:
                 raise InvalidRequest("An input has no tokens.")
             self._check(tokens, nothing_more)
-        embeddings = []
-        for tokens in inputs:
-            context = await self.pool.acquire(tokens)
-            generation = self._new_generation(tokens, nothing_more)
-            call = self._workers.submit(self._embed, context, generation)
-            try:
-                vector = await asyncio.shield(asyncio.wrap_future(call))  # it always returns the context
-            finally:
-                generation.cancelled = True
-            if vector is None:
-                raise EngineClosed
-            embeddings.append(Embedding(vector, len(tokens)))
-        return embeddings
+        return await self.batches.embed(inputs)
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """See Engine.when_failed. Never called, because a crash ends this process."""
@@ -138,6 +127,7 @@ class CTransformersEngine:
         self.pool.close()
         for generation in list(self._running):
             generation.cancelled = True
+        self.batches.close()
         self._workers.shutdown()
         self._grammars.close()
         for context in self._contexts:
@@ -169,17 +159,20 @@ class CTransformersEngine:
         self._running.add(generation)
         return generation
 
-    def _embed(self, context: Context, generation: Generation) -> NDArray[np.float32] | None:
-        """Evaluate an input in a worker thread, and return the context to the pool. Return None if cancelled."""
-        try:
-            if not context.opened:
-                context.open()
-            with self._threads.request():
-                self._prefill(context, generation)
-            return None if generation.cancelled else context.embedding()
-        finally:
-            self._running.discard(generation)
-            self.pool.release(context)
+    def _embed(
+        self, contexts: list[Context], inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool]
+    ) -> list[Embedding]:
+        """Evaluates the one input of a batch. Raises EngineClosed when cancelled."""
+        (context,), (tokens,) = contexts, inputs
+        if not context.opened:
+            context.open()
+        with self._threads.request():
+            rest = tokens[context.reuse(tokens) :]
+            for start in range(0, len(rest), context.chunk):
+                if cancelled():
+                    raise EngineClosed
+                self._eval_chunk(context, rest[start : start + context.chunk])
+        return [Embedding(context.embedding(), len(tokens))]
 
     def _score(self, context: Context, generation: Generation, trie: TokenTrie) -> None:
         """Walk the trie depth first in a worker thread, and return the context to the pool. Raises EngineClosed if
@@ -265,7 +258,9 @@ class CTransformersEngine:
         for start in range(0, len(tokens), context.chunk):
             if generation.cancelled:
                 return
-            chunk = tokens[start : start + context.chunk]
-            with self._threads.eval(len(chunk)) as threads:
-                context.eval(chunk, threads)
+            self._eval_chunk(context, tokens[start : start + context.chunk])
             generation.progress.advance(len(context.tokens))
+
+    def _eval_chunk(self, context: Context, chunk: Sequence[int]) -> None:
+        with self._threads.eval(len(chunk)) as threads:
+            context.eval(chunk, threads)

@@ -35,9 +35,11 @@ class Answer(RunningRequest):
         native_prompt: Callable[[Sequence[int]], Any],  # converts a prompt to llama.cpp's form
         prompt: Sequence[int] | None = None,  # if its tokens are known
         matcher: Matcher | None = None,
+        has_room: Callable[[int], bool] = lambda tokens: True,  # whether prompt and answer may have more tokens
     ) -> None:
         super().__init__(params)
         self.prompt = prompt
+        self._has_room = has_room
         self._slot = slot
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._grammar = matcher
@@ -158,7 +160,7 @@ class Answer(RunningRequest):
             self._finish(text, "stop", shows_all=False)
         elif self._stop_token is not None or complete:
             self._finish(text + self._stops.finish(), "stop")
-        elif self._finish_reason is None and self._prompt_tokens + self._completion_tokens >= self._context_length:
+        elif self._finish_reason is None and not self._has_room(self._prompt_tokens + self._completion_tokens):
             self._finish(text + self._stops.finish(), "length")
         elif text:
             self.put(self._delta(text, None))

@@ -16,7 +16,8 @@ from ggserve.engines.llama_cpp.transport import (
 from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.errors import EngineError
 
-_ALL = 999  # number of layers, for a build that cannot fit layers itself
+SHARED_CACHE = "--kv-unified"  # one KV cache for all slots
+_ALL = 999  # layers, for a build that cannot fit by itself
 
 # The flags that ggserve sets itself, with the corresponding setting, or "".
 _OWN = {
@@ -60,6 +61,9 @@ _OWN = {
             "--embedding",
             "--reranking",
             "--context-shift",
+            SHARED_CACHE,
+            "--kv-unified-per-slot",
+            "--cache-idle-slots",
             "--grammar",
             "--grammar-file",
             "--json-schema",
@@ -129,7 +133,7 @@ class CommandLine:
         plan, options, build = self._plan, self._plan.options, self._build
         batch = options.context_length if plan.whole_inputs else max(BATCH, options.parallel)
         threads = str(options.threads)
-        arguments = ["--model", str(plan.path), "--ctx-size", str(options.context_length * options.parallel)]
+        arguments = ["--model", str(plan.path), "--ctx-size", str(options.cache_tokens)]
         arguments += ["--parallel", str(options.parallel), "--threads", threads, "--threads-batch", threads]
         if plan.whole_inputs or not (options.gpu_layers and build.devices):  # a GPU needs larger batches
             arguments += ["--batch-size", str(batch), "--ubatch-size", str(batch)]
@@ -145,7 +149,11 @@ class CommandLine:
             arguments += ["--chat-template-file", str(file), *self._optional("--jinja")]
         arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer occupies a thread
         arguments += self._optional("--slot-prompt-similarity", str(MIN_SIMILARITY))
-        for flag in ("--no-context-shift", "--offline"):
+        if options.shared_tokens is not None:
+            arguments += [SHARED_CACHE, *self._optional("--kv-unified-per-slot", str(options.context_length))]
+        else:
+            arguments += self._optional("--no-kv-unified")
+        for flag in ("--no-context-shift", "--no-cache-idle-slots", "--offline"):
             arguments += self._optional(flag)
         arguments += self._optional("--no-ui") or self._optional("--no-webui")
         if "trace" in build.flag_help("--log-verbosity"):

@@ -13,6 +13,7 @@ import orjson
 
 from ggserve.engines.llama_cpp.build import Build
 from ggserve.engines.llama_cpp.completion_reader import CompletionReader
+from ggserve.engines.llama_cpp.listener import whole_answer
 from ggserve.engines.llama_cpp.process import LlamaServer
 from ggserve.engines.llama_cpp.transport import Chunk, ServerPlan
 from ggserve.engines.request import BEAT
@@ -80,13 +81,12 @@ class Child:
         for chunk in reader.rest():
             receive(chunk)
 
-    def embed(self, body: dict[str, Any]) -> dict[str, Any]:
+    def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport."""
-        return self._ask("/v1/embeddings", body)
-
-    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
-        """See Transport."""
-        return self._ask("/v1/rerank", body)
+        try:
+            return whole_answer(self._server.stream(path, orjson.dumps(body), cancelled))
+        except (OSError, EOFError) as error:
+            raise GenerationError("llama-server died while it answered; model.log may tell why.") from error
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """See Transport."""
@@ -104,11 +104,6 @@ class Child:
     def close(self) -> None:
         """See Transport."""
         self._server.close()
-
-    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        self._server.wait()
-        answer: dict[str, Any] = self._server.listener.ask(path, body)
-        return answer
 
     def _try_out(self) -> None:
         """Find out by a short answer what the build lacks. Raises EngineError."""

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ggserve.engines.contract import EngineOptions
+from ggserve.engines.batches import Batches
+from ggserve.engines.contract import SLACK, EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
 from ggserve.engines.llama_cpp.fields import sampling_fields
 from ggserve.engines.llama_cpp.saved_states import SavedStates
@@ -28,7 +29,7 @@ from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.pool import Pool
 from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
-from ggserve.errors import ContextOverflow, EngineError, GenerationError, InvalidRequest
+from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest
 from ggserve.generation import Delta, Embedding, Feature, MediaPrompt, Ranking, SamplingParams, Scores, check_tokens
 from ggserve.grammar import citations
 from ggserve.grammar.gbnf import gbnf
@@ -40,6 +41,9 @@ from ggserve.machine import Hardware
 log = logging.getLogger("ggserve.model")
 
 Result = TypeVar("Result")
+
+_LEAST_ROOM = 256  # tokens that an answer reserves at first, in the cache that all slots share
+_MORE_ROOM = 512  # tokens that it reserves in addition when these are used
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
 
@@ -104,7 +108,17 @@ class LlamaCppEngine:
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
         transport.when_restarted(self._forget)
-        self.pool = Pool(self._slots, options.queue_size)
+        self.pool = Pool(
+            self._slots, options.queue_size, None if options.shared_tokens is None else options.cache_tokens
+        )
+        self.batches = Batches(
+            self.pool,
+            self._embed,
+            most=max(1, options.parallel - generates),
+            queue_size=options.embedding_queue_size,
+            room=lambda tokens: len(tokens) + SLACK,
+        )
+        self._first_room = max(_LEAST_ROOM, options.cache_tokens // (4 * options.parallel))
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
@@ -136,7 +150,7 @@ class LlamaCppEngine:
             **({} if params.max_tokens is None else {"n_predict": params.max_tokens}),
             **self._sampling(params),
         }
-        async for delta in self._stream(body, params, tokens):
+        async for delta in self._stream(body, params, tokens, _key(prompt if tokens is None else tokens)):
             yield delta
 
     def _prompt(self, prompt: Sequence[int] | MediaPrompt) -> Any:
@@ -176,12 +190,7 @@ class LlamaCppEngine:
             if len(tokens) > self.context_length:
                 raise ContextOverflow(len(tokens), self.context_length)
             self._check_tokens(tokens)
-        embeddings: list[Embedding] = []
-        while rest := inputs[len(embeddings) :]:
-            slots = await self.pool.acquire_some(len(rest))  # native code uses as many of its own slots
-            call = asyncio.wrap_future(self._submit(self._embed, slots, rest[: len(slots)]))
-            embeddings += await asyncio.shield(call)  # it always returns the slots
-        return embeddings
+        return await self.batches.embed(inputs)
 
     async def score(self, prompt: Sequence[int] | MediaPrompt, continuations: Sequence[Sequence[int]]) -> Scores:
         """See Engine.score."""
@@ -191,10 +200,9 @@ class LlamaCppEngine:
                 raise ContextOverflow(len(prompt) + trie.depth - 1, self.context_length)
             self._check_tokens(prompt)
         body = {"prompt": await asyncio.to_thread(self._prompt, prompt), **self._lora(None)}
-        tokens = () if isinstance(prompt, MediaPrompt) else prompt
-        slot = await self.pool.acquire(tokens)
-        if self._keeper:
-            body["id_slot"] = slot.id
+        tokens = _key(prompt)
+        slot = await self.pool.acquire(tokens, room=len(tokens) + trie.depth + SLACK)
+        body["id_slot"] = slot.id
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
         if not whole_paths and isinstance(prompt, MediaPrompt):
             raise InvalidRequest("Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and LLAMA_SERVER=off.")
@@ -269,6 +277,7 @@ class LlamaCppEngine:
             return
         self._closed = True
         self.pool.close()
+        self.batches.close()
         for answer in list(self._running):
             answer.cancelled = True
         for walk in list(self._walks):
@@ -298,7 +307,7 @@ class LlamaCppEngine:
         check_tokens(tokens, self._vocab_size, field)
 
     async def _stream(
-        self, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None
+        self, body: dict[str, Any], params: SamplingParams, prompt: Sequence[int] | None, key: Sequence[int]
     ) -> AsyncGenerator[Delta, None]:
         scored = params.logprobs is not None or params.watches_tokens
         if self._speculates and scored and params.max_tokens not in (0, 1):
@@ -326,9 +335,10 @@ class LlamaCppEngine:
             "return_progress": True,  # a chunk for each batch of the prompt, so that it can be cancelled there
             "timings_per_token": True,  # reports the true number of tokens
         }
-        slot = await self.pool.acquire(prompt or (), continues=params.continues)
-        if self._keeper:
-            body["id_slot"] = slot.id
+        length = 0 if prompt is None else len(prompt)
+        room = length + min(self._first_room, params.max_tokens or self._first_room) + SLACK
+        slot = await self.pool.acquire(key, room=room, continues=params.continues, priority=params.priority)
+        body["id_slot"] = slot.id
         answer = Answer(
             params,
             self.context_length,
@@ -337,27 +347,34 @@ class LlamaCppEngine:
             native_prompt=self._prompt,
             prompt=prompt,
             matcher=matcher,
+            has_room=lambda tokens: self._has_room(slot, tokens),
         )
         answer.progress.slot = slot.id
         self._running.add(answer)
-        self._submit(self._run, slot, body, answer)
+        self._submit(self._run, slot, body, answer, key)
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
 
-    def _run(self, slot: Slot, body: dict[str, Any], answer: Answer) -> None:
-        """Produce the answers in a worker thread, and return the slot to the pool before sending the end.
+    def _has_room(self, slot: Slot, tokens: int) -> bool:
+        """Whether prompt and answer may have more than so many tokens."""
+        if tokens >= self.context_length:
+            return False
+        return self.pool.extend(slot, tokens + SLACK, tokens + _MORE_ROOM + SLACK) >= tokens + SLACK
+
+    def _run(self, slot: Slot, body: dict[str, Any], answer: Answer, key: Sequence[int]) -> None:
+        """Produces the answers, in a worker thread, and gives the slot back before it sends the end.
 
         The answers are generated one after the other: each finds the prompt in llama.cpp's cache and ends at its own
         stop string.
         """
         try:
             adapted = answer.params.lora is not None  # what is saved belongs to the adapters as loaded
-            self._prepare(slot, answer.prompt or (), cached=answer.params.cache_prompt and not adapted)
+            self._prepare(slot, key, cached=answer.params.cache_prompt and not adapted)
             if adapted:
                 slot.tokens = ()
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
-                answer.prompt_scores = self._scorer.prompt(answer.prompt, top, lambda: answer.cancelled)
+                answer.prompt_scores = self._scorer.prompt(answer.prompt, top, slot.id, lambda: answer.cancelled)
             for index in range(answer.params.n):
                 if answer.cancelled or answer.end is not None:
                     break
@@ -393,12 +410,14 @@ class LlamaCppEngine:
             raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
         return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
 
-    def _embed(self, slots: list[Slot], inputs: Sequence[Sequence[int]]) -> list[Embedding]:
-        try:
-            answer = self._transport.embed({"input": [list(tokens) for tokens in inputs], "encoding_format": "float"})
-        finally:
-            for slot in slots:
-                self.pool.release(slot)
+    def _embed(
+        self, slots: list[Slot], inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool]
+    ) -> list[Embedding]:
+        body = {"input": [list(tokens) for tokens in inputs], "encoding_format": "float"}
+        with PROCESS.request():
+            answer = self._transport.compute("/v1/embeddings", body, cancelled)  # native code takes slots of its own
+        if not answer:
+            raise EngineClosed
         if error := answer.get("error"):
             raise native_error(error, self.context_length)
         vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
@@ -406,13 +425,22 @@ class LlamaCppEngine:
 
     def _rerank(self, slots: list[Slot], query: str, documents: Sequence[str]) -> Ranking:
         try:
-            answer = self._transport.rerank({"query": query, "documents": list(documents)})
+            body = {"query": query, "documents": list(documents)}
+            answer = self._transport.compute("/v1/rerank", body, lambda: self._closed)
         finally:
             for slot in slots:
                 self.pool.release(slot)
+        if not answer:
+            raise EngineClosed
         if error := answer.get("error"):
             if too_long := _TOO_LONG.search(error["message"]):
                 raise ContextOverflow(int(too_long[1]), self.context_length)
             raise native_error(error, self.context_length)
         results = sorted(answer["results"], key=lambda result: int(result["index"]))
         return Ranking(tuple(result["relevance_score"] for result in results), answer["usage"]["prompt_tokens"])
+
+
+def _key(prompt: Sequence[int] | MediaPrompt) -> Sequence[int]:
+    """What prompts are compared by: token ids, or for one with images the characters of its text, as numbers that are
+    no ids."""
+    return [-ord(character) for character in prompt.text] if isinstance(prompt, MediaPrompt) else prompt

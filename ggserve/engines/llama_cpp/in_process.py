@@ -17,7 +17,7 @@ import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.completion_reader import CompletionReader
-from ggserve.engines.llama_cpp.listener import PrivateListener
+from ggserve.engines.llama_cpp.listener import PrivateListener, whole_answer
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.spinning import SPINNING
 from ggserve.engines.llama_cpp.stack import widen_stacks
@@ -108,17 +108,13 @@ class InProcess:
             else:
                 self._call(self._server.handle_completions, body, receive)
 
-    def embed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """See Transport."""
-        with SPINNING.request():
-            answer: dict[str, Any] = orjson.loads(self._server.handle_embeddings(orjson.dumps(body)))
-        return answer
-
-    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
-        """See Transport."""
-        with SPINNING.request():
-            answer: dict[str, Any] = orjson.loads(self._server.handle_rerank(orjson.dumps(body)))
-        return answer
+    def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """See Transport. The Python interface knows no way to cancel."""
+        try:
+            with SPINNING.request():
+                return whole_answer(self._listener.stream(path, orjson.dumps(body), cancelled))
+        except (OSError, EOFError) as error:
+            raise GenerationError(f"llama.cpp broke off its answer: {error}") from error
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """See Transport."""
@@ -180,9 +176,13 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         )
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    params.model_alias = {"m"}  # short, because it is repeated in every chunk
-    params.n_ctx = options.context_length * options.parallel
+    params.model_alias = {"m"}  # it is repeated in every chunk
+    params.n_ctx = options.cache_tokens
     params.n_parallel = options.parallel
+    if options.shared_tokens is not None:
+        params.kv_unified = True
+        params.kv_unified_per_slot = options.context_length
+    params.cache_idle_slots = False  # idle histories stay where they are until their room is needed
     params.n_batch = params.n_ubatch = options.context_length if plan.whole_inputs else max(BATCH, options.parallel)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.n_gpu_layers = layers = -1 if options.gpu_layers == "auto" else options.gpu_layers

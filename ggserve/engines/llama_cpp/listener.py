@@ -10,7 +10,7 @@ import select
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,17 @@ class PrivateListener:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def whole_answer(parts: Iterable[bytes]) -> dict[str, Any]:
+    """What `stream` yields, parsed; empty where it ended early. Raises EngineError."""
+    if not (text := b"".join(parts)):
+        return {}
+    try:
+        answer: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise EngineError(f"llama.cpp's answer cannot be read: {error}") from error
+    return answer
 
 
 class _Body:

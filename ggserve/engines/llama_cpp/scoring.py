@@ -14,9 +14,10 @@ from ggserve.engines.logprobs import PromptScores
 from ggserve.errors import EngineError, GenerationError
 from ggserve.generation import ScoredToken
 
-_FORCED = 1000.0  # added to a logit so that no other token is chosen
-_BESIDE = 100.0  # added to two logits so that no third matters; float32 keeps their difference to 1e-5
-_LEADS = (20.0, 60.0)  # added to the first of the two so that it is chosen
+_FORCED = 1000.0  # added to a logit: no other is chosen
+_BESIDE = 100.0  # added to two logits: no third matters, and float32 keeps their difference to 1e-5
+_ANY = -1  # slot: the one that llama.cpp chooses
+_LEADS = (20.0, 60.0)  # how much more the first of the two gets, so that it is the one that is chosen
 
 
 class NativeScorer:
@@ -42,30 +43,32 @@ class NativeScorer:
         logprob = math.log(max(entry["prob"], 1e-300)) if "prob" in entry else entry.get("logprob")
         return ScoredToken(entry["id"], raw or self._spelling(entry["id"]), logprob, others, control=not raw)
 
-    def prompt(self, prompt: Sequence[int], top: int, cancelled: Callable[[], bool]) -> tuple[ScoredToken, ...]:
-        """Return the scores of a prompt's tokens; none if cancelled. Raises EngineError."""
+    def prompt(
+        self, prompt: Sequence[int], top: int, slot: int, cancelled: Callable[[], bool]
+    ) -> tuple[ScoredToken, ...]:
+        """Return the scores of a prompt's tokens, evaluated in a slot; none when cancelled. Raises EngineError."""
         scores = self._prompts.known(prompt, top)
         if not scores:
-            raw = self._piece(prompt[0])
+            raw = self._piece(prompt[0], slot)
             scores = [ScoredToken(prompt[0], raw or self._spelling(prompt[0]), None, control=not raw)]
         for position in range(len(scores), len(prompt)):
             if cancelled():
                 return ()
-            scores.append(self.score(prompt[:position], prompt[position], top))
+            scores.append(self.score(prompt[:position], prompt[position], top, slot))
         self._prompts.keep(scores, top)
         return tuple(scores)
 
-    def score(self, prefix: Sequence[int], token: int, top: int) -> ScoredToken:
-        """Return a scored token after a prefix. Raises EngineError."""
-        if entry := self._forced(prefix, token, top):
+    def score(self, prefix: Sequence[int], token: int, top: int, slot: int = _ANY) -> ScoredToken:
+        """A token after a prefix, evaluated in a slot. Raises EngineError."""
+        if entry := self._forced(prefix, token, top, slot):
             return self.token(entry, top)
         # llama.cpp does not report a token that ends within a character: it is scored next to one that does not.
         other = self._whole_token
-        beside = self._forced(prefix, other, top)
+        beside = self._forced(prefix, other, top, slot)
         assert beside is not None
         place = self.token(beside, top)
         for lead in _LEADS:
-            if found := self._beside(prefix, token, other, lead):
+            if found := self._beside(prefix, token, other, lead, slot):
                 logprob = beside["logprob"] + math.log(found["prob"] / found["beside"]) + lead
                 return ScoredToken(token, bytes(found["bytes"]), logprob, place.top)
         raise GenerationError("llama.cpp did not return a token's probability.")
@@ -88,16 +91,16 @@ class NativeScorer:
     def _whole_token(self) -> int:
         return self._tokenize("a")[-1]
 
-    def _piece(self, token: int) -> bytes:
-        """Return the bytes of a token, b"" for a control token. They do not depend on its position."""
-        entry = self._forced([token], token, 0)
-        return bytes(entry["bytes"]) if entry else self.score([token], token, 0).bytes
+    def _piece(self, token: int, slot: int) -> bytes:
+        """The bytes of a token, b"" of a control token; wherever it stands they are the same."""
+        entry = self._forced([token], token, 0, slot)
+        return bytes(entry["bytes"]) if entry else self.score([token], token, 0, slot).bytes
 
-    def _forced(self, prefix: Sequence[int], token: int, top: int) -> dict[str, Any] | None:
+    def _forced(self, prefix: Sequence[int], token: int, top: int, slot: int) -> dict[str, Any] | None:
         fields = {"samplers": ["top_k"], "top_k": 1, "logit_bias": [[token, _FORCED]], "n_probs": max(top, 1)}
-        return self._told(prefix, fields)
+        return self._told(prefix, fields, slot)
 
-    def _beside(self, prefix: Sequence[int], token: int, other: int, lead: float) -> dict[str, Any] | None:
+    def _beside(self, prefix: Sequence[int], token: int, other: int, lead: float, slot: int) -> dict[str, Any] | None:
         fields = {
             "samplers": ["temperature"],
             "temperature": 1.0,
@@ -105,21 +108,21 @@ class NativeScorer:
             "n_probs": 2,
             "post_sampling_probs": True,
         }
-        entry = self._told(prefix, fields)
+        entry = self._told(prefix, fields, slot)
         if entry is None or entry["id"] != other:
             return None
         found = [one for one in entry["top_probs"] if one["id"] == token and one["prob"] > 0]
         return {**found[0], "beside": entry["prob"]} if found else None
 
-    def _told(self, prefix: Sequence[int], fields: dict[str, Any]) -> dict[str, Any] | None:
-        """Return llama.cpp's report on the single requested token."""
+    def _told(self, prefix: Sequence[int], fields: dict[str, Any], slot: int) -> dict[str, Any] | None:
+        """What llama.cpp tells of the one token that it is asked for."""
         chunks: list[Chunk] = []
 
         def receive(chunk: Chunk) -> bool:
             chunks.append(chunk)
             return False
 
-        body = {"prompt": self._native_prompt(prefix), "n_predict": 1, "stream": False, **fields}
+        body = {"prompt": self._native_prompt(prefix), "n_predict": 1, "stream": False, "id_slot": slot, **fields}
         self._transport.complete(body, receive)
         answer = chunks[-1]
         if error := answer.get("error"):

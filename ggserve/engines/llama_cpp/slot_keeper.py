@@ -19,7 +19,7 @@ class Slot:
     """A slot for one request."""
 
     id: int
-    tokens: Sequence[int] = ()  # of its last prompt, if it is known and kept
+    tokens: Sequence[int] = ()  # of its last prompt; of one with images, the characters of its text
     opened = True
 
 

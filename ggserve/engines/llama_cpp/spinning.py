@@ -2,7 +2,7 @@
 
 A token takes about a thousand barriers. Threads that sleep at a barrier wake up late. Threads that spin while another
 program occupies the last thread's core waste the time that it needs. libgomp spins `GOMP_SPINCOUNT` rounds, but at most
-1,000 while it manages more threads than there are cores. So a team of idle threads is kept in this process for two
+1,000 while it manages more threads than there are cores. So a team of idle threads is kept in this process for three
 seconds each time its threads have to wait for cores.
 """
 
@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _TASKS = "/proc/self/task"
-_PERIOD = 0.1  # seconds between checks
-_CROWDED = 0.4  # part of the time that threads are ready to run and have no core; half of it beside equal competitors
-_BOUNDED = 2.0  # seconds of bounded spinning before the next check
+_PERIOD = 0.2  # seconds between checks
+_CROWDED = (
+    0.5  # part of the time that threads could run and have no core: 0.57 beside a program per core, 0.36 beside less
+)
+_BOUNDED = 3.0  # seconds of bounded spinning before the next check
 
 
 @contextmanager

@@ -57,12 +57,9 @@ class Transport(Protocol):
         """
         ...
 
-    def embed(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the response of `/v1/embeddings`, which can be an error. Raises EngineError."""
-        ...
-
-    def rerank(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Return the response of `/v1/rerank`, which can be an error. Raises EngineError."""
+    def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
+        """Return the response of `/v1/embeddings` or `/v1/rerank`, which can be an error; empty if cancelled. Raises
+        EngineError."""
         ...
 
     def post(self, path: str, body: dict[str, Any]) -> Any:

@@ -101,7 +101,7 @@ class TrieWalk:
 
     def _alone(self, path: Sequence[int], token: int) -> float:
         if self._ids is not None:
-            return self._scorer.score([*self._ids, *path], token, 0).logprob or 0.0
+            return self._scorer.score([*self._ids, *path], token, 0, self._body["id_slot"]).logprob or 0.0
         told = self._told(path, [token], 1)
         if not told:
             raise GenerationError("llama.cpp did not return a token's probability.")

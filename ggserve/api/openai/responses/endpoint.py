@@ -119,7 +119,7 @@ async def _messages(
     items += _resolved(body.input, store)
     if not items:
         raise APIError(400, "input: must contain at least one item", param="input", code="missing_required_parameter")
-    messages = chat_messages(body.instructions, items)
+    messages = await asyncio.to_thread(chat_messages, body.instructions, items)  # of many items it takes a while
     messages = visible(model, messages, "input", counted=counted or body.truncation == "auto")
     if body.truncation == "auto":
         return await fitting(model, messages, body.called_tools, body.max_output_tokens)

@@ -113,6 +113,7 @@ class SamplingRequest(StructuredRequest):
     skip_special_tokens: bool | None = None
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None
+    priority: Whole | None = Field(None, ge=-(2**31), lt=2**31)
     truncate_prompt_tokens: Annotated[Annotated[Whole, Field(ge=1)] | None, BeforeValidator(_none_if_minus_one)] = None
     n_probs: Whole | None = Field(None, ge=0, le=MAX_LOGPROBS)
     timings_per_token: bool | None = None

@@ -1,0 +1,60 @@
+"""Embedding requests by the hundred: none is refused, chats go on, and the server stops when it is told to."""
+
+import asyncio
+import signal
+from typing import Any
+
+import httpx
+import pytest
+
+from ggserve.hub.default import packaged_model
+from tests.conftest import serve
+
+LLAMA_CPP = {"ENGINE": "llama.cpp", "MODEL_PATH": str(packaged_model())}
+REQUESTS = 110
+
+
+def texts(response: httpx.Response) -> list[Any]:
+    found: Any = response.raise_for_status().json()
+    return found["data"][0]["embedding"] if "data" in found else (found.get("embeddings") or [found["embedding"]])[0]
+
+
+@pytest.mark.parametrize("settings", [{}, LLAMA_CPP], ids=["default", "llama.cpp"])
+def test_a_document_of_110_chunks_is_embedded_beside_a_chat(settings: dict[str, str], tmp_path, default_path):
+    async def main(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+            paths = {"/v1/embeddings": "input", "/api/embed": "input", "/api/embeddings": "prompt"}
+            name = (await client.get("/v1/models")).json()["data"][0]["id"]
+            chunks = [
+                client.post(path, json={"model": name, field: f"Chunk {number}"})
+                for number in range(REQUESTS)
+                for path, field in [list(paths.items())[number % len(paths)]]
+            ]
+            chat = client.post("/v1/completions", json={"model": "any", "prompt": "Hi", "max_tokens": 4})
+            *answers, answer = await asyncio.gather(*chunks, chat)
+            assert {response.status_code for response in answers} == {200}
+            assert all(len(texts(response)) == 576 for response in answers)
+            assert answer.json()["usage"]["completion_tokens"] == 4
+
+    with serve(tmp_path, **settings) as server:
+        asyncio.run(main(server.url))
+
+
+@pytest.mark.parametrize("settings", [{}, LLAMA_CPP], ids=["default", "llama.cpp"])
+def test_embeddings_that_would_take_minutes_do_not_hold_up_the_end(settings: dict[str, str], tmp_path, default_path):
+    async def main(url: str, process: Any) -> list[Any]:
+        async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+            name = (await client.get("/v1/models")).json()["data"][0]["id"]
+            body = {"model": name, "input": ["word " * 6000] * 16}
+            running = [asyncio.ensure_future(client.post("/v1/embeddings", json=body)) for _ in range(4)]
+            await asyncio.sleep(3)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(1)
+            process.send_signal(signal.SIGTERM)  # the second signal ends answers at once
+            await asyncio.to_thread(process.wait, 60)
+            return await asyncio.gather(*running, return_exceptions=True)
+
+    with serve(tmp_path, **settings) as server:
+        found = asyncio.run(main(server.url, server.process))
+        assert server.process.returncode == 0
+        assert all(isinstance(each, httpx.HTTPError) or each.status_code == 503 for each in found)
