@@ -11,6 +11,11 @@ PAGE = Path(__file__).with_name("settings.md")
 _HEAD = """\
 # Settings
 
+```sh
+CONTEXT_LENGTH=8192 ggserve model.gguf
+ggserve model.gguf --context-length 8192    # the same
+```
+
 Set a variable in the environment or in a file `.env`, or pass it on the command line: `CONTEXT_LENGTH=8192` is
 `--context-length 8192`. The command line takes precedence over the environment, and the environment over `.env`.
 `ggserve serve --help` prints this list.

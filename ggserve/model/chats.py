@@ -98,7 +98,7 @@ class Chats:
     def _watch(
         self, params: SamplingParams, prompt: list[int] | MediaPrompt, chat: Chat, renderer: ChatRenderer
     ) -> None:
-        """Lets the progress of a prompt tell why its tokens are evaluated again."""
+        """Let the progress of a prompt tell why its tokens are evaluated again."""
         if isinstance(prompt, list) and params.cache_prompt and params.progress:
             source = renderer.template.source
             self.memory.explaining(

@@ -44,7 +44,7 @@ _ANSWER_OF_GAP = 4  # infill: 1/4 of the context is kept free for an answer with
 
 
 class GGUFModel:
-    """A loaded model. `chat` and `complete` are async generators of deltas; closing one stops it."""
+    """A loaded model. `chat` and `complete` are async generators of deltas; closing one stops the generation."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class GGUFModel:
         return self.engine.hardware
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
-        """Call `callback`, from any thread, with the reason when the engine fails for good."""
+        """Call `callback`, from any thread, with the reason if the engine fails for good."""
         self.engine.when_failed(callback)
 
     @property

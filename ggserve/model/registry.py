@@ -45,7 +45,7 @@ class ModelRegistry:
         self.started = self.catalog.folder is not None  # True if requests find, or can load, a model
         self.progress = 0.0  # fraction of the configured model's file that was read at startup
         self.memory = memory
-        self.failures: dict[Path, str] = {}  # why the last load of a file failed
+        self.failures: dict[Path, str] = {}  # the error of the last load, by file
         self._load = load
         self._need = need
         self._most = most

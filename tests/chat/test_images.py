@@ -85,7 +85,7 @@ def test_pixels_and_images_are_bounded() -> None:
     huge = file_of(Image.new("1", (6400, 6400)))
     assert "pixels" in refusal(huge)
     large = file_of(Image.new("1", (6300, 6300)))
-    assert "together" in refusal(large, large, large)
+    assert "in total" in refusal(large, large, large)
     assert "side" in refusal(file_of(Image.new("1", (20_000, 1))))
     small = file_of(Image.new("1", (1, 1)))
     assert "images" in refusal(*[small] * (MOST_IMAGES + 1))
