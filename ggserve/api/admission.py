@@ -1,16 +1,15 @@
 """Admission control: rejects requests early if there is no room for them."""
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
 from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from ggserve.api.bodies import JSONRoute
 from ggserve.api.errors import error_response, model_loading
+from ggserve.api.loading import SignsOfLife
 from ggserve.api.state import AppState, state_of
-from ggserve.api.streaming import once_loaded
 from ggserve.errors import QueueFull
 from ggserve.generation import Queue
 from ggserve.model.gguf_model import GGUFModel
@@ -33,16 +32,6 @@ class Admission:
 class GeneratingRoute(JSONRoute):
     """The route class of endpoints that run the model. Returns a 429 without reading the body if there is no room,
     because reading bodies takes most of the time in a rush."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            if state_of(request.scope).models.only is not None:
-                return await handler(request)
-            return await once_loaded(request, handler(request))
-
-        return handle
 
     def _admission(self, state: AppState) -> Admission:
         return state.admission
@@ -77,7 +66,11 @@ class GeneratingRoute(JSONRoute):
             await send(message)
 
         try:
-            await super().handle(scope, counting_receive, counting_send)
+            if state.models.only is not None:
+                await super().handle(scope, counting_receive, counting_send)
+                return
+            async with SignsOfLife(scope, counting_send) as signs:
+                await super().handle(scope, counting_receive, signs.send)
         finally:
             count(False)
 

@@ -6,7 +6,7 @@ A dialect's Writer formats its answers.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -29,9 +29,9 @@ DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"  # a server-sent event that clients skip
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'  # Anthropic's keep-alive event
 
-_STATUS_SECONDS = 1.0  # for errors before a stream's first piece to become an HTTP status
+STATUS_SECONDS = 1.0  # for errors before a stream's first piece to become an HTTP status
 _PROGRESS_SECONDS = 0.5  # between two reports of a prompt's progress
-_SILENT_SECONDS = 5.0  # clients give up after 60 to 300 seconds without a byte
+SILENT_SECONDS = 5.0  # clients give up after 60 to 300 seconds without a byte
 
 
 def event(payload: dict[str, Any], name: str | None = None) -> bytes:
@@ -57,10 +57,10 @@ class EventStream(StreamingResponse):
         super().__init__(
             events, media_type=media_type, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         )
-        self.events = events
+        self._events = events
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self.events):
+        async with aclosing(self._events):
             await super().stream_response(send)
 
 
@@ -69,7 +69,7 @@ class Waiting:
     """The output of a stream while its model is loading."""
 
     keep_alive: bytes = COMMENT
-    fail: Callable[[APIError], bytes] = lambda error: event(error.body, "error") + DONE
+    fail: Callable[[bytes], bytes] = lambda body: b"event: error\ndata: %s\n\n" % body + DONE  # from an error's body
     media_type: str = EventStream.media_type
 
 
@@ -118,52 +118,17 @@ async def respond(request: Request, answers: Answers, writer: Writer, *, stream:
         pieces = answers.streamed()
         first = asyncio.ensure_future(anext(pieces))
         try:
-            await while_connected(request, asyncio.wait((first,), timeout=_STATUS_SECONDS))
+            await while_connected(request, asyncio.wait((first,), timeout=STATUS_SECONDS))
             if first.done():
                 first.result()
         except BaseException:
             await _drop(first)
             await pieces.aclose()
             raise
-        pause = _SILENT_SECONDS if writer.prompts is None else _PROGRESS_SECONDS
+        pause = SILENT_SECONDS if writer.prompts is None else _PROGRESS_SECONDS
         return EventStream(_written(_with_pauses(first, pieces, pause), answers, writer), writer.media_type)
     await while_connected(request, _collected(answers.streamed(), writer))
     return writer.whole(answers)
-
-
-async def once_loaded(request: Request, response: Coroutine[Any, Any, Response]) -> Response:
-    """The response; where `request.state.waiting` says that a stream's model takes more than a second to load, a stream
-    that says every few seconds that it is alive until it is loaded."""
-    responding = asyncio.ensure_future(response)
-    try:
-        while True:
-            await asyncio.wait((responding,), timeout=_STATUS_SECONDS)
-            if responding.done():
-                return responding.result()
-            if waiting := getattr(request.state, "waiting", None):
-                return EventStream(_while_loading(responding, waiting), waiting.media_type)
-    except BaseException:
-        await _drop(responding)
-        raise
-
-
-async def _while_loading(responding: "asyncio.Future[Response]", waiting: Waiting) -> AsyncGenerator[bytes, None]:
-    try:
-        while not responding.done():
-            yield waiting.keep_alive
-            await asyncio.wait((responding,), timeout=_SILENT_SECONDS)
-        response = responding.result()
-    except Exception as error:
-        yield waiting.fail(api_error(error))
-        return
-    finally:
-        await _drop(responding)
-    if not isinstance(response, EventStream):
-        yield bytes(response.body)
-        return
-    async with aclosing(response.events):
-        async for item in response.events:
-            yield item
 
 
 async def _with_pauses(

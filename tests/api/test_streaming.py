@@ -54,8 +54,8 @@ class Late:
     """A stream whose first delta comes after the response has waited `turns` times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, turns: int, error: Exception | None = None) -> None:
-        monkeypatch.setattr(streaming, "_STATUS_SECONDS", 0.0)
-        monkeypatch.setattr(streaming, "_SILENT_SECONDS", 0.0)
+        monkeypatch.setattr(streaming, "STATUS_SECONDS", 0.0)
+        monkeypatch.setattr(streaming, "SILENT_SECONDS", 0.0)
         self.error = error
         self.waiting, self.closed = turns, False
 

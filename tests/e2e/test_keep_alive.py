@@ -14,7 +14,7 @@ from tests.conftest import FAMILY_FILES, serve
 
 PROMPT = "one two three four five " * 60
 IMPATIENT = (
-    "import sys, ggserve.cli, ggserve.api.streaming as s; s._STATUS_SECONDS = 0.0; s._SILENT_SECONDS = 0.01; "
+    "import sys, ggserve.cli, ggserve.api.streaming as s; s.STATUS_SECONDS = 0.0; s.SILENT_SECONDS = 0.01; "
     "ggserve.cli.main(sys.argv[1:])"
 )
 

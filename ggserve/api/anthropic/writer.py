@@ -15,7 +15,7 @@ from ggserve.api.prompts import cache_miss
 from ggserve.api.streaming import PING, Waiting, Writer, event, json_response
 from ggserve.generation import Delta
 
-WAITING = Waiting(PING, lambda error: event(anthropic_envelope(error), "error"))
+WAITING = Waiting(PING, lambda body: b"event: error\ndata: %s\n\n" % body)
 _SIGNATURE = "ggserve"  # clients require one for each thinking block and send it back; nothing reads it
 
 

@@ -86,7 +86,7 @@ class OllamaWriter(Writer):
 def waiting(model_name: str, *, chat: bool) -> Waiting:
     """Return what a stream sends while its model is loading."""
     alive = _written(_line(model_name, chat))
-    return Waiting(alive, lambda error: _written(ollama_envelope(error)), OllamaWriter.media_type)
+    return Waiting(alive, lambda body: body + b"\n", OllamaWriter.media_type)
 
 
 def _line(
