@@ -108,8 +108,6 @@ class ChatFormat:
     calls_as_text: bool = False  # the template writes no earlier calls: they are part of the content
     content: Literal["string", "parts"] = "string"  # the form of a message's content that the template reads
     refused: frozenset[Refusal] = frozenset()
-    # the parts of the format that predicted other renderings correctly
-    proven: frozenset[Literal["thought", "calls"]] = frozenset()
 
     @property
     def is_plain(self) -> bool:

@@ -1,4 +1,5 @@
-"""Chat templates for model files without one: those that the families' chat models were trained with.
+"""Chat templates by name: those of a model file, and for files without one those that the families' chat models were
+trained with.
 
 Each is a Jinja2 file in `templates`. If turns do not end with a token, the texts that end them are here.
 """
@@ -6,7 +7,10 @@ Each is a Jinja2 file in `templates`. If turns do not end with a token, the text
 from pathlib import Path
 
 from ggserve.errors import TemplateError
+from ggserve.modelfile.file import ModelFile, chat_template
 from ggserve.tokenizer.vocabulary import Metadata
+
+Template = tuple[str, tuple[str, ...]]  # source, and the texts that end its answers
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -32,7 +36,7 @@ _PROVEN: tuple[tuple[str, str, frozenset[bytes]], ...] = (
 )
 
 
-def family_template(metadata: Metadata) -> tuple[str, tuple[str, ...]] | None:
+def family_template(metadata: Metadata) -> Template | None:
     """Return the source and stop texts of the template that a legacy file's family and tokens prove, or None."""
     texts = set(metadata.get("tokenizer.ggml.tokens", ()))
     for family, name, tokens in _PROVEN:
@@ -41,7 +45,7 @@ def family_template(metadata: Metadata) -> tuple[str, tuple[str, ...]] | None:
     return None
 
 
-def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
+def read_chat_template(chosen: str) -> Template:
     """Return the source and stop texts of the template that CHAT_TEMPLATE names, built in or a file. Raises
     TemplateError if it is neither."""
     if chosen in NAMES:
@@ -54,3 +58,9 @@ def read_chat_template(chosen: str) -> tuple[str, tuple[str, ...]]:
         raise TemplateError(
             f"CHAT_TEMPLATE={chosen}: not a file ({reason}) and not one of {', '.join(NAMES)}"
         ) from None
+
+
+def chosen_template(file: ModelFile, chosen: str) -> Template:
+    """Return the same, where CHAT_TEMPLATE may also name a template of the model file."""
+    own = chat_template(file, chosen)
+    return read_chat_template(chosen) if own is None else (own, ())

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
+from ggserve.chat.codec import Codec, EngineCodec
+from ggserve.chat.named_templates import Template
 from ggserve.chat.reading import read_format
 from ggserve.chat.rendering import Chat, ChatRenderer
 from ggserve.chat.template import ChatTemplate
+from ggserve.modelfile.file import ModelFile, chat_template
 
 _MOST_GIVEN = 8  # templates of requests that are kept
 # The names of a file's templates for chats with tools, and for chats with documents.
@@ -54,3 +57,12 @@ class ChatRenderers:
         if self._named.get(TOOL_USE, self.main).own_tools:
             missing.append("tool calls (ggserve's own format is used)")
         return f"the chat template has no known format for {' and '.join(missing)}" if missing else ""
+
+
+def renderers_of(file: ModelFile, chosen: Template | None, codec: Codec | EngineCodec) -> ChatRenderers:
+    """Return the renderers of a model file. `chosen` replaces its templates. Raises TemplateError."""
+    bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
+    source, stop = chosen or (chat_template(file), ())
+    sources = {} if chosen else {name: chat_template(file, name) for name in PURPOSES}
+    named = {name: ChatTemplate(text, bos, eos) for name, text in sources.items() if text}
+    return ChatRenderers(ChatTemplate(source, bos, eos, stop), named, codec.control_texts, codec.end_texts)

@@ -100,9 +100,10 @@ class ChatRenderer:
         return {**({"reasoning_strength": effort} if effort else {}), **given, **switch}
 
     def _without_thought(self, text: str, state: ThoughtState, *, calls: bool) -> tuple[str, ThoughtState]:
-        """Return the prompt of an answer without thinking, for a template that has no switch for it."""
+        """Return the prompt of an answer without thinking, for a template that has no switch for it. A model that
+        thinks only on request needs none."""
         thought = self.form.thought
-        if thought is None:
+        if thought is None or (state == "free" and thought.on):
             return text, state
         if state == "open":
             return text + thought.close, "closed"

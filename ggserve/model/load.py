@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -12,9 +12,8 @@ from typing import Literal, TypedDict, TypeVar
 
 from ggserve.chat.codec import Codec, EngineCodec
 from ggserve.chat.infill import Infill
-from ggserve.chat.named_templates import family_template, read_chat_template
-from ggserve.chat.renderers import PURPOSES, ChatRenderers
-from ggserve.chat.template import ChatTemplate
+from ggserve.chat.named_templates import Template, chosen_template, family_template
+from ggserve.chat.renderers import ChatRenderers, renderers_of
 from ggserve.engines.choice import (
     EngineName,
     EngineWishes,
@@ -44,7 +43,6 @@ from ggserve.modelfile.accepts.llama_cpp import llama_cpp_objection
 from ggserve.modelfile.facts import ModelFacts, model_facts
 from ggserve.modelfile.file import (
     ModelFile,
-    chat_template,
     has_pooling,
     is_embedding_model,
     is_reranker,
@@ -64,7 +62,6 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 Report = Callable[[float], object]
-Template = tuple[str, Sequence[str]]  # a chat template and the texts that end its answers
 
 _LONG_TEXT = 8192  # characters; tokenizing more would block the event loop
 _NO_PROJECTOR = Path("none")  # value of MMPROJ_PATH
@@ -184,7 +181,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *,
     options = _with_projector(file, options)
     engine_name, reason = choose_engine(file, options)
     own = family_template(file) if isinstance(file, GGMLFile) else None
-    chosen = _chosen_template(file, options.chat_template) if options.chat_template else own
+    chosen = chosen_template(file, options.chat_template) if options.chat_template else own
     if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
         file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], report))
     if options.gpu_layers == "auto" and (engine_name == CTransformersEngine.name or not llama_cpp_uses_gpu(options)):
@@ -207,12 +204,6 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *,
     return Plan(file, options, engine_name, reason, chosen, planned)
 
 
-def _chosen_template(file: ModelFile, name: str) -> Template:
-    """Return the template that CHAT_TEMPLATE names: one of the file's templates, a built-in one, or a file."""
-    own = chat_template(file, name)
-    return read_chat_template(name) if own is None else (own, ())
-
-
 def _spare(file: ModelFile, options: LoadOptions, memory: int) -> int:
     """Bytes that KV caches may take if nothing is set: half of what the weights leave."""
     if options.gpu_layers != 0:
@@ -221,7 +212,7 @@ def _spare(file: ModelFile, options: LoadOptions, memory: int) -> int:
 
 
 def _shares_cache(file: ModelFile, options: LoadOptions) -> bool:
-    """Whether llama.cpp's slots can share one cache: not if whole slots are saved or hold images, nor in old builds."""
+    """Return whether llama.cpp's slots can share one cache: not if they are saved or hold images, nor in old builds."""
     build = chosen_build(options.llama_server)
     old = build is not None and not build.has(SHARED_CACHE)
     return not (old or options.prompt_cache_dir or options.mmproj_path or is_embedding_model(file))
@@ -321,7 +312,7 @@ def _load_ctransformers(
         opening = loader.submit(contexts[0].open)
         tokenizer = Tokenizer.from_metadata(file)
         codec = Codec(tokenizer)
-        renderers = _renderers(file, chosen, codec)
+        renderers = renderers_of(file, chosen, codec)
         tokenizer.show(renderers.shown_controls)
         opening.result()
     engine = CTransformersEngine(
@@ -360,7 +351,7 @@ def _load_llama_cpp(
     except ModelFileError as error:
         log.info("llama.cpp's own tokenizer: %s", error)
         codec = EngineCodec(file)
-    renderers = _renderers(file, chosen, codec)
+    renderers = renderers_of(file, chosen, codec)
     build = chosen_build(options.llama_server)
     label = f"llama-server {build.version} {build.path}" if build else f"xllamacpp {version('xllamacpp')}"
     states = _saved_states(file, options, label) if generates else None
@@ -437,12 +428,3 @@ def _named_ends(file: ModelFile, vocab_size: int) -> list[int]:
     """Return the tokens that the file itself declares as ends of an answer."""
     named = (file.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
     return sorted({int(token) for token in named if token is not None and 0 <= int(token) < vocab_size})
-
-
-def _renderers(file: ModelFile, chosen: Template | None, codec: Codec | EngineCodec) -> ChatRenderers:
-    """Return the renderers. `chosen`: a chat template and its stop texts, instead of the file's own."""
-    bos, eos = (codec.special_tokens[name] or "" for name in ("bos_token", "eos_token"))
-    source, stop = chosen or (chat_template(file), ())
-    sources = {} if chosen else {name: chat_template(file, name) for name in PURPOSES}
-    named = {name: ChatTemplate(text, bos, eos) for name, text in sources.items() if text}
-    return ChatRenderers(ChatTemplate(source, bos, eos, stop), named, codec.control_texts, codec.end_texts)

@@ -59,7 +59,7 @@ def test_settings_belong_to_a_model_under_any_of_its_names(tmp_path: Path) -> No
         ('[a]\nkeep_alive = "soon"', 2, "keep_alive of 'a'"),
         ('[a]\nengine = "vllm"', 2, "engine of 'a'"),
         ("[a]\nqueue_size = 5", 2, "queue_size of 'a': no such setting"),
-        ('[a]\naliases = ["x"]\n[b]\naliases = ["X"]', 4, "'x' is one of 'a' too"),
+        ('[a]\naliases = ["x"]\n[b]\naliases = ["X"]', 4, "'x' already means 'a'"),
         ("pinned = true", 1, "belongs in a model's table"),
         ("[a]\npinned = = true", 2, "Invalid value"),
     ],

@@ -38,7 +38,7 @@ def corrected(form: ChatFormat) -> ChatFormat:
         last="}<tool_call|>",
         arguments=ArgumentsFormat(syntax="gemma"),
     )
-    return replace(form, thought=thought, calls=calls, proven=frozenset(("thought", "calls")))
+    return replace(form, thought=thought, calls=calls)
 
 
 NAMES_SORTED = True  # the template sorts the members of objects

@@ -40,5 +40,4 @@ def corrected(form: ChatFormat) -> ChatFormat:
                 ("to=functions.", f"{_COMMENTARY}<|message|>"),
             ),
         ),
-        proven=frozenset(("thought", "calls")),
     )

@@ -43,5 +43,4 @@ def corrected(form: ChatFormat) -> ChatFormat:
         text_close="<|close|>response<|sep|>",
         dropped=("<|close|>message<|sep|>",),
         calls=calls,
-        proven=frozenset(("thought", "calls")),
     )

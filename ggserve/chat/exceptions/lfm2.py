@@ -22,4 +22,4 @@ def corrected(form: ChatFormat) -> ChatFormat:
         last=")]<|tool_call_end|>",
         arguments=ArgumentsFormat(syntax="parameters", after_key="=", between=", ", quote='"'),
     )
-    return replace(form, calls=calls, calls_as_text=form.calls is None, proven=form.proven | {"calls"})
+    return replace(form, calls=calls, calls_as_text=form.calls is None)

@@ -29,4 +29,4 @@ def corrected(form: ChatFormat) -> ChatFormat:
             cdata=True,
         ),
     )
-    return replace(form, calls=calls, proven=form.proven | {"calls"})
+    return replace(form, calls=calls)

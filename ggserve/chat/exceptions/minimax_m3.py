@@ -36,7 +36,7 @@ def corrected(form: ChatFormat) -> ChatFormat:
         after_text="\n",
         arguments=ArgumentsFormat(syntax="minimax"),
     )
-    return replace(form, calls=calls, proven=form.proven | {"calls"})
+    return replace(form, calls=calls)
 
 
 NAMES_SORTED = False

@@ -36,4 +36,4 @@ def corrected(form: ChatFormat) -> ChatFormat:
         ),
         others=(('<atem:function_calls>\n<atem:invoke name="', '">\n'),),
     )
-    return replace(form, calls=calls, dropped=("<|eom|><|start|>assistant",), proven=form.proven | {"calls"})
+    return replace(form, calls=calls, dropped=("<|eom|><|start|>assistant",))

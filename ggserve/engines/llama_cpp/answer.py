@@ -9,7 +9,8 @@ from typing import Any
 from ggserve.engines.banned import BannedStrings, Token
 from ggserve.engines.llama_cpp.fields import ruled_out
 from ggserve.engines.llama_cpp.scoring import NativeScorer
-from ggserve.engines.llama_cpp.transport import Chunk
+from ggserve.engines.llama_cpp.transport import BATCH, Chunk
+from ggserve.engines.llama_cpp.turns import Turn
 from ggserve.engines.logprobs import ShownTokens
 from ggserve.engines.request import RunningRequest
 from ggserve.engines.stop_strings import StopStrings
@@ -32,6 +33,7 @@ class Answer(RunningRequest):
         scorer: NativeScorer,
         *,
         slot: int,
+        turn: Turn,
         native_prompt: Callable[[Sequence[int]], Any],  # converts a prompt to llama.cpp's form
         prompt: Sequence[int] | None = None,  # if its tokens are known
         matcher: Matcher | None = None,
@@ -41,6 +43,7 @@ class Answer(RunningRequest):
         self.prompt = prompt
         self._has_room = has_room
         self._slot = slot
+        self.turn = turn
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._grammar = matcher
         self._context_length = context_length
@@ -54,6 +57,8 @@ class Answer(RunningRequest):
         self._index = index
         self._complete = False
         self._calls = 0  # number of native calls so far
+        self._evaluated = 0  # tokens of the prompt
+        self.rests = False  # the call has ended for another request's turn, and must be made again
         self._goes_on = True  # True if another native call follows
         self._rewound = False  # tokens were dropped, so this call is over
         self._before = 0  # tokens of earlier calls
@@ -106,7 +111,7 @@ class Answer(RunningRequest):
         except Exception as error:  # the native caller would swallow the exception
             log.exception("cannot parse a chunk from llama.cpp")
             self.end = GenerationError(f"{type(error).__name__}: {error}")
-        return self._complete or self.end is not None or self._rewound
+        return self._complete or self.end is not None or self._rewound or self.rests
 
     def _take(self, chunk: Chunk) -> None:
         if progress := chunk.get("prompt_progress"):
@@ -140,9 +145,14 @@ class Answer(RunningRequest):
     def _start(self, progress: dict[str, int]) -> None:
         if self._before:
             return
-        self._prompt_tokens, self._cached_tokens = progress["total"], progress["cache"]
-        self.progress.begin(self._slot, self._prompt_tokens, self._cached_tokens)
-        self.progress.advance(progress.get("processed", self._prompt_tokens))
+        evaluated, self._evaluated = self._evaluated, progress.get("processed", progress["total"])
+        if not evaluated:
+            self._prompt_tokens, self._cached_tokens = progress["total"], progress["cache"]
+            self.progress.begin(self._slot, self._prompt_tokens, self._cached_tokens)
+        self.progress.advance(self._evaluated)
+        # Without what was evaluated before, the prompt would never get to its end.
+        resumes = self.prompt is not None and self.params.cache_prompt and progress["cache"] >= evaluated - BATCH
+        self.rests = resumes and self._prompt_tokens - self._evaluated > BATCH and self.turn.shall_rest
         if self._prompt_tokens >= self._context_length:  # llama.cpp rounds the context up
             self.end = ContextOverflow(self._prompt_tokens, self._context_length)
 

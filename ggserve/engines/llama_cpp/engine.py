@@ -26,6 +26,7 @@ from ggserve.engines.llama_cpp.slot_keeper import Slot, SlotKeeper
 from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
+from ggserve.engines.llama_cpp.turns import Turns
 from ggserve.engines.pool import Pool
 from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
@@ -122,6 +123,7 @@ class LlamaCppEngine:
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
+        self._turns = Turns()
         self._closed = False
 
     async def generate(
@@ -227,7 +229,8 @@ class LlamaCppEngine:
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
         try:
             self._prepare(slot, prompt)
-            walk.run(trie)
+            with self._turns.turn():
+                walk.run(trie)
         finally:
             self._walks.discard(walk)
             self.pool.release(slot)
@@ -344,6 +347,7 @@ class LlamaCppEngine:
             self.context_length,
             self._scorer,
             slot=slot.id,
+            turn=self._turns.turn(params.priority),
             native_prompt=self._prompt,
             prompt=prompt,
             matcher=matcher,
@@ -357,7 +361,7 @@ class LlamaCppEngine:
                 yield delta
 
     def _has_room(self, slot: Slot, tokens: int) -> bool:
-        """Whether prompt and answer may have more than so many tokens."""
+        """Return whether prompt and answer may have more than this many tokens."""
         if tokens >= self.context_length:
             return False
         return self.pool.extend(slot, tokens + SLACK, tokens + _MORE_ROOM + SLACK) >= tokens + SLACK
@@ -380,7 +384,7 @@ class LlamaCppEngine:
                     break
                 answer.begin(index)
                 while (changes := answer.next_call(body)) is not None:
-                    self._transport.complete({**body, **changes}, answer.receive, lambda: answer.cancelled)
+                    self._complete({**body, **changes}, answer)
         except EngineError as error:
             answer.end = error
         finally:
@@ -389,6 +393,15 @@ class LlamaCppEngine:
             self._running.discard(answer)
             self.pool.release(slot)
             answer.put_end()
+
+    def _complete(self, body: dict[str, Any], answer: Answer) -> None:
+        """Make a native call, in several pieces if other requests get their turn in between."""
+        with answer.turn:
+            self._transport.complete(body, answer.receive, lambda: answer.cancelled)
+            while answer.rests and not answer.cancelled:
+                answer.turn.rest(lambda: answer.cancelled)
+                answer.rests = False
+                self._transport.complete(body, answer.receive, lambda: answer.cancelled)
 
     def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
         """Fill the slot with the saved part of a prompt, if prompts are saved. The pool chooses slots by their
@@ -414,7 +427,7 @@ class LlamaCppEngine:
         self, slots: list[Slot], inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool]
     ) -> list[Embedding]:
         body = {"input": [list(tokens) for tokens in inputs], "encoding_format": "float"}
-        with PROCESS.request():
+        with PROCESS.request(), self._turns.turn():
             answer = self._transport.compute("/v1/embeddings", body, cancelled)  # native code takes slots of its own
         if not answer:
             raise EngineClosed
@@ -441,6 +454,6 @@ class LlamaCppEngine:
 
 
 def _key(prompt: Sequence[int] | MediaPrompt) -> Sequence[int]:
-    """What prompts are compared by: token ids, or for one with images the characters of its text, as numbers that are
-    no ids."""
+    """Return the values by which prompts are compared: token ids, or for a prompt with images the characters of its
+    text, as numbers that are not ids."""
     return [-ord(character) for character in prompt.text] if isinstance(prompt, MediaPrompt) else prompt
