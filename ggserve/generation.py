@@ -292,7 +292,7 @@ class Ranking:
 
 
 class Queue(Protocol):
-    """How many requests wait for an engine."""
+    """The number of requests that wait for an engine."""
 
     capacity: int  # requests that may run and wait
 
@@ -308,7 +308,7 @@ class Queue(Protocol):
 
 
 class Occupancy(Queue, Protocol):
-    """How busy an engine's slots are."""
+    """The load of an engine's slots."""
 
     @property
     def idle(self) -> int:

@@ -56,7 +56,7 @@ class Batches(Generic[AnySlot]):
 
     @property
     def full(self) -> bool:
-        """Whether a request that comes now is turned away."""
+        """True if a new request would be turned away."""
         return self.queued >= self.capacity
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> list[Embedding]:

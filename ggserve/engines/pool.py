@@ -76,7 +76,7 @@ class Pool(Generic[AnySlot]):
 
     @property
     def full(self) -> bool:
-        """Whether a request that comes now is turned away."""
+        """True if a new request would be turned away."""
         return len(self._queue) >= self._queue_size and (bool(self._queue) or not self._idle)
 
     async def acquire(

@@ -135,7 +135,7 @@ class GGUFModel:
 
     @property
     def embedding_queue(self) -> Queue:
-        """How many embedding requests there are."""
+        """The load of embedding requests."""
         return self.engine.batches
 
     @property

@@ -212,7 +212,7 @@ def _spare(file: ModelFile, options: LoadOptions, memory: int) -> int:
 
 
 def _shares_cache(file: ModelFile, options: LoadOptions) -> bool:
-    """Whether llama.cpp's slots can share one cache: not if whole slots are saved or hold images, nor in old builds."""
+    """Return whether llama.cpp's slots can share one cache: not if they are saved or hold images, nor in old builds."""
     build = chosen_build(options.llama_server)
     old = build is not None and not build.has(SHARED_CACHE)
     return not (old or options.prompt_cache_dir or options.mmproj_path or is_embedding_model(file))

@@ -12,7 +12,7 @@ _OPEN, _CLOSE = "<|inner_prefix|>", "<|inner_suffix|>"
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return _OPEN in source and _CLOSE in source and "Deliberation: " in source
 
 

@@ -9,7 +9,7 @@ from ggserve.chat.format import CallsFormat, ChatFormat
 
 
 def applies(source: str) -> bool:
-    """Whether a template is one of them."""
+    """Return whether a template is one of them."""
     return "respond only with <|tool_call|> followed by a JSON list" in source
 
 

@@ -361,7 +361,7 @@ class LlamaCppEngine:
                 yield delta
 
     def _has_room(self, slot: Slot, tokens: int) -> bool:
-        """Whether prompt and answer may have more than so many tokens."""
+        """Return whether prompt and answer may have more than this many tokens."""
         if tokens >= self.context_length:
             return False
         return self.pool.extend(slot, tokens + SLACK, tokens + _MORE_ROOM + SLACK) >= tokens + SLACK
@@ -454,6 +454,6 @@ class LlamaCppEngine:
 
 
 def _key(prompt: Sequence[int] | MediaPrompt) -> Sequence[int]:
-    """What prompts are compared by: token ids, or for one with images the characters of its text, as numbers that are
-    no ids."""
+    """Return the values by which prompts are compared: token ids, or for a prompt with images the characters of its
+    text, as numbers that are not ids."""
     return [-ord(character) for character in prompt.text] if isinstance(prompt, MediaPrompt) else prompt

@@ -119,7 +119,7 @@ class PrivateListener:
 
 
 def whole_answer(parts: Iterable[bytes]) -> dict[str, Any]:
-    """What `stream` yields, parsed; empty where it ended early. Raises EngineError."""
+    """Return the parsed output of `stream`; empty if it ended early. Raises EngineError."""
     if not (text := b"".join(parts)):
         return {}
     try:

@@ -115,7 +115,7 @@ class NativeScorer:
         return {**found[0], "beside": entry["prob"]} if found else None
 
     def _told(self, prefix: Sequence[int], fields: dict[str, Any], slot: int) -> dict[str, Any] | None:
-        """What llama.cpp tells of the one token that it is asked for."""
+        """Return llama.cpp's report on the only requested token."""
         chunks: list[Chunk] = []
 
         def receive(chunk: Chunk) -> bool:

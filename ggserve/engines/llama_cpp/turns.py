@@ -40,7 +40,7 @@ class Turn:
 
     @property
     def shall_rest(self) -> bool:
-        """Whether another request shall have the next piece of time."""
+        """Return whether another request should get the next turn."""
         return bool(self._rivals())
 
     def rest(self, cancelled: Callable[[], bool]) -> None:
