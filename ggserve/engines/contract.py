@@ -42,7 +42,7 @@ class Tuning:
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
     mmproj_path: Path | None = None  # a projector in GGUF, which turns images into embeddings; llama.cpp only
     lora_path: Path | tuple[Path, ...] = ()  # LoRA adapters in GGUF; llama.cpp only
-    lora_scale: float | tuple[float, ...] = 1.0  # of all, or of each
+    lora_scale: float | tuple[float, ...] = (1.0,)  # of all, or of each
 
     @property
     def adapters(self) -> tuple[tuple[Path, float], ...]:
