@@ -63,9 +63,7 @@ def main(arguments: list[str] | None = None, *, model_path: str = "") -> int:
 
             return health(rest)
         case "cluster":
-            from ggserve.cluster.application import main as cluster
-
-            cluster()
+            return _cluster(rest)
         case _:
             return _serve(rest if command == "serve" else arguments, model_path)
     return 0
@@ -78,6 +76,21 @@ def _open_standard_streams() -> None:
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is `number`
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
+
+
+def _cluster(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print(
+            "usage: ggserve cluster\n\nStart replicas of the server on Ray Serve. Set REPLICAS and other variables first."
+        )
+        return 0
+    if arguments:
+        print("ggserve: cluster takes no arguments: set environment variables instead", file=sys.stderr)
+        return 2
+    from ggserve.cluster.application import main
+
+    main()
+    return 0
 
 
 def _serve(arguments: list[str], model_path: str) -> int:

@@ -30,6 +30,12 @@ def test_the_app_does_not_import_the_hub_s_library() -> None:
     assert run("-c", "import sys, ggserve.app; print('huggingface_hub' in sys.modules)").stdout == "False\n"
 
 
+def test_cluster_explains_itself_and_takes_no_arguments() -> None:
+    assert run("-m", "ggserve", "cluster", "--help").stdout.startswith("usage: ggserve cluster")
+    refused = run("-m", "ggserve", "cluster", "--replicas", "2")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
 def test_a_module_is_the_command() -> None:
     assert run("-m", "ggserve", "version").stdout == f"ggserve {__version__}\n"
 
