@@ -80,9 +80,7 @@ def _open_standard_streams() -> None:
 
 def _cluster(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
-        print(
-            "usage: ggserve cluster\n\nStart replicas of the server on Ray Serve. Set REPLICAS and other variables first."
-        )
+        print("usage: ggserve cluster\n\nStart replicas of the server on Ray Serve: docs/cluster.md has the settings.")
         return 0
     if arguments:
         print("ggserve: cluster takes no arguments: set environment variables instead", file=sys.stderr)
