@@ -15,6 +15,7 @@ from ggserve.modelfile.tensor_types import TENSOR_TYPES
 
 log = logging.getLogger("ggserve.model")
 
+_LONGEST = 1 << 20  # tokens of a default context, whatever a file says
 _SMALL_CONTEXT = 4096  # tokens: a default context is shorter only where the model's own is, or memory ends
 DEFAULT_SLOTS = 4  # answers at the same time, where PARALLEL does not say
 _OWN_CACHES = 1 << 30  # bytes up to which each slot has a cache of its own for the whole context
@@ -71,7 +72,7 @@ def plan_memory(
     fit = int(spare / max(1.0, token_bytes)) // (1 if shares_cache else wanted_slots)
     if is_embedding_model(file):  # its batch is as long as its context, and takes the square of that
         fit = _SMALL_CONTEXT
-    length = context_length or min(trained, max(_SMALL_CONTEXT, fit // _ROUND * _ROUND))
+    length = context_length or min(trained, _LONGEST, max(_SMALL_CONTEXT, fit // _ROUND * _ROUND))
     plan = MemoryPlan(length, 1, int(token_bytes * length))
     if isinstance(file, GGMLFile):
         plan = _legacy_plan(file, length)

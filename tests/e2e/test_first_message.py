@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 
 from tests.conftest import serve
+from tests.shallow_model import write_shallow_model
 
 WORDS = "The text that this tool works on, with all that it needs to know about it. "
 TOOLS: Any = [
@@ -21,7 +22,8 @@ TOOLS: Any = [
 
 
 def test_tools_of_more_than_4096_tokens_are_evaluated_once(tmp_path, default_path):
-    with serve(tmp_path) as server, httpx.Client(base_url=server.url, timeout=500) as client:
+    model = write_shallow_model(default_path, tmp_path / "model.gguf")
+    with serve(tmp_path, MODEL_PATH=str(model)) as server, httpx.Client(base_url=server.url, timeout=500) as client:
 
         def ask(*texts: str) -> dict[str, Any]:
             roles = ("user", "assistant")

@@ -103,7 +103,7 @@ def test_a_model_without_the_tokens_says_which(server: Server, path: str, body: 
     answer = httpx.post(f"{server.url}{path}", json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, field)
-    assert "no token for the prefix, the suffix, the middle" in error["message"]
+    assert "no fill-in-the-middle token for the prefix, the suffix, the middle" in error["message"]
 
 
 def test_fields_that_make_no_sense_are_named(coder: Server) -> None:

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from tests.conftest import Server, serve
+from tests.shallow_model import write_shallow_model
 
 SYSTEM = "You help with cooking. " + "Answer in one word, and be kind to cats. " * 12
 LATER = "Some people like the sea in summer and the hills in autumn. " * 12
@@ -22,7 +23,8 @@ LONG = " ".join(f"{number} men went to mow a meadow." for number in range(60))  
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, default_path: Path, original_path: Path
 ) -> Iterator[Server]:
-    path = default_path if request.param == "ctransformers" else original_path
+    source = default_path if request.param == "ctransformers" else original_path
+    path = write_shallow_model(source, tmp_path_factory.mktemp("model") / "model.gguf")
     settings = {"ENGINE": request.param, "MODEL_PATH": str(path), "CONTEXT_LENGTH": "2048", "PARALLEL": "1"}
     with serve(tmp_path_factory.mktemp("logs"), **settings, PROMPT_CACHE="0") as server:
         yield server

@@ -44,7 +44,14 @@ def test_a_slot_takes_no_copy_of_the_weights(family: str, tmp_path: Path) -> Non
     """Of the cache alone it takes at most what it took; for starcoder one head's, where there were all."""
     source = read_ggml(FAMILY_FILES / f"{family}.f32.bin", family)
     gguf = read_model_file(as_gguf(source, tmp_path, None))
-    limits = {"context_length": 64, "slots": None, "memory": 1 << 34, "uses_gpu": False, "shares_gpu": True}
+    limits = {
+        "context_length": 64,
+        "slots": None,
+        "memory": 1 << 34,
+        "spare": 1 << 34,
+        "uses_gpu": False,
+        "shares_gpu": True,
+    }
     old, new = plan_memory(source, **limits), plan_memory(gguf, **limits)
     assert (old.slots, new.slots) == (1, 4)
     width = source.header.n_embd // source.header.n_head

@@ -73,6 +73,6 @@ def test_a_full_disk_is_one_line_and_nothing_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(ModelFileError, match="of disk, 0 MiB are free"):
+    with pytest.raises(ModelFileError, match="of disk space, but 0 MiB are free"):
         as_gguf(read_ggml(source), tmp_path / "models", None)
     assert os.listdir(tmp_path / "models") == []

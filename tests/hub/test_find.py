@@ -72,7 +72,7 @@ def test_odd_numbers_make_no_parts(name: str) -> None:
         (
             ["m-00002-of-00003.gguf", "m-00001-of-00003.gguf"],
             None,
-            "parts of a model, and m-00003-of-00003.gguf is not",
+            "parts of a model, but m-00003-of-00003.gguf is missing",
         ),
         (["a.gguf", "m-00002-of-00002.gguf"], "m-00002-of-00002.gguf", "m-00001-of-00002.gguf is missing"),
         (

@@ -216,7 +216,7 @@ def tensor(name: str, shape: tuple[int, ...], kind: int = 0, offset: int = 0) ->
         ([], [tensor("t", (1, 1, 1, 1, 1))], "5 dimensions"),
         ([], [tensor("t", (4, 0))], "empty"),
         ([], [tensor("t", (4,), 4)], "unknown type 4"),
-        ([], [tensor("t", (33,), 2)], "no multiple"),
+        ([], [tensor("t", (33,), 2)], "not a multiple"),
         ([], [tensor("t", (4,), 0, 7)], "not aligned"),
         ([], [tensor("t", (2**40, 2**40, 2**40))], "truncated: tensor 't'"),
         ([], [tensor("t", (4,), 0, 2**63)], "truncated: tensor 't'"),

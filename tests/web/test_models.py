@@ -52,4 +52,4 @@ def test_one_model_is_shown_and_nothing_can_be_pulled(page, common_server: Serve
     page.click("#open-models")
     page.until(lambda: len(page.texts(".model-title")) == 1)
     assert not page.shown("#pull")
-    assert "of memory in use" in page.text("#memory-text")
+    assert "of memory used by models" in page.text("#memory-text")
