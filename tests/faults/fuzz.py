@@ -153,8 +153,8 @@ class Outcome:
         return "\n".join([head, *self.bad[:50], f"{len(self.bad)} answers that should not be"])
 
 
-def request(endpoints: list[tuple[str, str]], chance: random.Random) -> Request:
-    """One for any of the endpoints (path and method)."""
+def request(endpoints: list[tuple[str, str]], chance: random.Random, size: int = 0) -> Request:
+    """One for any of the endpoints (path and method), with a body of about `size` bytes."""
     path, method = chance.choice(endpoints)
     headers = {"content-type": "application/json"}
     if chance.random() < 0.05:
@@ -178,6 +178,8 @@ def request(endpoints: list[tuple[str, str]], chance: random.Random) -> Request:
     else:
         for _ in range(chance.choice([0, 1, 1, 2, 3, 6])):
             body = _mutated(body, chance)
+    if size:
+        body = _enlarged(body, chance, size)
     raw = json.dumps(body, ensure_ascii=chance.random() < 0.7).encode("utf-8", "surrogatepass")
     if chance.random() < 0.1:
         raw = _mangled(raw, chance)
@@ -211,6 +213,15 @@ def _mutated(body: Any, chance: random.Random) -> Any:
     return body
 
 
+def _enlarged(body: Any, chance: random.Random, size: int) -> Any:
+    """Return a body in which a text or a list is repeated until it has `size` bytes."""
+    body = {"a": body}
+    holder, key = chance.choice(list(_places(body)))
+    part = holder[key] if isinstance(holder[key], list | str) and holder[key] else "a word "
+    holder[key] = part * (size // len(json.dumps(part)))
+    return body["a"]
+
+
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in list(items):
@@ -241,7 +252,7 @@ def _mangled(raw: bytes, chance: random.Random) -> bytes:
     return bytes(content)
 
 
-async def fuzz(url: str, first: int, count: int, *, seed: int, clients: int, seconds: float) -> Outcome:
+async def fuzz(url: str, first: int, count: int, *, seed: int, clients: int, seconds: float, size: int = 0) -> Outcome:
     """Send the requests, several at once, and check that all slots are free afterwards."""
     outcome, started = Outcome(), time.monotonic()
     async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as client:
@@ -255,9 +266,10 @@ async def fuzz(url: str, first: int, count: int, *, seed: int, clients: int, sec
                     return
                 await _send(client, outcome, number, each)
 
-        for start in range(first, first + count, _AT_ONCE):
-            numbers = range(start, min(start + _AT_ONCE, first + count))
-            made = iter([(number, request(endpoints, random.Random(f"{seed} {number}"))) for number in numbers])
+        at_once = clients if size else _AT_ONCE
+        for start in range(first, first + count, at_once):
+            numbers = range(start, min(start + at_once, first + count))
+            made = iter([(number, request(endpoints, random.Random(f"{seed} {number}"), size)) for number in numbers])
             await asyncio.gather(*(one_client(made) for _ in range(clients)))
         deadline = time.monotonic() + 10
         while (health := (await client.get("/health")).json())["slots_idle"] != health["slots"] or health["waiting"]:
@@ -294,6 +306,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for all together")
+    parser.add_argument("--size", type=int, default=0, help="bytes that each body is enlarged to")
     parser.add_argument("--engine", choices=["ctransformers", "llama.cpp"], default="ctransformers")
     parser.add_argument("--model", type=Path, default=FAMILY_FILES / "llama.f16.v2.gguf")
     options = parser.parse_args()
@@ -307,6 +320,7 @@ def main() -> int:
                 seed=options.seed,
                 clients=options.clients,
                 seconds=options.seconds,
+                size=options.size,
             )
         )
         console = server.log("console")
