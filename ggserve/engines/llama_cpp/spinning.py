@@ -16,9 +16,7 @@ from contextlib import contextmanager, suppress
 
 _TASKS = "/proc/self/task"
 _PERIOD = 0.2  # seconds between checks
-_CROWDED = (
-    0.5  # part of the time that threads could run and have no core: 0.57 beside a program per core, 0.36 beside less
-)
+_CROWDED = 0.67  # part of the time that threads could run and had no core; beside a program on each core it is 0.57
 _BOUNDED = 3.0  # seconds of bounded spinning before the next check
 
 
