@@ -75,7 +75,7 @@ class NestedArguments:
             case "object" if "properties" in schema:
                 return self._syntax.object_value(self.members(schema))
             case "array":
-                return self._syntax.list_value(self._value(schema.get("items")))
+                return self._syntax.list_value(self._named(self._value(schema.get("items"))))  # it is written twice
             case "integer" | "number" | "boolean" | "null":
                 bounds = {key: schema[key] for key in _BOUNDS if key in schema}
                 return self._syntax.scalar_value(schema_rule({"type": kind, **bounds}, lenient=True))

@@ -144,7 +144,7 @@ class _Translator:
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         others = schema.get("items", True)
         if not first:
-            return _brackets(_listed(self.value(others), least, most) if others is not False else NOTHING)
+            return _brackets(_listed(self._named(self.value(others)), least, most) if others is not False else NOTHING)
         after: Rule = NOTHING
         if others is not False and (most is None or most > len(first)):
             further = None if most is None else most - len(first)
@@ -166,7 +166,8 @@ class _Translator:
                 properties[name] = others
         pairs = [self._pair(name, inner) for name, inner in properties.items()]
         least, most = schema.get("minProperties", 0), schema.get("maxProperties")
-        other = self._other_pair(schema, others, properties)
+        pair = self._other_pair(schema, others, properties)
+        other = None if pair is None else self._named(pair)
         if not pairs:
             return _braces(_listed(other, least, most) if other is not None else NOTHING)
         if least > len(required) or (most is not None and (other is not None or most < len(properties))):

@@ -213,7 +213,7 @@ def in_order(
     occurs, and `closing` after the last; `empty` stands for no items. `named` gives a name to a rule that is used
     twice."""
     begun = closing
-    for item, required in reversed(items):
+    for item, required in reversed([(named(item), required) for item, required in items]):
         after = named(begun)
         first = sequence(opening, item, after)
         if required:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ggserve.generation import Grammar, schema_grammar
 from ggserve.grammar.gbnf import gbnf
 from ggserve.grammar.lark import lark
 from ggserve.grammar.matcher import Grammars, byte_vocabulary
+from ggserve.grammar.requested import rules
 from ggserve.messages import Tools
 
 THINK = ThoughtFormat(open="<think>\n", close="\n</think>\n\n", none="<think>\n\n</think>\n\n")
@@ -257,6 +258,25 @@ WRITTEN = {
         "#<at>#<city>Rome#</city>#</at>#<tags>#<item>x#</item>#</tags>",
     ],
 }
+
+
+@pytest.mark.parametrize("name", ["hermes", *WRITTEN])
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda inner: {"type": "array", "items": inner},
+        lambda inner: {"type": "object", "properties": {"a": {"type": "integer"}, "b": inner}},
+    ],
+)
+def test_deep_schemas_are_written_once(name: str, nested: Callable[[Any], Any]):
+    schema: Any = {"type": "string"}
+    for _ in range(40):
+        schema = nested(schema)
+    parameters = {"type": "object", "properties": {"x": schema}}
+    tools = Tools(({"type": "function", "function": {"name": "f", "parameters": parameters}},), required=True)
+    grammar = answer_grammar(FORMATS[name], tools, None, "closed")
+    assert grammar is not None
+    assert len(gbnf(rules(grammar))) < 20_000
 
 
 @pytest.mark.parametrize("name", WRITTEN)
