@@ -44,7 +44,7 @@ from ggserve.hub.find import find_model_file
 from ggserve.machine import give_back_memory, memory_for_models, return_large_blocks
 from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
-from ggserve.model.load import LoadOptions, Report, plan_load
+from ggserve.model.plan import LoadOptions, Report, plan_load
 from ggserve.model.registry import ModelRegistry
 from ggserve.server.logs import LOGGERS, configure_logs
 from ggserve.server.signals import graceful_stop, running_server

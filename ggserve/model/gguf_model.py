@@ -30,7 +30,8 @@ from ggserve.messages import Document, Tools
 from ggserve.model.catalog import model_name
 from ggserve.model.chats import Chat, Chats, render_text
 from ggserve.model.decisions import Decider, Decision, Question
-from ggserve.model.load import LoadArguments, LoadOptions, Report, load
+from ggserve.model.load import load
+from ggserve.model.plan import LoadArguments, LoadOptions, Report
 from ggserve.model.prompt_memory import Parts, lora_of
 from ggserve.modelfile.facts import ModelFacts, file_sampling
 from ggserve.prompt_progress import PromptProgress

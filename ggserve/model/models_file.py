@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ggserve.durations import seconds
 from ggserve.errors import ModelFileError
 from ggserve.generation import SAMPLING_DEFAULTS
-from ggserve.model.load import LoadOptions
+from ggserve.model.plan import LoadOptions
 from ggserve.settings import Settings
 
 NAME = "models.toml"

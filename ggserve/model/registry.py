@@ -19,7 +19,7 @@ from ggserve.generation import Feature
 from ggserve.machine import give_back_memory
 from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
-from ggserve.model.load import Report
+from ggserve.model.plan import Report
 from ggserve.model.resident import Resident
 
 log = logging.getLogger("ggserve.main")

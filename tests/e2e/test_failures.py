@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from ggserve.api.errors import install_error_handlers
 from ggserve.api.record import RecordMiddleware
 from ggserve.errors import ModelFileError
-from ggserve.model.load import LoadOptions, load
+from ggserve.model.load import load
+from ggserve.model.plan import LoadOptions
 from ggserve.modelfile.gguf import read_gguf
 from tests.api.state import app_state
 from tests.conftest import FAMILY_FILES, serve

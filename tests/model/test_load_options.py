@@ -3,7 +3,7 @@
 from dataclasses import MISSING, fields
 from typing import get_type_hints
 
-from ggserve.model.load import LoadArguments, LoadOptions
+from ggserve.model.plan import LoadArguments, LoadOptions
 from ggserve.settings import Settings
 
 
