@@ -48,6 +48,14 @@ def test_links_and_anchors_resolve(page):
         assert not anchor or anchor in anchors(target), f"{name}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    named = re.findall(
+        r"\b(?:tests|ggserve|bench|deploy|docs)/[\w./-]+\.(?:py|md|yaml|json|service|toml)\b", page.read_text("utf-8")
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 @pytest.mark.parametrize("term", SEARCHES)
 def test_a_search_for_the_usual_term_finds_a_page(term):
     words = re.compile(term.replace(" ", r"[\s_]+"), re.IGNORECASE)
