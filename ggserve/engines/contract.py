@@ -41,13 +41,13 @@ class Tuning:
     kv_cache_type: CacheType = "f16"  # llama.cpp only
     flash_attention: Literal["auto", "on", "off"] = "auto"  # llama.cpp's
     mmproj_path: Path | None = None  # a projector in GGUF, which turns images into embeddings; llama.cpp only
-    lora_path: Path | tuple[Path, ...] = ()  # LoRA adapters in GGUF; llama.cpp only
+    lora_path: Path | tuple[Path, ...] | None = ()  # LoRA adapters in GGUF; llama.cpp only
     lora_scale: float | tuple[float, ...] = (1.0,)  # of all, or of each
 
     @property
     def adapters(self) -> tuple[tuple[Path, float], ...]:
         """The LoRA adapters and their scales. Raises ValueError if the numbers of paths and scales differ."""
-        paths = (self.lora_path,) if isinstance(self.lora_path, Path) else self.lora_path
+        paths = (self.lora_path,) if isinstance(self.lora_path, Path) else self.lora_path or ()
         scales = self.lora_scale if isinstance(self.lora_scale, tuple) else (self.lora_scale,)
         return tuple(zip(paths, scales * len(paths) if len(scales) == 1 else scales, strict=True))
 

@@ -62,7 +62,7 @@ class LoadArguments(TypedDict, total=False):
     kv_cache_type: CacheType
     flash_attention: Literal["auto", "on", "off"]
     mmproj_path: Path | None
-    lora_path: Path | tuple[Path, ...]
+    lora_path: Path | tuple[Path, ...] | None
     lora_scale: float | tuple[float, ...]
 
 
