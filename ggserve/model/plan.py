@@ -135,6 +135,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *,
         uses_gpu=options.gpu_layers != 0,
         shares_gpu=engine_name != CTransformersEngine.name,
         shares_cache=engine_name == LlamaCppEngine.name and _shares_cache(file, options),
+        goes_beyond=engine_name != LlamaCppEngine.name or "--override-kv" in options.llama_args,
         cache_type=options.kv_cache_type,
         draft=draft,
     )

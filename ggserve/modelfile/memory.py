@@ -52,6 +52,7 @@ def plan_memory(
     uses_gpu: bool,
     shares_gpu: bool,
     shares_cache: bool = False,
+    goes_beyond: bool = True,
     cache_type: str = "f16",
     draft: ModelFile | None = None,
 ) -> MemoryPlan:
@@ -59,10 +60,13 @@ def plan_memory(
     `spare` bytes for caches of sizes that are not set.
 
     `shares_gpu`: whether the engine can run several answers on a GPU. `shares_cache`: whether all slots share one
-    cache, in which a request uses what others leave. `cache_type`: type of a GGUF file's keys and values. `draft`: a
-    draft model, which has a cache of its own. Raises ModelFileError if not even one slot fits.
+    cache, in which a request uses what others leave. `goes_beyond`: whether the engine evaluates more tokens than a
+    GGUF model was trained on. `cache_type`: type of a GGUF file's keys and values. `draft`: a draft model, which has a
+    cache of its own. Raises ModelFileError if not even one slot fits.
     """
     trained = int(file.get(f"{file.architecture}.context_length"))
+    if context_length and context_length > trained and not isinstance(file, GGMLFile):
+        context_length = _beyond_training(file, context_length, trained, goes_beyond=goes_beyond)
     token_bytes = cache_bytes_per_token(file, cache_type) + (cache_bytes_per_token(draft) if draft else 0)
     alone = uses_gpu or isinstance(file, GGMLFile)  # of legacy files the weights are copied for each slot
     wanted_slots = slots or (1 if alone else DEFAULT_SLOTS)
@@ -76,12 +80,6 @@ def plan_memory(
     plan = MemoryPlan(length, 1, int(token_bytes * length))
     if isinstance(file, GGMLFile):
         plan = _legacy_plan(file, length)
-    elif length > trained and "position_embd.weight" in file.tensors:  # llama.cpp would read past the end of it
-        raise ModelFileError(
-            f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model: set it lower"
-        )
-    elif length > trained:
-        log.warning("CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on", length, trained)
     if plan.slot_bytes > memory:
         raise ModelFileError(
             f"{file.path.name} needs {plan.slot_bytes / 1e9:.1f} GB for a context of {plan.context_length} tokens, but "
@@ -116,6 +114,20 @@ def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
     numbers = (keys + values) * largest("attention.head_count_kv", heads) * largest("block_count", 0)
     kind = next(kind for kind in TENSOR_TYPES.values() if kind.name.lower() == cache_type)
     return numbers * kind.nbytes / kind.block
+
+
+def _beyond_training(file: ModelFile, length: int, trained: int, *, goes_beyond: bool) -> int:
+    """Return the context length for a setting that is longer than what the model was trained on."""
+    if "position_embd.weight" in file.tensors:  # llama.cpp would read past the end of it
+        raise ModelFileError(
+            f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model: set it lower"
+        )
+    warning = "CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on"
+    if goes_beyond:
+        log.warning(warning, length, trained)
+        return length
+    log.warning(f"{warning}, and llama.cpp takes no more: the context has %d tokens", length, trained, trained)
+    return trained
 
 
 def _legacy_plan(file: GGMLFile, length: int) -> MemoryPlan:

@@ -14,8 +14,9 @@ from tests.processes import clean_environment
 def test_spinning_is_bounded_unless_the_user_bounds_it():
     environment: dict[str, str] = {}
     bound_spinning(environment)
-    assert 0 < int(environment["GOMP_SPINCOUNT"]) < 300_000
-    for own in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}):
+    assert 1000 < int(environment["GOMP_SPINCOUNT"]) < 300_000
+    assert (environment["OMP_WAIT_POLICY"], environment["KMP_BLOCKTIME"]) == ("active", "1")
+    for own in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "passive"}, {"KMP_BLOCKTIME": "0"}):
         environment = dict(own)
         bound_spinning(environment)
         assert environment == own

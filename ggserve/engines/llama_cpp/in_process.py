@@ -19,7 +19,6 @@ from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.completion_reader import CompletionReader
 from ggserve.engines.llama_cpp.listener import PrivateListener, whole_answer
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
-from ggserve.engines.llama_cpp.spinning import SPINNING
 from ggserve.engines.llama_cpp.stack import widen_stacks
 from ggserve.engines.llama_cpp.transport import (
     BATCH,
@@ -102,17 +101,15 @@ class InProcess:
             self._complete(body, receive_begun, cancelled)
 
     def _complete(self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
-        with SPINNING.request():
-            if self._sees:  # with a projector, the Python interface accepts neither images nor token ids
-                self._stream(body, receive, cancelled)
-            else:
-                self._call(self._server.handle_completions, body, receive)
+        if self._sees:  # with a projector, the Python interface accepts neither images nor token ids
+            self._stream(body, receive, cancelled)
+        else:
+            self._call(self._server.handle_completions, body, receive)
 
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport. The Python interface knows no way to cancel."""
         try:
-            with SPINNING.request():
-                return whole_answer(self._listener.stream(path, orjson.dumps(body), cancelled))
+            return whole_answer(self._listener.stream(path, orjson.dumps(body), cancelled))
         except (OSError, EOFError) as error:
             raise GenerationError(f"llama.cpp broke off its answer: {error}") from error
 
