@@ -1,6 +1,7 @@
 """llama.cpp in a child process: its life, its input, and errors before it starts."""
 
 import asyncio
+import ctypes
 import dataclasses
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 
 from ggserve.engines.llama_cpp.build import read_build
 from ggserve.engines.llama_cpp.completion_reader import CompletionReader
+from ggserve.engines.llama_cpp.job_object import Limits
 from ggserve.engines.llama_cpp.listener import _Body
 from ggserve.errors import EngineError, EngineUnavailable, GenerationError
 from ggserve.generation import Grammar, SamplingParams
@@ -110,6 +112,11 @@ def test_it_ends_with_its_parent_however_that_ends(original_path: Path, tmp_path
     parent.kill()
     parent.wait()
     child.wait(20)
+
+
+@pytest.mark.skipif(sys.maxsize < 2**32, reason="sizes of a 64-bit process")
+def test_the_limits_of_a_job_object_are_laid_out_as_windows_has_them():
+    assert (Limits.flags.offset, Limits.io_counters.offset, ctypes.sizeof(Limits)) == (16, 64, 144)
 
 
 def test_it_lives_on_when_the_thread_that_loaded_the_model_ends(original_path: Path, tmp_path: Path):

@@ -20,6 +20,9 @@ from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.transport import ServerPlan
 from ggserve.errors import EngineClosed, EngineError, EngineUnavailable, one_line
 
+if sys.platform == "win32":
+    from ggserve.engines.llama_cpp.job_object import end_together
+
 log = logging.getLogger("ggserve.model")
 
 _MOST_DEATHS = 5  # crashes in a row, after which the model is unavailable
@@ -254,6 +257,8 @@ class LlamaServer:
                 env={**child_environment(), "LLAMA_MEDIA_MARKER": f"<__media_{listener.key}__>"},
                 start_new_session=True,  # a Ctrl-C is for this process, which ends the child when it is done
             )
+        if sys.platform == "win32":
+            end_together(process.pid)
         assert process.stdout is not None
         reader = threading.Thread(target=self._read, args=(process.stdout,), name="llama-server's log", daemon=True)
         reader.start()
@@ -283,7 +288,7 @@ class LlamaServer:
     def _why(self, code: int) -> str:
         """Return why it ended: its last output, and its exit status."""
         ended = f"exit code {code}"
-        if code < 0:
+        if sys.platform != "win32" and code < 0:
             ended = f"killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
                 ended += ", memory may have run out"
