@@ -2,7 +2,7 @@
 
 import codecs
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,11 +36,13 @@ class Answer(RunningRequest):
         turn: Turn,
         native_prompt: Callable[[Sequence[int]], Any],  # converts a prompt to llama.cpp's form
         prompt: Sequence[int] | None = None,  # if its tokens are known
+        end_ids: Collection[int] = (),  # tokens that end an answer
         matcher: Matcher | None = None,
         has_room: Callable[[int], bool] = lambda tokens: True,  # whether prompt and answer may have more tokens
     ) -> None:
         super().__init__(params)
         self.prompt = prompt
+        self._end_ids = end_ids
         self._has_room = has_room
         self._slot = slot
         self.turn = turn
@@ -93,7 +95,7 @@ class Answer(RunningRequest):
         tokens = min(1 if forbidden else params.min_tokens - made if early else room, room)
         self._goes_on = tokens < room  # unless it ends earlier
         self._before = made
-        never = forbidden.union(params.stop_token_ids if early else ())
+        never = forbidden.union((*params.stop_token_ids, *self._end_ids) if early else ())
         return {
             **seed,
             "prompt": self._native_prompt([*self.prompt, *self._ids]),

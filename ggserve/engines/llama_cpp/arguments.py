@@ -1,5 +1,6 @@
 """The command line of a llama-server: ggserve's arguments, in the build's spelling, and those of LLAMA_ARGS."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ _OWN = {
     "--threads": "THREADS",
     "--threads-batch": "THREADS",
     "--n-gpu-layers": "GPU_LAYERS",
+    "--gpu-layers": "GPU_LAYERS",
     "--fit": "GPU_LAYERS",
     "--chat-template": "CHAT_TEMPLATE",
     "--chat-template-file": "CHAT_TEMPLATE",
@@ -82,6 +84,7 @@ _OWN = {
             "--timeout",
             "--threads-http",
             "--ui",
+            "--webui",
         ),
         "",
     ),
@@ -155,7 +158,7 @@ class CommandLine:
             arguments += self._optional("--no-kv-unified")
         for flag in ("--no-context-shift", "--no-cache-idle-slots", "--offline"):
             arguments += self._optional(flag)
-        arguments += self._optional("--no-ui") or self._optional("--no-webui")
+        arguments += self._optional("--no-ui") or self._optional("--no-webui") or self._optional("--webui", "none")
         if "trace" in build.flag_help("--log-verbosity"):
             arguments += ["--log-verbosity", "4"]  # reports the layers on the GPU
         return arguments
@@ -193,30 +196,46 @@ class CommandLine:
 
     def _speculation(self) -> list[str]:
         options = self._plan.options
+        # In some builds each type of speculation is a flag of its own, with its numbers.
+        staged = "n_max" in self._build.flag_help("--spec-type")
         types, arguments = [], []
-        if options.speculate == "ngram-mod":
+        if options.speculate == "ngram-mod" and staged:
+            types.append(f"ngram-mod:n_max={MOST_GUESSES},n_min={FEWEST_GUESSES},ngram_size_n={KNOWN_TOKENS}")
+        elif options.speculate == "ngram-mod":
             types.append("ngram-mod")
             for name, value in (("match", KNOWN_TOKENS), ("min", FEWEST_GUESSES), ("max", MOST_GUESSES)):
                 arguments += self._needed(f"--spec-ngram-mod-n-{name}", "SPECULATE=ngram-mod", str(value))
         if options.draft_model is not None:
-            types.append("draft-simple")
+            types.append("draft" if staged else "draft-simple")
             arguments += self._needed("--model-draft", "DRAFT_MODEL", str(options.draft_model))
             arguments += self._optional("--threads-draft", str(options.threads))
             if options.gpu_layers != "auto":
-                arguments += self._optional("--n-gpu-layers-draft", str(options.gpu_layers))
+                arguments += self._layers("-draft", options.gpu_layers)
         if types and self._build.has("--spec-type"):
-            arguments += ["--spec-type", ",".join(types)]
+            for kind in types if staged else [",".join(types)]:
+                arguments += ["--spec-type", kind]
         return arguments
 
     def _gpu(self, layers: int | None) -> list[str]:
-        fits = self._build.has("--fit")
+        build = self._build
+        fits = build.has("--fit") and bool(self._layers("", 0))
+        switch = not re.search(r"\bo(n|ff)\b", build.flag_help("--fit"))  # --fit takes no value
         if layers is None:
-            return ["--fit", "on"] if fits else ["--n-gpu-layers", str(_ALL)]
-        arguments = ["--n-gpu-layers", str(layers), *(["--fit", "off"] if fits else [])]
-        names_device = any(self._build.aliases.get(each, frozenset()) & {"--device"} for each in self._extra)
+            return (["--fit"] if switch else ["--fit", "on"]) if fits else self._layers("", _ALL)
+        arguments = self._layers("", layers)
+        if layers and not arguments:
+            raise EngineError(f"GPU_LAYERS={layers}: LLAMA_SERVER={build.path} cannot use a GPU: use another build")
+        if fits and not switch:
+            arguments += ["--fit", "off"]
+        names_device = any(build.aliases.get(each, frozenset()) & {"--device"} for each in self._extra)
         if layers == 0 and not names_device:  # otherwise its driver is used anyway
             arguments += self._optional("--device", "none")
         return arguments
+
+    def _layers(self, model: str, layers: int) -> list[str]:
+        """Return the flag for layers on the GPU, of the model or of its "-draft"; none if the build uses no GPU."""
+        flags = (f"--n-gpu-layers{model}", f"--gpu-layers{model}")
+        return next(([flag, str(layers)] for flag in flags if self._build.has(flag)), [])
 
     def _optional(self, flag: str, *values: str, lacks: str | None = None) -> list[str]:
         if self._build.has(flag):

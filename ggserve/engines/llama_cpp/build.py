@@ -3,13 +3,13 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from ggserve.engines.llama_cpp import child_process
 from ggserve.engines.llama_cpp.in_process import gpus
 from ggserve.engines.threads import bound_spinning
 from ggserve.errors import EngineError, one_line
@@ -19,7 +19,7 @@ _LONGEST = 1 << 20  # bytes of an answer
 _FLAG = re.compile(r"(?<![\w-])--?[A-Za-z][\w.-]*")
 _ENTRY = r" {0,12}-"  # the beginning of a flag's help; descriptions are indented further
 _DEVICE = re.compile(r"^\s+(\S+: .+)$", re.MULTILINE)
-_NEEDED = ("--model", "--host", "--port", "--ctx-size", "--parallel", "--threads", "--n-gpu-layers")
+_NEEDED = ("--model", "--host", "--port", "--ctx-size", "--parallel", "--threads")
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,7 @@ def child_environment() -> dict[str, str]:
 def _ask(path: str, flag: str) -> str:
     """Return the output of the executable for a flag. Raises EngineError."""
     try:
-        process = subprocess.Popen(
-            [path, flag],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=child_environment(),
-            start_new_session=True,
-        )
+        process = child_process.start([path, flag], child_environment())
     except OSError as error:
         raise EngineError(
             f"LLAMA_SERVER={path} cannot be run: {error.strerror}; is it built for this machine?"
@@ -110,7 +103,7 @@ def _ask(path: str, flag: str) -> str:
     try:
         output, _ = process.communicate(timeout=_SECONDS)
     except subprocess.TimeoutExpired as error:
-        os.killpg(process.pid, signal.SIGKILL)
+        child_process.kill(process)
         process.wait()
         raise EngineError(
             f"LLAMA_SERVER={path} does not answer {flag} within {_SECONDS:.0f} s: is it a llama-server?"

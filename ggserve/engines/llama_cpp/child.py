@@ -5,22 +5,30 @@ does not depend on its version.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
 
 from ggserve.engines.llama_cpp.build import Build
 from ggserve.engines.llama_cpp.completion_reader import CompletionReader
+from ggserve.engines.llama_cpp.exact_prefix import ExactPrefixes
 from ggserve.engines.llama_cpp.listener import whole_answer
 from ggserve.engines.llama_cpp.process import LlamaServer
-from ggserve.engines.llama_cpp.transport import Chunk, ServerPlan
+from ggserve.engines.llama_cpp.saved_states import tokens_in
+from ggserve.engines.llama_cpp.transport import Abilities, Chunk, ServerPlan
+from ggserve.engines.llama_cpp.trial import PATHS, Findings, Trial
 from ggserve.engines.request import BEAT
 from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
+
+
+_RESTORE = re.compile(r"/slots/(\d+)\?action=restore")
 
 
 class Child:
@@ -31,17 +39,25 @@ class Child:
     def __init__(self, build: Build, plan: ServerPlan) -> None:
         """Start it. Raises EngineError."""
         self._build = build
+        self._plan = plan
         self._server = LlamaServer(build, plan)
-        self._tells_logprobs = True
-        self.embeds = True
+        self._can = Findings()
+        self._prefixes: ExactPrefixes | None = None  # if the build needs them
         if not plan.whole_inputs and plan.pooling != "rank":
             try:
-                self._try_out()
+                self._can = self._try_out()
             except EngineError:
                 self._server.close()
                 raise
-        if lacks := self._server.command_line.lacks:
+        if not self._can.exact_cache:
+            self._prefixes = ExactPrefixes(lambda text: self.post("/tokenize", {"content": text})["tokens"])
+        if lacks := [*self._server.command_line.lacks, *self._can.lacks]:
             log.warning("LLAMA_SERVER=%s lacks %s", build.path, ", ".join(lacks))
+
+    @property
+    def abilities(self) -> Abilities:
+        """See Transport."""
+        return self._can.abilities
 
     @property
     def media_marker(self) -> str:
@@ -63,15 +79,37 @@ class Child:
         self, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool] = lambda: False
     ) -> None:
         """See Transport."""
-        if "n_probs" in body and not self._tells_logprobs:
+        if "n_probs" in body and not self.abilities.logprobs:
             raise InvalidRequest(f"This llama-server ({self._build.version}) does not report logprobs.", "logprobs")
+        body = self._can.chain.adapt(body)
+        path = self._can.path if isinstance(body["prompt"], list) else PATHS[0]
+        if self._prefixes is None:
+            self._run(path, body, receive, cancelled)
+            return
+        body, cut = self._prefixes.prepare(body)
+        if cut is not None:
+            self._run(path, cut, lambda chunk: False, cancelled)
+        self._prefixes.begin(body)
+        text: list[str] = []
+
+        def noted(chunk: Chunk) -> bool:
+            text.extend(choice["text"] for choice in chunk.get("choices", ()))
+            if self._prefixes is not None and (usage := chunk.get("usage")):
+                self._prefixes.end(body, "".join(text), usage["completion_tokens"])
+            return receive(chunk)
+
+        self._run(path, body, noted, cancelled)
+
+    def _run(
+        self, path: str, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]
+    ) -> None:
         try:
             request = orjson.dumps(body)
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         reader = CompletionReader(body)
         try:
-            for part in self._server.stream("/completion", request, cancelled):
+            for part in self._server.stream(path, request, cancelled):
                 if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
                     return
                 if reader.begun:
@@ -87,11 +125,17 @@ class Child:
             return whole_answer(self._server.stream(path, orjson.dumps(body), cancelled))
         except (OSError, EOFError) as error:
             raise GenerationError("llama-server died while it answered; model.log may tell why.") from error
+        finally:
+            if self._prefixes is not None:
+                self._prefixes.forget()  # it took slots of its choice
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """See Transport."""
         self._server.wait()
-        return self._server.listener.post(path, body)
+        answer = self._server.listener.post(path, body)
+        if self._prefixes is not None and self._plan.states and (restored := _RESTORE.fullmatch(path)):
+            self._prefixes.restore(int(restored[1]), tokens_in(self._plan.states / body["filename"]).tolist())
+        return answer
 
     def when_failed(self, callback: Callable[[str], object]) -> None:
         """See Transport."""
@@ -99,38 +143,38 @@ class Child:
 
     def when_restarted(self, callback: Callable[[], object]) -> None:
         """See Transport."""
-        self._server.when_restarted(callback)
+
+        def restarted() -> None:
+            if self._prefixes is not None:
+                self._prefixes.forget()
+            callback()
+
+        self._server.when_restarted(restarted)
 
     def close(self) -> None:
         """See Transport."""
         self._server.close()
 
-    def _try_out(self) -> None:
-        """Find out by a short answer what the build lacks. Raises EngineError."""
-        body = {"prompt": [0], "n_predict": 1, "stream": True, "return_progress": True, "n_probs": 1}
-        lacks = self._server.command_line.lacks
-        chunks = self._trial(body)
-        if any("embedding" in str(chunk.get("error", "")) for chunk in chunks):
-            lacks.append("embeddings together with completions")
-            self.embeds = False
+    def _try_out(self) -> Findings:
+        """Find out by short answers what the build can do. Raises EngineError."""
+        trial = Trial(self._collected, self.post)
+        error = trial.error()
+        embeds = error is None or "embedding" not in error
+        if not embeds:
             self._server.command_line.leave_out_embeddings()
             self._server.restart()
-            chunks = self._trial(body)
-        if error := next((chunk["error"] for chunk in chunks if "error" in chunk), None):
+            error = trial.error()
+        if error is not None:
             raise EngineError(f"LLAMA_SERVER={self._build.path} does not answer a short prompt: {error}")
-        if not any(chunk.get("prompt_progress", {}).get("processed") is not None for chunk in chunks):
-            lacks.append("prompt progress")
-        scores = [choice["logprobs"] for chunk in chunks for choice in chunk.get("choices", ()) if choice["logprobs"]]
-        if not any("id" in entry and "logprob" in entry for score in scores for entry in score["content"]):
-            lacks.append("logprobs")
-            self._tells_logprobs = False
+        findings = trial.findings(adapters=bool(self._plan.options.adapters))
+        return replace(findings, abilities=replace(findings.abilities, embeds=embeds))
 
-    def _trial(self, body: dict[str, Any]) -> list[Chunk]:
+    def _collected(self, path: str, body: dict[str, Any]) -> list[Chunk]:
         chunks: list[Chunk] = []
 
         def receive(chunk: Chunk) -> bool:
             chunks.append(chunk)
             return False
 
-        self.complete(body, receive)
+        self._run(path, body, receive, lambda: False)
         return chunks

@@ -19,12 +19,12 @@ import numpy as np
 from ggserve.engines.batches import Batches
 from ggserve.engines.contract import SLACK, EngineOptions
 from ggserve.engines.llama_cpp.answer import Answer, native_error
-from ggserve.engines.llama_cpp.fields import sampling_fields
+from ggserve.engines.llama_cpp.fields import ruled_out, sampling_fields
 from ggserve.engines.llama_cpp.saved_states import SavedStates
 from ggserve.engines.llama_cpp.scoring import NativeScorer
 from ggserve.engines.llama_cpp.slot_keeper import Slot, SlotKeeper
 from ggserve.engines.llama_cpp.stack import WordLimit
-from ggserve.engines.llama_cpp.transport import Pooling, Transport
+from ggserve.engines.llama_cpp.transport import BATCH, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.llama_cpp.turns import Turns
 from ggserve.engines.pool import Pool
@@ -85,7 +85,7 @@ class LlamaCppEngine:
             if generates
             else ("embeddings",)
         )
-        if generates and not transport.embeds:
+        if generates and not transport.abilities.embeds:
             self.features -= {"embeddings"}
         if options.mmproj_path is not None:
             self.features |= {"images"}
@@ -181,6 +181,9 @@ class LlamaCppEngine:
         if unknown := set(given or ()) - set(range(len(self._scales))):
             message = f"There is no LoRA adapter {min(unknown)}: LORA_PATH has {len(self._scales)}."
             raise InvalidRequest(message, "lora")
+        if given is not None and not self._transport.abilities.lora:
+            message = "This llama-server cannot scale LoRA adapters in a request: leave lora out, and set LORA_PATH."
+            raise InvalidRequest(message, "lora")
         scales = self._scales if given is None else [given.get(number, 0.0) for number in range(len(self._scales))]
         return {"lora": [{"id": number, "scale": scale} for number, scale in enumerate(scales)]} if scales else {}
 
@@ -208,7 +211,14 @@ class LlamaCppEngine:
         whole_paths = not self._speculates and self._transport.grammar_language == "lark"
         if not whole_paths and isinstance(prompt, MediaPrompt):
             raise InvalidRequest("Scores of a vision model need SPECULATE=off, no DRAFT_MODEL, and LLAMA_SERVER=off.")
-        walk = TrieWalk(self._scorer, self._transport.complete, body, self.context_length, whole_paths=whole_paths)
+        walk = TrieWalk(
+            self._scorer,
+            self._transport.complete,
+            body,
+            self.context_length,
+            whole_paths=whole_paths,
+            forces=self._transport.abilities.logprobs_before_bias,
+        )
         self._walks.add(walk)
         running = self._submit(self._walk, slot, walk, trie, tokens)
         try:
@@ -253,6 +263,10 @@ class LlamaCppEngine:
         self._check_words(text)
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         ids: list[int] = self._transport.post("/tokenize", body)["tokens"]
+        if not parse_special:  # some builds read control tokens in every text
+            for name, token in self._controls.items():
+                if name in text and ids.count(token) > add_special:
+                    raise InvalidRequest(f"This llama-server cannot read {name} as plain text: leave it out.")
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> str:
@@ -332,6 +346,11 @@ class LlamaCppEngine:
                     )
                     raise InvalidRequest(message, params.grammar.source)
                 body["grammar"] = citations.with_ends(body["grammar"], self._end_ids)
+        if body["ignore_eos"]:  # some builds mask only one of several tokens that end an answer
+            body["logit_bias"] = body.get("logit_bias", []) + ruled_out(self._end_ids)
+        masks = body.get("logit_bias") or params.min_tokens or params.bans
+        if params.logprobs is not None and masks and not params.sampled_probabilities:
+            self._check_logprobs_with_bias()
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -350,6 +369,7 @@ class LlamaCppEngine:
             turn=self._turns.turn(params.priority),
             native_prompt=self._prompt,
             prompt=prompt,
+            end_ids=self._end_ids,
             matcher=matcher,
             has_room=lambda tokens: self._has_room(slot, tokens),
         )
@@ -359,6 +379,14 @@ class LlamaCppEngine:
         async with aclosing(answer.listen()) as deltas:
             async for delta in deltas:
                 yield delta
+
+    def _check_logprobs_with_bias(self) -> None:
+        if not self._transport.abilities.logprobs_before_bias:
+            message = (
+                "This llama-server reports logprobs after logit_bias: leave out logprobs, or logit_bias, "
+                "allowed_token_ids, ignore_eos, min_tokens and banned strings."
+            )
+            raise InvalidRequest(message, "logprobs")
 
     def _has_room(self, slot: Slot, tokens: int) -> bool:
         """Return whether prompt and answer may have more than this many tokens."""
@@ -432,6 +460,8 @@ class LlamaCppEngine:
         if not answer:
             raise EngineClosed
         if error := answer.get("error"):
+            if "increase the physical batch size" in error["message"]:
+                raise InvalidRequest(f"An input is longer than the batches of this llama-server ({BATCH} tokens).")
             raise native_error(error, self.context_length)
         vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
         return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]

@@ -15,7 +15,6 @@ def sampling_fields(params: SamplingParams, context_length: int, vocab_size: int
     fields: dict[str, Any] = {
         "ignore_eos": params.ignore_eos,
         "cache_prompt": params.cache_prompt,
-        **_samplers(params),
         "temperature": params.temperature,
         "dynatemp_range": params.dynatemp_range,
         "dynatemp_exponent": params.dynatemp_exponent,
@@ -26,6 +25,7 @@ def sampling_fields(params: SamplingParams, context_length: int, vocab_size: int
         "xtc_probability": params.xtc_probability,
         "xtc_threshold": params.xtc_threshold,
         "min_keep": params.min_keep,
+        **_samplers(params),
     }
     if "penalties" in fields["samplers"]:
         fields |= {
@@ -60,7 +60,9 @@ def _samplers(params: SamplingParams) -> dict[str, Any]:
     chain = params.active_samplers
     if "temperature" in chain and params.temperature == 0 and not params.dynatemp_range:
         before = [name for name in chain[: chain.index("temperature")] if name in _CHANGE_THE_LIKELIEST]
-        return {"samplers": [*before, "top_k"], "top_k": 1}
+        # At a temperature of 0, some builds apply no sampler and report no probabilities.
+        skips = not params.sampled_probabilities and set(before) <= {"penalties"}
+        return {"samplers": [*before, "top_k"], "top_k": 1, "temperature": 0.0 if skips else 1.0}
     if params.mirostat:
         mirostat = {"mirostat_tau": params.mirostat_tau, "mirostat_eta": params.mirostat_eta}
         return {"samplers": ["temperature"], "mirostat": params.mirostat, **mirostat}

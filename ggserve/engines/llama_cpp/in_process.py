@@ -26,6 +26,7 @@ from ggserve.engines.llama_cpp.transport import (
     KNOWN_TOKENS,
     MOST_GUESSES,
     NO_TEMPLATE,
+    Abilities,
     Chunk,
     ServerPlan,
 )
@@ -61,7 +62,7 @@ class InProcess:
     """An `xllamacpp.Server` that has loaded a model. See Transport."""
 
     grammar_language: Literal["lark"] = "lark"
-    embeds = True
+    abilities = Abilities()
 
     def __init__(self, plan: ServerPlan) -> None:
         """Load the model. Raises EngineError."""

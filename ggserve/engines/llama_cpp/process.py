@@ -14,14 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from ggserve.engines.llama_cpp import child_process
 from ggserve.engines.llama_cpp.arguments import CommandLine
 from ggserve.engines.llama_cpp.build import Build, child_environment
 from ggserve.engines.llama_cpp.listener import PrivateListener
 from ggserve.engines.llama_cpp.transport import ServerPlan
 from ggserve.errors import EngineClosed, EngineError, EngineUnavailable, one_line
-
-if sys.platform == "win32":
-    from ggserve.engines.llama_cpp.job_object import end_together
 
 log = logging.getLogger("ggserve.model")
 
@@ -248,17 +246,9 @@ class LlamaServer:
         with self._changed:
             if self._closing:
                 raise EngineClosed
-            self._process = process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # With a new marker for each process, prompts with images would be unreadable after a restart.
-                env={**child_environment(), "LLAMA_MEDIA_MARKER": f"<__media_{listener.key}__>"},
-                start_new_session=True,  # a Ctrl-C is for this process, which ends the child when it is done
-            )
-        if sys.platform == "win32":
-            end_together(process.pid)
+            # With a new marker for each process, prompts with images would be unreadable after a restart.
+            environment = {**child_environment(), "LLAMA_MEDIA_MARKER": f"<__media_{listener.key}__>"}
+            self._process = process = child_process.start(command, environment)
         assert process.stdout is not None
         reader = threading.Thread(target=self._read, args=(process.stdout,), name="llama-server's log", daemon=True)
         reader.start()
@@ -300,10 +290,5 @@ class LlamaServer:
 
     def _kill(self) -> None:
         """End the process and its children, without waiting."""
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
+        if self._process is not None:
+            child_process.kill(self._process)

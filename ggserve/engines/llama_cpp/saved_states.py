@@ -90,7 +90,7 @@ class SavedStates:
         partial = self.folder / f"{uuid.uuid4().hex}.partial"
         try:
             answer: dict[str, Any] = post(f"/slots/{slot}?action=save", {"filename": partial.name})
-            tokens = _tokens(partial)
+            tokens = tokens_in(partial)
             if common_prefix(tokens.tolist(), expected) + 1 < min(len(tokens), len(expected)) or not len(tokens):
                 raise EngineError("the slot has changed")
             partial.chmod(0o600)
@@ -104,6 +104,9 @@ class SavedStates:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             return None
+        finally:
+            for other in self.folder.glob(f"{partial.name}.*"):  # some builds write further files, and need none
+                other.unlink(missing_ok=True)
         self._states[path.name] = state
         log.info("saved %d tokens of a prompt, %.1f MB", len(tokens), state.size / 1e6)
         self._evict(keep=state)
@@ -210,7 +213,7 @@ def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
     return int(differ[0]) if len(differ) else length
 
 
-def _tokens(path: Path) -> NDArray[np.int32]:
+def tokens_in(path: Path) -> NDArray[np.int32]:
     """Return the tokens in a file that llama.cpp has just written. Raises EngineError."""
     with path.open("rb") as file:
         magic, _, count = struct.unpack("<3I", file.read(12))

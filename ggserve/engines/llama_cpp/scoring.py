@@ -6,6 +6,7 @@ model's, before any bias. This costs about as much as generating the tokens.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +18,8 @@ from ggserve.generation import ScoredToken
 _FORCED = 1000.0  # added to a logit: no other is chosen
 _BESIDE = 100.0  # added to two logits: no third matters, and float32 keeps their difference to 1e-5
 _ANY = -1  # slot: the one that llama.cpp chooses
+LIKELIEST = 1000  # tokens reported in each place: this many cost no measurable time
+ONE_LETTER = 'root ::= "a"'  # a grammar whose only answer is a token that is text
 _LEADS = (20.0, 60.0)  # how much more the first of the two gets, so that it is the one that is chosen
 
 
@@ -60,17 +63,36 @@ class NativeScorer:
 
     def score(self, prefix: Sequence[int], token: int, top: int, slot: int = _ANY) -> ScoredToken:
         """A token after a prefix, evaluated in a slot. Raises EngineError."""
+        if not self._transport.abilities.logprobs_before_bias:
+            return self._unbiased(prefix, token, top, slot)
         if entry := self._forced(prefix, token, top, slot):
             return self.token(entry, top)
         # llama.cpp does not report a token that ends within a character: it is scored next to one that does not.
         other = self._whole_token
         beside = self._forced(prefix, other, top, slot)
         assert beside is not None
-        place = self.token(beside, top)
+        return self._compared(prefix, token, beside, self.token(beside, top).top, slot)
+
+    def _unbiased(self, prefix: Sequence[int], token: int, top: int, slot: int) -> ScoredToken:
+        """Score a token without forcing it, because this would change what is reported."""
+        fields = {"samplers": ["top_k"], "top_k": 1, "n_probs": max(top, LIKELIEST)}
+        entry = self._told(prefix, fields, slot) or self._told(prefix, {**fields, "grammar": ONE_LETTER}, slot)
+        if entry is None:
+            raise GenerationError("llama.cpp did not return the probabilities in a place.")
+        told, likeliest = (entry, *entry["top_logprobs"]), self.token(entry, top).top
+        if found := next((one for one in told if one["id"] == token), None):
+            return replace(self.token(found, 0), top=likeliest)
+        other = next(one for one in told if _is_text(bytes(one["bytes"])))
+        return self._compared(prefix, token, other, likeliest, slot)
+
+    def _compared(
+        self, prefix: Sequence[int], token: int, other: dict[str, Any], likeliest: tuple[ScoredToken, ...], slot: int
+    ) -> ScoredToken:
+        """Score a token by its probability beside another one, of which llama.cpp's report is given."""
         for lead in _LEADS:
-            if found := self._beside(prefix, token, other, lead, slot):
-                logprob = beside["logprob"] + math.log(found["prob"] / found["beside"]) + lead
-                return ScoredToken(token, bytes(found["bytes"]), logprob, place.top)
+            if found := self._beside(prefix, token, other["id"], lead, slot):
+                logprob = other["logprob"] + math.log(found["prob"] / found["beside"]) + lead
+                return ScoredToken(token, bytes(found["bytes"]), logprob, likeliest)
         raise GenerationError("llama.cpp did not return a token's probability.")
 
     def split(self, prefix: Sequence[int], text: str, count: int, last: ScoredToken, top: int) -> list[ScoredToken]:
@@ -129,3 +151,8 @@ class NativeScorer:
             raise EngineError(f"llama.cpp: {error['message']}")
         logprobs = answer["choices"][0].get("logprobs")
         return logprobs["content"][0] if logprobs and logprobs["content"] else None
+
+
+def _is_text(spelling: bytes) -> bool:
+    """Return whether a token has text that does not end within a character."""
+    return bool(spelling) and "\ufffd" not in spelling.decode("utf-8", "replace")

@@ -29,6 +29,16 @@ class ServerPlan:
     whole_inputs: bool = False  # bidirectional attention needs the whole input in one batch
 
 
+@dataclass(frozen=True)
+class Abilities:
+    """What a server core can do. The defaults are those of llama.cpp's own core."""
+
+    embeds: bool = True  # a generating model can also make embeddings
+    logprobs: bool = True  # tokens are reported with their ids and log-probabilities
+    logprobs_before_bias: bool = True  # these are the model's, before `logit_bias`
+    lora: bool = True  # a request can choose the scales of the adapters
+
+
 class Transport(Protocol):
     """A loaded server core. Every method except `close` blocks and can be called from any thread."""
 
@@ -39,9 +49,7 @@ class Transport(Protocol):
     def hardware(self) -> Hardware: ...
 
     @property
-    def embeds(self) -> bool:
-        """True if a generating model can also make embeddings."""
-        ...
+    def abilities(self) -> Abilities: ...
 
     @property
     def media_marker(self) -> str:

@@ -10,14 +10,13 @@ from operator import itemgetter
 from typing import Any
 
 from ggserve.engines.llama_cpp.answer import native_error
-from ggserve.engines.llama_cpp.scoring import NativeScorer
+from ggserve.engines.llama_cpp.scoring import LIKELIEST, NativeScorer
 from ggserve.engines.llama_cpp.transport import Call, Chunk
 from ggserve.engines.token_trie import Node, TokenTrie
 from ggserve.errors import EngineClosed, GenerationError
 
 _FORCED = 1000.0  # added to a logit: no other is chosen
 _RAISED = 100.0  # added to some logits: no others matter, and float32 keeps their differences to 1e-5
-_SIBLINGS = 1000  # likeliest tokens reported in each place: this many cost no measurable time
 
 
 class TrieWalk:
@@ -35,15 +34,17 @@ class TrieWalk:
         context_length: int,
         *,
         whole_paths: bool,
+        forces: bool,
     ) -> None:
         """`whole_paths`: a request may force several tokens; not with speculative decoding, which reports nothing about
-        guessed tokens."""
+        guessed tokens. `forces`: it may force one, and llama.cpp reports the same probabilities."""
         self._scorer = scorer
         self._call = call
         self._body = body
         self._ids: list[int] | None = body["prompt"] if isinstance(body.get("prompt"), list) else None
         self._context_length = context_length
         self._whole_paths = whole_paths
+        self._forces = forces
         self.cancelled = False
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -66,13 +67,13 @@ class TrieWalk:
         told = self._told(path, tokens, 1)
         for token, likeliest in zip(tokens, told or [{}], strict=False):
             node = node.children[token]
-            node.logprob = likeliest[token] if likeliest else self._alone(path, token)
+            node.logprob = likeliest[token] if token in likeliest else self._alone(path, token)
             path = (*path, token)
         return path, node
 
     def _branch(self, path: tuple[int, ...], node: Node) -> None:
         """Score the nodes after a path; those that are not among the likeliest get a request of their own."""
-        told = self._told(path, [next(iter(node.children))], _SIBLINGS)
+        told = self._told(path, [next(iter(node.children))], LIKELIEST)
         likeliest = told[0] if told else {}
         unlikely = node.children.keys() - likeliest.keys()
         if self._ids is not None and len(unlikely) > 1 and likeliest:
@@ -110,15 +111,17 @@ class TrieWalk:
     def _told(self, path: Sequence[int], tokens: Sequence[int], top: int) -> list[dict[int, float]]:
         """Return, for each of `tokens`, which are forced after a path, its log-probability and those of the `top`
         likeliest in its place. Empty if some of the tokens end within a character, because llama.cpp reports nothing
-        for them."""
+        for them. If no token may be forced, return the likeliest in the place of the only one."""
         forced = [*path, *tokens] if self._ids is None else list(tokens)
         fields: dict[str, Any] = {
-            "n_probs": top,
+            "n_probs": top if self._forces else LIKELIEST,
             "n_predict": len(forced),
             "samplers": ["top_k"],
             "top_k": 1,
         }
-        if len(forced) == 1:
+        if not self._forces:
+            pass
+        elif len(forced) == 1:
             fields["logit_bias"] = [[forced[0], _FORCED]]
         else:  # with forced text computed ahead, a grammar of token ids constrains nothing
             ids = " ".join(f"<[{token}]>" for token in forced)
