@@ -80,7 +80,7 @@ class LegacyContext(Context):
         # The loader mistakes any path with "70b" in it for a model with grouped heads, and recognizes no other.
         link = folder / ("model-70b.bin" if self._setup.grouped else "model.bin")
         link.unlink(missing_ok=True)
-        link.symlink_to(self._path.resolve())
+        temporary.link(self._path, link)
         # Without this file beside an older Falcon file, its loader ends the process. Nothing else reads it.
         (folder / "tokenizer.json").write_text(_TOKENIZER_JSON)
         return module.LLM(str(link), self._model_type, config=config, lib=str(folder / name))

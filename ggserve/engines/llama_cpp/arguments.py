@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from ggserve import temporary
 from ggserve.engines.llama_cpp.build import Build
 from ggserve.engines.llama_cpp.transport import (
     BATCH,
@@ -187,7 +188,7 @@ class CommandLine:
         joined = []
         for number, (path, scale) in enumerate(options.adapters):
             link = self._folder / f"lora{number}.gguf"
-            link.symlink_to(path.resolve())
+            temporary.link(path, link)
             if "FNAME:SCALE" in self._build.flag_help("--lora-scaled"):
                 joined.append(f"{link}:{scale}")
             else:

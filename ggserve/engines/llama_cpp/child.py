@@ -93,9 +93,11 @@ class Child:
         text: list[str] = []
 
         def noted(chunk: Chunk) -> bool:
-            text.extend(choice["text"] for choice in chunk.get("choices", ()))
-            if self._prefixes is not None and (usage := chunk.get("usage")):
-                self._prefixes.end(body, "".join(text), usage["completion_tokens"])
+            for choice in chunk.get("choices", ()):
+                text.append(choice["text"])
+                if self._prefixes is not None and (reason := choice["finish_reason"]):
+                    count = chunk["usage"]["completion_tokens"] - (reason == "stop")
+                    self._prefixes.end(body, "".join(text), count)
             return receive(chunk)
 
         self._run(path, body, noted, cancelled)

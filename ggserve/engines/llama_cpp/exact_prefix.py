@@ -20,7 +20,7 @@ class _Held:
 
     prompt: Sequence[int]
     answer: str = ""
-    count: int | None = None  # tokens of the answer; None if not all of it is known
+    count: int | None = None  # tokens of the answer, without the one that ends it; None if not all of it is known
 
 
 class ExactPrefixes:
@@ -63,7 +63,7 @@ class ExactPrefixes:
             self._held.pop(slot, None)
 
     def end(self, body: dict[str, Any], answer: str, count: int) -> None:
-        """Note the whole answer to the request that began last in its slot, of this number of tokens."""
+        """Note the whole answer to the request that began last in its slot, and its number of tokens."""
         if (held := self._held.get(body.get("id_slot", -1))) is not None and held.prompt is body["prompt"]:
             held.answer, held.count = answer, count
 
@@ -76,9 +76,9 @@ class ExactPrefixes:
         self._held.clear()
 
     def _answer(self, held: _Held) -> list[int] | None:
-        """Return the tokens of an answer, without the last one, which is not in the cache; None if they are not
-        known: if the model spelled the answer otherwise than its tokenizer does, or with control tokens."""
+        """Return the tokens of an answer; None if they are not known, because the model spelled it otherwise than its
+        tokenizer does, or with control tokens."""
         if held.count is None:
             return None
         tokens = self._tokens_of(held.answer) if held.answer else []
-        return tokens if held.count - len(tokens) in (0, 1) else None
+        return tokens if len(tokens) == held.count else None
