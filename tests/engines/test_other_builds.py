@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import random
 import sys
@@ -21,6 +22,7 @@ from ggserve.engines.llama_cpp.completion_reader import CompletionReader
 from ggserve.engines.llama_cpp.exact_prefix import ExactPrefixes
 from ggserve.engines.llama_cpp.fields import sampling_fields
 from ggserve.engines.llama_cpp.sampler_chain import NAMES, SamplerChain, spellings
+from ggserve.engines.llama_cpp.token_reports import normalized
 from ggserve.engines.llama_cpp.transport import Chunk, ServerPlan
 from ggserve.engines.llama_cpp.trial import PATHS, Findings, Trial
 from ggserve.engines.pool import common_prefix
@@ -248,6 +250,8 @@ class Fake:
     progress: bool = True
     top_k_keeps: bool = False
     lora: bool = True
+    twice: bool = False
+    sampled: bool = True
     cache: str = ""
 
     def tokens(self, text: str) -> list[int]:
@@ -268,9 +272,11 @@ class Fake:
             for token in {*body["prompt"]} & {*logits}:
                 logits[token] -= body.get("presence_penalty", 0)
         chosen = max(logits, key=lambda token: logits[token])
-        kept = [{"id": chosen, "prob": 1.0}] * (body.get("min_keep", 0) if self.top_k_keeps else 1)
-        places = {"top_probs": kept} if body.get("post_sampling_probs") else {"top_logprobs": [{"id": likeliest}]}
-        entry = {"id": chosen, "logprob": -1.0, **places} if path in self.ids else {"tok_str": "z", "prob": 0.5}
+        kept = [{"id": chosen, "prob": float(self.sampled)}] * (body.get("min_keep", 0) if self.top_k_keeps else 1)
+        logprob = math.log(0.5 / (1.5 if self.twice and body["n_probs"] < 2 else 1))
+        told = [{"id": likeliest, "logprob": logprob}, *[{"id": 1, "logprob": logprob}] * (body["n_probs"] > 2)]
+        places = {"top_probs": kept} if body.get("post_sampling_probs") else {"top_logprobs": told}
+        entry = {"id": chosen, "logprob": logprob, **places} if path in self.ids else {"tok_str": "z", "prob": 0.5}
         text, prompt = self.cache, "".join(map(chr, body["prompt"]))
         self.cache = prompt
         if self.text_cache:
@@ -289,6 +295,7 @@ class Fake:
         (Fake(ids=PATHS[1:]), []),
         (Fake(ids=()), ["logprobs"]),
         (Fake(bias_first=True), ["logprobs together with logit_bias"]),
+        (Fake(sampled=False), ["probabilities after sampling"]),
         (Fake(progress=False), ["prompt progress"]),
         (Fake(lora=False), ["lora in requests"]),
         (Fake(names=OTHER), []),
@@ -308,10 +315,12 @@ def test_a_trial_finds_how_a_build_differs() -> None:
         return Trial(build.complete, build.post).findings(adapters=False)
 
     assert found(Fake()) == Findings()
-    other = found(Fake(ids=PATHS[1:], names=OTHER, text_cache=True, top_k_keeps=True))
+    other = found(Fake(ids=PATHS[1:], names=OTHER, text_cache=True, top_k_keeps=True, twice=True))
     assert other.path == "/v1/completions"
     assert other.chain == SamplerChain(spellings(OTHER), penalizes_first=True, top_k_keeps=True)
     assert not other.exact_cache
+    assert other.twice
+    assert other.lacks == []
 
 
 def test_a_file_gets_a_second_name_even_without_symbolic_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,3 +347,13 @@ def test_a_build_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(EngineError, match=r"does not answer --help within 0 s"):
         read_build(str(path))
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(path) in str(each.info["cmdline"])]
+
+
+@pytest.mark.parametrize("reported", [1, 3, 5])
+def test_probabilities_that_count_the_rest_twice_are_corrected(reported: int) -> None:
+    true = [0.4, 0.3, 0.15, 0.1, 0.05]
+    wrong = [math.log(each / (1 + sum(true[reported:]))) for each in true]
+    top = [{"id": number, "logprob": each} for number, each in enumerate(wrong[:reported])]
+    entry = normalized({"id": 4, "logprob": wrong[4], "top_logprobs": top})
+    assert entry["logprob"] == pytest.approx(math.log(true[4]))
+    assert [each["logprob"] for each in entry["top_logprobs"]] == pytest.approx([math.log(p) for p in true[:reported]])

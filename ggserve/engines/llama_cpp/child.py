@@ -19,6 +19,7 @@ from ggserve.engines.llama_cpp.exact_prefix import ExactPrefixes
 from ggserve.engines.llama_cpp.listener import whole_answer
 from ggserve.engines.llama_cpp.process import LlamaServer
 from ggserve.engines.llama_cpp.saved_states import tokens_in
+from ggserve.engines.llama_cpp.token_reports import normalized
 from ggserve.engines.llama_cpp.transport import Abilities, Chunk, ServerPlan
 from ggserve.engines.llama_cpp.trial import PATHS, Findings, Trial
 from ggserve.engines.request import BEAT
@@ -106,13 +107,13 @@ class Child:
         self, path: str, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]
     ) -> None:
         try:
-            request = orjson.dumps(body)
+            request = orjson.dumps({"logit_bias": [], **body})  # some builds keep the one of the request before
         except TypeError as error:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         reader = CompletionReader(body)
         try:
             for part in self._server.stream(path, request, cancelled):
-                if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
+                if any(receive(self._exact(chunk)) for chunk in reader.feed(part)) or reader.complete:
                     return
                 if reader.begun:
                     time.sleep(BEAT)  # data that arrives in the meantime is read at once
@@ -120,6 +121,13 @@ class Child:
             raise GenerationError("llama-server crashed while it answered; see model.log.") from error
         for chunk in reader.rest():
             receive(chunk)
+
+    def _exact(self, chunk: Chunk) -> Chunk:
+        """Correct the probabilities of a chunk, if the build needs it."""
+        for choice in chunk.get("choices", ()) if self._can.twice else ():
+            if logprobs := choice["logprobs"]:
+                logprobs["content"] = [normalized(each) if "logprob" in each else each for each in logprobs["content"]]
+        return chunk
 
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport."""

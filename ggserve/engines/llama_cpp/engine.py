@@ -217,7 +217,7 @@ class LlamaCppEngine:
             body,
             self.context_length,
             whole_paths=whole_paths,
-            forces=self._transport.abilities.logprobs_before_bias,
+            abilities=self._transport.abilities,
         )
         self._walks.add(walk)
         running = self._submit(self._walk, slot, walk, trie, tokens)
@@ -348,9 +348,8 @@ class LlamaCppEngine:
                 body["grammar"] = citations.with_ends(body["grammar"], self._end_ids)
         if body["ignore_eos"]:  # some builds mask only one of several tokens that end an answer
             body["logit_bias"] = body.get("logit_bias", []) + ruled_out(self._end_ids)
-        masks = body.get("logit_bias") or params.min_tokens or params.bans
-        if params.logprobs is not None and masks and not params.sampled_probabilities:
-            self._check_logprobs_with_bias()
+        if params.logprobs is not None:
+            self._check_logprobs(params, bool(body.get("logit_bias")))
         body |= {
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -380,12 +379,18 @@ class LlamaCppEngine:
             async for delta in deltas:
                 yield delta
 
-    def _check_logprobs_with_bias(self) -> None:
-        if not self._transport.abilities.logprobs_before_bias:
+    def _check_logprobs(self, params: SamplingParams, biased: bool) -> None:
+        """Raise InvalidRequest if llama.cpp does not report what is requested."""
+        abilities, message = self._transport.abilities, ""
+        if params.sampled_probabilities:
+            if not abilities.sampled_probabilities:
+                message = "This llama-server does not report the probabilities after all samplers."
+        elif not abilities.logprobs_before_bias and (biased or params.min_tokens or params.bans):
             message = (
                 "This llama-server reports logprobs after logit_bias: leave out logprobs, or logit_bias, "
                 "allowed_token_ids, ignore_eos, min_tokens and banned strings."
             )
+        if message:
             raise InvalidRequest(message, "logprobs")
 
     def _has_room(self, slot: Slot, tokens: int) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from ggserve.engines.llama_cpp.token_reports import beside, likeliest_of, probabilities
 from ggserve.engines.llama_cpp.transport import Chunk, Transport
 from ggserve.engines.logprobs import PromptScores
 from ggserve.errors import EngineError, GenerationError
@@ -42,7 +43,7 @@ class NativeScorer:
     def token(self, entry: dict[str, Any], top: int) -> ScoredToken:
         """Return a token from llama.cpp's chunk, with the `top` most likely tokens in its place."""
         raw = bytes(entry["bytes"])
-        others = tuple(self.token(other, 0) for other in entry.get("top_logprobs", entry.get("top_probs", ()))[:top])
+        others = tuple(self.token(other, 0) for other in likeliest_of(entry)[:top])
         logprob = math.log(max(entry["prob"], 1e-300)) if "prob" in entry else entry.get("logprob")
         return ScoredToken(entry["id"], raw or self._spelling(entry["id"]), logprob, others, control=not raw)
 
@@ -123,18 +124,15 @@ class NativeScorer:
         return self._told(prefix, fields, slot)
 
     def _beside(self, prefix: Sequence[int], token: int, other: int, lead: float, slot: int) -> dict[str, Any] | None:
-        fields = {
-            "samplers": ["temperature"],
-            "temperature": 1.0,
-            "logit_bias": [[other, _BESIDE + lead], [token, _BESIDE]],
-            "n_probs": 2,
-            "post_sampling_probs": True,
-        }
+        fields = beside({other: _BESIDE + lead, token: _BESIDE}, self._transport.abilities)
         entry = self._told(prefix, fields, slot)
         if entry is None or entry["id"] != other:
             return None
-        found = [one for one in entry["top_probs"] if one["id"] == token and one["prob"] > 0]
-        return {**found[0], "beside": entry["prob"]} if found else None
+        told = probabilities(entry)
+        found = next((one for one in likeliest_of(entry) if one["id"] == token), None)
+        if found is None or not told.get(token):
+            return None
+        return {"bytes": found["bytes"], "prob": told[token], "beside": told[other]}
 
     def _told(self, prefix: Sequence[int], fields: dict[str, Any], slot: int) -> dict[str, Any] | None:
         """Return llama.cpp's report on the only requested token."""
@@ -144,13 +142,17 @@ class NativeScorer:
             chunks.append(chunk)
             return False
 
-        body = {"prompt": self._native_prompt(prefix), "n_predict": 1, "stream": False, "id_slot": slot, **fields}
+        # Streamed, because some builds fail to report tokens that are not UTF-8 otherwise.
+        body = {"prompt": self._native_prompt(prefix), "n_predict": 1, "stream": True, "id_slot": slot, **fields}
         self._transport.complete(body, receive)
-        answer = chunks[-1]
-        if error := answer.get("error"):
-            raise EngineError(f"llama.cpp: {error['message']}")
-        logprobs = answer["choices"][0].get("logprobs")
-        return logprobs["content"][0] if logprobs and logprobs["content"] else None
+        for chunk in chunks:
+            if error := chunk.get("error"):
+                raise EngineError(f"llama.cpp: {error['message']}")
+            for choice in chunk.get("choices") or ():
+                for entry in (choice.get("logprobs") or {}).get("content") or ():
+                    told: dict[str, Any] = entry
+                    return told
+        return None
 
 
 def _is_text(spelling: bytes) -> bool:

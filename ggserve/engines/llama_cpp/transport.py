@@ -36,6 +36,7 @@ class Abilities:
     embeds: bool = True  # a generating model can also make embeddings
     logprobs: bool = True  # tokens are reported with their ids and log-probabilities
     logprobs_before_bias: bool = True  # these are the model's, before `logit_bias`
+    sampled_probabilities: bool = True  # the probabilities after all samplers are reported, if requested
     lora: bool = True  # a request can choose the scales of the adapters
 
 

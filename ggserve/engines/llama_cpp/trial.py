@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ggserve.engines.llama_cpp.sampler_chain import NAMES, SamplerChain, spellings
-from ggserve.engines.llama_cpp.scoring import ONE_LETTER
+from ggserve.engines.llama_cpp.scoring import LIKELIEST, ONE_LETTER
+from ggserve.engines.llama_cpp.token_reports import likeliest_of, normalized
 from ggserve.engines.llama_cpp.transport import Abilities, Chunk
 from ggserve.engines.pool import common_prefix
 
@@ -13,6 +14,7 @@ PATHS = ("/completion", "/v1/completions")
 _TEXT = "a b c d e"
 _SAME_TEXT = "a\n\nb\n\nc\n\nd\n\ne"  # for a build that skips spaces
 _RAISED, _PENALTY = 50.0, 100.0  # a bias that decides, and a penalty that outweighs it
+_ROUNDING = 0.01  # of a log-probability
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Findings:
     chain: SamplerChain = field(default_factory=SamplerChain)
     progress: bool = True  # it reports how much of a prompt is evaluated
     exact_cache: bool = True  # it reuses only the KV cache of equal tokens
+    twice: bool = False  # in probabilities, the tokens that it does not report count twice
 
     @property
     def lacks(self) -> list[str]:
@@ -34,6 +37,7 @@ class Findings:
             "prompt progress": self.progress,
             "logprobs": able.logprobs,
             "logprobs together with logit_bias": able.logprobs_before_bias or not able.logprobs,
+            "probabilities after sampling": able.sampled_probabilities or not able.logprobs,
             "lora in requests": able.lora,
         }
         return [
@@ -63,35 +67,51 @@ class Trial:
         abilities = Abilities(lora=not adapters or self._knows_lora())
         entries = ((path, self._entry(path) or self._entry(path, grammar=ONE_LETTER)) for path in PATHS)
         path, entry = next(((path, entry) for path, entry in entries if entry), (PATHS[0], None))
+        found = replace(found, path=path, exact_cache=self._exact(path))
         if entry is None:
-            abilities = replace(abilities, logprobs=False)
-        else:
-            likeliest = entry["top_logprobs"][0]["id"]
-            token = next(each for each in (*self._prompt, 0, 1) if each != likeliest)
-            bias = [[token, _RAISED]]
-            biased = self._entry(path, logit_bias=bias)
-            before = biased is not None and biased["top_logprobs"][0]["id"] == likeliest
-            abilities = replace(abilities, logprobs_before_bias=before)
-            found = replace(found, chain=self._tried(path, found.chain, token, bias))
-        return replace(found, path=path, abilities=abilities, exact_cache=self._exact(path))
+            return replace(found, abilities=replace(abilities, logprobs=False))
+        likeliest = likeliest_of(entry)[0]["id"]
+        token = next(each for each in (*self._prompt, 0, 1) if each != likeliest)
+        bias = [[token, _RAISED]]
+        biased = self._entry(path, logit_bias=bias)
+        twice = self._counts_twice(path)
+        sampled = self._entry(path, min_keep=2, temperature=1.0, n_probs=2, post_sampling_probs=True)
+        told = [one["prob"] for one in likeliest_of(sampled or {}) if "prob" in one]
+        abilities = replace(
+            abilities,
+            logprobs=twice is not None,
+            logprobs_before_bias=biased is not None and likeliest_of(biased)[0]["id"] == likeliest,
+            sampled_probabilities=sum(told) > 0.5,
+        )
+        chain = replace(self._with_penalties(path, found.chain, token, bias), top_k_keeps=len(told) > 1)
+        return replace(found, abilities=abilities, chain=chain, twice=bool(twice))
+
+    def _counts_twice(self, path: str) -> bool | None:
+        """Return whether the tokens that are not reported count twice; None if probabilities depend on their number in
+        another way."""
+        entries = [
+            self._entry(path, prompt=self._prompt[:1], grammar=ONE_LETTER, n_probs=number) for number in (1, LIKELIEST)
+        ]
+        few, many = (entry or {"logprob": 0.0} for entry in entries)
+        if abs(few["logprob"] - many["logprob"]) < _ROUNDING:
+            return False
+        return True if abs(normalized(few)["logprob"] - normalized(many)["logprob"]) < _ROUNDING else None
 
     def _chain(self) -> SamplerChain:
         """Return the samplers that the build knows: its answer repeats them."""
-        answer = self._post(PATHS[0], {**self._body(), "stream": False, "samplers": list(NAMES)})
+        answer = self._post(PATHS[0], {**self._body(), "n_probs": 0, "stream": False, "samplers": list(NAMES)})
         known = answer.get("generation_settings", {}).get("samplers")
         return SamplerChain(spellings(known) if isinstance(known, list) else spellings(NAMES))
 
-    def _tried(self, path: str, chain: SamplerChain, token: int, bias: list[Any]) -> SamplerChain:
-        """Return the chain with what shows only in an answer."""
+    def _with_penalties(self, path: str, chain: SamplerChain, token: int, bias: list[Any]) -> SamplerChain:
+        """Return the chain with the place of the penalties, if the build has any that work."""
         chain = replace(chain, penalizes_first="penalties" not in chain.spelling)
         wanted = {"samplers": ["penalties", "top_k"], "presence_penalty": _PENALTY, "repeat_last_n": -1}
         body = chain.adapt({**self._body(), **wanted, "prompt": [token, *self._prompt], "logit_bias": bias})
         chosen = self._entry(path, **body)
         if chosen is not None and chosen["id"] == token:
-            chain = SamplerChain({name: known for name, known in chain.spelling.items() if name != "penalties"})
-        two = {"min_keep": 2, "temperature": 1.0, "n_probs": 2, "post_sampling_probs": True}
-        kept = self._entry(path, **two)
-        return replace(chain, top_k_keeps=kept is not None and len(kept.get("top_probs", ())) > 1)
+            return SamplerChain({name: known for name, known in chain.spelling.items() if name != "penalties"})
+        return chain
 
     def _knows_lora(self) -> bool:
         """Return whether a request can scale the adapters: then a scale of another type is an error."""

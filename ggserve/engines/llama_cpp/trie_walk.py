@@ -11,7 +11,8 @@ from typing import Any
 
 from ggserve.engines.llama_cpp.answer import native_error
 from ggserve.engines.llama_cpp.scoring import LIKELIEST, NativeScorer
-from ggserve.engines.llama_cpp.transport import Call, Chunk
+from ggserve.engines.llama_cpp.token_reports import beside, probabilities
+from ggserve.engines.llama_cpp.transport import Abilities, Call, Chunk
 from ggserve.engines.token_trie import Node, TokenTrie
 from ggserve.errors import EngineClosed, GenerationError
 
@@ -34,17 +35,18 @@ class TrieWalk:
         context_length: int,
         *,
         whole_paths: bool,
-        forces: bool,
+        abilities: Abilities,
     ) -> None:
         """`whole_paths`: a request may force several tokens; not with speculative decoding, which reports nothing about
-        guessed tokens. `forces`: it may force one, and llama.cpp reports the same probabilities."""
+        guessed tokens."""
         self._scorer = scorer
         self._call = call
         self._body = body
         self._ids: list[int] | None = body["prompt"] if isinstance(body.get("prompt"), list) else None
         self._context_length = context_length
         self._whole_paths = whole_paths
-        self._forces = forces
+        self._abilities = abilities
+        self._forces = abilities.logprobs_before_bias  # a request may force one
         self.cancelled = False
         self.prompt_tokens = 0
         self.cached_tokens = 0
@@ -85,20 +87,13 @@ class TrieWalk:
         """Return the log-probabilities of several tokens, from their probabilities beside a known one when no others
         are possible."""
         token, logprob = known
-        fields = {
-            "n_probs": len(unlikely) + 1,
-            "n_predict": 1,
-            "post_sampling_probs": True,
-            "samplers": ["temperature"],
-            "temperature": 1.0,
-            "logit_bias": [[one, _RAISED] for one in (token, *unlikely)],
-        }
-        content = self._content(path, fields)
+        fields = beside(dict.fromkeys((token, *unlikely), _RAISED), self._abilities)
+        content = self._content(path, {**fields, "n_predict": 1})
         if not content:
             return {}
-        told = {one["id"]: one["prob"] for one in content[0]["top_probs"]}
-        beside = {one: math.log(told[one] / told[token]) for one in unlikely if told.get(one) and told.get(token)}
-        return {one: logprob + difference for one, difference in beside.items()}
+        told = probabilities(content[0])
+        ratios = {one: told[one] / told[token] for one in unlikely if told.get(one) and told.get(token)}
+        return {one: logprob + math.log(ratio) for one, ratio in ratios.items()}
 
     def _alone(self, path: Sequence[int], token: int) -> float:
         if self._ids is not None:
