@@ -67,6 +67,12 @@ def launcher(folder: Path, *, before: str = "") -> Path:
     return path
 
 
+def can(model: object, ability: str) -> bool:
+    """Return whether llama.cpp has one of its `Abilities` below a model. Only a native build may lack some."""
+    transport = getattr(model.engine, "_transport", None)  # type: ignore[attr-defined]
+    return not os.environ.get("TEST_LLAMA_SERVER") or transport is None or getattr(transport.abilities, ability)
+
+
 def main(arguments: list[str]) -> None:
     if "--help" in arguments:
         return print(HELP)

@@ -172,7 +172,7 @@ def test_no_grammar_is_for_llguidance(child_model: GGUFModel, monkeypatch: pytes
     ("arguments", "message"),
     [
         ("-c 8", "-c is set by ggserve itself; set CONTEXT_LENGTH instead"),
-        ("--check-tensors --gpu-layers 5", "--gpu-layers is set by ggserve itself; set GPU_LAYERS instead"),
+        ("--check-tensors --threads 5", "--threads is set by ggserve itself; set THREADS instead"),
         ("--embeddings", "--embeddings is set by ggserve itself; leave it out"),
         ("--no-such-flag", "has no --no-such-flag"),
         ("'", "LLAMA_ARGS="),

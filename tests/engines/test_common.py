@@ -15,6 +15,7 @@ from ggserve.generation import Grammar, SamplingParams, schema_grammar
 from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer, collect
+from tests.llama_server import can
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0)
 PROMPT = "The three primary colours are"
@@ -52,6 +53,10 @@ def test_an_answer_of_some_length_ends_with_length(either: GGUFModel):
 def test_an_answer_that_ends_within_a_character_shows_it(either: GGUFModel, logprobs: int | None):
     begins = either.tokenize("🚀")[0]
     params = SamplingParams(max_tokens=1, temperature=0, logit_bias={begins: 200.0}, logprobs=logprobs)
+    if logprobs is not None and not can(either, "logprobs_before_bias"):
+        with pytest.raises(InvalidRequest, match="logprobs after logit_bias"):
+            answer(either.complete("Hi", params))
+        return
     text, last = answer(either.complete("Hi", params))
     assert (text, last.finish_reason, last.completion_tokens) == ("\ufffd", "length", 1)
 

@@ -122,5 +122,5 @@ def _aliases(text: str) -> dict[str, frozenset[str]]:
 
 def _spellings(entry: str) -> frozenset[str]:
     """Return the flags that an entry of the help describes: those before its description, which follows two spaces."""
-    head = entry.strip().split("\n")[0]
+    head = re.sub(r"(--[\w-]+)\(s\)", r"\1, \1s", entry.strip().split("\n")[0])
     return frozenset(_FLAG.findall(re.split(r"\s{2,}(?=[^-\s])", head)[0]))
