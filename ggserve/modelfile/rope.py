@@ -41,7 +41,7 @@ class RopeSettings:
 
 @dataclass(frozen=True)
 class Rope:
-    """How positions are rotated, where the settings differ from the file."""
+    """The rotation of positions, where the settings differ from the file."""
 
     scaling: RopeScaling | None  # None: as the file says
     factor: float

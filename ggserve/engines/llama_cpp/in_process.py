@@ -251,7 +251,7 @@ def _grey_bmp() -> bytes:
 
 
 def _rotate(xllamacpp: ModuleType, params: Any, rope: Rope | None) -> None:
-    """Set how positions are rotated, if not as the file says."""
+    """Set the rotation of positions, unless it is as the file says."""
     if rope is None:
         return
     kind = xllamacpp.llama_rope_scaling_type
