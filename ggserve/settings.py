@@ -96,6 +96,22 @@ class Settings(BaseSettings):
         description="context length in tokens of one request, prompt and answer together "
         "(default: the model's, as far as memory allows)",
     )
+    rope_scaling: Literal["none", "linear", "yarn"] | None = Field(
+        None,
+        description="scaling of positions for a context longer than the model was trained on: `none`, `linear` or "
+        "`yarn` (default: the model's); llama.cpp only",
+    )
+    rope_scale: float | None = Field(
+        None, ge=1, le=1000, description="factor of ROPE_SCALING (default: as CONTEXT_LENGTH needs)"
+    )
+    rope_freq_base: float | None = Field(
+        None, ge=100, le=1e12, description="base frequency of RoPE (default: the model's); llama.cpp only"
+    )
+    yarn_orig_ctx: int | None = Field(
+        None,
+        ge=8,
+        description="tokens that the model was trained on, without scaling (default: as the file says)",
+    )
     gpu_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="number of layers to run on the GPU; auto: as many as fit, if llama.cpp can use a GPU"
     )
@@ -194,7 +210,8 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(False, description="log prompts and answers")
 
     @field_validator(
-        *("engine", "gpu_layers", "speculate", "kv_cache_type", "flash_attention", "log_level", "log_format"),
+        *("engine", "rope_scaling", "gpu_layers", "speculate", "kv_cache_type", "flash_attention"),
+        *("log_level", "log_format"),
         mode="before",
     )
     @classmethod

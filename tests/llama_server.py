@@ -4,7 +4,9 @@
 """
 
 import os
+import shutil
 import signal
+import struct
 import sys
 from pathlib import Path
 
@@ -22,6 +24,11 @@ HELP = """\
 -ctk,  --cache-type-k TYPE              KV cache data type for K
 -ctv,  --cache-type-v TYPE              KV cache data type for V
 -ngl,  --gpu-layers, --n-gpu-layers N   max. number of layers to store in VRAM
+--rope-scaling {none,linear,yarn}       RoPE frequency scaling method
+--rope-freq-base N                      RoPE base frequency
+--rope-freq-scale N                     RoPE frequency scaling factor, expands context by a factor of 1/N
+--yarn-orig-ctx N                       original context size of the model
+--override-kv KEY=TYPE:VALUE            override model metadata by key
 --list-devices                          print list of available devices and exit
 --lora-scaled FNAME:SCALE,...           path to LoRA adapter with user defined scaling (format:
                                         FNAME:SCALE,...)
@@ -101,6 +108,8 @@ def serve(given: dict[str, str]) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = given["--model"]
+    if override := given.get("--override-kv"):
+        params.model.path = str(overridden(Path(given["--model"]), override, Path(given["--host"]).parent))
     params.n_ctx, params.n_parallel = int(given["--ctx-size"]), int(given["--parallel"])
     params.n_batch = params.n_ubatch = int(given.get("--batch-size", "256"))
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(given["--threads"])
@@ -123,6 +132,7 @@ def serve(given: dict[str, str]) -> None:
         setattr(params, f"cache_type_{side}", getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kind}"))
     attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[given["--flash-attn"]]
     params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
+    rotate(xllamacpp, params, given)
     speculate(xllamacpp, params, given)
     params.slot_prompt_similarity = float(given["--slot-prompt-similarity"])
     params.hostnames = [given["--host"]]
@@ -135,6 +145,26 @@ def serve(given: dict[str, str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while server:
         signal.pause()
+
+
+def overridden(model: Path, override: str, folder: Path) -> Path:
+    """A copy of the file with another value for one number of its metadata: KEY=int:VALUE."""
+    from ggserve.modelfile.gguf import read_gguf
+
+    key, _, number = override.partition("=int:")
+    copy = Path(shutil.copy(model, folder / "overridden.gguf"))
+    with copy.open("r+b") as file:
+        file.seek(read_gguf(model).fields[key].end - 4)
+        file.write(struct.pack("<I", int(number)))
+    return copy
+
+
+def rotate(xllamacpp: object, params: object, given: dict[str, str]) -> None:
+    if kind := given.get("--rope-scaling"):
+        params.rope_scaling_type = getattr(xllamacpp.llama_rope_scaling_type, f"LLAMA_ROPE_SCALING_TYPE_{kind.upper()}")
+    params.rope_freq_base = float(given.get("--rope-freq-base", "0"))
+    params.rope_freq_scale = float(given.get("--rope-freq-scale", "0"))
+    params.yarn_orig_ctx = int(given.get("--yarn-orig-ctx", "0"))
 
 
 def speculate(xllamacpp: object, params: object, given: dict[str, str]) -> None:

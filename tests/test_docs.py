@@ -96,7 +96,7 @@ def test_the_dashboard_asks_for_metrics_that_exist():
 
 def test_one_version():
     assert create_app().version == VERSION
-    releases = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    releases = re.findall(r"^## \[(\d.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert releases.count(VERSION) == 1
     assert releases[0] == VERSION
     assert VERSION not in (ROOT / "pyproject.toml").read_text()

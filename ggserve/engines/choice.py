@@ -16,6 +16,7 @@ from ggserve.modelfile.file import ModelFile
 from ggserve.modelfile.gguf import GGUFFile
 from ggserve.modelfile.legacy.ggml import GGMLFile
 from ggserve.modelfile.legacy.to_gguf import conversion_objection
+from ggserve.modelfile.rope import RopeSettings
 
 EngineName = Literal["ctransformers", "llama.cpp"]
 WantedEngine = Literal["auto", "ctransformers", "llama.cpp"]
@@ -25,7 +26,7 @@ _MANY = 8  # slots from which llama.cpp runs the default model: it decodes all o
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineWishes(Tuning):
+class EngineWishes(Tuning, RopeSettings):
     """The settings that the choice of an engine depends on."""
 
     engine: WantedEngine = "auto"
@@ -42,7 +43,9 @@ class EngineWishes(Tuning):
             return f"DRAFT_MODEL={self.draft_model}"
         if self.kv_cache_type != "f16":
             return f"KV_CACHE_TYPE={self.kv_cache_type}"
-        return "FLASH_ATTENTION=on" if self.flash_attention == "on" else None
+        if self.flash_attention == "on":
+            return "FLASH_ATTENTION=on"
+        return next(self.rope_settings, None)
 
     @property
     def names_llama_server(self) -> bool:
@@ -115,7 +118,8 @@ def _choose_for_legacy(file: GGMLFile, wanted: WantedEngine, setting: str | None
     if wanted != "llama.cpp" and setting is None:
         return "ctransformers", legacy
     if objection := conversion_objection(file):
-        raise ModelFileError(f"{file.path.name}: llama.cpp cannot run this model: {objection}; ctransformers runs it")
+        needed = f"{setting} needs llama.cpp, which" if setting else "llama.cpp"
+        raise ModelFileError(f"{file.path.name}: {needed} cannot run this model: {objection}; ctransformers runs it")
     why = "ENGINE=llama.cpp is set" if wanted == "llama.cpp" else f"{setting} needs it"
     return "llama.cpp", f"{why}; {legacy}, as GGUF"
 

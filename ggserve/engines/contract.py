@@ -18,6 +18,7 @@ from ggserve.generation import (
     Scores,
 )
 from ggserve.machine import Hardware
+from ggserve.modelfile.rope import Rope
 
 Speculation = Literal["off", "ngram-mod"]
 SLACK = 64  # tokens by which a request may exceed what it counts: guesses, and those until it is stopped
@@ -60,6 +61,7 @@ class EngineOptions(Tuning):
     threads: int = 1
     parallel: int = 1  # slots: answers at the same time
     shared_tokens: int | None = None  # of the one KV cache that all slots share; None: each has its own
+    rope: Rope | None = None  # llama.cpp only; None: as the file says
 
     @property
     def cache_tokens(self) -> int:

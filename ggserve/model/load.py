@@ -97,7 +97,7 @@ def load(path: Path, options: LoadOptions, report: Report | None = None, *, memo
     read_ahead(plan.file, report)
     check_norms(plan.file)
     loader = _load_ctransformers if plan.engine_name == CTransformersEngine.name else _load_llama_cpp
-    engine_options = plan.options.for_engine(plan.memory)
+    engine_options = plan.options.for_engine(plan.memory, plan.rope)
     try:
         loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, engine_options)
     except EngineError as error:
@@ -106,6 +106,8 @@ def load(path: Path, options: LoadOptions, report: Report | None = None, *, memo
         log.warning("the projector %s is not used: %s", engine_options.mmproj_path, error)
         without = replace(engine_options, mmproj_path=None)
         loaded = loader(plan.file, plan.engine_reason, plan.chosen, plan.memory, without)
+    if plan.rope:
+        log.info("%s", plan.rope)
     if notes := loaded.renderers.notes:
         log.info("%s", notes)
     hardware = loaded.engine.hardware
@@ -188,11 +190,13 @@ def _load_llama_cpp(
     build = chosen_build(options.llama_server)
     label = f"llama-server {build.version} {build.path}" if build else f"xllamacpp {version('xllamacpp')}"
     states = _saved_states(file, options, label) if generates else None
+    length_key = f"{file.architecture}.context_length"
     server = ServerPlan(
         path=file.path,
         options=options,
         pooling=_pooling(file),
         states=states.folder if states else None,
+        raised_key=length_key if options.rope and options.context_length > file.get(length_key) else None,
         whole_inputs=not generates,
     )
     engine = LlamaCppEngine(
@@ -243,6 +247,7 @@ def _saved_states(file: ModelFile, options: EngineOptions, build: str) -> SavedS
         options.flash_attention,
         [scale for _, scale in options.adapters],
         options.speculate,
+        *filter(None, (options.rope,)),
     )
     paths = [*file.paths, *(path for path, _ in options.adapters)]
     return SavedStates(options.prompt_cache_dir, fingerprint(paths, facts), options.prompt_cache_disk << 20)

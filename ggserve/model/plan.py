@@ -32,6 +32,7 @@ from ggserve.modelfile.file import (
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
 from ggserve.modelfile.legacy.ggml import GGMLFile
 from ggserve.modelfile.memory import MemoryPlan, plan_memory
+from ggserve.modelfile.rope import Rope, RopeScaling, check_has_rope, rope_of
 
 Report = Callable[[float], object]
 
@@ -64,6 +65,10 @@ class LoadArguments(TypedDict, total=False):
     mmproj_path: Path | None
     lora_path: Path | tuple[Path, ...] | None
     lora_scale: float | tuple[float, ...]
+    rope_scaling: RopeScaling | None
+    rope_scale: float | None
+    rope_freq_base: float | None
+    yarn_orig_ctx: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +81,7 @@ class LoadOptions(EngineWishes):
     context_length: int | None = None  # tokens; None: the model's own, as far as memory allows
     threads: int | None = None  # None: the usable cores
 
-    def for_engine(self, plan: MemoryPlan) -> EngineOptions:
+    def for_engine(self, plan: MemoryPlan, rope: Rope | None = None) -> EngineOptions:
         """Return the options of the engine under a plan."""
         tuning = {name: getattr(self, name) for name in Tuning.__dataclass_fields__}
         return EngineOptions(
@@ -85,6 +90,7 @@ class LoadOptions(EngineWishes):
             threads=self.threads or usable_cores(),
             parallel=plan.slots,
             shared_tokens=plan.shared_tokens,
+            rope=rope,
         )
 
 
@@ -98,6 +104,7 @@ class Plan:
     engine_reason: str
     chosen: Template | None  # overrides the file's chat template
     memory: MemoryPlan
+    rope: Rope | None = None  # None: as the file says
 
     @property
     def nbytes(self) -> int:
@@ -118,6 +125,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *,
     options = _with_projector(file, options)
     engine_name, reason = choose_engine(file, options)
     own = family_template(file) if isinstance(file, GGMLFile) else None
+    check_has_rope(file, options)
     chosen = chosen_template(file, options.chat_template) if options.chat_template else own
     if isinstance(file, GGMLFile) and engine_name == LlamaCppEngine.name:
         file = read_gguf(as_gguf(file, options.cache_dir, own and own[0], report))
@@ -126,6 +134,7 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *,
     draft = _draft(file, options.draft_model) if options.draft_model else None
     if engine_name == LlamaCppEngine.name:
         options = _with_companions(file, options)
+    rope = rope_of(file, options, options.context_length)
     planned = plan_memory(
         file,
         context_length=options.context_length,
@@ -138,8 +147,9 @@ def plan_load(path: Path, options: LoadOptions, report: Report | None = None, *,
         goes_beyond=engine_name != LlamaCppEngine.name or "--override-kv" in options.llama_args,
         cache_type=options.kv_cache_type,
         draft=draft,
+        rope=rope,
     )
-    return Plan(file, options, engine_name, reason, chosen, planned)
+    return Plan(file, options, engine_name, reason, chosen, planned, rope)
 
 
 def _spare(file: ModelFile, options: LoadOptions, memory: int) -> int:

@@ -11,6 +11,7 @@ from ggserve.modelfile.legacy.buffers import EvalLimits, buffer_bytes, eval_limi
 from ggserve.modelfile.legacy.ggml import GGMLFile
 from ggserve.modelfile.legacy.layout import kv_cache_bytes
 from ggserve.modelfile.legacy.layouts import layout_of
+from ggserve.modelfile.rope import Rope
 from ggserve.modelfile.tensor_types import TENSOR_TYPES
 
 log = logging.getLogger("ggserve.model")
@@ -55,6 +56,7 @@ def plan_memory(
     goes_beyond: bool = True,
     cache_type: str = "f16",
     draft: ModelFile | None = None,
+    rope: Rope | None = None,
 ) -> MemoryPlan:
     """Return the plan for the wanted sizes (None: what suits the machine), using at most `memory` bytes, and at most
     `spare` bytes for caches of sizes that are not set.
@@ -62,11 +64,13 @@ def plan_memory(
     `shares_gpu`: whether the engine can run several answers on a GPU. `shares_cache`: whether all slots share one
     cache, in which a request uses what others leave. `goes_beyond`: whether the engine evaluates more tokens than a
     GGUF model was trained on. `cache_type`: type of a GGUF file's keys and values. `draft`: a draft model, which has a
-    cache of its own. Raises ModelFileError if not even one slot fits.
+    cache of its own. `rope`: rotary positions that differ from the file's.
+
+    Raises ModelFileError if not even one slot fits.
     """
-    trained = int(file.get(f"{file.architecture}.context_length"))
+    trained = rope.longest if rope else int(file.get(f"{file.architecture}.context_length"))
     if context_length and context_length > trained and not isinstance(file, GGMLFile):
-        context_length = _beyond_training(file, context_length, trained, goes_beyond=goes_beyond)
+        context_length = _beyond_training(file, context_length, trained, rope, goes_beyond=goes_beyond)
     token_bytes = cache_bytes_per_token(file, cache_type) + (cache_bytes_per_token(draft) if draft else 0)
     alone = uses_gpu or isinstance(file, GGMLFile)  # of legacy files the weights are copied for each slot
     wanted_slots = slots or (1 if alone else DEFAULT_SLOTS)
@@ -116,17 +120,19 @@ def cache_bytes_per_token(file: ModelFile, cache_type: str = "f16") -> float:
     return numbers * kind.nbytes / kind.block
 
 
-def _beyond_training(file: ModelFile, length: int, trained: int, *, goes_beyond: bool) -> int:
+def _beyond_training(file: ModelFile, length: int, trained: int, rope: Rope | None, *, goes_beyond: bool) -> int:
     """Return the context length for a setting that is longer than what the model was trained on."""
     if "position_embd.weight" in file.tensors:  # llama.cpp would read past the end of it
         raise ModelFileError(
             f"CONTEXT_LENGTH={length} is more than the {trained} positions of this model: set it lower"
         )
-    warning = "CONTEXT_LENGTH=%d is more than the %d tokens that the model was trained on"
+    limit = f"that ROPE_SCALE={rope.factor:g} allows" if rope and rope.factor > 1 else "that the model was trained on"
+    warning = f"CONTEXT_LENGTH=%d is more than the %d tokens {limit}"
     if goes_beyond:
         log.warning(warning, length, trained)
         return length
-    log.warning(f"{warning}, and llama.cpp takes no more: the context has %d tokens", length, trained, trained)
+    advice = "" if rope else "; ROPE_SCALING=yarn allows more"
+    log.warning(f"{warning}, and llama.cpp takes no more: the context has {trained} tokens{advice}", length, trained)
     return trained
 
 

@@ -20,4 +20,4 @@ def test_a_context_ends_where_the_engine_does(
     assert plan.memory.context_length == expected
     (warning,) = [record.getMessage() for record in caplog.records if "CONTEXT_LENGTH" in record.getMessage()]
     assert warning.startswith("CONTEXT_LENGTH=8193 is more than the 8192 tokens")
-    assert warning.endswith(f"{TRAINED} tokens") == (engine == "llama.cpp")
+    assert (f"the context has {TRAINED} tokens; ROPE_SCALING=yarn" in warning) == (engine == "llama.cpp")

@@ -41,6 +41,11 @@ _OWN = {
     "--cache-type-k": "KV_CACHE_TYPE",
     "--cache-type-v": "KV_CACHE_TYPE",
     "--flash-attn": "FLASH_ATTENTION",
+    "--rope-scaling": "ROPE_SCALING",
+    "--rope-scale": "ROPE_SCALE",
+    "--rope-freq-scale": "ROPE_SCALE",
+    "--rope-freq-base": "ROPE_FREQ_BASE",
+    "--yarn-orig-ctx": "YARN_ORIG_CTX",
     "--spec-type": "SPECULATE",
     "--model-draft": "DRAFT_MODEL",
     "--host": "HOST",
@@ -123,7 +128,7 @@ class CommandLine:
         self._folder = folder
         self._extra = extra_arguments(plan.options.llama_args, build)
         self.lacks: list[str] = []  # optional features that the build lacks
-        self._fixed = [*self._basics(), *self._caches(), *self._companions(), *self._speculation()]
+        self._fixed = [*self._basics(), *self._rope(), *self._caches(), *self._companions(), *self._speculation()]
 
     def leave_out_embeddings(self) -> None:
         """Leave out embeddings, for builds that cannot combine them with completions."""
@@ -162,6 +167,23 @@ class CommandLine:
         arguments += self._optional("--no-ui") or self._optional("--no-webui") or self._optional("--webui", "none")
         if "trace" in build.flag_help("--log-verbosity"):
             arguments += ["--log-verbosity", "4"]  # reports the layers on the GPU
+        return arguments
+
+    def _rope(self) -> list[str]:
+        plan, rope = self._plan, self._plan.options.rope
+        if rope is None:
+            return []
+        arguments: list[str] = []
+        if rope.freq_base is not None:
+            arguments += self._needed("--rope-freq-base", "ROPE_FREQ_BASE", str(rope.freq_base))
+        if rope.scaling is not None:
+            arguments += self._needed("--rope-scaling", "ROPE_SCALING", rope.scaling)
+        if rope.scaling in ("linear", "yarn"):
+            arguments += self._needed("--rope-freq-scale", "ROPE_SCALE", repr(rope.freq_scale))
+            arguments += self._needed("--yarn-orig-ctx", "YARN_ORIG_CTX", str(rope.trained))
+        if plan.raised_key is not None:  # a slot's context is never longer than the file says
+            override = f"{plan.raised_key}=int:{plan.options.context_length}"
+            arguments += self._needed("--override-kv", "a context longer than the file's", override)
         return arguments
 
     def _caches(self) -> list[str]:

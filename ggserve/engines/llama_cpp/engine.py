@@ -27,7 +27,7 @@ from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import BATCH, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.llama_cpp.turns import Turns
-from ggserve.engines.pool import Pool
+from ggserve.engines.pool import Pool, common_prefix
 from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest
@@ -237,10 +237,14 @@ class LlamaCppEngine:
         return self._workers.submit(run)
 
     def _walk(self, slot: Slot, walk: TrieWalk, trie: TokenTrie, prompt: Sequence[int]) -> None:
+        held = common_prefix(slot.tokens, prompt)
         try:
             self._prepare(slot, prompt)
             with self._turns.turn():
                 walk.run(trie)
+        except EngineError:
+            slot.tokens = prompt[:held]
+            raise
         finally:
             self._walks.discard(walk)
             self.pool.release(slot)
@@ -372,6 +376,7 @@ class LlamaCppEngine:
             matcher=matcher,
             has_room=lambda tokens: self._has_room(slot, tokens),
         )
+        self.pool.used_by(slot, answer)
         answer.progress.slot = slot.id
         self._running.add(answer)
         self._submit(self._run, slot, body, answer, key)
@@ -405,9 +410,11 @@ class LlamaCppEngine:
         The answers are generated one after the other: each finds the prompt in llama.cpp's cache and ends at its own
         stop string.
         """
+        adapted = answer.params.lora is not None  # what is saved belongs to the adapters as loaded
+        cached = answer.params.cache_prompt and not adapted
+        held = common_prefix(slot.tokens, key) if cached else 0
         try:
-            adapted = answer.params.lora is not None  # what is saved belongs to the adapters as loaded
-            self._prepare(slot, key, cached=answer.params.cache_prompt and not adapted)
+            self._prepare(slot, key, cached=cached)
             if adapted:
                 slot.tokens = ()
             if answer.prompt is not None and (top := answer.params.prompt_logprobs) is not None:
@@ -421,8 +428,11 @@ class LlamaCppEngine:
         except EngineError as error:
             answer.end = error
         finally:
+            if answer.prompt is not None and answer.evaluated < len(key):
+                slot.tokens = slot.tokens[: max(held, answer.evaluated)]
             if isinstance(answer.end, GenerationError):
                 log.error("generation failed: %s", answer.end)
+                slot.tokens = ()
             self._running.discard(answer)
             self.pool.release(slot)
             answer.put_end()

@@ -35,6 +35,7 @@ from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.engines.threads import bound_spinning
 from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware, may_have_gpu
+from ggserve.modelfile.rope import Rope
 
 _ERRORS_ONLY = 1  # verbosity of llama.cpp's output on standard error
 _LOG_SECONDS = 0.3  # time for its log thread to write why a load failed
@@ -210,6 +211,7 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     )
     attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options.flash_attention]
     params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
+    _rotate(xllamacpp, params, options.rope)
     _speculate(xllamacpp, params, options)
     params.slot_prompt_similarity = MIN_SIMILARITY
     params.prefill_assistant = False
@@ -247,6 +249,22 @@ def _grey_bmp() -> bytes:
     head = struct.pack("<IiiHHIIiiII", 40, _IMAGE_SIDE, _IMAGE_SIDE, 1, 24, 0, len(pixels), 0, 0, 0, 0)
     start = 14 + len(head)
     return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + pixels
+
+
+def _rotate(xllamacpp: ModuleType, params: Any, rope: Rope | None) -> None:
+    """Set the rotation of positions, unless it is as the file says."""
+    if rope is None:
+        return
+    kind = xllamacpp.llama_rope_scaling_type
+    params.rope_freq_base = rope.freq_base or 0.0
+    if rope.scaling == "none":
+        params.rope_scaling_type = kind.LLAMA_ROPE_SCALING_TYPE_NONE
+    elif rope.scaling is not None:
+        # Only YaRN makes a context longer than the file says. Without its extrapolation, it is linear scaling.
+        params.rope_scaling_type = kind.LLAMA_ROPE_SCALING_TYPE_YARN
+        params.rope_freq_scale, params.yarn_orig_ctx = rope.freq_scale, rope.trained
+        if rope.scaling == "linear":
+            params.yarn_ext_factor = 0.0
 
 
 def _speculate(xllamacpp: ModuleType, params: Any, options: EngineOptions) -> None:

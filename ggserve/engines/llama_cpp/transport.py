@@ -26,6 +26,7 @@ class ServerPlan:
     options: EngineOptions
     pooling: Pooling = "last"  # how token vectors are pooled into an embedding; "model": as the file says
     states: Path | None = None  # folder for `/slots/ID?action=save`; None: not available
+    raised_key: str | None = None  # metadata key of the file's context length, if the context is longer
     whole_inputs: bool = False  # bidirectional attention needs the whole input in one batch
 
 
