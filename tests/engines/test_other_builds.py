@@ -167,23 +167,27 @@ def test_a_cache_that_compares_texts_never_changes_a_prompt() -> None:
             if cut:
                 assert slot.run(cut, [0])[0] == cut["prompt"]
             prefixes.begin(body)
+            if dice.random() < 0.1:  # it was cancelled before it began
+                continue
             answer = dice.choices(range(len(PIECES)), k=dice.randrange(1, 9))
             if len(spelled(text_of(answer))) == len(answer) or dice.random() < 0.5:
                 answer = spelled(text_of(answer))
             seen, cached = slot.run(body, answer)
             assert seen == prompt
             reused += cached
+            prefixes.evaluated(body)
             if dice.random() < 0.8:  # otherwise it was cancelled
                 prefixes.end(body, text_of(answer), len(answer))
             kept = dice.choice([prompt, [*prompt, *spelled(text_of(answer))], prompt[: dice.randrange(1, len(prompt))]])
             prompt = [*kept, *dice.choices(range(len(PIECES)), k=dice.randrange(1, 20))]
-    assert reused > 5000
+    assert reused > 4000
 
 
 def test_a_slot_of_unknown_contents_is_not_reused() -> None:
     prefixes = ExactPrefixes(spelled)
     body = {"prompt": [1] * 40, "id_slot": 0}
     prefixes.begin(body)
+    prefixes.evaluated(body)
     assert prefixes.prepare(body) == (body, None)
     prefixes.begin({"prompt": [2], "id_slot": -1})  # in a slot of the server's choice
     assert prefixes.prepare(body) == ({**body, "cache_prompt": False}, None)

@@ -87,18 +87,20 @@ class Child:
         if self._prefixes is None:
             self._run(path, body, receive, cancelled)
             return
-        body, cut = self._prefixes.prepare(body)
+        prefixes = self._prefixes
+        body, cut = prefixes.prepare(body)
+        prefixes.begin(body)
         if cut is not None:
             self._run(path, cut, lambda chunk: False, cancelled)
-        self._prefixes.begin(body)
         text: list[str] = []
 
         def noted(chunk: Chunk) -> bool:
             for choice in chunk.get("choices", ()):
+                if not text:
+                    prefixes.evaluated(body)
                 text.append(choice["text"])
-                if self._prefixes is not None and (reason := choice["finish_reason"]):
-                    count = chunk["usage"]["completion_tokens"] - (reason == "stop")
-                    self._prefixes.end(body, "".join(text), count)
+                if reason := choice["finish_reason"]:
+                    prefixes.end(body, "".join(text), chunk["usage"]["completion_tokens"] - (reason == "stop"))
             return receive(chunk)
 
         self._run(path, body, noted, cancelled)

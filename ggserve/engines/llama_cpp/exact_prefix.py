@@ -57,14 +57,16 @@ class ExactPrefixes:
         """Note that a request is about to change its slot; without a slot, it can be any."""
         if (slot := body.get("id_slot", -1)) < 0:
             self._held.clear()
-        elif isinstance(body["prompt"], list):
+        self._held.pop(slot, None)
+
+    def evaluated(self, body: dict[str, Any]) -> None:
+        """Note that a request's slot has its whole prompt, and the beginning of an answer."""
+        if (slot := body.get("id_slot", -1)) >= 0 and isinstance(body["prompt"], list):
             self._held[slot] = _Held(body["prompt"])
-        else:
-            self._held.pop(slot, None)
 
     def end(self, body: dict[str, Any], answer: str, count: int) -> None:
-        """Note the whole answer to the request that began last in its slot, and its number of tokens."""
-        if (held := self._held.get(body.get("id_slot", -1))) is not None and held.prompt is body["prompt"]:
+        """Note the whole answer after the prompt in a request's slot, and its number of tokens."""
+        if (held := self._held.get(body.get("id_slot", -1))) is not None:
             held.answer, held.count = answer, count
 
     def restore(self, slot: int, tokens: Sequence[int]) -> None:
