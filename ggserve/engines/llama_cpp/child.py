@@ -29,6 +29,7 @@ from ggserve.machine import Hardware
 log = logging.getLogger("ggserve.model")
 
 
+_NO_ADAPTERS = "flash_attn is not compatible with LoRA"  # a build that says so goes on without them
 _RESTORE = re.compile(r"/slots/(\d+)\?action=restore")
 
 
@@ -84,10 +85,21 @@ class Child:
             raise InvalidRequest(f"This llama-server ({self._build.version}) does not report logprobs.", "logprobs")
         body = self._can.chain.adapt(body)
         path = self._can.path if isinstance(body["prompt"], list) else PATHS[0]
-        if self._prefixes is None:
-            self._run(path, body, receive, cancelled)
-            return
-        prefixes = self._prefixes
+        if self._prefixes is not None:
+            body, receive = self._with_exact_prefix(self._prefixes, path, body, receive, cancelled)
+        if not self._can.whole and isinstance(body["prompt"], list) and len(body["prompt"]) > 1:
+            body, receive = self._with_last_token_alone(path, body, receive, cancelled)
+        self._run(path, body, receive, cancelled)
+
+    def _with_exact_prefix(
+        self,
+        prefixes: ExactPrefixes,
+        path: str,
+        body: dict[str, Any],
+        receive: Callable[[Chunk], bool],
+        cancelled: Callable[[], bool],
+    ) -> tuple[dict[str, Any], Callable[[Chunk], bool]]:
+        """Cut a request's slot if need be. Return the request, and `receive` for it."""
         body, cut = prefixes.prepare(body)
         prefixes.begin(body)
         if cut is not None:
@@ -103,7 +115,23 @@ class Child:
                     prefixes.end(body, "".join(text), chunk["usage"]["completion_tokens"] - (reason == "stop"))
             return receive(chunk)
 
-        self._run(path, body, noted, cancelled)
+        return body, noted
+
+    def _with_last_token_alone(
+        self, path: str, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]
+    ) -> tuple[dict[str, Any], Callable[[Chunk], bool]]:
+        """Evaluate the prompt of a request without its last token. Return the rest of the request, and `receive` for
+        it, which gets the true number of cached tokens."""
+        first = {"prompt": body["prompt"][:-1], "n_predict": 1, "id_slot": body.get("id_slot", -1)}
+        chunks = self._collected(path, {**first, "cache_prompt": body.get("cache_prompt", True)}, cancelled)
+        cached = max((chunk["prompt_progress"]["cache"] for chunk in chunks if "prompt_progress" in chunk), default=0)
+
+        def corrected(chunk: Chunk) -> bool:
+            if progress := chunk.get("prompt_progress"):
+                chunk = {"prompt_progress": {**progress, "cache": min(progress["cache"], cached)}}
+            return receive(chunk)
+
+        return {**body, "cache_prompt": True}, corrected
 
     def _run(
         self, path: str, body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]
@@ -178,15 +206,20 @@ class Child:
             error = trial.error()
         if error is not None:
             raise EngineError(f"LLAMA_SERVER={self._build.path} does not answer a short prompt: {error}")
+        if self._server.has_said(_NO_ADAPTERS):
+            self._server.command_line.leave_out_flash_attention()
+            self._server.restart()
+            if self._server.has_said(_NO_ADAPTERS):
+                raise EngineError(f"LLAMA_SERVER={self._build.path} does not apply LORA_PATH: use another build")
         findings = trial.findings(adapters=bool(self._plan.options.adapters))
         return replace(findings, abilities=replace(findings.abilities, embeds=embeds))
 
-    def _collected(self, path: str, body: dict[str, Any]) -> list[Chunk]:
+    def _collected(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool] = lambda: False) -> list[Chunk]:
         chunks: list[Chunk] = []
 
         def receive(chunk: Chunk) -> bool:
             chunks.append(chunk)
             return False
 
-        self._run(path, body, receive, lambda: False)
+        self._run(path, body, receive, cancelled)
         return chunks

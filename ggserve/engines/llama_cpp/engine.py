@@ -92,6 +92,7 @@ class LlamaCppEngine:
         self._vocab_size = vocab_size
         self._scales = [scale for _, scale in options.adapters]
         self._controls = controls
+        self._control_names = {token: name for name, token in controls.items()}
         self._shown_controls = list(shown_controls)
         self._word_limit = word_limit
         self._end_ids = end_ids
@@ -276,6 +277,8 @@ class LlamaCppEngine:
     def detokenize(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, including control tokens. Blocks for about a millisecond."""
         self._check_tokens(ids)
+        if (name := self._control_names.get(ids[0]) if len(ids) == 1 else None) is not None:
+            return name  # some builds return no text for it
         text: str = self._transport.post("/detokenize", {"tokens": list(ids)})["content"]
         return text
 

@@ -120,6 +120,10 @@ class LlamaServer:
         """Call it, from another thread, each time a process has loaded the model, before that one gets requests."""
         self._on_restart = callback
 
+    def has_said(self, text: str) -> bool:
+        """Return whether the current process has written a text to its log."""
+        return any(text in line for line in list(self._lines))
+
     def restart(self) -> None:
         """Restart it with the current command line, and wait for it."""
         with self._changed:

@@ -15,6 +15,8 @@ _TEXT = "a b c d e"
 _SAME_TEXT = "a\n\nb\n\nc\n\nd\n\ne"  # for a build that skips spaces
 _RAISED, _PENALTY = 50.0, 100.0  # a bias that decides, and a penalty that outweighs it
 _ROUNDING = 0.01  # of a log-probability
+_MANY = 48  # tokens; some kernels are for 32 or more
+_DIFFERENCE = 0.5  # of log-probabilities: more than rounding
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Findings:
     chain: SamplerChain = field(default_factory=SamplerChain)
     progress: bool = True  # it reports how much of a prompt is evaluated
     exact_cache: bool = True  # it reuses only the KV cache of equal tokens
+    whole: bool = True  # it is exact after a prompt that it evaluates at once
     twice: bool = False  # in probabilities, the tokens that it does not report count twice
 
     @property
@@ -35,6 +38,7 @@ class Findings:
         missing = {
             "embeddings together with completions": able.embeds,
             "prompt progress": self.progress,
+            "exact evaluation of whole prompts (their last token is evaluated alone)": self.whole,
             "logprobs": able.logprobs,
             "logprobs together with logit_bias": able.logprobs_before_bias or not able.logprobs,
             "probabilities after sampling": able.sampled_probabilities or not able.logprobs,
@@ -84,7 +88,7 @@ class Trial:
             sampled_probabilities=sum(told) > 0.5,
         )
         chain = replace(self._with_penalties(path, found.chain, token, bias), top_k_keeps=len(told) > 1)
-        return replace(found, abilities=abilities, chain=chain, twice=bool(twice))
+        return replace(found, abilities=abilities, chain=chain, twice=bool(twice), whole=self._exact_at_once(path))
 
     def _counts_twice(self, path: str) -> bool | None:
         """Return whether the tokens that are not reported count twice; None if probabilities depend on their number in
@@ -96,6 +100,14 @@ class Trial:
         if abs(few["logprob"] - many["logprob"]) < _ROUNDING:
             return False
         return True if abs(normalized(few)["logprob"] - normalized(many)["logprob"]) < _ROUNDING else None
+
+    def _exact_at_once(self, path: str) -> bool:
+        """Return whether the likeliest token after a prompt is the same, and about as likely, if only the last token of
+        the prompt is evaluated."""
+        prompt = (self._prompt * _MANY)[:_MANY]
+        entries = [self._entry(path, prompt=prompt, cache_prompt=cached) for cached in (False, True)]
+        first, second = (likeliest_of(entry)[0] if entry else {"id": -1, "logprob": 0.0} for entry in entries)
+        return first["id"] == second["id"] and abs(first["logprob"] - second["logprob"]) < _DIFFERENCE
 
     def _chain(self) -> SamplerChain:
         """Return the samplers that the build knows: its answer repeats them."""
