@@ -80,6 +80,12 @@ def can(model: object, ability: str) -> bool:
     return not os.environ.get("TEST_LLAMA_SERVER") or transport is None or getattr(transport.abilities, ability)
 
 
+def rounds(model: object) -> bool:
+    """Return whether the kernels of a native build make results depend much on what is evaluated together."""
+    transport = getattr(model.engine, "_transport", None)  # type: ignore[attr-defined]
+    return bool(os.environ.get("TEST_LLAMA_SERVER")) and hasattr(transport, "_can") and not transport._can.whole
+
+
 def main(arguments: list[str]) -> None:
     if "--help" in arguments:
         return print(HELP)

