@@ -9,8 +9,9 @@ from typing import Generic, Protocol, TypeVar
 
 from ggserve.errors import EngineClosed, QueueFull
 
-MIN_SIMILARITY = 0.5  # part of a prompt that a slot must hold already to be chosen for it, on every engine
+MIN_SIMILARITY = 0.5  # part of a prompt that a slot must hold to be chosen although it loses more, on every engine
 _MOST_OVERTAKEN = 16  # times that a request whose room is not free yet lets a smaller one go first
+_WORTH_WAITING = 256  # tokens that a slot must save for a prompt to wait until its cancelled request ends
 
 
 class Slot(Protocol):
@@ -24,6 +25,20 @@ class Slot(Protocol):
     @property
     def tokens(self) -> Sequence[int]: ...
 
+    @property
+    def prompt_tokens(self) -> int:
+        """The number of `tokens` that belong to its last prompt, at most; the rest is the answer."""
+        ...
+
+
+class Request(Protocol):
+    """A request that uses a slot."""
+
+    @property
+    def cancelled(self) -> bool:
+        """True if it returns the slot as soon as it can."""
+        ...
+
 
 AnySlot = TypeVar("AnySlot", bound=Slot)
 
@@ -31,6 +46,11 @@ AnySlot = TypeVar("AnySlot", bound=Slot)
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the length of the longest common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _history(slot: Slot) -> int:
+    """Return the number of tokens that a slot loses to a prompt without a common prefix."""
+    return min(slot.prompt_tokens, len(slot.tokens))
 
 
 @dataclass(eq=False)
@@ -59,6 +79,7 @@ class Pool(Generic[AnySlot]):
         self._idle = list(slots)  # least recently used first
         self._room = room
         self._reserved: dict[AnySlot, int] = {}  # tokens, by slots that are in use
+        self._requests: dict[AnySlot, Request] = {}  # by slots that are in use, where known
         self._queue_size = queue_size
         self._queue: list[_Waiter[AnySlot]] = []  # the next one first
         self._closed = False
@@ -114,10 +135,16 @@ class Pool(Generic[AnySlot]):
                 taken.append(self._take(self._idle[0], room))
         return taken
 
+    def used_by(self, slot: AnySlot, request: Request) -> None:
+        """Name the request that has acquired a slot. When it is cancelled, the same prompt waits for the slot."""
+        with self._lock:
+            self._requests[slot] = request
+
     def release(self, slot: AnySlot) -> None:
         """Return a slot to the pool, for the first request in the queue."""
         with self._lock:
             del self._reserved[slot]
+            self._requests.pop(slot, None)
             self._idle.append(slot)
             self._serve()
 
@@ -166,7 +193,7 @@ class Pool(Generic[AnySlot]):
         for waiter in list(self._queue):
             if not self._idle or (self._queue[0] is not waiter and self._queue[0].overtaken >= _MOST_OVERTAKEN):
                 return
-            if not self._fits(waiter.room):
+            if not self._fits(waiter.room) or self._awaits_slot(waiter.prompt):
                 continue
             for other in self._queue[: self._queue.index(waiter)]:
                 other.overtaken += 1
@@ -182,17 +209,29 @@ class Pool(Generic[AnySlot]):
         self._reserved[slot] = room
         return slot
 
-    def _choose(self, prompt: Sequence[int]) -> AnySlot:
-        """Return the idle slot that saves most of the prompt, else the least recently used one.
+    def _awaits_slot(self, prompt: Sequence[int]) -> bool:
+        """Return whether a cancelled request will soon return a slot that saves more of the prompt than an idle one, as
+        when a client sends it again at once."""
+        leaving = [slot for slot, request in self._requests.items() if request.cancelled]
+        if not leaving or len(self._queue) > self._queue_size:
+            return False
+        soon = max(common_prefix(slot.tokens, prompt) for slot in leaving)
+        return soon >= common_prefix(self._choose(prompt).tokens, prompt) + _WORTH_WAITING
 
-        A short common prefix, such as a template's system prompt, does not count: otherwise, every new chat would take
-        the slot of the last one and discard its history.
+    def _choose(self, prompt: Sequence[int]) -> AnySlot:
+        """Return the idle slot that holds most of the prompt if that saves at least as much as it loses, else an empty
+        one, else the least recently used one.
+
+        Otherwise, every new chat with the same system prompt would take the slot of the last one and discard its
+        history. Where most of the prompt is saved, what the least recently used slot would lose counts too. Answers do
+        not count as lost, because the next turn often spells them differently.
         """
         opened = [slot for slot in self._idle if slot.opened]
         if not opened:
             return self._idle[0]
-        prefixes = [common_prefix(slot.tokens, prompt) for slot in opened]
-        longest = max(prefixes)
-        nearest = opened[prefixes.index(longest)]
-        begun = 0 < len(nearest.tokens) == longest  # such as a prompt whose client left: nothing is thrown away
-        return nearest if begun or longest >= MIN_SIMILARITY * len(prompt) else opened[0]
+        oldest = next((slot for slot in opened if not slot.tokens), opened[0])
+        nearest = max(opened, key=lambda slot: common_prefix(slot.tokens, prompt))
+        saved = common_prefix(nearest.tokens, prompt)
+        lost = _history(nearest) - saved
+        spared = _history(oldest) if saved >= MIN_SIMILARITY * len(prompt) else 0
+        return nearest if lost <= saved + spared else oldest

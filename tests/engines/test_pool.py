@@ -11,6 +11,7 @@ class FakeSlot:
 
     def __init__(self, *tokens: int, opened: bool = True) -> None:
         self.tokens = list(tokens)
+        self.prompt_tokens = len(tokens)
         self.opened = opened
 
 
@@ -33,6 +34,58 @@ def test_a_short_common_beginning_costs_nobody_their_history():
     recent, old = FakeSlot(1, 2, 3, 4), FakeSlot(7, 8)
     pool = Pool([old, recent], 0)
     assert acquired(pool, 1, 20, 21, 22) is old
+
+
+def test_a_chat_that_shares_only_a_long_system_prompt_takes_an_empty_slot():
+    system = range(100)
+    chat, empty = FakeSlot(*system, *range(200, 400)), FakeSlot()
+    assert acquired(Pool([chat, empty], 0), *system, 500) is empty
+    chat, short = FakeSlot(*system, *range(200, 400)), FakeSlot(7)
+    assert acquired(Pool([short, chat], 0), *system, 500) is short
+    chat, old = FakeSlot(*system, *range(200, 400)), FakeSlot(*range(600, 800))
+    assert acquired(Pool([old, chat], 0), *system, 500) is chat  # one of both has to go
+
+
+@pytest.mark.parametrize("answer", [0, 500])
+def test_what_goes_on_with_a_slot_takes_it_however_much_is_new(answer: int):
+    begun, empty = FakeSlot(*range(100 + answer)), FakeSlot()
+    begun.prompt_tokens = 100
+    assert acquired(Pool([empty, begun], 0), *range(98), *range(1000, 2000)) is begun
+
+
+class Request:
+    """A request that uses a slot."""
+
+    cancelled = False
+
+
+def test_the_prompt_of_a_cancelled_request_waits_for_its_slot():
+    async def main() -> None:
+        pool, request, prompt = Pool([FakeSlot(n) for n in range(1, 4)], 9), Request(), range(1000)
+        slot = await pool.acquire(prompt)
+        slot.tokens = [*prompt][:300]
+        pool.used_by(slot, request)
+        await pool.acquire(prompt)  # the request may take long
+        request.cancelled = True
+        waiting = asyncio.ensure_future(pool.acquire(prompt))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await pool.acquire(prompt[:200])  # not worth it
+        pool.release(slot)
+        assert await waiting is slot
+
+    asyncio.run(main())
+
+
+def test_nobody_is_turned_away_for_a_slot_of_a_cancelled_request():
+    async def main() -> None:
+        slots = [FakeSlot(*range(500)), FakeSlot()]
+        pool, request = Pool(slots, 0), Request()
+        pool.used_by(await pool.acquire(range(500)), request)
+        request.cancelled = True
+        assert await pool.acquire(range(500)) is slots[1]
+
+    asyncio.run(main())
 
 
 def test_the_least_recently_used_slot_is_taken_else():

@@ -88,6 +88,7 @@ class Context:
         self._gpu_layers = 0 if options.gpu_layers == "auto" else options.gpu_layers
         self._llm: Any = None
         self.tokens: list[int] = []
+        self.prompt_tokens = 0  # those of the last prompt
 
     @property
     def opened(self) -> bool:

@@ -85,6 +85,7 @@ class CTransformersEngine:
             prompt if params.cache_prompt else (), continues=params.continues, priority=params.priority
         )
         generation = self._new_generation(prompt, params, matcher, marks)
+        self.pool.used_by(context, generation)
         generation.progress.slot = self._contexts.index(context)
         self._workers.submit(self._run, context, generation)
         async with aclosing(generation.listen()) as deltas:
@@ -221,6 +222,7 @@ class CTransformersEngine:
     def _prefill(self, context: Context, generation: Generation) -> None:
         """Evaluate the part of the prompt that is not in the KV cache. Return early if cancelled."""
         generation.cached_tokens = cached = context.reuse(generation.prompt)
+        context.prompt_tokens = len(generation.prompt)
         generation.progress.begin(self._contexts.index(context), len(generation.prompt), cached)
         self._eval(context, generation, generation.prompt[generation.cached_tokens :])
 

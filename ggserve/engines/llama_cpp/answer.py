@@ -44,6 +44,7 @@ class Answer(RunningRequest):
         self._has_room = has_room
         self._slot = slot
         self.turn = turn
+        self.evaluated = 0  # tokens of the prompt that are in the slot, at least
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._grammar = matcher
         self._context_length = context_length
@@ -126,6 +127,7 @@ class Answer(RunningRequest):
             self._rejected_tokens = timings.get("draft_n", 0) - self._accepted_tokens
         if choices := chunk["choices"]:
             choice = choices[0]
+            self.evaluated = max(self.evaluated, self._prompt_tokens)
             self.progress.advance(self._prompt_tokens)
             self._finish_reason = choice["finish_reason"]
             text = choice["text"]
@@ -149,6 +151,7 @@ class Answer(RunningRequest):
         if not evaluated:
             self._prompt_tokens, self._cached_tokens = progress["total"], progress["cache"]
             self.progress.begin(self._slot, self._prompt_tokens, self._cached_tokens)
+        self.evaluated = max(self.evaluated, self._evaluated)
         self.progress.advance(self._evaluated)
         # Without what was evaluated before, the prompt would never get to its end.
         resumes = self.prompt is not None and self.params.cache_prompt and progress["cache"] >= evaluated - BATCH

@@ -22,6 +22,10 @@ class Slot:
     tokens: Sequence[int] = ()  # of its last prompt; of one with images, the characters of its text
     opened = True
 
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.tokens)
+
 
 class SlotKeeper:
     """The keeper of one engine's slots. The thread that holds the slot calls `prepare` and `save`."""
