@@ -7,7 +7,8 @@ does not depend on its version.
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
 
+_NOTICED = 30.0  # seconds within which a llama-server notices that a request was broken off: two batches of a prompt
+
 
 _NO_ADAPTERS = "flash_attn is not compatible with LoRA"  # a build that says so goes on without them
 _RESTORE = re.compile(r"/slots/(\d+)\?action=restore")
@@ -43,6 +46,7 @@ class Child:
         self._build = build
         self._plan = plan
         self._server = LlamaServer(build, plan)
+        self._shares_cache = plan.options.shared_tokens is not None
         self._can = Findings()
         self._prefixes: ExactPrefixes | None = None  # if the build needs them
         if not plan.whole_inputs and plan.pooling != "rank":
@@ -125,7 +129,7 @@ class Child:
         first = {"prompt": body["prompt"][:-1], "n_predict": 1, "id_slot": body.get("id_slot", -1)}
         chunks = self._collected(path, {**first, "cache_prompt": body.get("cache_prompt", True)}, cancelled)
         cached = max((chunk["prompt_progress"]["cache"] for chunk in chunks if "prompt_progress" in chunk), default=0)
-        cached += cached == len(body["prompt"]) - 2  # all of it, except the token that is evaluated anew in any case
+        cached += cached == len(body["prompt"]) - 2  # all of it, except the token that is always evaluated again
 
         def corrected(chunk: Chunk) -> bool:
             if progress := chunk.get("prompt_progress"):
@@ -143,15 +147,14 @@ class Child:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         reader = CompletionReader(body)
         try:
-            for part in self._server.stream(path, request, cancelled):
-                if any(receive(self._exact(chunk)) for chunk in reader.feed(part)) or reader.complete:
-                    return
-                if reader.begun:
-                    time.sleep(BEAT)  # data that arrives in the meantime is read at once
+            with closing(self._server.stream(path, request, cancelled)) as parts:
+                ended = self._read(parts, reader, receive)
         except (OSError, EOFError) as error:
             raise GenerationError("llama-server crashed while it answered; see model.log.") from error
-        for chunk in reader.rest():
-            receive(chunk)
+        if self._shares_cache and (cancelled() or (ended and not reader.complete)):
+            self._wait_until_idle(body.get("id_slot"))
+        for chunk in () if ended else reader.rest():
+            receive(self._exact(chunk))
 
     def _exact(self, chunk: Chunk) -> Chunk:
         """Correct the probabilities of a chunk, if the build needs it."""
@@ -159,6 +162,28 @@ class Child:
             if logprobs := choice["logprobs"]:
                 logprobs["content"] = [normalized(each) if "logprob" in each else each for each in logprobs["content"]]
         return chunk
+
+    def _read(self, parts: Iterable[bytes], reader: CompletionReader, receive: Callable[[Chunk], bool]) -> bool:
+        """Pass on the chunks of an answer. Return whether it is complete, or was broken off by `receive`."""
+        for part in parts:
+            if any(receive(self._exact(chunk)) for chunk in reader.feed(part)) or reader.complete:
+                return True
+            if reader.begun:
+                time.sleep(BEAT)  # data that arrives in the meantime is read at once
+        return False
+
+    def _wait_until_idle(self, slot: int | None) -> None:
+        """Wait until a slot has noticed that its request was broken off. Until then it fills the shared cache further,
+        and llama-server fails all requests when that is full."""
+        deadline = time.monotonic() + _NOTICED
+        while time.monotonic() < deadline:
+            try:
+                slots = self._server.listener.slots()
+            except EngineError:  # a crash, or a build that does not tell
+                return
+            if not any(each["id"] == slot and each.get("is_processing") for each in slots):
+                return
+            time.sleep(BEAT)
 
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport."""

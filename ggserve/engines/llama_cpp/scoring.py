@@ -89,7 +89,7 @@ class NativeScorer:
     def _compared(
         self, prefix: Sequence[int], token: int, other: dict[str, Any], likeliest: tuple[ScoredToken, ...], slot: int
     ) -> ScoredToken:
-        """Score a token by its probability beside another one, of which llama.cpp's report is given."""
+        """Score a token by its probability beside another one, given llama.cpp's report on that one."""
         for lead in _LEADS:
             if found := self._beside(prefix, token, other["id"], lead, slot):
                 logprob = other["logprob"] + math.log(found["prob"] / found["beside"]) + lead

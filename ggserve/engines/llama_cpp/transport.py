@@ -32,7 +32,7 @@ class ServerPlan:
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a server core can do. The defaults are those of llama.cpp's own core."""
+    """The abilities of a server core. The defaults are those of llama.cpp's own core."""
 
     embeds: bool = True  # a generating model can also make embeddings
     logprobs: bool = True  # tokens are reported with their ids and log-probabilities

@@ -21,7 +21,7 @@ _DIFFERENCE = 0.5  # of log-probabilities: more than rounding
 
 @dataclass(frozen=True)
 class Findings:
-    """What a build can do."""
+    """The findings on a build."""
 
     path: str = PATHS[0]  # of completions of token ids
     abilities: Abilities = field(default_factory=Abilities)
@@ -33,7 +33,7 @@ class Findings:
 
     @property
     def lacks(self) -> list[str]:
-        """What it cannot do."""
+        """The abilities that it does not have."""
         able = self.abilities
         missing = {
             "embeddings together with completions": able.embeds,
