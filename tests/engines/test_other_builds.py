@@ -39,6 +39,7 @@ CPU_ONLY = """\
          --fit                    automatically determine which tensors to offload to the GPU(s)
   -md,   --model-draft FNAME      draft model
          --embedding(s)           restrict to only support embedding use case
+         --log-disable            Disable trace logs
          --webui NAME             controls which webui to server:
                                   - none: disable webui
   --spec-type SPEC[:k=v,...]      canonical speculative stage entry; repeat for a chain.
@@ -75,6 +76,7 @@ def test_flags_are_given_as_the_build_spells_them(tmp_path: Path) -> None:
     assert arguments(tmp_path, GPU, 5).endswith("--gpu-layers 5")
     assert "--webui none" in arguments(tmp_path, GPU, 5)
     assert "--embeddings" in arguments(tmp_path, GPU, 5)
+    assert "--log-disable" in arguments(tmp_path, GPU, 5)
     line = arguments(tmp_path, CPU_ONLY, 0, speculate="ngram-mod", draft_model=Path("draft.gguf"))
     assert "--spec-type ngram-mod:n_max=8,n_min=0,ngram_size_n=8 --spec-type draft" in line
 

@@ -171,6 +171,8 @@ class CommandLine:
         for flag in ("--no-context-shift", "--no-cache-idle-slots", "--offline"):
             arguments += self._optional(flag)
         arguments += self._optional("--no-ui") or self._optional("--no-webui") or self._optional("--webui", "none")
+        if "trace logs" in build.flag_help("--log-disable"):  # a file in the working directory, not the output
+            arguments += ["--log-disable"]
         if "trace" in build.flag_help("--log-verbosity"):
             arguments += ["--log-verbosity", "4"]  # reports the layers on the GPU
         return arguments
