@@ -135,9 +135,10 @@ def naive(setup: Setup, slots: int) -> Server:
 
 def native(setup: Setup, slots: int) -> Server:
     """The llama-server that LLAMA_SERVER names: llama.cpp's, or ik_llama.cpp's."""
-    model, context = str(setup.original), str(slots * setup.context)
+    model, context = str(setup.original.resolve()), str(slots * setup.context)
     numbers = ["--ctx-size", context, "--parallel", str(slots), "--threads", str(setup.threads)]
-    return Server([_own_build(), "--model", model, "--port", "{port}", *numbers], slots=slots)
+    command = [_own_build(), "--model", model, "--port", "{port}", *numbers]
+    return Server(command, slots=slots, folder=Path(tempfile.gettempdir()))  # where it may write a log
 
 
 def ggserve_native(setup: Setup, slots: int) -> Server:
