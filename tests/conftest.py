@@ -18,12 +18,15 @@ from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
 from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.llama_server import launcher
-from tests.processes import clean_environment, free_port
+from tests.processes import PATIENCE, clean_environment, free_port
+from tests.shallow_model import write_shallow_model
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a script's background job ignores it, and a server inherits that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+httpx._config.DEFAULT_TIMEOUT_CONFIG.__init__(PATIENCE)  # httpx gives up after five seconds by default
 
 ROOT = Path(__file__).parent.parent
 FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family
@@ -85,18 +88,18 @@ def serve(
     finally:
         process.terminate()
         try:
-            process.wait(timeout=20)
+            process.wait(PATIENCE)
         finally:
             process.kill()
 
 
-def wait_until_ready(server: Server, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise AssertionError(f"the server ended at once: {server.log('console')}")
         try:
-            if httpx.get(f"{server.url}/health", timeout=1).status_code == 200:
+            if httpx.get(f"{server.url}/health").status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -125,6 +128,18 @@ def original_path() -> Path:
     path = packaged_model()
     assert path is not None, "the default model's package is not installed: use `make test`"
     return path
+
+
+@pytest.fixture(scope="session")
+def shallow_path(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first layers of the default model, for tests in which an answer's words mean nothing: several times faster."""
+    return write_shallow_model(default_path, tmp_path_factory.mktemp("shallow") / default_path.name)
+
+
+@pytest.fixture(scope="session")
+def shallow_original_path(original_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the package's file, which only llama.cpp runs."""
+    return write_shallow_model(original_path, tmp_path_factory.mktemp("shallow") / original_path.name)
 
 
 @pytest.fixture(scope="session")
