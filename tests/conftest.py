@@ -132,7 +132,7 @@ def original_path() -> Path:
 
 @pytest.fixture(scope="session")
 def shallow_path(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first layers of the default model, for tests in which an answer's words mean nothing: several times faster."""
+    """The default model's first layers, several times as fast: for tests in which an answer's words mean nothing."""
     return write_shallow_model(default_path, tmp_path_factory.mktemp("shallow") / default_path.name)
 
 

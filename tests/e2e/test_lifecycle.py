@@ -80,7 +80,7 @@ def corrupt(request, tmp_path, shallow_path):
 
 
 def test_a_corrupt_file_is_an_error_that_names_it(corrupt):
-    with pytest.raises(ModelFileError, match="bad.gguf"):
+    with pytest.raises(ModelFileError, match=r"bad\.gguf"):
         GGUFModel(corrupt)
 
 

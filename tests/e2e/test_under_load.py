@@ -104,7 +104,7 @@ PROBE = """
 import http.client, sys, threading
 ended = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
-connection = http.client.HTTPConnection(sys.argv[1], timeout=30)
+connection = http.client.HTTPConnection(sys.argv[1], timeout=120)
 answers = 0
 while not ended.is_set():
     connection.request("GET", "/health")

@@ -15,6 +15,7 @@ from ggserve.engines.ctransformers.context import Context
 from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, Grammar, SamplingParams, ScoredToken
 from ggserve.model.gguf_model import GGUFModel
+from tests.processes import PATIENCE
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
 PROMPT = "The three primary colours are"
@@ -247,7 +248,7 @@ def test_a_listener_that_leaves_while_a_prompt_is_scored_frees_the_slot(either: 
         while either.engine.pool.idle < 2:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(leave(), 20))
+    asyncio.run(asyncio.wait_for(leave(), PATIENCE))
 
 
 def test_what_llama_cpp_guesses_has_no_scores_and_is_refused(original_path: Path):

@@ -9,6 +9,7 @@ from ggserve.errors import ContextOverflow
 from ggserve.generation import SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from tests.conftest import FAMILY_FILES
+from tests.processes import PATIENCE
 
 PROMPT = "Customer: I was charged twice for my order.\nThe right team is:"
 LABELS = ["billing", "bill", "technical support", "technical", "日本の", "日曜日", "😀", "no", "not sure", "qzx vkj wq"]
@@ -82,4 +83,4 @@ def test_a_cancelled_walk_frees_its_slot(either: GGUFModel):
         while either.occupancy.idle < 2:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(cancelled(), 30))
+    asyncio.run(asyncio.wait_for(cancelled(), PATIENCE))

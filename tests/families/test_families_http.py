@@ -74,7 +74,7 @@ def damaged(path: Path, family: str) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_file_that_is_cut_says_so(family: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match="^model.bin: .*truncated: tensor"):
+    with pytest.raises(ModelFileError, match=r"^model\.bin: .*truncated: tensor"):
         GGUFModel(damaged(tmp_path / "model.bin", family), model_type=family)
 
 
