@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,10 +165,38 @@ def child_model(original_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     model.close()
 
 
-@pytest.fixture(scope="session", params=["ctransformers", "llama_cpp", "child"])
+ENGINES = ["ctransformers", "llama_cpp", "child"]
+
+
+@pytest.fixture(scope="session", params=ENGINES)
 def either(request: pytest.FixtureRequest) -> GGUFModel:
     """The model on each engine in turn, and on both transports of llama.cpp: 128 tokens of context, two slots."""
     return request.getfixturevalue(f"{request.param}_model")
+
+
+@pytest.fixture(scope="session")
+def shallow_models(
+    shallow_path: Path, shallow_original_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], GGUFModel]]:
+    """Return the first layers of the model on an engine, loaded once."""
+    loaded: dict[str, GGUFModel] = {}
+
+    def on(engine: str) -> GGUFModel:
+        if engine not in loaded:
+            child = {"llama_server": str(launcher(tmp_path_factory.mktemp("child")))} if engine == "child" else {}
+            path = shallow_path if engine == "ctransformers" else shallow_original_path
+            loaded[engine] = GGUFModel(path, **SMALL, **child)
+        return loaded[engine]
+
+    yield on
+    for model in loaded.values():
+        model.close()
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def shallow_either(request: pytest.FixtureRequest, shallow_models: Callable[[str], GGUFModel]) -> GGUFModel:
+    """The first layers of the model in the same ways."""
+    return shallow_models(request.param)
 
 
 @pytest.fixture(scope="session")
