@@ -272,11 +272,11 @@ def test_a_full_disk(machine: Machine, hub: Hub) -> None:
     )
 
 
-def test_the_server_answers_from_a_repository(machine: Machine, hub: Hub, default_path: Path) -> None:
-    hub.repos["org/SmolLM2-GGUF"] = Repo({"smollm2.Q4_1.gguf": default_path.read_bytes()})
+def test_the_server_answers_from_a_repository(machine: Machine, hub: Hub, shallow_path: Path) -> None:
+    hub.repos["org/SmolLM2-GGUF"] = Repo({"smollm2.Q4_1.gguf": shallow_path.read_bytes()})
     environment = {**machine.environment, "MODEL_NAME": "org/SmolLM2-GGUF", "MODEL_FILE": "smollm2.Q4_1.gguf"}
     environment.pop("LOG_DIR")
     with serve(machine.home / "logs", CONTEXT_LENGTH="256", **environment) as server:
         assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "smollm2.Q4_1"
-        assert "downloading smollm2.Q4_1.gguf (128.60 MB) from org/SmolLM2-GGUF" in server.log("model.log")
+        assert f"downloading smollm2.Q4_1.gguf ({shallow_path.stat().st_size / 1e6:.2f} MB) from org/" in server.log("model.log")
