@@ -35,8 +35,8 @@ def test_a_request_of_a_higher_priority_never_rests_for_others():
         assert not urgent.shall_rest
 
 
-def test_a_short_question_is_answered_before_a_long_prompt_ends(original_path: Path):
-    model = GGUFModel(original_path, context_length=2048, parallel=2, threads=1)
+def test_a_short_question_is_answered_before_a_long_prompt_ends(shallow_original_path: Path):
+    model = GGUFModel(shallow_original_path, context_length=4096, parallel=2, threads=1)
     order: list[str] = []
 
     async def ask(name: str, prompt: list[int]) -> Delta:
@@ -46,7 +46,7 @@ def test_a_short_question_is_answered_before_a_long_prompt_ends(original_path: P
         return last
 
     async def main() -> Delta:
-        long = asyncio.ensure_future(ask("long", [1, *range(100, 1899)]))
+        long = asyncio.ensure_future(ask("long", [1, *range(100, 3699)]))
         while model.occupancy.idle == 2:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.1)
@@ -56,6 +56,6 @@ def test_a_short_question_is_answered_before_a_long_prompt_ends(original_path: P
     try:
         last = asyncio.run(main())
         assert order == ["short", "long"]
-        assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (1800, 0, 3)
+        assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (3600, 0, 3)
     finally:
         model.close()
