@@ -111,8 +111,9 @@ def wait_until_ready(server: Server) -> None:
 
 
 @pytest.fixture(scope="session")
-def common_server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="512", PARALLEL=str(SLOTS)) as server:
+def common_server(tmp_path_factory: pytest.TempPathFactory, shallow_path: Path) -> Iterator[Server]:
+    settings = {"MODEL_PATH": str(shallow_path), "CONTEXT_LENGTH": "512", "PARALLEL": str(SLOTS)}
+    with serve(tmp_path_factory.mktemp("logs"), **settings) as server:
         yield server
 
 

@@ -141,7 +141,7 @@ def test_a_call_that_the_model_makes_by_itself_is_told_apart(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_is_cut_gives_what_there_is(client: openai.OpenAI, stream: bool):
-    chat = {"model": "any", "messages": QUESTION, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 25}
+    chat = {"model": "any", "messages": QUESTION, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 40}
     if stream:
         chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**chat, temperature=0, stream=True)]
         calls = [call for choice in chunks for call in choice.delta.tool_calls or ()]
@@ -152,7 +152,7 @@ def test_a_call_that_is_cut_gives_what_there_is(client: openai.OpenAI, stream: b
         (call,) = choice.message.tool_calls
         assert call.function.name == "get_weather"
         arguments, reason = call.function.arguments, choice.finish_reason
-    assert arguments.startswith('{"city": "')
+    assert arguments and '{"city": "'.startswith(arguments[:10])
     assert reason == "length"
 
 

@@ -279,4 +279,5 @@ def test_the_server_answers_from_a_repository(machine: Machine, hub: Hub, shallo
     with serve(machine.home / "logs", CONTEXT_LENGTH="256", **environment) as server:
         assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "smollm2.Q4_1"
-        assert f"downloading smollm2.Q4_1.gguf ({shallow_path.stat().st_size / 1e6:.2f} MB) from org/" in server.log("model.log")
+        size = f"{shallow_path.stat().st_size / 1e6:.2f} MB"
+        assert f"downloading smollm2.Q4_1.gguf ({size}) from org/SmolLM2-GGUF" in server.log("model.log")
