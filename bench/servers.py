@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -223,7 +223,8 @@ def _wait_until_ready(process: psutil.Popen, port: int, path: str, output: Path)
 
 
 def _stop(process: psutil.Popen) -> None:
-    process.terminate()
+    with suppress(psutil.NoSuchProcess):
+        process.terminate()
     try:
         process.wait(STOP_TIMEOUT)
     except psutil.TimeoutExpired:

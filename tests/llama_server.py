@@ -39,6 +39,8 @@ HELP = """\
 --spec-ngram-mod-n-match N              ngram-mod lookup length
 --spec-ngram-mod-n-min N                fewest tokens
 --spec-ngram-mod-n-max N                most tokens
+-kvu,  --kv-unified                     use single unified KV buffer shared across all sequences
+--kv-unified-per-slot N                 context of each slot in it
 -cram, --cache-ram N                    set the maximum cache size in MiB
 --slot-save-path PATH                   path to save slot kv cache
 --swa-full                              use full-size SWA cache
@@ -92,8 +94,8 @@ def options(arguments: list[str]) -> dict[str, str]:
     for flag in left:
         if flag not in HELP:
             sys.exit(f"error: invalid argument: {flag}")
-        switch = flag in ("--embeddings", "--embedding", "--reranking", "--check-tensors", "--swa-full")
-        found[flag] = "" if switch else next(left)
+        switches = "--embeddings", "--embedding", "--reranking", "--check-tensors", "--swa-full", "--kv-unified"
+        found[flag] = "" if flag in switches else next(left)
     return found
 
 
@@ -118,6 +120,9 @@ def serve(given: dict[str, str]) -> None:
     if adapters := given.get("--lora-scaled"):
         pairs = [each.rpartition(":") for each in adapters.split(",")]
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale)) for path, _, scale in pairs]
+    params.kv_unified = "--kv-unified" in given
+    params.kv_unified_per_slot = int(given.get("--kv-unified-per-slot", "0"))
+    params.cache_idle_slots = False
     params.cache_ram_mib = int(given["--cache-ram"])
     params.slot_save_path = f"{given['--slot-save-path']}/" if "--slot-save-path" in given else ""
     params.swa_full = "--swa-full" in given

@@ -38,11 +38,24 @@ def test_adapters_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     ("name", "value", "meant"),
-    [("LOG_LEVEL", "INFO", "info"), ("LOG_FORMAT", "JSON", "json"), ("ENGINE", "Llama.cpp", "llama.cpp")],
+    [
+        ("LOG_LEVEL", "INFO", "info"),
+        ("LOG_FORMAT", "JSON", "json"),
+        ("ENGINE", "Llama.cpp", "llama.cpp"),
+        ("ROPE_SCALING", "YaRN", "yarn"),
+    ],
 )
 def test_capitals_do_not_matter(name: str, value: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(load_settings(), name.lower()) == meant
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "0.5", "nan", "inf", "-inf", "1e300", "twice"])
+@pytest.mark.parametrize("name", ["ROPE_SCALE", "ROPE_FREQ_BASE", "YARN_ORIG_CTX"])
+def test_a_rotation_that_is_no_rotation_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{name}='{value}': "):
+        load_settings()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -3,8 +3,10 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from ggserve.errors import EngineClosed, EngineError, GenerationError
 from ggserve.generation import Delta, SamplingParams
@@ -20,7 +22,7 @@ class Channel(Generic[Item]):
     """A queue: any thread puts items, one task on the channel's event loop takes them in order.
 
     Waking the event loop costs more than everything else that is done with an item, so only the first item wakes it.
-    After that, the task checks at each beat, and all such tasks share the same beats.
+    After that, the task is woken at the first beat that finds items.
     """
 
     def __init__(self) -> None:
@@ -46,23 +48,57 @@ class Channel(Generic[Item]):
 
     async def take(self) -> list[Item]:
         """Wait for an item, and return all that are there."""
-        if self._begun:
-            await self._beat()
-        while not self._items:
-            await self._beat()
+        while self._begun or not self._items:
+            self._ready.clear()
+            with _beats(self._loop).waking(self) if self._begun else nullcontext():
+                await self._ready.wait()
+            if self._items:
+                break
         self._begun = True
         return [self._items.popleft() for _ in range(len(self._items))]
 
-    async def _beat(self) -> None:
-        self._ready.clear()
-        if self._begun:
+    def beat(self) -> None:
+        """Wake the task if there are items."""
+        if self._items:
+            self._ready.set()
+
+
+class _Beats:
+    """One timer for all channels of an event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: set[Channel[Any]] = set()
+        self._runs = False
+
+    @contextmanager
+    def waking(self, channel: Channel[Any]) -> Iterator[None]:
+        """Wake the channel's task, which waits in this block, at the first beat that finds items."""
+        self._waiting.add(channel)
+        if not self._runs:
+            self._plan()
+        try:
+            yield
+        finally:
+            self._waiting.discard(channel)
+
+    def _plan(self) -> None:
+        self._runs = bool(self._waiting)
+        if self._runs:
             # Timers fire up to a millisecond early. Counting from the nearest beat avoids waiting for one twice.
-            beat = round(self._loop.time() / BEAT) + 1
-            timer = self._loop.call_at(beat * BEAT, self._ready.set)
-            await self._ready.wait()
-            timer.cancel()
-        elif not self._items:
-            await self._ready.wait()
+            loop = asyncio.get_running_loop()
+            loop.call_at((round(loop.time() / BEAT) + 1) * BEAT, self._beat)
+
+    def _beat(self) -> None:
+        for channel in self._waiting:
+            channel.beat()
+        self._plan()
+
+
+_of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Beats] = WeakKeyDictionary()
+
+
+def _beats(loop: asyncio.AbstractEventLoop) -> _Beats:
+    return _of_loops.setdefault(loop, _Beats())
 
 
 class RunningRequest:

@@ -52,7 +52,7 @@ class Rope:
     @property
     def longest(self) -> int:
         """The tokens of the longest context."""
-        return int(self.trained * self.factor)
+        return int(round(self.trained * self.factor, 3))  # the product of a quotient can be a little less
 
     @property
     def freq_scale(self) -> float:
@@ -64,11 +64,13 @@ class Rope:
         return float(scale)
 
     def __str__(self) -> str:
-        scaling = "no scaling" if self.scaling == "none" else ""
-        if self.factor > 1:
-            scaling = f"{self.scaling} scaling of {self.trained} tokens by {self.factor:g}"
-        base = f"base {self.freq_base:g}" if self.freq_base else ""
-        return f"RoPE: {', '.join(filter(None, (scaling, base)))}"
+        parts = []
+        if self.scaling is not None:
+            scaled = f"{self.scaling} scaling of {self.trained} tokens by {self.factor:g}"
+            parts.append("no scaling" if self.scaling == "none" else scaled)
+        if self.freq_base is not None:
+            parts.append(f"base {self.freq_base:g}")
+        return f"RoPE: {', '.join(parts)}"
 
 
 def check_has_rope(file: ModelFile, wanted: RopeSettings) -> None:
@@ -83,12 +85,11 @@ def check_has_rope(file: ModelFile, wanted: RopeSettings) -> None:
 def rope_of(file: ModelFile, wanted: RopeSettings, context_length: int | None) -> Rope | None:
     """Return the rotary positions of a GGUF file; None: as the file says. `context_length`: the setting, in tokens.
 
-    Raises ModelFileError if the settings do not go together or the model has no rotary positions.
+    Raises ModelFileError if the settings do not go together.
     """
     settings = list(wanted.rope_settings)
     if not settings:
         return None
-    check_has_rope(file, wanted)
     own_length = int(file.get(f"{file.architecture}.context_length"))
     own_factor = _own_factor(file)
     base = wanted.rope_freq_base

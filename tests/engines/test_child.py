@@ -82,6 +82,16 @@ def test_a_death_costs_running_requests_only_and_those_that_wait_go_on(original_
         assert model.occupancy.idle == 2
 
 
+def test_a_request_that_was_broken_off_uses_no_more_of_a_shared_cache(original_path: Path, tmp_path: Path):
+    memory = original_path.stat().st_size + (60 << 20)  # bytes: too little for a cache for each slot
+    with loaded(original_path, launcher(tmp_path), context_length=1024, memory=memory) as model:
+        transport = model.engine._transport  # type: ignore[union-attr]
+        body = {"prompt": [*range(100, 1000)], "n_predict": 1, "stream": True, "return_progress": True, "id_slot": 1}
+        transport.complete(body, lambda chunk: True)
+        slots = transport._server.listener.slots()
+        assert [slot["is_processing"] for slot in slots] == [False, False]
+
+
 def test_five_deaths_in_a_row_make_the_model_unavailable(original_path: Path, tmp_path: Path):
     told: list[str] = []
     with loaded(original_path, launcher(tmp_path)) as model:

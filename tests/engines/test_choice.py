@@ -3,7 +3,7 @@
 import pytest
 
 from ggserve.engines import choice
-from ggserve.engines.choice import EngineWishes, choose_engine
+from ggserve.engines.choice import EngineWishes, choose_engine, engine_for_default_model
 from ggserve.engines.speed import GAINS, Gain, llama_cpp_gain, measured_gain
 from ggserve.errors import ModelFileError
 from ggserve.hub.default import packaged_model
@@ -65,16 +65,24 @@ def test_a_llama_server_of_the_users_own_decides_where_both_engines_run_the_file
     assert choose_engine(read_model_file(default_path), wishes)[0] == "ctransformers"  # which llama.cpp cannot run
 
 
-def test_a_setting_that_only_llama_cpp_has_decides_or_is_refused(default_path):
-    setting = "KV_CACHE_TYPE=q8_0"
-    wishes = EngineWishes(kv_cache_type="q8_0")
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [
+        ("KV_CACHE_TYPE=q8_0", {"kv_cache_type": "q8_0"}),
+        ("ROPE_SCALING=yarn", {"rope_scaling": "yarn"}),
+        ("ROPE_FREQ_BASE=10000", {"rope_freq_base": 10_000.0}),
+    ],
+)
+def test_a_setting_that_only_llama_cpp_has_decides_or_is_refused(setting, option, default_path):
+    wishes = EngineWishes(**option)
+    assert engine_for_default_model(wishes) == "llama.cpp"
     assert choose_engine(read_model_file(BOTH), wishes) == ("llama.cpp", f"{setting} needs it")
-    name, reason = choose_engine(read_model_file(LEGACY), EngineWishes(kv_cache_type="q8_0"))
+    name, reason = choose_engine(read_model_file(LEGACY), wishes)
     assert name == "llama.cpp"
     assert reason.startswith(f"{setting} needs it; a legacy GGML file")
     for path, wanted in ((BOTH, "ctransformers"), (LEGACY, "ctransformers"), (default_path, "auto")):
         with pytest.raises(ModelFileError, match=setting):
-            choose_engine(read_model_file(path), EngineWishes(engine=wanted, kv_cache_type="q8_0"))
+            choose_engine(read_model_file(path), EngineWishes(engine=wanted, **option))
 
 
 def test_what_one_engine_cannot_run_the_other_gets(default_path):

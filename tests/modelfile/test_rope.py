@@ -7,7 +7,7 @@ import pytest
 
 from ggserve.errors import ModelFileError
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
-from ggserve.modelfile.rope import Rope, RopeSettings, rope_of
+from ggserve.modelfile.rope import Rope, RopeSettings, check_has_rope, rope_of
 from tests.modelfile.tiny_gguf import F32, STRING, U32, f32, llama
 
 TRAINED = 64  # tokens of the tiny llama
@@ -63,6 +63,7 @@ def test_llama_cpp_derives_no_shorter_context_from_the_frequencies():
     for trained in (64, 2048, 8192, 40_960, 131_072):
         for context in range(trained, 100 * trained, trained // 7):
             rope = Rope("yarn", context / trained, None, trained, 1.0)
+            assert rope.longest == context
             assert context <= int(np.float32(trained) / np.float32(rope.freq_scale)) <= context * (1 + 1e-6) + 1
             assert rope.freq_scale != 1
             assert float(np.float32(rope.freq_scale)) == rope.freq_scale
@@ -101,4 +102,4 @@ def test_a_model_without_rotary_positions_takes_no_setting(wanted: str, tmp_path
     spec.fields["general.architecture"] = (STRING, "mamba")
     for file in (learned, read_gguf(spec.write(tmp_path / "recurrent.gguf"))):
         with pytest.raises(ModelFileError, match="no rotary positions"):
-            rope_of(file, settings(wanted), 128)
+            check_has_rope(file, settings(wanted))

@@ -6,7 +6,8 @@ does not depend on its version.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from typing import Any, Literal
 
 import orjson
@@ -22,6 +23,8 @@ from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
 
+_NOTICED = 30.0  # seconds within which a llama-server notices that a request was broken off: two batches of a prompt
+
 
 class Child:
     """A llama-server that has loaded a model. See Transport."""
@@ -32,6 +35,7 @@ class Child:
         """Start it. Raises EngineError."""
         self._build = build
         self._server = LlamaServer(build, plan)
+        self._shares_cache = plan.options.shared_tokens is not None
         self._tells_logprobs = True
         self.embeds = True
         if not plan.whole_inputs and plan.pooling != "rank":
@@ -71,15 +75,37 @@ class Child:
             raise InvalidRequest(f"The request cannot be passed on to llama.cpp: {error}") from error
         reader = CompletionReader(body)
         try:
-            for part in self._server.stream("/completion", request, cancelled):
-                if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
-                    return
-                if reader.begun:
-                    time.sleep(BEAT)  # data that arrives in the meantime is read at once
+            with closing(self._server.stream("/completion", request, cancelled)) as parts:
+                ended = self._read(parts, reader, receive)
         except (OSError, EOFError) as error:
             raise GenerationError("llama-server crashed while it answered; see model.log.") from error
-        for chunk in reader.rest():
+        if self._shares_cache and (cancelled() or (ended and not reader.complete)):
+            self._wait_until_idle(body.get("id_slot"))
+        for chunk in () if ended else reader.rest():
             receive(chunk)
+
+    @staticmethod
+    def _read(parts: Iterable[bytes], reader: CompletionReader, receive: Callable[[Chunk], bool]) -> bool:
+        """Pass on the chunks of an answer. Return whether it is complete, or was broken off by `receive`."""
+        for part in parts:
+            if any(receive(chunk) for chunk in reader.feed(part)) or reader.complete:
+                return True
+            if reader.begun:
+                time.sleep(BEAT)  # data that arrives in the meantime is read at once
+        return False
+
+    def _wait_until_idle(self, slot: int | None) -> None:
+        """Wait until a slot has noticed that its request was broken off. Until then it fills the shared cache further,
+        and llama-server fails all requests when that is full."""
+        deadline = time.monotonic() + _NOTICED
+        while time.monotonic() < deadline:
+            try:
+                slots = self._server.listener.slots()
+            except EngineError:  # a crash, or a build that does not tell
+                return
+            if not any(each["id"] == slot and each.get("is_processing") for each in slots):
+                return
+            time.sleep(BEAT)
 
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport."""

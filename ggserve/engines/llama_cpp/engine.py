@@ -43,7 +43,7 @@ log = logging.getLogger("ggserve.model")
 
 Result = TypeVar("Result")
 
-_LEAST_ROOM = 256  # tokens that an answer reserves at first, in the cache that all slots share
+_LEAST_ROOM = 256  # tokens that an answer reserves at first, at least, in the cache that all slots share
 _MORE_ROOM = 512  # tokens that it reserves in addition when these are used
 
 _TOO_LONG = re.compile(r"input \((\d+) tokens\) is too large")
@@ -119,7 +119,7 @@ class LlamaCppEngine:
             queue_size=options.embedding_queue_size,
             room=lambda tokens: len(tokens) + SLACK,
         )
-        self._first_room = max(_LEAST_ROOM, options.cache_tokens // (4 * options.parallel))
+        self._share = options.cache_tokens // options.parallel  # an equal share of the cache
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
@@ -343,7 +343,7 @@ class LlamaCppEngine:
             "timings_per_token": True,  # reports the true number of tokens
         }
         length = 0 if prompt is None else len(prompt)
-        room = length + min(self._first_room, params.max_tokens or self._first_room) + SLACK
+        room = length + self._first_room(params.max_tokens) + SLACK
         slot = await self.pool.acquire(key, room=room, continues=params.continues, priority=params.priority)
         body["id_slot"] = slot.id
         answer = Answer(
@@ -365,11 +365,21 @@ class LlamaCppEngine:
             async for delta in deltas:
                 yield delta
 
+    def _first_room(self, max_tokens: int | None) -> int:
+        """Return the tokens that an answer reserves at first: all of them up to an equal share of the cache, so that
+        others never cut it short, and half a share if it may be longer."""
+        if max_tokens is not None and max_tokens <= self._share:
+            return max_tokens
+        return max(_LEAST_ROOM, self._share // 2)
+
     def _has_room(self, slot: Slot, tokens: int) -> bool:
         """Return whether prompt and answer may have more than this many tokens."""
         if tokens >= self.context_length:
             return False
-        return self.pool.extend(slot, tokens + SLACK, tokens + _MORE_ROOM + SLACK) >= tokens + SLACK
+        if self.pool.extend(slot, tokens + SLACK, tokens + _MORE_ROOM + SLACK) >= tokens + SLACK:
+            return True
+        log.warning("an answer ends at %d tokens: other requests use the rest of the cache that slots share", tokens)
+        return False
 
     def _run(self, slot: Slot, body: dict[str, Any], answer: Answer, key: Sequence[int]) -> None:
         """Produces the answers, in a worker thread, and gives the slot back before it sends the end.

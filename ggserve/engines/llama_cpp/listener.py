@@ -68,6 +68,11 @@ class PrivateListener:
         """Return the marker that stands for an image in a prompt's text. Raises EngineError."""
         return str(self._request("GET", "/props", None).get("media_marker", "<__media__>"))
 
+    def slots(self) -> list[dict[str, Any]]:
+        """Return the states of the slots; empty if the build does not tell. Raises EngineError."""
+        answer = self._request("GET", "/slots", None)
+        return answer if isinstance(answer, list) else []
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the parsed response to a POST. Blocks for about a millisecond. Raises InvalidRequest or
         EngineError."""

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -90,7 +90,7 @@ class LlamaServer:
                     raise EngineClosed
                 self._changed.wait(0.25)
 
-    def stream(self, path: str, body: bytes, cancelled: Callable[[], bool]) -> Iterator[bytes]:
+    def stream(self, path: str, body: bytes, cancelled: Callable[[], bool]) -> Generator[bytes, None, None]:
         """See PrivateListener.stream. A request that a dying process ignored is sent to the next process, once."""
         for last in (False, True):
             self.wait(cancelled)
