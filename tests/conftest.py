@@ -110,20 +110,43 @@ def wait_until_ready(server: Server) -> None:
     raise AssertionError("the server did not become ready")
 
 
+@contextmanager
+def serve_in_common(log_dir: Path, model: Path) -> Iterator[Server]:
+    settings = {"MODEL_PATH": str(model), "CONTEXT_LENGTH": "512", "PARALLEL": str(SLOTS)}
+    with serve(log_dir, **settings) as server:
+        yield server
+
+
+def emptied(server: Server) -> Server:
+    """Let the slots hold nothing from other modules: a cached prompt rounds differently."""
+    for _ in range(SLOTS):  # each request takes the least recently used slot
+        body = {"prompt": "x", "max_tokens": 0, "cache_prompt": False}
+        httpx.post(f"{server.url}/v1/completions", json=body).raise_for_status()
+    return server
+
+
 @pytest.fixture(scope="session")
 def common_server(tmp_path_factory: pytest.TempPathFactory, shallow_path: Path) -> Iterator[Server]:
-    settings = {"MODEL_PATH": str(shallow_path), "CONTEXT_LENGTH": "512", "PARALLEL": str(SLOTS)}
-    with serve(tmp_path_factory.mktemp("logs"), **settings) as server:
+    with serve_in_common(tmp_path_factory.mktemp("logs"), shallow_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def common_whole_server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
+    with serve_in_common(tmp_path_factory.mktemp("logs"), default_path) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def server(common_server: Server) -> Server:
-    """The common server, whose slots hold nothing from other modules: a cached prompt rounds differently."""
-    for _ in range(SLOTS):  # each request takes the least recently used slot
-        body = {"prompt": "x", "max_tokens": 0, "cache_prompt": False}
-        httpx.post(f"{common_server.url}/v1/completions", json=body).raise_for_status()
-    return common_server
+    """The server that most tests share, with the first layers of the default model."""
+    return emptied(common_server)
+
+
+@pytest.fixture(scope="module")
+def whole_server(common_whole_server: Server) -> Server:
+    """A server with the whole default model, for tests of what it says."""
+    return emptied(common_whole_server)
 
 
 @pytest.fixture(scope="session")

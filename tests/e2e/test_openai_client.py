@@ -3,19 +3,13 @@
 import openai
 import pytest
 
-from tests.conftest import serve
-
 MESSAGES = [{"role": "user", "content": "Write one sentence about the sea."}]
 GREEDY = {"model": "any-name", "temperature": 0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory, default_path):
-    """A client of the whole default model, since its words are tested."""
-    with (
-        serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="512", PARALLEL="4") as server,
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
-    ):
+def client(whole_server):
+    with openai.OpenAI(base_url=f"{whole_server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
