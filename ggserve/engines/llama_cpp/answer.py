@@ -59,6 +59,7 @@ class Answer(RunningRequest):
         self._complete = False
         self._calls = 0  # number of native calls so far
         self._evaluated = 0  # tokens of the prompt
+        self._rested = 0  # the same, when it last rested
         self.rests = False  # the call has ended for another request's turn, and must be made again
         self._goes_on = True  # True if another native call follows
         self._rewound = False  # tokens were dropped, so this call is over
@@ -153,9 +154,12 @@ class Answer(RunningRequest):
             self.progress.begin(self._slot, self._prompt_tokens, self._cached_tokens)
         self.evaluated = max(self.evaluated, self._evaluated)
         self.progress.advance(self._evaluated)
-        # Without what was evaluated before, the prompt would never get to its end.
-        resumes = self.prompt is not None and self.params.cache_prompt and progress["cache"] >= evaluated - BATCH
-        self.rests = resumes and self._prompt_tokens - self._evaluated > BATCH and self.turn.shall_rest
+        # Without what was evaluated before, the prompt would never get to its end; nor without a piece in each call.
+        resumes = self.prompt is not None and self.params.cache_prompt and progress["cache"] >= self._rested - BATCH
+        more = self._evaluated > progress["cache"] and self._prompt_tokens - self._evaluated > BATCH
+        self.rests = resumes and more and self.turn.shall_rest
+        if self.rests:
+            self._rested = self._evaluated
         if self._prompt_tokens >= self._context_length:  # llama.cpp rounds the context up
             self.end = ContextOverflow(self._prompt_tokens, self._context_length)
 
