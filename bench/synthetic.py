@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 Kind = GGMLQuantizationType
 
 _WEIGHT = 0.02  # standard deviation of the weights
-_CONTEXT = 2048  # tokens
 _BYTE_TOKENS = 256
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # types of tokens
 
@@ -67,12 +66,12 @@ MIXES = {
 }
 
 
-def write_model(path: Path, shape: Shape, mix: str) -> None:
-    """Write a file that both engines run, quantized as `mix`, one of MIXES."""
+def write_model(path: Path, shape: Shape, mix: str, *, context: int = 2048) -> None:
+    """Write a file that both engines run, quantized as `mix`, one of MIXES, for a context of so many tokens."""
     most, some, output = MIXES[mix]
     random = np.random.default_rng(0)
     writer = GGUFWriter(path, "llama")
-    writer.add_context_length(_CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.layers)
     writer.add_feed_forward_length(shape.feed_forward)
