@@ -14,6 +14,13 @@ def serve(arguments: list[str], model_path: str | Path = "") -> None:
 
     worker = supervise()  # before all other imports, so that the supervisor stays small
 
+    from ggserve.settings import SettingsError, load_settings
+
+    try:  # before the slow imports, so that a mistake is told at once
+        settings = load_settings(command_line=arguments)
+    except SettingsError as error:
+        _fail(str(error))
+
     import os
     import socket
     from contextlib import suppress
@@ -24,12 +31,7 @@ def serve(arguments: list[str], model_path: str | Path = "") -> None:
     from ggserve.app import create_app
     from ggserve.server.connections import IDLE_SECONDS, Connection, ConnectionLimits, affordable_connections
     from ggserve.server.sockets import check_certificate, listen
-    from ggserve.settings import SettingsError, load_settings
 
-    try:
-        settings = load_settings(command_line=arguments)
-    except SettingsError as error:
-        _fail(str(error))
     connection_limits = ConnectionLimits(
         connections=affordable_connections(settings.max_connections),
         header_bytes=settings.max_header_kb << 10,

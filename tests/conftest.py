@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -18,12 +19,17 @@ from ggserve.model.gguf_model import GGUFModel
 from ggserve.modelfile.gguf import GGUFFile, read_gguf
 from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.llama_server import launcher
-from tests.processes import clean_environment, free_port
+from tests.processes import PATIENCE, clean_environment, free_port
+from tests.shallow_model import write_shallow_model
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # a script's background job ignores it, and a server inherits that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+httpx._config.DEFAULT_TIMEOUT_CONFIG.__init__(PATIENCE)  # httpx gives up after five seconds by default
+# Each `httpx.get` would read the certificates of the authorities anew, in 20 ms.
+httpx._transports.default.create_ssl_context = cache(httpx._transports.default.create_ssl_context)
 
 ROOT = Path(__file__).parent.parent
 FAMILY_FILES = ROOT / "tests/families/files"  # a tiny model of each legacy family
@@ -85,18 +91,18 @@ def serve(
     finally:
         process.terminate()
         try:
-            process.wait(timeout=20)
+            process.wait(PATIENCE)
         finally:
             process.kill()
 
 
-def wait_until_ready(server: Server, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
+def wait_until_ready(server: Server) -> None:
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise AssertionError(f"the server ended at once: {server.log('console')}")
         try:
-            if httpx.get(f"{server.url}/health", timeout=1).status_code == 200:
+            if httpx.get(f"{server.url}/health").status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -104,19 +110,43 @@ def wait_until_ready(server: Server, seconds: float = 30) -> None:
     raise AssertionError("the server did not become ready")
 
 
+@contextmanager
+def serve_in_common(log_dir: Path, model: Path) -> Iterator[Server]:
+    settings = {"MODEL_PATH": str(model), "CONTEXT_LENGTH": "512", "PARALLEL": str(SLOTS)}
+    with serve(log_dir, **settings) as server:
+        yield server
+
+
+def emptied(server: Server) -> Server:
+    """Let the slots hold nothing from other modules: a cached prompt rounds differently."""
+    for _ in range(SLOTS):  # each request takes the least recently used slot
+        body = {"prompt": "x", "max_tokens": 0, "cache_prompt": False}
+        httpx.post(f"{server.url}/v1/completions", json=body).raise_for_status()
+    return server
+
+
 @pytest.fixture(scope="session")
-def common_server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="512", PARALLEL=str(SLOTS)) as server:
+def common_server(tmp_path_factory: pytest.TempPathFactory, shallow_path: Path) -> Iterator[Server]:
+    with serve_in_common(tmp_path_factory.mktemp("logs"), shallow_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def common_whole_server(tmp_path_factory: pytest.TempPathFactory, default_path: Path) -> Iterator[Server]:
+    with serve_in_common(tmp_path_factory.mktemp("logs"), default_path) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def server(common_server: Server) -> Server:
-    """The common server, whose slots hold nothing from other modules: a cached prompt rounds differently."""
-    for _ in range(SLOTS):  # each request takes the least recently used slot
-        body = {"prompt": "x", "max_tokens": 0, "cache_prompt": False}
-        httpx.post(f"{common_server.url}/v1/completions", json=body).raise_for_status()
-    return common_server
+    """The server that most tests share, with the first layers of the default model."""
+    return emptied(common_server)
+
+
+@pytest.fixture(scope="module")
+def whole_server(common_whole_server: Server) -> Server:
+    """A server with the whole default model, for tests of what it says."""
+    return emptied(common_whole_server)
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +155,18 @@ def original_path() -> Path:
     path = packaged_model()
     assert path is not None, "the default model's package is not installed: use `make test`"
     return path
+
+
+@pytest.fixture(scope="session")
+def shallow_path(default_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model's first layers, several times as fast: for tests in which an answer's words mean nothing."""
+    return write_shallow_model(default_path, tmp_path_factory.mktemp("shallow") / default_path.name)
+
+
+@pytest.fixture(scope="session")
+def shallow_original_path(original_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the package's file, which only llama.cpp runs."""
+    return write_shallow_model(original_path, tmp_path_factory.mktemp("shallow") / original_path.name)
 
 
 @pytest.fixture(scope="session")
@@ -150,10 +192,38 @@ def child_model(original_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     model.close()
 
 
-@pytest.fixture(scope="session", params=["ctransformers", "llama_cpp", "child"])
+ENGINES = ["ctransformers", "llama_cpp", "child"]
+
+
+@pytest.fixture(scope="session", params=ENGINES)
 def either(request: pytest.FixtureRequest) -> GGUFModel:
     """The model on each engine in turn, and on both transports of llama.cpp: 128 tokens of context, two slots."""
     return request.getfixturevalue(f"{request.param}_model")
+
+
+@pytest.fixture(scope="session")
+def shallow_models(
+    shallow_path: Path, shallow_original_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], GGUFModel]]:
+    """Return the first layers of the model on an engine, loaded once."""
+    loaded: dict[str, GGUFModel] = {}
+
+    def on(engine: str) -> GGUFModel:
+        if engine not in loaded:
+            child = {"llama_server": str(launcher(tmp_path_factory.mktemp("child")))} if engine == "child" else {}
+            path = shallow_path if engine == "ctransformers" else shallow_original_path
+            loaded[engine] = GGUFModel(path, **SMALL, **child)
+        return loaded[engine]
+
+    yield on
+    for model in loaded.values():
+        model.close()
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def shallow_either(request: pytest.FixtureRequest, shallow_models: Callable[[str], GGUFModel]) -> GGUFModel:
+    """The first layers of the model in the same ways."""
+    return shallow_models(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import socket
 
 from ggserve.settings import Settings
 
+PATIENCE = 120  # seconds until what takes one or two on a free machine counts as hanging
+
 
 def clean_environment() -> dict[str, str]:
     """Return the environment without this project's own settings."""

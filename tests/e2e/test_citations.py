@@ -32,11 +32,11 @@ def liking_quotations(server: Server) -> dict[str, float]:
     return {str(token): 8.0 for (token,) in tokens}
 
 
-def test_citations_of_a_chat_streamed_and_whole(server: Server):
+def test_citations_of_a_chat_streamed_and_whole(whole_server: Server):
     found = []
     for seed in range(3):
-        body = {**CHAT, "seed": seed, "logit_bias": liking_quotations(server)}
-        message = post(server, "/v1/chat/completions", **body).json()["choices"][0]["message"]
+        body = {**CHAT, "seed": seed, "logit_bias": liking_quotations(whole_server)}
+        message = post(whole_server, "/v1/chat/completions", **body).json()["choices"][0]["message"]
         for citation in message["citations"]:
             text = TEXTS[citation["document_index"]]
             assert text[citation["start_char_index"] : citation["end_char_index"]] == citation["cited_text"]
@@ -44,7 +44,7 @@ def test_citations_of_a_chat_streamed_and_whole(server: Server):
             assert citation["document_title"] == DOCUMENTS[citation["document_index"]].get("title")
         found += message["citations"]
     assert found
-    events = post(server, "/v1/chat/completions", **body, stream=True).text.split("\n\n")
+    events = post(whole_server, "/v1/chat/completions", **body, stream=True).text.split("\n\n")
     chunks = [json.loads(event[6:]) for event in events if event.startswith("data: {")]
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
     content = "".join(delta.get("content") or "" for delta in deltas)

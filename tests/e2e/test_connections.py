@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 import pytest
 
 from tests.conftest import FAMILY_FILES, Server, serve
+from tests.processes import PATIENCE
 
 KEY = "k"
 BODY = json.dumps({"prompt": "a b", "max_tokens": 1}).encode()
@@ -25,7 +26,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def answer(server: Server, *pieces: bytes) -> tuple[int, bytes]:
     """Send bytes in pieces; return the status, and everything until the server closes the connection."""
     address = urlparse(server.url)
-    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=PATIENCE) as connection:
         received = b""
         try:
             for piece in pieces:
@@ -89,7 +90,7 @@ def test_what_never_ends_is_closed(keyed: Server, begin: bytes) -> None:
 @pytest.mark.parametrize("size", [1 << 20, 8 << 20])
 def test_a_refusal_before_the_body_is_the_only_answer(keyed: Server, size: int) -> None:
     address = urlparse(keyed.url)
-    connection = HTTPConnection(address.hostname or "", address.port, timeout=30)
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=PATIENCE)
     for _ in range(3):
         connection.request("POST", "/v1/completions", body=b"a" * size)  # in many pieces
         refused = connection.getresponse()

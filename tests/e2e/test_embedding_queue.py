@@ -2,16 +2,23 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from ggserve.hub.default import packaged_model
-from tests.conftest import serve
+from tests.conftest import Server, serve
+from tests.processes import PATIENCE
 
-LLAMA_CPP = {"ENGINE": "llama.cpp", "MODEL_PATH": str(packaged_model())}
 REQUESTS = 110
+
+
+@pytest.fixture(params=["shallow_path", "shallow_original_path"], ids=["ctransformers", "llama.cpp"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    with serve(tmp_path, MODEL_PATH=str(request.getfixturevalue(request.param))) as server:
+        yield server
 
 
 def texts(response: httpx.Response) -> list[Any]:
@@ -19,8 +26,7 @@ def texts(response: httpx.Response) -> list[Any]:
     return found["data"][0]["embedding"] if "data" in found else (found.get("embeddings") or [found["embedding"]])[0]
 
 
-@pytest.mark.parametrize("settings", [{}, LLAMA_CPP], ids=["default", "llama.cpp"])
-def test_a_document_of_110_chunks_is_embedded_beside_a_chat(settings: dict[str, str], tmp_path, default_path):
+def test_a_document_of_110_chunks_is_embedded_beside_a_chat(server: Server) -> None:
     async def main(url: str) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=300) as client:
             paths = {"/v1/embeddings": "input", "/api/embed": "input", "/api/embeddings": "prompt"}
@@ -36,25 +42,23 @@ def test_a_document_of_110_chunks_is_embedded_beside_a_chat(settings: dict[str, 
             assert all(len(texts(response)) == 576 for response in answers)
             assert answer.json()["usage"]["completion_tokens"] == 4
 
-    with serve(tmp_path, **settings) as server:
-        asyncio.run(main(server.url))
+    asyncio.run(main(server.url))
 
 
-@pytest.mark.parametrize("settings", [{}, LLAMA_CPP], ids=["default", "llama.cpp"])
-def test_embeddings_that_would_take_minutes_do_not_hold_up_the_end(settings: dict[str, str], tmp_path, default_path):
+def test_embeddings_that_would_take_minutes_do_not_hold_up_the_end(server: Server) -> None:
     async def main(url: str, process: Any) -> list[Any]:
         async with httpx.AsyncClient(base_url=url, timeout=300) as client:
             name = (await client.get("/v1/models")).json()["data"][0]["id"]
             body = {"model": name, "input": ["word " * 6000] * 16}
             running = [asyncio.ensure_future(client.post("/v1/embeddings", json=body)) for _ in range(4)]
-            await asyncio.sleep(3)
+            while (health := (await client.get("/health")).json())["slots_idle"] == health["slots"]:
+                await asyncio.sleep(0.02)
             process.send_signal(signal.SIGTERM)
             await asyncio.sleep(1)
             process.send_signal(signal.SIGTERM)  # the second signal ends answers at once
-            await asyncio.to_thread(process.wait, 60)
+            await asyncio.to_thread(process.wait, PATIENCE)
             return await asyncio.gather(*running, return_exceptions=True)
 
-    with serve(tmp_path, **settings) as server:
-        found = asyncio.run(main(server.url, server.process))
-        assert server.process.returncode == 0
-        assert all(isinstance(each, httpx.HTTPError) or each.status_code == 503 for each in found)
+    found = asyncio.run(main(server.url, server.process))
+    assert server.process.returncode == 0
+    assert all(isinstance(each, httpx.HTTPError) or each.status_code == 503 for each in found)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import FAMILY_FILES, ROOT, TEST_SETTINGS, serve
-from tests.processes import clean_environment, free_port
+from tests.processes import PATIENCE, clean_environment, free_port
 
 MODEL = str(FAMILY_FILES / "llama.f16.v2.gguf")
 
@@ -30,7 +30,7 @@ def wait(url: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+            if httpx.get(f"{url}/health").status_code == 200:
                 return
         except httpx.TransportError:
             pass
@@ -47,10 +47,10 @@ def test_it_serves_with_sighup_ignored_and_streams_closed(command: str, tmp_path
             for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children()):
                 each.send_signal(signal.SIGHUP)
             time.sleep(0.5)
-        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=30)
+        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a", "max_tokens": 1})
         assert answer.status_code == 200
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
     assert "Traceback" not in (tmp_path / "main.log").read_text()
@@ -91,9 +91,9 @@ def test_names_of_files_may_hold_any_bytes(tmp_path: Path) -> None:
     for path in (bad, folder / "two\nlines\x1b.gguf"):
         Path(path).write_bytes(content)
     with serve(tmp_path / "logs", MODELS_DIR=str(folder)) as server:
-        (name,) = [model["id"] for model in httpx.get(f"{server.url}/v1/models", timeout=30).json()["data"]]
+        (name,) = [model["id"] for model in httpx.get(f"{server.url}/v1/models").json()["data"]]
         assert name == "two\ufffdlines\ufffd"
-        assert [each["name"] for each in httpx.get(f"{server.url}/api/tags", timeout=30).json()["models"]] == [name]
+        assert [each["name"] for each in httpx.get(f"{server.url}/api/tags").json()["models"]] == [name]
         body = {"model": name, "prompt": "a", "max_tokens": 1}
         assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["model"] == name
         lines = [*server.log("main.log").splitlines(), *server.log("console").splitlines()]
@@ -123,7 +123,7 @@ def test_the_health_check_asks_where_and_how_the_server_listens(tmp_path: Path) 
         assert subprocess.run(check, cwd=ROOT, env=environment, capture_output=True).returncode == 1
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def process_port(pid: int) -> str:

@@ -43,7 +43,7 @@ def test_a_norm_that_is_no_number_is_refused_at_load(engine, tmp_path):
 def test_a_failed_generation_is_a_500_that_says_why(broken, tmp_path):
     with serve(tmp_path, MODEL_PATH=str(broken), PARALLEL="1", ENGINE="ctransformers") as server:
         for stream in (False, True):
-            response = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "stream": stream}, timeout=30)
+            response = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "stream": stream})
             error = response.json()["error"]
             assert response.status_code == 500
             assert error["type"] == "server_error"

@@ -5,7 +5,6 @@ from typing import Any
 import httpx
 
 from tests.conftest import serve
-from tests.shallow_model import write_shallow_model
 
 WORDS = "The text that this tool works on, with all that it needs to know about it. "
 TOOLS: Any = [
@@ -17,13 +16,13 @@ TOOLS: Any = [
             "parameters": {"type": "object", "properties": {"text": {"type": "string", "description": WORDS}}},
         },
     }
-    for number in range(36)
+    for number in range(27)
 ]
 
 
-def test_tools_of_more_than_4096_tokens_are_evaluated_once(tmp_path, default_path):
-    model = write_shallow_model(default_path, tmp_path / "model.gguf")
-    with serve(tmp_path, MODEL_PATH=str(model)) as server, httpx.Client(base_url=server.url, timeout=500) as client:
+def test_tools_of_more_than_4096_tokens_are_evaluated_once(tmp_path, shallow_original_path):
+    settings = {"MODEL_PATH": str(shallow_original_path)}
+    with serve(tmp_path, **settings) as server, httpx.Client(base_url=server.url, timeout=500) as client:
 
         def ask(*texts: str) -> dict[str, Any]:
             roles = ("user", "assistant")

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 
 from tests.conftest import serve
+from tests.processes import PATIENCE
 from tests.shallow_model import write_shallow_model
 
 # A step of the loop searches a text and builds nothing: only time stops it.
@@ -31,5 +32,5 @@ def test_a_template_that_loops_for_one_message(tmp_path: Path, original_path: Pa
         with httpx.stream("POST", url, json=body("loop", True), timeout=60) as response:
             server.process.send_signal(signal.SIGTERM)
             assert "takes too long" in response.read().decode()
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(PATIENCE) == 0
     assert "Traceback" not in server.log("console")

@@ -20,10 +20,9 @@ IMPATIENT = (
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, default_path):
-    with serve(
-        tmp_path_factory.mktemp("logs"), command=("-c", IMPATIENT), CONTEXT_LENGTH="1024", PARALLEL="2"
-    ) as server:
+def server(tmp_path_factory, shallow_path):
+    settings = {"MODEL_PATH": str(shallow_path), "CONTEXT_LENGTH": "1024", "PARALLEL": "2"}
+    with serve(tmp_path_factory.mktemp("logs"), command=("-c", IMPATIENT), **settings) as server:
         yield server
 
 

@@ -18,10 +18,10 @@ def guarded(tmp_path_factory, default_path):
 
 def test_the_api_needs_a_key_and_the_status_tells_nothing_else_without(guarded):
     chat, key = f"{guarded.url}/v1/chat/completions", {"Authorization": "Bearer second"}
-    assert httpx.post(chat, json=QUESTION, timeout=30).json()["error"]["code"] == "invalid_api_key"
+    assert httpx.post(chat, json=QUESTION).json()["error"]["code"] == "invalid_api_key"
     assert httpx.post(chat, json=QUESTION, headers={"Authorization": "Bearer wrong"}).status_code == 401
-    assert httpx.post(chat, json=QUESTION, headers=key, timeout=30).status_code == 200
-    assert httpx.post(f"{guarded.url}/v1/messages", json=QUESTION, timeout=30).json()["type"] == "error"
+    assert httpx.post(chat, json=QUESTION, headers=key).status_code == 200
+    assert httpx.post(f"{guarded.url}/v1/messages", json=QUESTION).json()["type"] == "error"
     assert httpx.get(f"{guarded.url}/health").json() == {"status": "ok"}
     assert "model" in httpx.get(f"{guarded.url}/health", headers=key).json()
     for path, status in (("/", 200), ("/docs", 200), ("/metrics", 401), ("/v1/models", 401)):
@@ -48,7 +48,7 @@ def test_a_preflight_needs_no_key(guarded):
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization",
     }
-    answer = httpx.options(f"{guarded.url}/v1/chat/completions", headers=headers, timeout=30)
+    answer = httpx.options(f"{guarded.url}/v1/chat/completions", headers=headers)
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, FRIEND)
 
 
@@ -67,7 +67,7 @@ def test_a_preflight_needs_no_key(guarded):
     ],
 )
 def test_pages_of_other_sites_cannot_use_the_server(server, headers):
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=QUESTION, headers=headers, timeout=30)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=QUESTION, headers=headers)
     assert answer.status_code == 403
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -75,7 +75,7 @@ def test_pages_of_other_sites_cannot_use_the_server(server, headers):
 def test_the_servers_own_page_and_clients_that_are_no_browsers_can(server):
     origin = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
     for headers in (origin, {"Content-Type": "application/x-www-form-urlencoded"}):
-        answer = httpx.post(f"{server.url}/v1/chat/completions", json=QUESTION, headers=headers, timeout=30)
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=QUESTION, headers=headers)
         assert answer.status_code == 200
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ggserve.errors import ModelFileError
+from ggserve.model.gguf_model import GGUFModel
 from tests.conftest import ROOT, serve
-from tests.processes import clean_environment
+from tests.processes import PATIENCE, clean_environment
 
 
 def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -21,7 +23,7 @@ def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.Com
         env={**clean_environment(), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -70,11 +72,21 @@ def corruptions(data: bytes) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", list(corruptions(b"")))
-def test_a_corrupt_file_is_one_line_and_no_crash(kind, tmp_path, default_path):
+@pytest.fixture(params=list(corruptions(b"")))
+def corrupt(request, tmp_path, shallow_path):
     path = tmp_path / "bad.gguf"
-    path.write_bytes(corruptions(default_path.read_bytes())[kind])
-    ended = run(MODEL_PATH=str(path), LOG_DIR=str(tmp_path))
+    path.write_bytes(corruptions(shallow_path.read_bytes())[request.param])
+    return path
+
+
+def test_a_corrupt_file_is_an_error_that_names_it(corrupt):
+    with pytest.raises(ModelFileError, match=r"bad\.gguf"):
+        GGUFModel(corrupt)
+
+
+@pytest.mark.parametrize("corrupt", ["empty", "cut in the weights"], indirect=True)
+def test_a_corrupt_file_is_one_line_and_no_crash(corrupt, tmp_path):
+    ended = run(MODEL_PATH=str(corrupt), LOG_DIR=str(tmp_path))
     assert ended.returncode == 2, ended
     assert "bad.gguf" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
@@ -112,7 +124,7 @@ def test_importing_main_loads_no_model():
 @pytest.mark.parametrize("command", [("-m", "uvicorn", "main:app"), ("-m", "uvicorn", "main:app", "--reload")])
 def test_uvicorn_starts_the_app_too(command, tmp_path, default_path):
     with serve(tmp_path, command=command) as server:
-        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2}, timeout=30)
+        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "Hi", "max_tokens": 2})
         assert answer.status_code == 200
     assert server.process.returncode == 0, server.log("console")
 
@@ -123,40 +135,40 @@ def test_a_dotenv_file_and_the_command_line_set_the_same(tmp_path, default_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_lets_a_running_answer_end(number, tmp_path, default_path):
-    with serve(tmp_path) as server:
-        body = {"prompt": "Once upon a time", "max_tokens": 60, "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:
+def test_a_signal_lets_a_running_answer_end(number, tmp_path, shallow_path):
+    with serve(tmp_path, MODEL_PATH=str(shallow_path)) as server:
+        body = {"prompt": "Once upon a time", "max_tokens": 300, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             chunks = response.iter_raw()
             next(chunks)
             server.process.send_signal(number)
             rest = b"".join(chunks)
         assert rest.endswith(b"data: [DONE]\n\n")
         assert b'"finish_reason":"length"' in rest
-        assert server.process.wait(timeout=10) == 0
+        assert server.process.wait(PATIENCE) == 0
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{server.url}/health")
     assert "Traceback" not in server.log("console")
 
 
-def test_an_answer_that_takes_too_long_is_ended(tmp_path, default_path):
+def test_an_answer_that_takes_too_long_is_ended(tmp_path, shallow_path):
     code = "import sys, ggserve.cli, ggserve.server.signals as s; s.DRAIN_SECONDS = 0.5; ggserve.cli.main(sys.argv[1:])"
-    with serve(tmp_path, command=("-c", code)) as server:
-        body = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:
+    with serve(tmp_path, command=("-c", code), MODEL_PATH=str(shallow_path)) as server:
+        body = {"prompt": "Once upon a time", "max_tokens": 6000, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             chunks = response.iter_raw()
             next(chunks)
             server.process.send_signal(signal.SIGTERM)
             rest = b"".join(chunks)
         assert b"event: error" in rest
         assert rest.endswith(b"data: [DONE]\n\n")
-        assert server.process.wait(timeout=10) == 0
+        assert server.process.wait(PATIENCE) == 0
 
 
-def test_a_second_signal_ends_answers_at_once_with_an_error_event(tmp_path, default_path):
-    with serve(tmp_path) as server:
-        body = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=30) as response:
+def test_a_second_signal_ends_answers_at_once_with_an_error_event(tmp_path, shallow_path):
+    with serve(tmp_path, MODEL_PATH=str(shallow_path)) as server:
+        body = {"prompt": "Once upon a time", "max_tokens": 6000, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             chunks = response.iter_raw()
             next(chunks)
             server.process.send_signal(signal.SIGTERM)
@@ -165,13 +177,13 @@ def test_a_second_signal_ends_answers_at_once_with_an_error_event(tmp_path, defa
             rest = b"".join(chunks)
         assert b"shutting_down" in rest
         assert rest.endswith(b"data: [DONE]\n\n")
-        assert server.process.wait(timeout=8) == 0
+        assert server.process.wait(PATIENCE) == 0
     assert "Traceback" not in server.log("console")
 
 
-def test_prompts_are_logged_when_asked_for(tmp_path, default_path):
-    with serve(tmp_path, LOG_PROMPTS="1") as server:
+def test_prompts_are_logged_when_asked_for(tmp_path, shallow_path):
+    with serve(tmp_path, MODEL_PATH=str(shallow_path), LOG_PROMPTS="1") as server:
         body = {"prompt": "My secret is 4711", "max_tokens": 2}
-        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+        answer = httpx.post(f"{server.url}/v1/completions", json=body).json()
     assert "prompt 'My secret is 4711'" in server.log("model.log")
     assert repr(answer["choices"][0]["text"]) in server.log("model.log")

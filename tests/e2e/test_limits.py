@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import FAMILY_FILES, Server, serve
 from tests.e2e.test_disconnects import MANY, last_line, send, wait_for
 from tests.e2e.test_lifecycle import run
+from tests.processes import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def strict(tmp_path_factory) -> Iterator[Server]:
 
 def connect(server: Server, content: bytes = b"") -> socket.socket:
     address = urlparse(server.url)
-    connection = socket.create_connection((address.hostname, address.port), timeout=20)
+    connection = socket.create_connection((address.hostname, address.port), timeout=PATIENCE)
     connection.sendall(content)
     return connection
 
@@ -65,7 +66,7 @@ def test_no_http_is_an_error_object(strict):
 
 def test_the_connection_that_idles_longest_makes_room(strict):
     address = urlparse(strict.url)
-    many = [HTTPConnection(address.hostname, address.port, timeout=20) for _ in range(30)]
+    many = [HTTPConnection(address.hostname, address.port, timeout=PATIENCE) for _ in range(30)]
     for each in (*many, many[15]):
         each.request("GET", "/health")
         response = each.getresponse()
@@ -119,7 +120,7 @@ def test_many_prompts_in_one_request_leave_a_slot(strict):
     with send(strict, {**MANY, "stream": False}):
         wait_for(strict, lambda health: health["slots_idle"] < 4)
         idle = [httpx.get(f"{strict.url}/health").json()["slots_idle"] for _ in range(20)]
-        other = httpx.post(f"{strict.url}/v1/completions", json={"prompt": "a", "max_tokens": 2}, timeout=5)
+        other = httpx.post(f"{strict.url}/v1/completions", json={"prompt": "a", "max_tokens": 2})
     assert 1 in idle
     assert 0 not in idle
     assert other.status_code == 200
@@ -152,7 +153,7 @@ def test_answers_have_at_most_max_tokens(tmp_path):
     with serve(tmp_path, MODEL_PATH=model, MAX_TOKENS="3") as server:
         for asked in ({}, {"max_tokens": 9}):
             body = {"prompt": "a", "ignore_eos": True, **asked}
-            answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+            answer = httpx.post(f"{server.url}/v1/completions", json=body).json()
             assert answer["usage"]["completion_tokens"] == 3
             assert answer["choices"][0]["finish_reason"] == "length"
 
@@ -167,5 +168,5 @@ def test_a_second_signal_cuts_a_reader_that_stopped(tmp_path):
         for _ in range(2):
             server.process.terminate()
             time.sleep(0.5)
-        assert server.process.wait(8) == 0
+        assert server.process.wait(PATIENCE) == 0
     assert "Traceback" not in server.log("console")

@@ -11,6 +11,7 @@ import psutil
 
 from tests.conftest import Server, serve
 from tests.llama_server import launcher
+from tests.processes import PATIENCE
 
 ASKED = {"prompt": "The three primary colours are", "max_tokens": 300, "temperature": 0, "stream": True}
 
@@ -53,7 +54,7 @@ def test_nothing_is_left_when_the_server_is_killed(original_path: Path, tmp_path
         for each in psutil.Process(server.process.pid).children():
             if each.pid != last.pid:
                 os.kill(each.pid, signal.SIGKILL)  # the worker; the supervisor starts another
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while last.is_running() and last.status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -24,9 +24,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "legacy":
         settings |= {"MODEL_PATH": str(FAMILY_FILES / "llama.f32.bin")}
     elif request.param == "llama.cpp":
-        settings |= {"MODEL_PATH": str(request.getfixturevalue("original_path")), "ENGINE": "llama.cpp"}
+        settings |= {"MODEL_PATH": str(request.getfixturevalue("shallow_original_path")), "ENGINE": "llama.cpp"}
     else:
-        settings |= {"MODEL_PATH": str(request.getfixturevalue("default_path")), "ENGINE": "ctransformers"}
+        settings |= {"MODEL_PATH": str(request.getfixturevalue("shallow_path")), "ENGINE": "ctransformers"}
     with serve(tmp_path_factory.mktemp("logs"), **settings) as running:
         yield running
 

@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import FAMILY_FILES, ROOT, Server, clean_environment, serve
 from tests.engines.tiny_models import write_tiny_model
 from tests.hub.loopback_hub import Hub, Repo, running_hub
+from tests.processes import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_a_mistake_in_models_toml_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text("[a]\n\ncontext_lenght = 5\n")
     environment = {**clean_environment(), "LOG_DIR": str(tmp_path / "logs"), "MODELS_DIR": str(tmp_path)}
     command = [sys.executable, "main.py", "--port", "0"]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 2
     assert "models.toml, line 3: context_lenght of 'a': no such setting" in ended.stderr
 

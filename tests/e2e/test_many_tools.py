@@ -1,13 +1,14 @@
 """A coding agent on the Messages API: twenty tools, a system prompt in blocks, results that go back."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
 
-from ggserve.hub.default import packaged_model
 from tests.conftest import Server, serve
+from tests.processes import PATIENCE
 
 NAMES = ("Read", "Write", "Edit", "Glob", "Grep", "Bash", "Task", "LS", "WebFetch", "TodoWrite")
 TOOLS: Any = [
@@ -27,8 +28,8 @@ TOOLS: Any = [
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    settings = {"MODEL_PATH": str(packaged_model()), "ENGINE": "llama.cpp", "CONTEXT_LENGTH": "4096", "PARALLEL": "1"}
+def native(tmp_path_factory: pytest.TempPathFactory, shallow_original_path: Path) -> Iterator[Server]:
+    settings = {"MODEL_PATH": str(shallow_original_path), "CONTEXT_LENGTH": "4096", "PARALLEL": "1"}
     with serve(tmp_path_factory.mktemp("logs"), **settings) as server:
         yield server
 
@@ -41,7 +42,7 @@ def system(cch: str) -> Any:
 
 
 def test_twenty_tools_over_several_turns_and_the_prefix_is_reused(native: Server):
-    client = anthropic.Anthropic(base_url=native.url, api_key="none", max_retries=0, timeout=120)
+    client = anthropic.Anthropic(base_url=native.url, api_key="none", max_retries=0, timeout=PATIENCE)
     messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "What is in main.py?"}]}]
     choice: Any = {"type": "any", "disable_parallel_tool_use": True}  # a small model calls without end
     fields: dict[str, Any] = {"model": "any", "max_tokens": 120, "tools": TOOLS, "extra_body": {"temperature": 0}}

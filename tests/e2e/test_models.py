@@ -17,6 +17,7 @@ import pytest
 
 from ggserve.hub.default import packaged_model
 from tests.conftest import FAMILY_FILES, ROOT, Server, clean_environment, serve
+from tests.processes import PATIENCE
 
 NAMES = ("llama.f16.v2", "mpt.f32")
 
@@ -146,7 +147,7 @@ def test_a_model_stays_as_long_as_its_last_request_says(server: Server) -> None:
     body = {"model": "mpt.f32", "prompt": "a", "max_tokens": 1}
     for field in ({"keep_alive": "0s"}, {"ttl": 0}):
         assert httpx.post(f"{server.url}/v1/completions", json={**body, **field}).status_code == 200
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while "mpt.f32" in loaded(server):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -179,7 +180,7 @@ def test_a_crash_restarts_the_worker_and_c_code_writes_to_the_log(tmp_path: Path
         assert complete(server, "m").status_code == 200
         (worker,) = psutil.Process(server.process.pid).children()
         worker.send_signal(signal.SIGSEGV)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 if complete(server, "m").status_code == 200:
@@ -204,7 +205,7 @@ def test_health_and_liveness_hold_during_a_load_and_sigterm_waits_for_none(tmp_p
         assert complete(server, "quick").status_code == 200
         with ThreadPoolExecutor(1) as client:
             waiting = client.submit(complete, server, "slow")
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + PATIENCE
             while "slow.gguf is slow" not in server.log("console"):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
@@ -213,14 +214,14 @@ def test_health_and_liveness_hold_during_a_load_and_sigterm_waits_for_none(tmp_p
             assert complete(server, "quick").status_code == 200
             server.process.send_signal(signal.SIGTERM)
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(timeout=30) in (0, 130)
+            assert server.process.wait(PATIENCE) in (0, 130)
             assert isinstance(waiting.exception(), httpx.TransportError) or waiting.result().status_code == 503
 
 
 def test_a_folder_that_does_not_exist_stops_the_start(tmp_path: Path) -> None:
     command = [sys.executable, "main.py", "--port", "0", "--models-dir", str(tmp_path / "absent")]
     environment = {**clean_environment(), "LOG_DIR": str(tmp_path)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 2
     assert "MODELS_DIR" in ended.stderr
     assert "no such folder" in ended.stderr

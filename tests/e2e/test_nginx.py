@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import FAMILY_FILES, ROOT, Server, serve
-from tests.processes import free_port
+from tests.processes import PATIENCE, free_port
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -50,14 +50,14 @@ def proxy(request: pytest.FixtureRequest, server: Server, tmp_path_factory: pyte
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def wait(url: str, folder: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            httpx.get(url, timeout=5)
+            httpx.get(url)
             return
         except httpx.TransportError:
             assert time.monotonic() < deadline, (folder / "error.log").read_text()

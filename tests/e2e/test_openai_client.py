@@ -8,8 +8,8 @@ GREEDY = {"model": "any-name", "temperature": 0, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+def client(whole_server):
+    with openai.OpenAI(base_url=f"{whole_server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
@@ -43,6 +43,21 @@ def test_an_answer_ends_at_the_end_of_turn_token(client):
     answer = client.chat.completions.create(messages=MESSAGES, model="x", temperature=0)
     assert answer.choices[0].finish_reason == "stop"
     assert "<|im_end|>" not in answer.choices[0].message.content
+
+
+def test_chat_logprobs_without_alternatives_and_without_the_end(client):
+    chat = [{"role": "user", "content": "Reply with the word yes."}]
+    answer = client.chat.completions.create(messages=chat, logprobs=True, model="x", temperature=0, max_tokens=40)
+    content = answer.choices[0].logprobs.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert "".join(token.token for token in content) == answer.choices[0].message.content
+    assert all(token.top_logprobs == [] for token in content)
+
+
+def test_minus_one_is_no_limit(client):
+    chat = [{"role": "user", "content": "Reply with the word yes."}]
+    answer = client.chat.completions.create(messages=chat, model="x", temperature=0, max_tokens=-1)
+    assert answer.choices[0].finish_reason == "stop"
 
 
 def test_text_parts_are_lines_of_one_text(client):

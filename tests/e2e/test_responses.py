@@ -36,7 +36,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=["server", "native"])
+@pytest.fixture(params=["whole_server", "native"])
 def any_server(request: pytest.FixtureRequest) -> Server:
     return request.getfixturevalue(request.param)
 

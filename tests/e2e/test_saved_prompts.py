@@ -15,10 +15,10 @@ STORY = "The lighthouse keeper climbed the stairs, counted the ships on the dark
 
 
 @pytest.fixture
-def folder(tmp_path: Path, original_path: Path) -> Path:
+def folder(tmp_path: Path, shallow_original_path: Path) -> Path:
     folder = tmp_path / "models"
     folder.mkdir()
-    (folder / "chat.gguf").symlink_to(original_path)
+    (folder / "chat.gguf").symlink_to(shallow_original_path)
     shutil.copy(FAMILY_FILES / "llama.f16.v2.gguf", folder / "other.gguf")
     return folder
 

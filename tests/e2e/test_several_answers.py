@@ -61,15 +61,6 @@ def test_chat_logprobs_are_of_the_text(client, stream):
         assert token.logprob == token.top_logprobs[0].logprob <= 0
 
 
-def test_chat_logprobs_without_alternatives_and_without_the_end(client):
-    chat = [{"role": "user", "content": "Reply with the word yes."}]
-    answer = client.chat.completions.create(messages=chat, logprobs=True, model="x", temperature=0, max_tokens=40)
-    content = answer.choices[0].logprobs.content
-    assert answer.choices[0].finish_reason == "stop"
-    assert "".join(token.token for token in content) == answer.choices[0].message.content
-    assert all(token.top_logprobs == [] for token in content)
-
-
 def test_completions_logprobs_in_their_own_shape(client):
     answer = client.completions.create(prompt=PROMPT, logprobs=2, **GREEDY).choices[0]
     scores = answer.logprobs
@@ -159,12 +150,6 @@ def test_habits_of_clients_change_nothing(client):
     }
     answer = client.chat.completions.create(messages=MESSAGES, extra_body=habits, **GREEDY)
     assert answer.choices[0].message.content == plain.choices[0].message.content
-
-
-def test_minus_one_is_no_limit(client):
-    chat = [{"role": "user", "content": "Reply with the word yes."}]
-    answer = client.chat.completions.create(messages=chat, model="x", temperature=0, max_tokens=-1)
-    assert answer.choices[0].finish_reason == "stop"
 
 
 TOOL = {

@@ -16,7 +16,7 @@ from ggserve.modelfile.read_ahead import read_ahead
 from tests.conftest import FAMILY_FILES, ROOT, TEST_SETTINGS
 from tests.hub.loopback_hub import Repo, running_hub
 from tests.modelfile.tiny_gguf import llama
-from tests.processes import clean_environment, free_port
+from tests.processes import PATIENCE, clean_environment, free_port
 
 
 def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
             text=True,
         )
         try:
-            assert hub.stalled.wait(20)
+            assert hub.stalled.wait(PATIENCE)
             url = f"http://127.0.0.1:{port}"
             health = wait_for(f"{url}/health")
             assert (health.status_code, health.headers["retry-after"]) == (503, "1")
@@ -60,7 +60,7 @@ def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
 def test_a_signal_while_modules_are_imported(times: int, tmp_path: Path) -> None:
     with starting(tmp_path, "main.py") as process:
         supervisor = psutil.Process(process.pid)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not supervisor.children():
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -111,7 +111,7 @@ def starting(log_dir: Path, *command: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def wait_for(url: str) -> httpx.Response:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return httpx.get(url)

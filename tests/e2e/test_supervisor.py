@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import FAMILY_FILES, ROOT, Server, clean_environment, serve, wait_until_ready
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -32,7 +33,7 @@ def test_a_worker_that_dies_is_started_again_on_the_same_port(small, tmp_path):
     with serve(tmp_path, MODEL_PATH=str(small)) as server:
         dead = worker_of(server)
         dead.send_signal(signal.SIGBUS)
-        dead.wait(10)
+        dead.wait(PATIENCE)
         wait_until_ready(server)
         assert worker_of(server).pid != dead.pid
         (line,) = [line for line in server.log("console").splitlines() if line.startswith("ggserve: ")]
@@ -46,13 +47,13 @@ def test_a_worker_that_cannot_start_again_ends_it_with_the_workers_code(small, t
     with serve(tmp_path, MODEL_PATH=str(small)) as server:
         os.truncate(small, 1000)
         worker_of(server).send_signal(signal.SIGBUS)
-        assert server.process.wait(30) == 2
+        assert server.process.wait(PATIENCE) == 2
     assert "small.gguf" in server.log("console").splitlines()[-1]
 
 
 def test_a_worker_that_dies_before_it_is_ready_is_not_started_again(small, tmp_path):
     code = "import os; from ggserve.server import supervisor; supervisor.supervise(); os.abort()"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 128 + signal.SIGABRT
     assert ended.stderr.startswith("ggserve: the worker was killed by SIGABRT")
 
@@ -61,7 +62,7 @@ def test_a_worker_ends_when_its_supervisor_is_killed(small, tmp_path):
     with serve(tmp_path, MODEL_PATH=str(small)) as server:
         worker = worker_of(server)
         server.process.kill()
-        worker.wait(20)
+        worker.wait(PATIENCE)
 
 
 def test_the_third_signal_kills_a_worker_that_hangs(small, tmp_path):
@@ -70,7 +71,7 @@ def test_the_third_signal_kills_a_worker_that_hangs(small, tmp_path):
         for _ in range(3):
             server.process.terminate()
             time.sleep(0.1)
-        assert server.process.wait(10) == 130
+        assert server.process.wait(PATIENCE) == 130
     assert server.log("console").splitlines()[-1] == "ggserve: killed by the third signal"
 
 
@@ -99,7 +100,7 @@ supervisor._Supervisor._pause = lambda self, seconds: print(seconds, flush=True)
 supervisor.supervise().ready()
 os.abort()
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert [float(line) for line in ended.stdout.split()] == [0, 1, 2, 4, 8]
     assert ended.returncode == 128 + signal.SIGABRT
     assert ended.stderr.count("Restarting it") == 5
@@ -113,7 +114,7 @@ def test_a_killed_worker_leaves_nothing_in_the_temporary_folder(small, tmp_path)
         worker = worker_of(server)
         (left,) = temporary.iterdir()
         worker.kill()
-        worker.wait(20)
+        worker.wait(PATIENCE)
         deadline = time.monotonic() + 60
         while left.exists() or len(list(temporary.iterdir())) != 1:
             assert time.monotonic() < deadline

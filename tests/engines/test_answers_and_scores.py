@@ -16,6 +16,7 @@ from ggserve.errors import InvalidRequest
 from ggserve.generation import Delta, Grammar, SamplingParams, ScoredToken
 from ggserve.model.gguf_model import GGUFModel
 from tests.llama_server import can, rounds
+from tests.processes import PATIENCE
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
 PROMPT = "The three primary colours are"
@@ -47,11 +48,11 @@ def shown(scores: list[ScoredToken]) -> bytes:
     return b"".join(token.bytes for token in scores if not token.control)
 
 
-def test_answer_i_is_that_of_seed_plus_i(either: GGUFModel):
+def test_answer_i_is_that_of_seed_plus_i(shallow_either: GGUFModel):
     params = SamplingParams(max_tokens=8, temperature=1.0, seed=5, n=3)
-    together = deltas(either.complete("Once upon a time", params))
+    together = deltas(shallow_either.complete("Once upon a time", params))
     alone = [
-        texts(deltas(either.complete("Once upon a time", dataclasses.replace(params, seed=5 + index, n=1))))[0]
+        texts(deltas(shallow_either.complete("Once upon a time", dataclasses.replace(params, seed=5 + index, n=1))))[0]
         for index in range(3)
     ]
     assert texts(together) == alone
@@ -59,28 +60,28 @@ def test_answer_i_is_that_of_seed_plus_i(either: GGUFModel):
     assert [delta.index for delta in together if delta.finish_reason] == [0, 1, 2]
 
 
-def test_the_prompt_of_several_answers_is_evaluated_once(either: GGUFModel):
+def test_the_prompt_of_several_answers_is_evaluated_once(shallow_either: GGUFModel):
     prompt = "Dogs and birds and trees are " * 6
-    found = deltas(either.complete(prompt, replace(n=3)))
+    found = deltas(shallow_either.complete(prompt, replace(n=3)))
     cached = {delta.index: delta.cached_tokens for delta in found}
     assert cached[1] == cached[2] == found[0].prompt_tokens - 1
 
 
-def test_each_of_several_answers_ends_at_its_own_stop_string(either: GGUFModel):
+def test_each_of_several_answers_ends_at_its_own_stop_string(shallow_either: GGUFModel):
     params = SamplingParams(max_tokens=12, temperature=1.2, seed=1, n=3)
-    whole = texts(deltas(either.complete("Once upon a time", params)))
+    whole = texts(deltas(shallow_either.complete("Once upon a time", params)))
     stop = whole[0][6:9]
-    stopped = texts(deltas(either.complete("Once upon a time", dataclasses.replace(params, stop=(stop,)))))
+    stopped = texts(deltas(shallow_either.complete("Once upon a time", dataclasses.replace(params, stop=(stop,)))))
     assert stopped == [text.partition(stop)[0] for text in whole]
 
 
-def test_nothing_wanted_of_several_answers(either: GGUFModel):
-    found = deltas(either.complete(PROMPT, replace(n=3, max_tokens=0)))
+def test_nothing_wanted_of_several_answers(shallow_either: GGUFModel):
+    found = deltas(shallow_either.complete(PROMPT, replace(n=3, max_tokens=0)))
     assert [(delta.index, delta.text, delta.finish_reason) for delta in found] == [(i, "", "length") for i in range(3)]
 
 
-def test_scores_are_of_the_text_and_greedy_takes_the_likeliest(either: GGUFModel):
-    found = deltas(either.complete(PROMPT, replace(logprobs=5)))
+def test_scores_are_of_the_text_and_greedy_takes_the_likeliest(shallow_either: GGUFModel):
+    found = deltas(shallow_either.complete(PROMPT, replace(logprobs=5)))
     scores = tokens(found)
     assert shown(scores).decode() == texts(found)[0]
     assert len(scores) == found[-1].completion_tokens
@@ -129,50 +130,50 @@ def test_the_scores_of_llama_cpp_are_those_of_its_core_alone(llama_cpp_model: GG
         assert token.logprob == pytest.approx(entry["logprob"], abs=1e-3)
 
 
-def test_scores_do_not_depend_on_how_tokens_are_chosen(either: GGUFModel):
-    if not can(either, "logprobs_before_bias"):
+def test_scores_do_not_depend_on_how_tokens_are_chosen(shallow_either: GGUFModel):
+    if not can(shallow_either, "logprobs_before_bias"):
         pytest.skip("the build reports scores after the bias")
-    plain = tokens(deltas(either.complete(PROMPT, replace(logprobs=3, max_tokens=1))))[0]
-    unlikely = either.tokenize(" green")[0]
+    plain = tokens(deltas(shallow_either.complete(PROMPT, replace(logprobs=3, max_tokens=1))))[0]
+    unlikely = shallow_either.tokenize(" green")[0]
     changed = replace(
         logprobs=3, max_tokens=1, temperature=1.5, top_p=0.5, repetition_penalty=1.3, logit_bias={unlikely: 100.0}
     )
-    forced = tokens(deltas(either.complete(PROMPT, changed)))[0]
+    forced = tokens(deltas(shallow_either.complete(PROMPT, changed)))[0]
     assert forced.id == unlikely
     assert [(t.id, pytest.approx(t.logprob, abs=1e-3)) for t in plain.top] == [(t.id, t.logprob) for t in forced.top]
 
 
-def test_without_alternatives_only_the_token_itself(either: GGUFModel):
-    found = tokens(deltas(either.complete(PROMPT, replace(logprobs=0))))
+def test_without_alternatives_only_the_token_itself(shallow_either: GGUFModel):
+    found = tokens(deltas(shallow_either.complete(PROMPT, replace(logprobs=0))))
     assert len(found) == 8
     assert all(token.top == () and token.logprob <= 0 for token in found)
 
 
-def test_not_asked_for_there_are_none(either: GGUFModel):
-    found = deltas(either.complete(PROMPT, GREEDY))
+def test_not_asked_for_there_are_none(shallow_either: GGUFModel):
+    found = deltas(shallow_either.complete(PROMPT, GREEDY))
     assert tokens(found) == []
     assert all(delta.prompt == () for delta in found)
 
 
 @pytest.mark.parametrize("length", [1, 3, 6])
-def test_no_score_of_what_a_stop_string_cut_off(either: GGUFModel, length: int):
-    whole = texts(deltas(either.complete(PROMPT, GREEDY)))[0]
+def test_no_score_of_what_a_stop_string_cut_off(shallow_either: GGUFModel, length: int):
+    whole = texts(deltas(shallow_either.complete(PROMPT, GREEDY)))[0]
     stop = whole[10 : 10 + length]
-    found = deltas(either.complete(PROMPT, replace(stop=(stop,), logprobs=1)))
+    found = deltas(shallow_either.complete(PROMPT, replace(stop=(stop,), logprobs=1)))
     text, scores = texts(found)[0].encode(), tokens(found)
     assert shown(scores).startswith(text)
     assert not shown(scores[:-1]).startswith(text) or scores == []
 
 
-def test_characters_split_over_tokens_have_all_their_scores(either: GGUFModel):
+def test_characters_split_over_tokens_have_all_their_scores(shallow_either: GGUFModel):
     params = replace(logprobs=2, max_tokens=16, grammar=Grammar("choice", '["🦀 and 🦀."]'))
-    found = deltas(either.complete(PROMPT, params))
+    found = deltas(shallow_either.complete(PROMPT, params))
     scores = [token for token in tokens(found) if not token.control]
     assert shown(scores).decode() == texts(found)[0] == "🦀 and 🦀."
     assert max(len(token.bytes) for token in scores if token.bytes[-1:] == "🦀".encode()[-1:]) < len("🦀".encode())
-    ids = either.tokenize(PROMPT)
+    ids = shallow_either.tokenize(PROMPT)
     prompt = [*ids, *(token.id for token in scores)]
-    again = deltas(either.complete(prompt, replace(logprobs=2, max_tokens=0, prompt_logprobs=2)))[0].prompt
+    again = deltas(shallow_either.complete(prompt, replace(logprobs=2, max_tokens=0, prompt_logprobs=2)))[0].prompt
     expected = [pytest.approx(token.logprob, abs=0.1) for token in again[len(ids) :]]
     assert [token.logprob for token in scores] == expected
 
@@ -207,10 +208,10 @@ def test_the_token_that_ends_an_answer_is_scored(either: GGUFModel):
 
 
 @pytest.mark.parametrize("max_tokens", [0, 1, 4])
-def test_scores_of_the_prompt(either: GGUFModel, max_tokens: int):
+def test_scores_of_the_prompt(shallow_either: GGUFModel, max_tokens: int):
     prompt = "One, two, three. Käse 🦀<|im_end|>\nyes"
-    ids = either.tokenize(prompt)
-    found = deltas(either.complete(prompt, replace(logprobs=2, prompt_logprobs=2, max_tokens=max_tokens)))
+    ids = shallow_either.tokenize(prompt)
+    found = deltas(shallow_either.complete(prompt, replace(logprobs=2, prompt_logprobs=2, max_tokens=max_tokens)))
     scores = found[0].prompt
     assert [token.id for token in scores] == ids
     assert all(delta.prompt == () for delta in found[1:])
@@ -220,39 +221,39 @@ def test_scores_of_the_prompt(either: GGUFModel, max_tokens: int):
     assert len(tokens(found)) == max_tokens
 
 
-def test_scores_of_a_prompt_are_those_of_the_answer_that_it_ends_with(either: GGUFModel):
-    answer = tokens(deltas(either.complete(PROMPT, replace(logprobs=3))))
-    ids = [*either.tokenize(PROMPT), *(token.id for token in answer)]
-    scores = deltas(either.complete(ids, replace(logprobs=3, prompt_logprobs=3, max_tokens=0)))[0].prompt
+def test_scores_of_a_prompt_are_those_of_the_answer_that_it_ends_with(shallow_either: GGUFModel):
+    answer = tokens(deltas(shallow_either.complete(PROMPT, replace(logprobs=3))))
+    ids = [*shallow_either.tokenize(PROMPT), *(token.id for token in answer)]
+    scores = deltas(shallow_either.complete(ids, replace(logprobs=3, prompt_logprobs=3, max_tokens=0)))[0].prompt
     for asked, made in zip(scores[-len(answer) :], answer, strict=True):
         assert asked.id == made.id
         assert asked.logprob == pytest.approx(made.logprob, abs=2e-2)
 
 
-def test_known_scores_are_those_computed_anew(either: GGUFModel):
-    if rounds(either):
+def test_known_scores_are_those_computed_anew(shallow_either: GGUFModel):
+    if rounds(shallow_either):
         pytest.skip("the build rounds otherwise")
     params = replace(logprobs=1, prompt_logprobs=1, max_tokens=1)
     begun, other = "A cat sat on the mat and", "Some other text"
-    deltas(either.complete(begun, params))
-    known = deltas(either.complete(begun + " slept", params))[0].prompt
+    deltas(shallow_either.complete(begun, params))
+    known = deltas(shallow_either.complete(begun + " slept", params))[0].prompt
     for text in (other, other + " and", other + " or"):  # pushes the first out
-        deltas(either.complete(text, params))
-    anew = deltas(either.complete(begun + " slept", params))[0].prompt
+        deltas(shallow_either.complete(text, params))
+    anew = deltas(shallow_either.complete(begun + " slept", params))[0].prompt
     assert [(t.id, pytest.approx(t.logprob or 0, abs=2e-2)) for t in known] == [(t.id, t.logprob or 0) for t in anew]
 
 
-def test_a_listener_that_leaves_while_a_prompt_is_scored_frees_the_slot(either: GGUFModel):
+def test_a_listener_that_leaves_while_a_prompt_is_scored_frees_the_slot(shallow_either: GGUFModel):
     async def leave():
-        stream = either.complete([7, 8, 9] * 35, replace(logprobs=1, prompt_logprobs=1, n=4))
+        stream = shallow_either.complete([7, 8, 9] * 35, replace(logprobs=1, prompt_logprobs=1, n=4))
         waiting = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0.05)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        while either.engine.pool.idle < 2:
+        while shallow_either.engine.pool.idle < 2:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(leave(), 20))
+    asyncio.run(asyncio.wait_for(leave(), PATIENCE))
 
 
 def test_what_llama_cpp_guesses_has_no_scores_and_is_refused(original_path: Path):

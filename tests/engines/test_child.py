@@ -28,7 +28,7 @@ from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer, collect
 from tests.conftest import ROOT, SMALL
 from tests.llama_server import LIST_A_GPU, launcher
-from tests.processes import clean_environment
+from tests.processes import PATIENCE, clean_environment
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
 PROMPT = "The three primary colours are"
@@ -121,7 +121,7 @@ def test_it_ends_with_its_parent_however_that_ends(original_path: Path, tmp_path
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
-    child.wait(20)
+    child.wait(PATIENCE)
 
 
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="sizes of a 64-bit process")

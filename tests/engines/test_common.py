@@ -16,6 +16,7 @@ from ggserve.messages import Tools
 from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer, collect
 from tests.llama_server import can, rounds
+from tests.processes import PATIENCE
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0)
 PROMPT = "The three primary colours are"
@@ -270,7 +271,7 @@ def test_a_listener_that_leaves_frees_its_slot(either: GGUFModel):
         while either.engine.pool.idle < 2:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(leave_early(), 20))
+    asyncio.run(asyncio.wait_for(leave_early(), PATIENCE))
 
 
 def test_quick_connects_and_disconnects_lose_no_slot(either: GGUFModel):
@@ -288,7 +289,7 @@ def test_quick_connects_and_disconnects_lose_no_slot(either: GGUFModel):
         while either.engine.pool.idle < 2:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(come_and_go(), 30))
+    asyncio.run(asyncio.wait_for(come_and_go(), PATIENCE))
     assert either.engine.pool.queued == 0
     assert answer(either.complete(PROMPT, GREEDY))[1].completion_tokens == 16
 

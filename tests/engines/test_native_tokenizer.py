@@ -10,6 +10,7 @@ import pytest
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from tests.conftest import ROOT
 from tests.engines.tiny_models import TinyModel, qwen2
+from tests.processes import PATIENCE
 
 HEAD = """
 import json, sys
@@ -48,7 +49,7 @@ together = Barrier(len(models))
 
 def ask_at_once(model):
     for seed in range(8):
-        together.wait(30)
+        together.wait(120)
         ask(model, seed)
 
 threads = [Thread(target=ask_at_once, args=(model,)) for model in models]
@@ -99,5 +100,5 @@ def test_one_model_at_a_time_begins_grammars():
         first_has()
         assert not has_begun.wait(0.1)
         second_has()
-        assert has_begun.wait(10)  # although the answers of the one go on
+        assert has_begun.wait(PATIENCE)  # although the answers of the one go on
     thread.join()

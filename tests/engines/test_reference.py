@@ -54,9 +54,9 @@ def test_each_token_of_llama_cpp_is_the_most_likely_but_for_rounding(model: GGUF
     prompt = (
         model.tokenize(reference["prompt"]) if "prompt" in reference else model.tokenize_chat(reference["messages"])
     )
-    context.eval(prompt, threads=2)
+    context.eval(prompt, threads=1)
     for token in reference["tokens"]:
         logits = context.logits()
         assert logits.max() - logits[token] < ROUNDING
-        context.eval([token], threads=2)
+        context.eval([token], threads=1)
     context.close()

@@ -10,6 +10,7 @@ from ggserve.engines.request import RunningRequest
 from ggserve.errors import GenerationError
 from ggserve.generation import Delta, SamplingParams
 from ggserve.messages import ToolCallDelta
+from tests.processes import PATIENCE
 
 
 def test_an_answer_that_nobody_reads_is_ended() -> None:
@@ -81,7 +82,7 @@ def test_the_first_piece_and_the_end_do_not_wait_for_a_beat(monkeypatch: pytest.
 
         def work() -> None:
             request.put(Delta("a", 3, 0, 1))
-            assert first_came.wait(10)
+            assert first_came.wait(PATIENCE)
             request.end = Delta("b", 3, 0, 2, finish_reason="stop")
             request.put_end()
 
@@ -92,4 +93,4 @@ def test_the_first_piece_and_the_end_do_not_wait_for_a_beat(monkeypatch: pytest.
         await working
         return text
 
-    assert asyncio.run(asyncio.wait_for(run(), 20)) == "ab"
+    assert asyncio.run(asyncio.wait_for(run(), PATIENCE)) == "ab"

@@ -20,6 +20,7 @@ from ggserve.generation import Delta, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from tests.conftest import ROOT
 from tests.engines.tiny_models import write_tiny_model
+from tests.processes import PATIENCE
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 LONG = [5 + (7 * number) % 90 for number in range(300)]
@@ -195,7 +196,7 @@ def test_kill_9_during_a_save_loses_nothing_but_that_state(path: Path, tmp_path:
     while "saving" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(PATIENCE)
     assert len(list(tmp_path.glob("*/*.partial"))) == 1
     model = opened(path, tmp_path)
     assert ask(model, kept)[1] == len(kept) - 1

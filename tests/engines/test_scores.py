@@ -9,6 +9,7 @@ from ggserve.errors import ContextOverflow
 from ggserve.generation import SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from tests.conftest import FAMILY_FILES
+from tests.processes import PATIENCE
 
 PROMPT = "Customer: I was charged twice for my order.\nThe right team is:"
 LABELS = ["billing", "bill", "technical support", "technical", "日本の", "日曜日", "😀", "no", "not sure", "qzx vkj wq"]
@@ -30,15 +31,17 @@ def check(model: GGUFModel, prompt: list[int], continuations: list[list[int]]) -
         assert logprobs == pytest.approx(brute_force(model, prompt, tokens), abs=1e-3)
 
 
-def test_scores_are_those_of_brute_force(either: GGUFModel):
-    prompt = either.tokenize(PROMPT)
-    check(either, prompt, [either.tokenize(f"{space}{label}") for label in LABELS for space in ("", " ")])
+def test_scores_are_those_of_brute_force(shallow_either: GGUFModel):
+    prompt = shallow_either.tokenize(PROMPT)
+    check(
+        shallow_either, prompt, [shallow_either.tokenize(f"{space}{label}") for label in LABELS for space in ("", " ")]
+    )
 
 
-def test_one_continuation_and_equal_ones(either: GGUFModel):
-    prompt = either.tokenize(PROMPT)
-    check(either, prompt, [either.tokenize(" billing and refunds")])
-    check(either, prompt, [either.tokenize(" a"), either.tokenize(" a")])
+def test_one_continuation_and_equal_ones(shallow_either: GGUFModel):
+    prompt = shallow_either.tokenize(PROMPT)
+    check(shallow_either, prompt, [shallow_either.tokenize(" billing and refunds")])
+    check(shallow_either, prompt, [shallow_either.tokenize(" a"), shallow_either.tokenize(" a")])
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FAMILY_FILES.glob("*.json")))
@@ -54,32 +57,38 @@ def test_scores_of_each_legacy_family(name: str):
         model.close()
 
 
-def test_what_does_not_fit_the_context_is_refused(either: GGUFModel):
-    prompt = either.tokenize("a b c d " * 40)[:120]
+def test_what_does_not_fit_the_context_is_refused(shallow_either: GGUFModel):
+    prompt = shallow_either.tokenize("a b c d " * 40)[:120]
     with pytest.raises(ContextOverflow):
-        asyncio.run(either.engine.score(prompt, [either.tokenize(" one two three four five six seven eight nine ten")]))
+        asyncio.run(
+            shallow_either.engine.score(
+                prompt, [shallow_either.tokenize(" one two three four five six seven eight nine ten")]
+            )
+        )
 
 
-def test_walks_at_the_same_time_equal_walks_alone(either: GGUFModel):
-    prompts = [either.tokenize(f"{PROMPT} {word}") for word in ("the", "a", "one")]
-    labels = [either.tokenize(f" {label}") for label in LABELS[:4]]
+def test_walks_at_the_same_time_equal_walks_alone(shallow_either: GGUFModel):
+    prompts = [shallow_either.tokenize(f"{PROMPT} {word}") for word in ("the", "a", "one")]
+    labels = [shallow_either.tokenize(f" {label}") for label in LABELS[:4]]
 
     async def together() -> list:
-        return await asyncio.gather(*(either.engine.score(prompt, labels) for prompt in prompts))
+        return await asyncio.gather(*(shallow_either.engine.score(prompt, labels) for prompt in prompts))
 
     for prompt, scores in zip(prompts, asyncio.run(together()), strict=True):
-        alone = asyncio.run(either.engine.score(prompt, labels))
+        alone = asyncio.run(shallow_either.engine.score(prompt, labels))
         for some, others in zip(scores.logprobs, alone.logprobs, strict=True):
             assert some == pytest.approx(others, abs=0.1)  # a batch with others rounds differently
 
 
-def test_a_cancelled_walk_frees_its_slot(either: GGUFModel):
+def test_a_cancelled_walk_frees_its_slot(shallow_either: GGUFModel):
     async def cancelled() -> None:
-        walk = asyncio.ensure_future(either.engine.score(either.tokenize(PROMPT), [either.tokenize(" a b c d e f g")]))
+        walk = asyncio.ensure_future(
+            shallow_either.engine.score(shallow_either.tokenize(PROMPT), [shallow_either.tokenize(" a b c d e f g")])
+        )
         await asyncio.sleep(0.01)
         walk.cancel()
         await asyncio.gather(walk, return_exceptions=True)
-        while either.occupancy.idle < 2:
+        while shallow_either.occupancy.idle < 2:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(cancelled(), 30))
+    asyncio.run(asyncio.wait_for(cancelled(), PATIENCE))

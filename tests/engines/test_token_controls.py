@@ -32,20 +32,20 @@ def ids_of(model: GGUFModel, prompt: str, params: SamplingParams) -> list[int]:
 
 
 @pytest.mark.parametrize("shown", [False, True])
-def test_a_stop_token_ends_an_answer(either: GGUFModel, shown: bool):
-    whole = ids_of(either, PROMPT, GREEDY)
+def test_a_stop_token_ends_an_answer(shallow_either: GGUFModel, shown: bool):
+    whole = ids_of(shallow_either, PROMPT, GREEDY)
     stop = whole[5]
     place = whole.index(stop)
     params = replace(stop_token_ids=frozenset({stop, 7}), include_stop=shown)
-    text, last = answer(either.complete(PROMPT, params))
-    assert text == either.detokenize(whole[: place + shown])
+    text, last = answer(shallow_either.complete(PROMPT, params))
+    assert text == shallow_either.detokenize(whole[: place + shown])
     assert (last.finish_reason, last.stop_token, last.completion_tokens) == ("stop", stop, place + 1)
 
 
-def test_a_stop_string_is_shown_where_asked_for(either: GGUFModel):
-    whole, _ = answer(either.complete(PROMPT, GREEDY))
+def test_a_stop_string_is_shown_where_asked_for(shallow_either: GGUFModel):
+    whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))
     stop = whole[10:14]
-    text, last = answer(either.complete(PROMPT, replace(stop=(stop,), include_stop=True)))
+    text, last = answer(shallow_either.complete(PROMPT, replace(stop=(stop,), include_stop=True)))
     assert text == whole[: whole.index(stop) + 4]
     assert last.stop_sequence == stop
 
@@ -64,63 +64,64 @@ def test_min_tokens_come_whatever_would_end_the_answer(either: GGUFModel):
 
 
 @pytest.mark.parametrize("field", ["bad_words", "banned_strings"])
-def test_a_banned_text_never_comes_and_the_answer_goes_on(either: GGUFModel, field: str):
-    whole, _ = answer(either.complete(PROMPT, GREEDY))
+def test_a_banned_text_never_comes_and_the_answer_goes_on(shallow_either: GGUFModel, field: str):
+    whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))
     words = whole.split()
     banned = (" ".join(words[1:3]), words[4])
     if field == "banned_strings":
         banned = tuple(word.upper() for word in banned)
-    text, last = answer(either.complete(PROMPT, replace(**{field: banned})))
+    text, last = answer(shallow_either.complete(PROMPT, replace(**{field: banned})))
     assert not any(word.lower() in text.lower() for word in banned)
     assert (last.finish_reason, last.completion_tokens) == ("length", 16)
-    if can(either, "logprobs_before_bias"):
-        assert either.detokenize(ids_of(either, PROMPT, replace(**{field: banned}))) == text
+    if can(shallow_either, "logprobs_before_bias"):
+        assert shallow_either.detokenize(ids_of(shallow_either, PROMPT, replace(**{field: banned}))) == text
 
 
-def test_a_banned_text_leaves_the_rest_of_an_answer_alone(either: GGUFModel):
-    whole, _ = answer(either.complete(PROMPT, GREEDY))
-    assert answer(either.complete(PROMPT, replace(bad_words=("zebra", whole[-4:] + "x"))))[0] == whole
+def test_a_banned_text_leaves_the_rest_of_an_answer_alone(shallow_either: GGUFModel):
+    whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))
+    assert answer(shallow_either.complete(PROMPT, replace(bad_words=("zebra", whole[-4:] + "x"))))[0] == whole
 
 
-def test_banned_texts_and_grammars_are_refused_together(either: GGUFModel):
+def test_banned_texts_and_grammars_are_refused_together(shallow_either: GGUFModel):
     for field in ("bad_words", "banned_strings"):
         with pytest.raises(InvalidRequest) as refusal:
-            answer(either.complete(PROMPT, replace(grammar=Grammar("regex", "a+"), **{field: ("a",)})))
+            answer(shallow_either.complete(PROMPT, replace(grammar=Grammar("regex", "a+"), **{field: ("a",)})))
         assert refusal.value.field == field
 
 
-def test_only_allowed_tokens_come(either: GGUFModel):
-    allowed = frozenset(either.tokenize(" red green blue", add_special=False))
+def test_only_allowed_tokens_come(shallow_either: GGUFModel):
+    allowed = frozenset(shallow_either.tokenize(" red green blue", add_special=False))
     params = replace(allowed_token_ids=allowed, repetition_penalty=1.3, top_n_sigma=1.0, temperature=0.9)
-    if can(either, "logprobs_before_bias"):
-        assert set(ids_of(either, PROMPT, params)) <= allowed
-    text, _ = answer(either.complete(PROMPT, params))
+    if can(shallow_either, "logprobs_before_bias"):
+        assert set(ids_of(shallow_either, PROMPT, params)) <= allowed
+    text, _ = answer(shallow_either.complete(PROMPT, params))
     assert set(text.split()) <= {"red", "green", "blue"}
     for field in ("allowed_token_ids", "stop_token_ids"):
         with pytest.raises(InvalidToken) as refusal:
-            answer(either.complete(PROMPT, replace(**{field: frozenset({49152})})))
+            answer(shallow_either.complete(PROMPT, replace(**{field: frozenset({49152})})))
         assert refusal.value.field == field
 
 
-def test_the_end_of_a_prompt_is_kept(either: GGUFModel):
-    short, last = answer(either.complete("Never mind all this. " + PROMPT, replace(truncate_prompt=4)))
+def test_the_end_of_a_prompt_is_kept(shallow_either: GGUFModel):
+    short, last = answer(shallow_either.complete("Never mind all this. " + PROMPT, replace(truncate_prompt=4)))
     assert last.prompt_tokens == 4
-    assert short == answer(either.complete(either.tokenize(PROMPT)[-4:], GREEDY))[0]
+    assert short == answer(shallow_either.complete(shallow_either.tokenize(PROMPT)[-4:], GREEDY))[0]
 
 
-def test_control_tokens_are_shown_where_asked_for(either: GGUFModel):
-    control = either.tokenize("<|im_start|>")[-1]
+def test_control_tokens_are_shown_where_asked_for(shallow_either: GGUFModel):
+    control = shallow_either.tokenize("<|im_start|>")[-1]
     params = replace(max_tokens=2, logit_bias={control: 100.0})
-    assert answer(either.complete(PROMPT, params))[0] == ""
-    assert answer(either.complete(PROMPT, dataclasses.replace(params, skip_special=False)))[0] == "<|im_start|>" * 2
+    assert answer(shallow_either.complete(PROMPT, params))[0] == ""
+    shown = dataclasses.replace(params, skip_special=False)
+    assert answer(shallow_either.complete(PROMPT, shown))[0] == "<|im_start|>" * 2
 
 
-def test_the_prompt_s_ids_come_with_the_first_delta(either: GGUFModel):
+def test_the_prompt_s_ids_come_with_the_first_delta(shallow_either: GGUFModel):
     async def deltas() -> list[Delta]:
-        return [delta async for delta in either.complete(PROMPT, replace(logprobs=0))]
+        return [delta async for delta in shallow_either.complete(PROMPT, replace(logprobs=0))]
 
     first, *others = asyncio.run(deltas())
-    assert list(first.prompt_ids) == either.tokenize(PROMPT)
+    assert list(first.prompt_ids) == shallow_either.tokenize(PROMPT)
     assert not any(delta.prompt_ids for delta in others)
 
 

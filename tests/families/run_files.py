@@ -1,4 +1,4 @@
-"""Loads and runs legacy files, in a process that may die: family and paths in, a line each out."""
+"""Loads and runs legacy files, in a process that may die: families and paths in turn, a line each out."""
 
 import asyncio
 import sys
@@ -28,6 +28,6 @@ async def run(family: str, path: str) -> str:
     return "ran"
 
 
-for path in sys.argv[2:]:
+for family, path in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
     print(Path(path).name, flush=True, end=" ")
-    print(asyncio.run(run(sys.argv[1], path)), flush=True)
+    print(asyncio.run(run(family, path)), flush=True)

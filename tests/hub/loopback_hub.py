@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.processes import PATIENCE
+
 
 @dataclass
 class Repo:
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repo.stall and end < len(body):
             self.wfile.flush()
             self.server.stalled.set()
-            threading.Event().wait(20)
+            threading.Event().wait(PATIENCE)
         self.close_connection = True
 
     def reply(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:

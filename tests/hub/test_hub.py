@@ -19,6 +19,7 @@ from tests.conftest import ROOT, serve
 from tests.engines.tiny_companions import write_projector
 from tests.engines.tiny_models import write_tiny_model
 from tests.hub.loopback_hub import Hub, Repo, running_hub
+from tests.processes import PATIENCE
 
 FIND = """
 import logging, sys
@@ -67,14 +68,14 @@ class Machine:
 
     def found(self, *arguments: str, **environment: str) -> Path:
         process = self.start("-c", FIND, *arguments, **environment)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         return Path(out.strip())
 
     def error(self, *arguments: str, program: str = FIND, **environment: str) -> str:
         """Return the last line that the user sees."""
         process = self.start("-c", program, *arguments, **environment)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
         assert "Traceback" not in err
         return err.strip().splitlines()[-1]
@@ -134,9 +135,9 @@ def test_a_model_that_sees_comes_with_its_projector(machine: Machine, hub: Hub) 
     assert projector_beside(read_gguf(path)) == snapshot / "mmproj-F16.gguf"
     hub.repos["org/cut"] = Repo({"m.gguf": model, "mmproj.gguf": sees + bytes(24_000_000)}, stall=12_000_000)
     server = machine.start("main.py", "--port", "0", MODEL_NAME="org/cut")
-    assert hub.stalled.wait(15)
+    assert hub.stalled.wait(PATIENCE)
     server.kill()
-    server.communicate(timeout=10)
+    server.communicate(timeout=PATIENCE)
     hub.repos["org/cut"].stall = None
     assert projector_beside(read_gguf(machine.found("org/cut"))) is not None  # the model was not cached without it
 
@@ -154,10 +155,10 @@ def test_a_stopped_server_goes_on_where_its_download_stopped(
 ) -> None:
     hub.repos["org/large"] = Repo({"large.gguf": LARGE}, stall=12_000_000)
     server = machine.start("main.py", "--port", "0", MODEL_NAME="org/large")
-    assert hub.stalled.wait(15)
+    assert hub.stalled.wait(PATIENCE)
     time.sleep(0.3)  # for what was sent to arrive
     server.send_signal(number)
-    _, err = server.communicate(timeout=10)
+    _, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 130
     assert "Traceback" not in err
     assert err.strip().endswith("ggserve: interrupted while loading")
@@ -169,7 +170,7 @@ def test_a_stopped_server_goes_on_where_its_download_stopped(
 def test_of_two_that_start_at_once_one_downloads(machine: Machine, hub: Hub) -> None:
     hub.repos["org/large"] = Repo({"large.gguf": LARGE})
     both = [machine.start("-c", FIND, "org/large") for _ in range(2)]
-    paths = {process.communicate(timeout=20)[0].strip() for process in both}
+    paths = {process.communicate(timeout=PATIENCE)[0].strip() for process in both}
     assert len(paths) == 1
     assert Path(paths.pop()).read_bytes() == LARGE
     assert len(hub.gets()) == 1
@@ -271,11 +272,12 @@ def test_a_full_disk(machine: Machine, hub: Hub) -> None:
     )
 
 
-def test_the_server_answers_from_a_repository(machine: Machine, hub: Hub, default_path: Path) -> None:
-    hub.repos["org/SmolLM2-GGUF"] = Repo({"smollm2.Q4_1.gguf": default_path.read_bytes()})
+def test_the_server_answers_from_a_repository(machine: Machine, hub: Hub, shallow_path: Path) -> None:
+    hub.repos["org/SmolLM2-GGUF"] = Repo({"smollm2.Q4_1.gguf": shallow_path.read_bytes()})
     environment = {**machine.environment, "MODEL_NAME": "org/SmolLM2-GGUF", "MODEL_FILE": "smollm2.Q4_1.gguf"}
     environment.pop("LOG_DIR")
     with serve(machine.home / "logs", CONTEXT_LENGTH="256", **environment) as server:
         assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "smollm2.Q4_1"
-        assert "downloading smollm2.Q4_1.gguf (128.60 MB) from org/SmolLM2-GGUF" in server.log("model.log")
+        size = f"{shallow_path.stat().st_size / 1e6:.2f} MB"
+        assert f"downloading smollm2.Q4_1.gguf ({size}) from org/SmolLM2-GGUF" in server.log("model.log")

@@ -43,11 +43,13 @@ def check(documents: tuple[Document, ...], citations: list[Citation]) -> None:
 
 @pytest.mark.parametrize("engine", ["ctransformers_model", "llama_cpp_model"])
 def test_every_citation_is_in_its_document(engine: str, request: pytest.FixtureRequest):
-    either: GGUFModel = request.getfixturevalue(engine)
+    shallow_either: GGUFModel = request.getfixturevalue(engine)
     made = []
     for seed in range(4):
-        params = likes_quotations(either, seed)
-        text, citations = asyncio.run(cited(either.chat(QUESTION, params, documents=DOCUMENTS, shows_documents=True)))
+        params = likes_quotations(shallow_either, seed)
+        text, citations = asyncio.run(
+            cited(shallow_either.chat(QUESTION, params, documents=DOCUMENTS, shows_documents=True))
+        )
         check(DOCUMENTS, citations)
         assert "<quote1>" not in text
         made += citations
@@ -79,7 +81,9 @@ def test_legacy_families_cite_as_well(name: str):
         model.close()
 
 
-def test_documents_that_cannot_be_followed_are_refused(either: GGUFModel):
+def test_documents_that_cannot_be_followed_are_refused(shallow_either: GGUFModel):
     huge = (Document(" ".join(f"w{number}é" for number in range(60_000))),)
     with pytest.raises(InvalidRequest, match=r"documents"):
-        asyncio.run(cited(either.chat(QUESTION, SamplingParams(max_tokens=4), documents=huge, shows_documents=True)))
+        asyncio.run(
+            cited(shallow_either.chat(QUESTION, SamplingParams(max_tokens=4), documents=huge, shows_documents=True))
+        )

@@ -37,8 +37,8 @@ def fields_of(deltas: list[Delta]) -> dict[str, Any]:
     return dict(deltas[-1].confidence["field_confidence"])
 
 
-def test_every_leaf_has_a_probability_and_alternatives_sum_to_1(either: GGUFModel):
-    deltas = asyncio.run(deltas_of(either, SCHEMA))
+def test_every_leaf_has_a_probability_and_alternatives_sum_to_1(shallow_either: GGUFModel):
+    deltas = asyncio.run(deltas_of(shallow_either, SCHEMA))
     fields, answer = fields_of(deltas), json.loads("".join(delta.text for delta in deltas))
     assert list(fields) == ["/late", "/team", "/count", "/name"]
     for pointer, field in fields.items():
@@ -64,8 +64,8 @@ def check_boolean(model: GGUFModel, prompt: list[int]) -> None:
         assert math.log(found[True]) == pytest.approx(math.log(likely[0] / sum(likely)), abs=0.05)
 
 
-def test_a_boolean_is_as_likely_as_its_token_among_the_two(either: GGUFModel):
-    check_boolean(either, either.tokenize("Is the sky blue? true or false:\n"))
+def test_a_boolean_is_as_likely_as_its_token_among_the_two(shallow_either: GGUFModel):
+    check_boolean(shallow_either, shallow_either.tokenize("Is the sky blue? true or false:\n"))
 
 
 @pytest.mark.parametrize("name", ["starcoder", "gptj"])
@@ -79,28 +79,28 @@ def test_fields_of_legacy_families(name: str):
         model.close()
 
 
-def test_the_answer_and_its_logprobs_stay_the_same(either: GGUFModel):
-    plain = asyncio.run(deltas_of(either, SCHEMA, confidence=None, logprobs=2, max_tokens=12))
-    told = asyncio.run(deltas_of(either, SCHEMA, logprobs=2, max_tokens=12))
+def test_the_answer_and_its_logprobs_stay_the_same(shallow_either: GGUFModel):
+    plain = asyncio.run(deltas_of(shallow_either, SCHEMA, confidence=None, logprobs=2, max_tokens=12))
+    told = asyncio.run(deltas_of(shallow_either, SCHEMA, logprobs=2, max_tokens=12))
     assert "".join(delta.text for delta in plain) == "".join(delta.text for delta in told)
     assert [[one.id for one in token.top] for delta in plain for token in delta.tokens] == [
         [one.id for one in token.top] for delta in told for token in delta.tokens
     ]
-    silent = asyncio.run(deltas_of(either, SCHEMA, max_tokens=12))
+    silent = asyncio.run(deltas_of(shallow_either, SCHEMA, max_tokens=12))
     assert not any(delta.tokens for delta in silent)
 
 
-def test_an_answer_that_is_cut_has_the_fields_before(either: GGUFModel):
-    fields = fields_of(asyncio.run(deltas_of(either, SCHEMA, max_tokens=10)))
+def test_an_answer_that_is_cut_has_the_fields_before(shallow_either: GGUFModel):
+    fields = fields_of(asyncio.run(deltas_of(shallow_either, SCHEMA, max_tokens=10)))
     assert list(fields) == ["/late", "/team", "/count", "/name"][: len(fields)]
 
 
-def test_choices_have_their_probabilities(either: GGUFModel):
+def test_choices_have_their_probabilities(shallow_either: GGUFModel):
     grammar = Grammar("choice", json.dumps(["yes", "no", "no idea"]), "guided_choice")
     params = SamplingParams(max_tokens=9, temperature=0, grammar=grammar, confidence="choice_probabilities")
 
     async def last() -> Delta:
-        return [delta async for delta in either.complete(PROMPT, params)][-1]
+        return [delta async for delta in shallow_either.complete(PROMPT, params)][-1]
 
     found = asyncio.run(last()).confidence["choice_probabilities"]
     assert list(found["probabilities"]) == ["yes", "no", "no idea"]
@@ -123,10 +123,12 @@ def test_choices_have_their_probabilities(either: GGUFModel):
         ("guided_choice", "choice_probabilities", Grammar("choice", '["a", "a"]', "guided_choice")),
     ],
 )
-def test_what_makes_no_sense_is_refused(either: GGUFModel, field: str, confidence: Any, grammar: Grammar | None):
+def test_what_makes_no_sense_is_refused(
+    shallow_either: GGUFModel, field: str, confidence: Any, grammar: Grammar | None
+):
     async def answered() -> None:
         params = SamplingParams(max_tokens=9, grammar=grammar, confidence=confidence)
-        async for _ in either.complete(PROMPT, params):
+        async for _ in shallow_either.complete(PROMPT, params):
             pass
 
     with pytest.raises(InvalidRequest) as error:

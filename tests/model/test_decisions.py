@@ -36,38 +36,38 @@ def mass(model: GGUFModel, prompt: list[int], tokens: list[int]) -> float:
     return math.exp(asyncio.run(scores()))
 
 
-def test_probabilities_are_those_of_brute_force(either: GGUFModel):
+def test_probabilities_are_those_of_brute_force(shallow_either: GGUFModel):
     question = choice(*LABELS)
-    prompt = either.tokenize_chat(with_question(STATE, question.text))
-    spelled = [[either._codec.encode_middle(space + label) for space in ("", " ")] for label in LABELS]
-    sums = [sum(mass(either, prompt, tokens) for tokens in spellings) for spellings in spelled]
-    sums[1] -= sum(mass(either, prompt, tokens) for tokens in spelled[2] if tokens[:1] in spelled[1])
+    prompt = shallow_either.tokenize_chat(with_question(STATE, question.text))
+    spelled = [[shallow_either._codec.encode_middle(space + label) for space in ("", " ")] for label in LABELS]
+    sums = [sum(mass(shallow_either, prompt, tokens) for tokens in spellings) for spellings in spelled]
+    sums[1] -= sum(mass(shallow_either, prompt, tokens) for tokens in spelled[2] if tokens[:1] in spelled[1])
     (decision,) = decide(
-        either, question
+        shallow_either, question
     )  # continues from what brute force has evaluated, token by token: it rounds the same
     assert decision.label_mass == pytest.approx(sum(sums), rel=1e-3)
     for probability, one in zip(decision.probabilities, sums, strict=True):
         assert math.log(probability) == pytest.approx(math.log(one / sum(sums)), abs=1e-3)
 
 
-def test_probabilities_sum_to_1_for_every_kind_of_question(either: GGUFModel):
+def test_probabilities_sum_to_1_for_every_kind_of_question(shallow_either: GGUFModel):
     predicate = Question("predicate", "Is it late?", (Option("yes", None, ("Yes",)), Option("no", None, ("No",))), "x")
     score = Question("score", "How late?", tuple(Option(str(level), "late") for level in range(5)), "x")
-    for decision in decide(either, predicate, score, choice(*LABELS)):
+    for decision in decide(shallow_either, predicate, score, choice(*LABELS)):
         assert sum(decision.probabilities) == pytest.approx(1, abs=1e-9)
         assert 0 < decision.label_mass <= 1
         assert 0 <= decision.confidence <= 1
         assert (decision.warning is None) == (decision.label_mass >= 0.5)
 
 
-def test_the_state_is_evaluated_once(either: GGUFModel):
-    first, *others = decide(either, *(choice("a", "b", f"c{number}") for number in range(3)))
+def test_the_state_is_evaluated_once(shallow_either: GGUFModel):
+    first, *others = decide(shallow_either, *(choice("a", "b", f"c{number}") for number in range(3)))
     assert all(decision.cached_tokens > 10 for decision in others)
     assert all(decision.cached_tokens >= first.cached_tokens for decision in others)
 
 
-def test_a_label_of_one_option_is_certain(either: GGUFModel):
-    (decision,) = decide(either, choice("only"))
+def test_a_label_of_one_option_is_certain(shallow_either: GGUFModel):
+    (decision,) = decide(shallow_either, choice("only"))
     assert (decision.probabilities, decision.confidence) == ((1.0,), 1.0)
 
 
@@ -91,8 +91,8 @@ def test_decisions_of_legacy_families(name: str):
         model.close()
 
 
-def test_options_that_the_tokenizer_cannot_tell_apart_are_refused(either: GGUFModel):
+def test_options_that_the_tokenizer_cannot_tell_apart_are_refused(shallow_either: GGUFModel):
     with pytest.raises(InvalidRequest, match="same tokens"):
-        decide(either, choice("a", "a"))
+        decide(shallow_either, choice("a", "a"))
     with pytest.raises(InvalidRequest, match="tokens"):
-        decide(either, choice("a", "b" * 10 + "x y z " * 200))
+        decide(shallow_either, choice("a", "b" * 10 + "x y z " * 200))

@@ -9,6 +9,7 @@ import pytest
 from ggserve.model.inspect import main
 from tests.conftest import FAMILY_FILES, ROOT
 from tests.modelfile.tiny_gguf import STRING, U32, llama, modern
+from tests.processes import PATIENCE
 
 
 def facts(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -18,7 +19,7 @@ def facts(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 def test_the_default_model(default_path: Path) -> None:
     command = [sys.executable, "-m", "ggserve", "inspect", str(default_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 0
     for line in (
         "format          GGUF version 3",

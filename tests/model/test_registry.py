@@ -15,6 +15,7 @@ from ggserve.model.catalog import Catalog, Listed
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.registry import ModelRegistry
 from tests.conftest import FAMILY_FILES
+from tests.processes import PATIENCE
 
 
 class Model:
@@ -42,7 +43,7 @@ class Loads:
 
     def __call__(self, listed: Listed, report: object) -> GGUFModel:
         self.names.append(listed.name)
-        assert self.gate.wait(10)
+        assert self.gate.wait(PATIENCE)
         if listed.name == "broken":
             raise ModelFileError("broken: it is")
         self.models.append(Model(listed))

@@ -22,19 +22,23 @@ TEMPLATE = """{%- for message in messages %}<|im_start|>{{ message.role }}
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 OPENING{% endif %}"""
 OPENINGS = {"open": "<think>\n", "free": ""}
+PATHS = {  # only the whole model opens its thoughts itself
+    ("ctransformers", "open"): "shallow_path",
+    ("ctransformers", "free"): "default_path",
+    ("llama.cpp", "open"): "shallow_original_path",
+    ("llama.cpp", "free"): "original_path",
+}
 CHAT = [{"role": "user", "content": "What is the capital of Norway?"}]
 COLOUR = {"type": "object", "properties": {"name": {"enum": ["red", "blue"]}}, "required": ["name"]}
 GREEDY = SamplingParams(temperature=0, max_tokens=80)
 
 
-@pytest.fixture(
-    scope="module", params=[(engine, state) for engine in ("ctransformers", "llama.cpp") for state in OPENINGS]
-)
+@pytest.fixture(scope="module", params=PATHS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFModel]:
     engine, state = request.param
     template = tmp_path_factory.mktemp("template") / "thinks.jinja"
     template.write_text(TEMPLATE.replace("OPENING", OPENINGS[state]))
-    path = request.getfixturevalue("default_path" if engine == "ctransformers" else "original_path")
+    path = request.getfixturevalue(PATHS[request.param])
     model = GGUFModel(path, engine=engine, parallel=1, threads=1, context_length=1024, chat_template=str(template))
     yield model
     model.close()

@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from ggserve.server.sockets import listen, url_host
+from tests.processes import PATIENCE
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
@@ -13,7 +14,7 @@ def test_two_colons_are_every_address() -> None:
     with listening:
         port = listening.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, port), timeout=5).close()
+            socket.create_connection((host, port), timeout=PATIENCE).close()
 
 
 @pytest.mark.parametrize(

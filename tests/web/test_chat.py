@@ -72,7 +72,7 @@ def test_an_edited_message_is_answered_anew(page, server):
         "temperature": 0,
         "max_tokens": 24,
     }
-    same = httpx.post(f"{server.url}/v1/chat/completions", json=sent, timeout=30).json()
+    same = httpx.post(f"{server.url}/v1/chat/completions", json=sent).json()
     assert answer.strip() == same["choices"][0]["message"]["content"].strip()
 
 
@@ -87,7 +87,7 @@ def test_the_system_prompt_and_the_sampling_reach_the_model(page, server):
     page.until(lambda: page.text("#use-text"))
     messages = [{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": "Hello!"}]
     sent = {"messages": messages, "temperature": 0, "max_tokens": 5}
-    usage = httpx.post(f"{server.url}/v1/chat/completions", json=sent, timeout=30).json()["usage"]
+    usage = httpx.post(f"{server.url}/v1/chat/completions", json=sent).json()["usage"]
     assert page.text("#use-text").startswith(f"{usage['total_tokens']} of 512")
     assert page.stored()[0]["system"] == "You are a pirate."
 
@@ -111,7 +111,7 @@ def test_the_notebook_continues_a_text(page, server):
     page.press("1, 2, 3, 4,", page.keys.CONTROL + page.keys.ENTER)
     page.until(lambda: page.text("#notebook-notes .stats"))
     sent = {"prompt": "1, 2, 3, 4,", "temperature": 0, "max_tokens": 8}
-    same = httpx.post(f"{server.url}/v1/completions", json=sent, timeout=30).json()["choices"][0]["text"]
+    same = httpx.post(f"{server.url}/v1/completions", json=sent).json()["choices"][0]["text"]
     assert page.js("return document.querySelector('#text').value") == "1, 2, 3, 4," + same
     page.driver.refresh()
     page.wait_ready()
