@@ -12,6 +12,7 @@ from ggserve.errors import EngineClosed, QueueFull
 MIN_SIMILARITY = 0.5  # part of a prompt that a slot must hold to be chosen although it loses more, on every engine
 _MOST_OVERTAKEN = 16  # times that a request whose room is not free yet lets a smaller one go first
 _WORTH_WAITING = 256  # tokens that a slot must save for a prompt to wait until its cancelled request ends
+_FEW = 256  # tokens of a history that a prompt may take from a neighbour of a busy slot instead of an older one
 
 
 class Slot(Protocol):
@@ -77,6 +78,7 @@ class Pool(Generic[AnySlot]):
         """`room`: tokens of the cache that all slots share; None: each has its own."""
         self.capacity = len(slots) + queue_size
         self._idle = list(slots)  # least recently used first
+        self._numbers = {slot: number for number, slot in enumerate(slots)}
         self._room = room
         self._reserved: dict[AnySlot, int] = {}  # tokens, by slots that are in use
         self._requests: dict[AnySlot, Request] = {}  # by slots that are in use, where known
@@ -229,9 +231,19 @@ class Pool(Generic[AnySlot]):
         opened = [slot for slot in self._idle if slot.opened]
         if not opened:
             return self._idle[0]
-        oldest = next((slot for slot in opened if not slot.tokens), opened[0])
+        oldest = self._neighbour(opened, next((slot for slot in opened if not slot.tokens), opened[0]))
         nearest = max(opened, key=lambda slot: common_prefix(slot.tokens, prompt))
         saved = common_prefix(nearest.tokens, prompt)
         lost = _history(nearest) - saved
         spared = _history(oldest) if saved >= MIN_SIMILARITY * len(prompt) else 0
         return nearest if lost <= saved + spared else oldest
+
+    def _neighbour(self, idle: Sequence[AnySlot], oldest: AnySlot) -> AnySlot:
+        """Return an idle slot next to a busy one that loses little more than `oldest`, or `oldest`.
+
+        Where each slot has a cache of its own, llama.cpp evaluates only neighbours in one batch.
+        """
+        busy = {self._numbers[slot] for slot in self._reserved}
+        near = (slot for slot in idle if {self._numbers[slot] - 1, self._numbers[slot] + 1} & busy)
+        most = _history(oldest) + _FEW if oldest.tokens else 0
+        return next((slot for slot in near if _history(slot) <= most), oldest)
