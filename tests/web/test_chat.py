@@ -14,8 +14,8 @@ def idle(server) -> bool:
     return health["slots_idle"] == health["slots"]
 
 
-def test_the_first_message_streams_in(page, server):
-    page.open(server.url, max_tokens=60, more='{"ignore_eos": true}')
+def test_the_first_message_streams_in(page, whole_server):
+    page.open(whole_server.url, max_tokens=60, more='{"ignore_eos": true}')
     assert page.text("#empty-title") == "Chat with SmolLM2-135M-Instruct.Q4_1"
     page.write(SEA)
     lengths = set()
@@ -29,15 +29,15 @@ def test_the_first_message_streams_in(page, server):
     assert page.problems() == []
 
 
-def test_stop_keeps_what_has_come_and_frees_the_server(page, server):
-    page.open(server.url, **ENDLESS)
+def test_stop_keeps_what_has_come_and_frees_the_server(page, whole_server):
+    page.open(whole_server.url, **ENDLESS)
     page.write(SEA)
     page.until(lambda: len(page.text(".assistant .body")) > 20)
     page.click("#stop")
     answer = page.answer()
     assert len(answer) > 20
     assert "Stopped." in page.text(".assistant .stats")
-    page.until(lambda: idle(server), 5)
+    page.until(lambda: idle(whole_server), 5)
     assert page.stored()[0]["messages"][1]["content"].startswith(answer[:20])
 
 
