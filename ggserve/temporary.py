@@ -1,5 +1,4 @@
-"""Temporary folders named after their process, so that the folders of a killed process can be found and removed, and
-second names of files in them."""
+"""Temporary folders named after their process, so that the folders of a killed process can be found and removed."""
 
 import os
 
@@ -17,12 +16,3 @@ def remove_folders(pid: int) -> None:
 
     for folder in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), prefix(pid) + "*")):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def link(file: "os.PathLike[str]", name: "os.PathLike[str]") -> None:
-    """Give a file a second name. Raises OSError."""
-    path = os.path.realpath(file)
-    try:
-        os.symlink(path, name)
-    except OSError:  # on Windows, it needs a privilege
-        os.link(path, name)

@@ -74,11 +74,14 @@ class Pool(Generic[AnySlot]):
     more while the answer grows. So a full cache makes requests wait and answers end, and never fails another's.
     """
 
-    def __init__(self, slots: Sequence[AnySlot], queue_size: int, room: int | None = None) -> None:
-        """`room`: tokens of the cache that all slots share; None: each has its own."""
+    def __init__(
+        self, slots: Sequence[AnySlot], queue_size: int, room: int | None = None, *, side_by_side: bool = False
+    ) -> None:
+        """`room`: tokens of the cache that all slots share; None: each has its own. `side_by_side`: whether neighbours
+        compute faster together than other slots."""
         self.capacity = len(slots) + queue_size
         self._idle = list(slots)  # least recently used first
-        self._numbers = {slot: number for number, slot in enumerate(slots)}
+        self._numbers = {slot: number for number, slot in enumerate(slots)} if side_by_side else {}
         self._room = room
         self._reserved: dict[AnySlot, int] = {}  # tokens, by slots that are in use
         self._requests: dict[AnySlot, Request] = {}  # by slots that are in use, where known
@@ -239,11 +242,8 @@ class Pool(Generic[AnySlot]):
         return nearest if lost <= saved + spared else oldest
 
     def _neighbour(self, idle: Sequence[AnySlot], oldest: AnySlot) -> AnySlot:
-        """Return an idle slot next to a busy one that loses little more than `oldest`, or `oldest`.
-
-        Where each slot has a cache of its own, llama.cpp evaluates only neighbours in one batch.
-        """
-        busy = {self._numbers[slot] for slot in self._reserved}
-        near = (slot for slot in idle if {self._numbers[slot] - 1, self._numbers[slot] + 1} & busy)
+        """Return an idle slot next to a busy one that loses little more than `oldest`, or `oldest`."""
+        busy = {self._numbers[slot] for slot in self._reserved} if self._numbers else set()
+        near = (slot for slot in idle if busy & {self._numbers[slot] - 1, self._numbers[slot] + 1}) if busy else ()
         most = _history(oldest) + _FEW if oldest.tokens else 0
         return next((slot for slot in near if _history(slot) <= most), oldest)

@@ -27,6 +27,7 @@ class Channel(Generic[Item]):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._beats = _of_loops.setdefault(self._loop, _Beats())
         self._items: deque[Item] = deque()
         self._ready = asyncio.Event()
         self._begun = False
@@ -50,7 +51,7 @@ class Channel(Generic[Item]):
         """Wait for an item, and return all that are there."""
         while self._begun or not self._items:
             self._ready.clear()
-            with _beats(self._loop).waking(self) if self._begun else nullcontext():
+            with self._beats.waking(self) if self._begun else nullcontext():
                 await self._ready.wait()
             if self._items:
                 break
@@ -95,10 +96,6 @@ class _Beats:
 
 
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Beats] = WeakKeyDictionary()
-
-
-def _beats(loop: asyncio.AbstractEventLoop) -> _Beats:
-    return _of_loops.setdefault(loop, _Beats())
 
 
 class RunningRequest:

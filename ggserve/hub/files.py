@@ -1,9 +1,9 @@
 """The files of a model in a folder, or in a hub's cache inside it: deletion, and second names."""
 
-import os
 from pathlib import Path
 
 from ggserve.errors import ModelFileError
+from ggserve.links import link
 from ggserve.modelfile.split_files import part_names
 
 
@@ -22,8 +22,7 @@ def remove(path: Path) -> None:
 
 
 def copy(path: Path, folder: Path, name: str) -> Path:
-    """Give a model a second name in `folder`, which takes no disk space if the file system has hard links. Raises
-    ModelFileError."""
+    """Give a model a second name in `folder`. Raises ModelFileError."""
     target = folder / f"{name}{path.suffix}"
     sources = [path.with_name(part).resolve() for part in part_names(path.name)]
     start = target.name.removesuffix(target.suffix)
@@ -36,10 +35,7 @@ def copy(path: Path, folder: Path, name: str) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for source, each in zip(sources, targets, strict=True):
-            try:
-                os.link(source, each)
-            except OSError:  # another file system, or one without hard links
-                each.symlink_to(source)
+            link(source, each)
     except OSError as error:
         raise ModelFileError(f"{path.name} cannot be copied to {name}: {error.strerror or error}") from error
     return targets[0]

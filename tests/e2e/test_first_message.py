@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.conftest import serve
 
@@ -16,12 +17,13 @@ TOOLS: Any = [
             "parameters": {"type": "object", "properties": {"text": {"type": "string", "description": WORDS}}},
         },
     }
-    for number in range(27)
+    for number in range(36)
 ]
 
 
-def test_tools_of_more_than_4096_tokens_are_evaluated_once(tmp_path, shallow_original_path):
-    settings = {"MODEL_PATH": str(shallow_original_path)}
+@pytest.mark.parametrize("model", ["shallow_path", "shallow_original_path"], ids=["ctransformers", "llama.cpp"])
+def test_tools_of_more_than_4096_tokens_are_evaluated_once(model, request, tmp_path):
+    settings = {"MODEL_PATH": str(request.getfixturevalue(model))}
     with serve(tmp_path, **settings) as server, httpx.Client(base_url=server.url, timeout=500) as client:
 
         def ask(*texts: str) -> dict[str, Any]:

@@ -187,6 +187,7 @@ def test_no_grammar_is_for_llguidance(child_model: GGUFModel, monkeypatch: pytes
     [
         ("-c 8", "-c is set by ggserve itself; set CONTEXT_LENGTH instead"),
         ("--check-tensors --threads 5", "--threads is set by ggserve itself; set THREADS instead"),
+        ("--gpu-layers 5", "--gpu-layers is set by ggserve itself; set GPU_LAYERS instead"),
         ("--embeddings", "--embeddings is set by ggserve itself; leave it out"),
         ("--no-such-flag", "has no --no-such-flag"),
         ("'", "LLAMA_ARGS="),
@@ -195,8 +196,11 @@ def test_no_grammar_is_for_llguidance(child_model: GGUFModel, monkeypatch: pytes
 def test_llama_args_that_cannot_be_passed_on_are_refused_by_name(
     original_path: Path, tmp_path: Path, arguments: str, message: str
 ):
+    server = str(launcher(tmp_path))
+    if "--gpu-layers" in arguments and not read_build(server).has("--gpu-layers"):
+        pytest.skip("the build uses no GPU")
     with pytest.raises(EngineError, match=re.escape(message)):
-        GGUFModel(original_path, **SMALL, llama_server=str(launcher(tmp_path)), llama_args=arguments)
+        GGUFModel(original_path, **SMALL, llama_server=server, llama_args=arguments)
 
 
 def test_llama_args_are_passed_on(original_path: Path, tmp_path: Path):

@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import pytest
 
-from ggserve import temporary
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp import build, child_process
 from ggserve.engines.llama_cpp.arguments import CommandLine
@@ -333,17 +332,6 @@ def test_a_trial_finds_how_a_build_differs() -> None:
     assert other.whole
     assert not found(Fake(whole=False)).whole
     assert other.lacks == []
-
-
-def test_a_file_gets_a_second_name_even_without_symbolic_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise OSError("a required privilege is not held by the client")
-
-    (tmp_path / "file").write_text("text")
-    temporary.link(tmp_path / "file", tmp_path / "first")
-    monkeypatch.setattr(os, "symlink", refused)
-    temporary.link(tmp_path / "first", tmp_path / "second")
-    assert [(tmp_path / name).read_text() for name in ("first", "second")] == ["text", "text"]
 
 
 @pytest.mark.parametrize("system", ["linux", "win32"])

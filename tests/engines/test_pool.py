@@ -48,16 +48,23 @@ def test_a_chat_that_shares_only_a_long_system_prompt_takes_an_empty_slot():
 
 def test_a_new_prompt_takes_the_neighbour_of_a_busy_slot_unless_that_loses_much_more():
     chats = [FakeSlot(*range(1000 * number, 1000 * number + 300)) for number in range(1, 5)]
-    pool = Pool(chats, 0)
+    pool = Pool(chats, 0, side_by_side=True)
     assert acquired(pool, *range(2000, 2300), 1) is chats[1]
     assert acquired(pool, 7) is chats[0]  # the oldest is a neighbour already
     assert acquired(pool, 7) is chats[2]
     long, empty = FakeSlot(*range(5000, 6000)), FakeSlot()
     for far in (FakeSlot(8), empty):
         busy = FakeSlot(1, 2, 3)
-        pool = Pool([far, long, busy], 0)
+        pool = Pool([far, long, busy], 0, side_by_side=True)
         assert acquired(pool, 1, 2, 3, 4) is busy
         assert acquired(pool, 7) is far
+
+
+def test_where_neighbours_are_no_faster_the_oldest_slot_is_taken():
+    oldest, other, busy = FakeSlot(8), FakeSlot(9), FakeSlot(1, 2, 3)
+    pool = Pool([oldest, other, busy], 0)
+    assert acquired(pool, 1, 2, 3, 4) is busy
+    assert acquired(pool, 7) is oldest
 
 
 @pytest.mark.parametrize("answer", [0, 500])

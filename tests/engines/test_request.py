@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ggserve.engines.request import RunningRequest
+from ggserve.engines.request import BEAT, RunningRequest
 from ggserve.errors import GenerationError
 from ggserve.generation import Delta, SamplingParams
 from ggserve.messages import ToolCallDelta
@@ -94,3 +94,33 @@ def test_the_first_piece_and_the_end_do_not_wait_for_a_beat(monkeypatch: pytest.
         return text
 
     assert asyncio.run(asyncio.wait_for(run(), PATIENCE)) == "ab"
+
+
+def test_every_answer_is_woken_when_it_goes_on_however_many_wait() -> None:
+    async def run() -> list[str]:
+        requests = [RunningRequest(SamplingParams()) for _ in range(20)]
+        heard = ["" for _ in requests]
+
+        async def listen(number: int) -> None:
+            async for delta in requests[number].listen():
+                heard[number] += delta.text
+
+        async def until(text: str, numbers: range) -> None:
+            while any(heard[number] != text for number in numbers):
+                await asyncio.sleep(0.01)
+
+        listening = [asyncio.ensure_future(listen(number)) for number in range(20)]
+        for request in requests:
+            request.put(Delta("a", 1, 0, 1))
+        await until("a", range(20))
+        await asyncio.sleep(3 * BEAT)  # beats that find nothing
+        for group in (range(10), range(10, 20)):
+            for number in group:
+                requests[number].put(Delta("b", 1, 0, 2))
+            await until("ab", group)
+        for task in listening:
+            task.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
+        return heard
+
+    assert asyncio.run(asyncio.wait_for(run(), PATIENCE)) == ["ab"] * 20

@@ -19,6 +19,7 @@ from ggserve import temporary
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.ctransformers.context import Context
 from ggserve.errors import GenerationError
+from ggserve.links import link
 
 # Folders with copies of a library that no context uses. They must exist as long as the process: the dynamic linker
 # mistakes a file with the inode of a loaded one, deleted or not, for the same library.
@@ -78,9 +79,9 @@ class LegacyContext(Context):
             shutil.copyfile(original, Path(self._folder.name, name))
         folder = Path(self._folder.name)
         # The loader mistakes any path with "70b" in it for a model with grouped heads, and recognizes no other.
-        link = folder / ("model-70b.bin" if self._setup.grouped else "model.bin")
-        link.unlink(missing_ok=True)
-        temporary.link(self._path, link)
+        renamed = folder / ("model-70b.bin" if self._setup.grouped else "model.bin")
+        renamed.unlink(missing_ok=True)
+        link(self._path, renamed)
         # Without this file beside an older Falcon file, its loader ends the process. Nothing else reads it.
         (folder / "tokenizer.json").write_text(_TOKENIZER_JSON)
-        return module.LLM(str(link), self._model_type, config=config, lib=str(folder / name))
+        return module.LLM(str(renamed), self._model_type, config=config, lib=str(folder / name))

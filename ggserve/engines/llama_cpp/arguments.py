@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ggserve import temporary
 from ggserve.engines.llama_cpp.build import Build
 from ggserve.engines.llama_cpp.transport import (
     BATCH,
@@ -17,6 +16,7 @@ from ggserve.engines.llama_cpp.transport import (
 )
 from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.errors import EngineError
+from ggserve.links import link
 
 SHARED_CACHE = "--kv-unified"  # one KV cache for all slots
 _ALL = 999  # layers, for a build that cannot fit by itself
@@ -217,12 +217,12 @@ class CommandLine:
             arguments += self._optional("--no-mmproj-offload") if options.gpu_layers == 0 else []
         joined = []
         for number, (path, scale) in enumerate(options.adapters):
-            link = self._folder / f"lora{number}.gguf"
-            temporary.link(path, link)
+            name = self._folder / f"lora{number}.gguf"
+            link(path, name)
             if "FNAME:SCALE" in self._build.flag_help("--lora-scaled"):
-                joined.append(f"{link}:{scale}")
+                joined.append(f"{name}:{scale}")
             else:
-                arguments += self._needed("--lora-scaled", "LORA_PATH", str(link), str(scale))
+                arguments += self._needed("--lora-scaled", "LORA_PATH", str(name), str(scale))
         return arguments + (self._needed("--lora-scaled", "LORA_PATH", ",".join(joined)) if joined else [])
 
     def _speculation(self) -> list[str]:

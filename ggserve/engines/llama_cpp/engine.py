@@ -110,8 +110,12 @@ class LlamaCppEngine:
         self._slots = [Slot(number) for number in range(options.parallel)]
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
         transport.when_restarted(self._forget)
+        shares = options.shared_tokens is not None
         self.pool = Pool(
-            self._slots, options.queue_size, None if options.shared_tokens is None else options.cache_tokens
+            self._slots,
+            options.queue_size,
+            options.cache_tokens if shares else None,
+            side_by_side=not shares,  # of several caches, llama.cpp evaluates only neighbours in one batch
         )
         self.batches = Batches(
             self.pool,
