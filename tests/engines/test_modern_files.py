@@ -14,6 +14,7 @@ import pytest
 from gguf import GGMLQuantizationType, PoolingType
 from gguf.quants import quantize
 
+from ggserve import temporary
 from ggserve.errors import EngineError, InvalidRequest, ModelFileError
 from ggserve.generation import SamplingParams
 from ggserve.messages import Tools
@@ -273,10 +274,10 @@ def test_the_reason_of_a_refused_load_is_llama_cpps(tmp_path: Path):
     model = write_tiny_model(tmp_path, "qwen2")
     data = model.read_bytes().replace(b"blk.1.attn_k.bias", b"blk.1.attn_k.bier")
     model.write_bytes(data)
-    folders = set(Path(tempfile.gettempdir()).glob("ggserve-*"))
+    folders = set(Path(tempfile.gettempdir()).glob(f"{temporary.prefix()}*"))
     with pytest.raises(EngineError, match=r"llama\.cpp cannot load .*wrong number of tensors"):
         load(model)
-    assert set(Path(tempfile.gettempdir()).glob("ggserve-*")) <= folders
+    assert set(Path(tempfile.gettempdir()).glob(f"{temporary.prefix()}*")) <= folders
 
 
 def test_a_file_that_ends_the_process_is_told_in_a_line(tmp_path: Path):
