@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -123,20 +124,20 @@ def test_ray_s_own_metrics_and_dashboard_work(cluster: Cluster) -> None:
 
 def test_more_than_the_queue_holds_gets_a_429(cluster: Cluster) -> None:
     cluster.all_idle()
-    with ThreadPoolExecutor(20) as pool:
-        running = []
-        for _ in range(2 * SLOTS + QUEUE + 4):
-            running.append(pool.submit(cluster.chat, "Count to a thousand.", 100))
-            time.sleep(0.15)
-        health = cluster.get("/health")  # neither request waits for a slot
-        assert cluster.client.post(f"{cluster.url}/tokenize", json={"content": "sea"}).status_code == 200
-        answers = [future.result() for future in running]
-    assert health["slots_idle"] == 0
-    assert [a.status_code for a in answers].count(200) >= 2 * SLOTS + QUEUE
-    refused = [a for a in answers if a.status_code == 429]
-    assert refused
-    assert refused[0].json()["error"]["code"] == "queue_full"
-    assert refused[0].headers["retry-after"] == "1"
+    with ThreadPoolExecutor() as pool:
+        with ExitStack() as streams:
+            for _ in range(2 * SLOTS):
+                body = chat("Count to a thousand.", 900, stream=True)
+                streams.enter_context(cluster.client.stream("POST", f"{cluster.url}/v1/chat/completions", json=body))
+            cluster.until(lambda state: state["slots_idle"] == 0)  # neither request waits for a slot
+            assert cluster.client.post(f"{cluster.url}/tokenize", json={"content": "sea"}).status_code == 200
+            waiting = [pool.submit(cluster.chat, "Count.", 2) for _ in range(3 * QUEUE + 2)]
+            first = next(as_completed(waiting)).result()
+        answers = [future.result() for future in waiting]
+    assert first.status_code == 429
+    assert first.json()["error"]["code"] == "queue_full"
+    assert first.headers["retry-after"] == "1"
+    assert [answer.status_code for answer in answers].count(200) >= QUEUE
 
 
 def test_a_chat_returns_to_its_replica(cluster: Cluster) -> None:
