@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import Server, serve
 from tests.llama_server import launcher
+from tests.processes import PATIENCE
 from tests.shallow_model import write_shallow_model
 
 SLOTS, CONTEXT = 4, 1024
@@ -79,7 +80,7 @@ async def streamed(client: httpx.AsyncClient, body: Body) -> list[Body]:
 
 def idle(server: Server) -> None:
     """Waits until all slots are, and asks once more."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while (health := httpx.get(f"{server.url}/health").json())["slots_idle"] < SLOTS:
         assert time.monotonic() < deadline, health
         time.sleep(0.05)

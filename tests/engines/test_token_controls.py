@@ -16,6 +16,7 @@ from tests.llama_server import can
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0)
 PROMPT = "The three primary colours are"
+VOCABULARY = 49152
 REPETITIVE = "one two three four. one two three five. one two three"
 
 
@@ -146,35 +147,40 @@ CASES = {
 }
 
 
+def told(model: GGUFModel, fields: dict) -> list[dict]:
+    """The likeliest tokens after REPETITIVE as llama.cpp tells them."""
+    chunks: list[dict] = []
+    body = {"prompt": model.tokenize(REPETITIVE), "n_predict": 1, "seed": 1, **fields}
+    model.engine._transport.complete(body, lambda chunk: chunks.append(chunk) or False)
+    entry = chunks[-1]["choices"][0]["logprobs"]["content"][0]
+    return entry.get("top_logprobs") or entry["top_probs"]
+
+
+@pytest.fixture(scope="module")
+def logits(llama_cpp_model: GGUFModel, ctransformers_model: GGUFModel) -> np.ndarray:
+    """Those of llama.cpp after REPETITIVE: float32[VOCABULARY]."""
+    found = np.full(VOCABULARY, -100.0, np.float32)
+    for entry in told(llama_cpp_model, {"n_probs": VOCABULARY, "temperature": 0}):
+        found[entry["id"]] = entry["logprob"]
+    context = ctransformers_model.engine._contexts[0]
+    if not context.opened:
+        context.open()
+    prompt = llama_cpp_model.tokenize(REPETITIVE)
+    context.eval(prompt[context.reuse(prompt) :], 1)
+    own = context.logits().astype(np.float64)
+    return found + np.float32(np.log(np.exp(own - own.max()).sum()) + own.max())  # penalties are not blind to the sum
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_llama_cpp_samples_from_the_same_distribution(
-    llama_cpp_model: GGUFModel, ctransformers_model: GGUFModel, name: str
+    llama_cpp_model: GGUFModel, ctransformers_model: GGUFModel, logits: np.ndarray, name: str
 ):
     changes = {"top_k": 40, "top_p": 1.0, **CASES[name]}
     params = SamplingParams(max_tokens=1, seed=1, **changes)
-    prompt = llama_cpp_model.tokenize(REPETITIVE)
-    vocabulary = 49152
-    logits = np.full(vocabulary, -100.0, np.float32)
-
-    def told(fields: dict) -> list[dict]:
-        chunks: list[dict] = []
-        body = {"prompt": prompt, "n_predict": 1, "seed": 1, **fields}
-        llama_cpp_model.engine._transport.complete(body, lambda chunk: chunks.append(chunk) or False)
-        entry = chunks[-1]["choices"][0]["logprobs"]["content"][0]
-        return entry.get("top_logprobs") or entry["top_probs"]
-
-    for entry in told({"n_probs": vocabulary, "temperature": 0}):
-        logits[entry["id"]] = entry["logprob"]
-    engine = ctransformers_model.engine
-    context = engine._contexts[0]
-    if not context.opened:
-        context.open()
-    context.eval(prompt[context.reuse(prompt) :], 1)
-    own = context.logits().astype(np.float64)
-    logits += np.float32(np.log(np.exp(own - own.max()).sum()) + own.max())  # penalties are not blind to the sum
-    fields = sampling_fields(params, 128, vocabulary)
-    theirs = {entry["id"]: entry["prob"] for entry in told({**fields, "n_probs": 50, "post_sampling_probs": True})}
-    sampler = Sampler(params, prompt, (), engine._breakers(params.dry_sequence_breakers))
+    fields = {**sampling_fields(params, 128, VOCABULARY), "n_probs": 50, "post_sampling_probs": True}
+    theirs = {entry["id"]: entry["prob"] for entry in told(llama_cpp_model, fields)}
+    breakers = ctransformers_model.engine._breakers(params.dry_sequence_breakers)
+    sampler = Sampler(params, llama_cpp_model.tokenize(REPETITIVE), (), breakers)
     ids, probabilities = sampler.distribution(logits)
     ours = dict(zip(ids.tolist(), probabilities.tolist(), strict=True))
     assert theirs

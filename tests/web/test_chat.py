@@ -37,7 +37,7 @@ def test_stop_keeps_what_has_come_and_frees_the_server(page, whole_server):
     answer = page.answer()
     assert len(answer) > 20
     assert "Stopped." in page.text(".assistant .stats")
-    page.until(lambda: idle(whole_server), 5)
+    page.until(lambda: idle(whole_server))
     assert page.stored()[0]["messages"][1]["content"].startswith(answer[:20])
 
 
