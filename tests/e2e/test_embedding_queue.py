@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,9 +14,11 @@ from tests.processes import PATIENCE
 REQUESTS = 110
 
 
-@pytest.fixture(params=["shallow_path", "shallow_original_path"], ids=["ctransformers", "llama.cpp"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with serve(tmp_path, MODEL_PATH=str(request.getfixturevalue(request.param))) as server:
+@pytest.fixture(scope="module", params=["shallow_path", "shallow_original_path"], ids=["ctransformers", "llama.cpp"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that the last test ends."""
+    model = str(request.getfixturevalue(request.param))
+    with serve(tmp_path_factory.mktemp("logs"), MODEL_PATH=model) as server:
         yield server
 
 

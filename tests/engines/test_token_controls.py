@@ -51,15 +51,19 @@ def test_a_stop_string_is_shown_where_asked_for(shallow_either: GGUFModel):
     assert last.stop_sequence == stop
 
 
-def test_min_tokens_come_whatever_would_end_the_answer(either: GGUFModel):
+def test_min_tokens_come_although_the_model_would_end_the_answer(either: GGUFModel):
     chat = [{"role": "user", "content": "Reply with the word yes."}]
     _, ended = answer(either.chat(chat, replace(max_tokens=60)))
+    assert ended.finish_reason == "stop"
     wanted = ended.completion_tokens + 5
-    _, longer = answer(either.chat(chat, replace(max_tokens=60, min_tokens=wanted)))
-    assert wanted < longer.completion_tokens <= 60
-    whole, _ = answer(either.complete(PROMPT, GREEDY))
+    _, longer = answer(either.chat(chat, replace(max_tokens=wanted + 3, min_tokens=wanted)))
+    assert wanted < longer.completion_tokens <= wanted + 3
+
+
+def test_min_tokens_come_before_a_stop_string_ends_the_answer(shallow_either: GGUFModel):
+    whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))
     first = whole.strip()[0]
-    text, last = answer(either.complete(PROMPT, replace(min_tokens=12, stop=(first,))))
+    text, last = answer(shallow_either.complete(PROMPT, replace(min_tokens=12, stop=(first,))))
     assert last.completion_tokens > 12
     assert first in text
 
