@@ -151,8 +151,14 @@ class ThreadBudget:
                     computing.changed.notify_all()
 
     def _crowded(self) -> bool | None:
-        free = free_cores()
-        return None if free is None else free + self._computing.in_use < self.total
+        """Look twice before returning True: a thread that runs for a moment, such as the event loop's, needs no core."""
+        for _ in range(2):
+            if (free := free_cores()) is None:
+                return None
+            if free + self._computing.in_use >= self.total:
+                return False
+            time.sleep(0.001)
+        return True
 
     def _share(self) -> int:
         return 1 if self._pace.single else max(1, self.total // max(1, self._computing.requests))

@@ -30,6 +30,9 @@ class Clock:
     def process_time(self) -> float:
         return self._cpu
 
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
     def advance(self, seconds: float, cpu: int) -> None:
         """Let time pass in which this process has so many cores."""
         self._now += seconds
@@ -214,6 +217,14 @@ def test_concurrent_evals_are_judged_by_the_time_of_all_their_threads(clock, cpu
             clock.advance(Pace.WINDOW, cpu)
         with budget.eval() as count:
             assert count == expected
+
+
+def test_a_thread_that_runs_for_a_moment_changes_nothing(monkeypatch):
+    free = iter([1, 4])
+    monkeypatch.setattr(threads, "free_cores", lambda: next(free))
+    budget = ThreadBudget(4)
+    with budget.request(), budget.eval() as count:
+        assert count == 4
 
 
 def test_evals_of_other_requests_are_no_other_programs(clock, monkeypatch):
