@@ -151,7 +151,7 @@ class ThreadBudget:
                     computing.changed.notify_all()
 
     def _crowded(self) -> bool | None:
-        """Look twice before returning True: a thread that runs for a moment, such as the event loop's, needs no core."""
+        """Look twice before returning True: a thread that runs for a moment, as the event loop does, needs no core."""
         for _ in range(2):
             if (free := free_cores()) is None:
                 return None
