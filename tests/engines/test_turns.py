@@ -3,13 +3,15 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ggserve.engines.llama_cpp import answer as engine_answer
 from ggserve.engines.llama_cpp import in_process
-from ggserve.engines.llama_cpp.transport import BATCH
+from ggserve.engines.llama_cpp.transport import BATCH, Chunk
 from ggserve.engines.llama_cpp.turns import Turns
 from ggserve.generation import Delta, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
@@ -69,6 +71,38 @@ def test_a_prompt_evaluated_in_pieces_has_the_same_answer(
     assert calls[1] >= 4  # each evaluates one or two batches, and the last one what is left
     assert same == text
     assert (other.prompt_tokens, other.cached_tokens) == (last.prompt_tokens, last.cached_tokens) == (400, 0)
+
+
+@pytest.mark.parametrize("tells_batches", [False, True])
+def test_builds_that_tell_less_about_a_prompt_answer_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells_batches: bool
+):
+    """Some report only the prompt's length, others only batches that have been evaluated."""
+
+    def told(chunk: Chunk) -> Chunk | None:
+        if (progress := chunk.get("prompt_progress")) is None:
+            return chunk
+        begins = progress["processed"] == progress["cache"]
+        if tells_batches:
+            return None if begins else chunk
+        return {"prompt_progress": {name: progress[name] for name in ("total", "cache")}} if begins else None
+
+    for module in (engine_answer, in_process):
+        monkeypatch.setattr(module, "BATCH", 32)
+    model = GGUFModel(write_tiny_model(tmp_path, "qwen2"), context_length=512, parallel=2, threads=1)
+    transport = model.engine._transport  # type: ignore[union-attr]
+    complete = transport.complete
+
+    def less(body: dict[str, Any], receive: Callable[[Chunk], bool], cancelled: Callable[[], bool]) -> None:
+        complete(body, lambda chunk: (less := told(chunk)) is not None and receive(less), cancelled)
+
+    monkeypatch.setattr(transport, "complete", less)
+    try:
+        prompt = [5 + number % 200 for number in range(400)]
+        _, last = answer(model.complete(prompt, SamplingParams(max_tokens=8, ignore_eos=True)))
+    finally:
+        model.close()
+    assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (400, 0, 8)
 
 
 @pytest.mark.parametrize("in_child", [False, True])

@@ -2,7 +2,6 @@
 
 import codecs
 import logging
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -169,10 +168,7 @@ class Answer(RunningRequest):
     def _ends_piece(self, cached: int, resumable: int) -> bool:
         """Return whether a call that began with so many tokens in the cache should end with the batch that begins now:
         llama.cpp hears of it only after that."""
-        batches = (self._evaluated - cached) / BATCH
-        if not batches:
-            self._call_began = time.monotonic()
-        seconds = time.monotonic() - self._call_began
+        batches, seconds = (self._evaluated - cached) / BATCH, self.turn.seconds
         if batches >= 1:
             self._batch_seconds = seconds / batches
         # Calls that find no more in the cache than those before would never get to the prompt's end.

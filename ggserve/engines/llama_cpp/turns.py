@@ -43,11 +43,16 @@ class Turn:
         """Return whether another request should get the next turn."""
         return bool(self._rivals())
 
+    @property
+    def seconds(self) -> float:
+        """Return for how long the request has computed since it began or rested."""
+        return time.monotonic() - self._began
+
     def rest(self, cancelled: Callable[[], bool]) -> None:
         """Lets others compute for as long as this request's piece took, or until they have ended. Blocks."""
         with self._turns.changed:
             self._end()
-            until = 2 * time.monotonic() - self._began
+            until = time.monotonic() + self.seconds
             while rivals := self._rivals():
                 left = until - time.monotonic()
                 urgent = any(other.priority < self.priority for other in rivals)
