@@ -203,8 +203,8 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         )  # a folder without the program, so no data from clients reaches it
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), scale) for path, scale in options.adapters]
     params.cache_ram_mib = 0 if plan.states else options.prompt_cache
+    params.slot_save_path = f"{plan.states or listener.folder}/"  # without one, slots cannot be emptied either
     if plan.states:
-        params.slot_save_path = f"{plan.states}/"
         params.swa_full = True  # otherwise a chat that branches is evaluated again from the start with sliding windows
     params.cache_type_k = params.cache_type_v = getattr(
         xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"
