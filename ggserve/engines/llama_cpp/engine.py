@@ -29,7 +29,7 @@ from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import BATCH, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.llama_cpp.turns import Turns
-from ggserve.engines.pool import Pool, common_prefix
+from ggserve.engines.pool import MIN_SIMILARITY, Pool, common_prefix
 from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest
@@ -91,7 +91,7 @@ class LlamaCppEngine:
             self.features -= {"embeddings"}
         if options.mmproj_path is not None:
             self.features |= {"images"}
-        self._generates = generates
+        self._shares_cache = options.shared_tokens is not None
         self._vocab_size = vocab_size
         self._scales = [scale for _, scale in options.adapters]
         self._controls = controls
@@ -114,12 +114,11 @@ class LlamaCppEngine:
         self._keeper = SlotKeeper(states, transport.post, bytes_per_token)
         self._emptying = threading.Lock()
         transport.when_restarted(self._forget)
-        shares = options.shared_tokens is not None
         self.pool = Pool(
             self._slots,
             options.queue_size,
-            options.cache_tokens if shares else None,
-            side_by_side=not shares,  # of several caches, llama.cpp evaluates only neighbours in one batch
+            options.cache_tokens if self._shares_cache else None,
+            side_by_side=not self._shares_cache,  # of several caches, llama.cpp evaluates only neighbours in one batch
         )
         self.batches = Batches(
             self.pool,
@@ -519,18 +518,20 @@ class LlamaCppEngine:
     def _placed(
         self, slots: list[Slot], inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool]
     ) -> Iterator[None]:
-        """Let these slots hold the inputs: llama.cpp computes an embedding in the first slot that holds its input, or
-        else in any idle one, which loses its history."""
+        """Let these slots hold most of the inputs. llama.cpp computes an embedding in the first slot that holds most of
+        its input, and evaluates all of it; if none does, in any idle slot, which loses its history."""
 
         def evaluate(slot: Slot, tokens: Sequence[int]) -> None:
             if not slot.tokens:  # llama.cpp would save the last embedding's input in memory
                 self._keeper.empty(slot)
-            self._prepare(slot, tokens, cached=False)
-            body = {"prompt": list(tokens), "n_predict": 1, "id_slot": slot.id, "stream": True, "return_progress": True}
+            others = (common_prefix(other.tokens, tokens) for other in self._slots if other is not slot)
+            begun = tokens[: max(int(MIN_SIMILARITY * len(tokens)), *others, 0) + 1]
+            self._prepare(slot, begun, cached=False)
+            body = {"prompt": list(begun), "n_predict": 1, "id_slot": slot.id, "stream": True, "return_progress": True}
             fields = {"samplers": ["top_k"], "top_k": 1, **self._lora(None)}
             self._transport.complete({**body, **fields}, lambda chunk: cancelled(), cancelled)
 
-        if not self._generates:
+        if not (self._shares_cache or any(slot.tokens for slot in self._slots)):  # nothing can be lost
             yield
             return
         try:
@@ -538,8 +539,8 @@ class LlamaCppEngine:
                 pass
             yield
         finally:
-            for slot in slots:
-                slot.tokens = ()
+            for slot, tokens in zip(slots, inputs, strict=False):
+                slot.tokens, slot.held = (), len(tokens)
             for slot, tokens in product(self._slots, inputs):
                 if common_prefix(slot.tokens, tokens) == len(tokens):
                     slot.tokens = tokens  # it may have lost what follows
