@@ -13,8 +13,9 @@ serve: $(VENV)/.serve
 cluster: $(VENV)/.cluster
 	$(BIN)/ggserve cluster
 
+# Three at a time keep two cores busy while servers start and end.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/cluster --ignore=tests/clients --ignore=tests/agents
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/cluster --ignore=tests/clients --ignore=tests/agents
 
 # Tests the wheel in a fresh environment outside the checkout: a chat and the page.
 test-wheel: $(VENV)/.dev

@@ -156,7 +156,7 @@ def _budget() -> Callable[[], object]:
     budget = ThreadBudget(usable_cores())
 
     def take() -> None:
-        with budget.eval(1):
+        with budget.eval():
             pass
 
     return take

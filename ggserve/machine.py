@@ -56,6 +56,15 @@ def usable_cores() -> int:
     return max(1, int(min([_physical_cores(), *shares])))
 
 
+def free_cores() -> int | None:
+    """Return the number of logical CPU cores minus the threads of all programs, except this one, that run or wait for a
+    core at the moment; None outside Linux, or if this process is limited to some of the cores."""
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) != (cores := os.cpu_count() or 1):
+        return None
+    runnable = _text(Path("/proc/loadavg")).partition("/")[0].split()  # e.g. "0.20 0.18 0.12 1/80 11206"
+    return cores + 1 - int(runnable[-1]) if runnable else None  # minus this thread
+
+
 def usable_memory() -> int:
     """Return the memory that this process may use, in bytes: the machine's memory, or the limit of its container,
     service or `ulimit -v`."""

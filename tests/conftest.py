@@ -1,6 +1,7 @@
 """Models and vocabularies, loaded once for all tests that need them, and a real server in a process of its own."""
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,10 @@ from ggserve.tokenizer.tokenizer import Tokenizer
 from tests.llama_server import launcher
 from tests.processes import PATIENCE, clean_environment, free_port
 from tests.shallow_model import write_shallow_model
+
+# Compiling anew in each of the hundreds of processes that the tests start would take a minute.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv/bin/python"
-SECONDS = 60  # seconds until the server must be ready
+SECONDS = 60  # seconds until the server must be ready, or gone
 
 
 @contextmanager
@@ -35,12 +35,12 @@ def served(logs: Path, **settings: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=SECONDS)
 
 
 def health(url: str) -> dict[str, object]:
     """Return the answer of `/health`."""
-    with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+    with urllib.request.urlopen(f"{url}/health", timeout=SECONDS) as answer:
         state: dict[str, object] = json.load(answer)
     return state
 

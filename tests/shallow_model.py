@@ -12,7 +12,9 @@ LAYERS = 2
 _COUNT = "llama.block_count"
 
 
-def write_shallow_model(source: Path, target: Path, metadata: Mapping[str, Any] = MappingProxyType({})) -> Path:
+def write_shallow_model(
+    source: Path, target: Path, metadata: Mapping[str, Any] = MappingProxyType({}), *, layers: int = LAYERS
+) -> Path:
     """Writes the file with so many layers, and more metadata; returns its path."""
     file = read_gguf(source)
     with source.open("rb") as reader:
@@ -20,11 +22,11 @@ def write_shallow_model(source: Path, target: Path, metadata: Mapping[str, Any] 
     kept = [
         NewTensor(tensor.name, tensor.shape, tensor.type, tensor.nbytes, tensor)
         for tensor in file.tensors.values()
-        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < LAYERS
+        if not tensor.name.startswith("blk.") or int(tensor.name.split(".")[1]) < layers
     ]
     plan = plan_gguf(
         source,
-        file.fields | {_COUNT: field_of(LAYERS)} | {key: field_of(value) for key, value in metadata.items()},
+        file.fields | {_COUNT: field_of(layers)} | {key: field_of(value) for key, value in metadata.items()},
         kept,
         encoded={
             key: original[field.start : field.end]

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from ggserve import machine
-from ggserve.machine import usable_cores, usable_memory
+from ggserve.machine import free_cores, usable_cores, usable_memory
 
 
 @pytest.fixture
@@ -32,6 +32,22 @@ def write(path: Path, text: str) -> None:
 def describe_cores(described: Path, *siblings: str) -> None:
     for cpu, text in enumerate(siblings):
         write(described / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", f"{text}\n")
+
+
+def test_cores_are_free_that_other_threads_do_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for runnable, free in [(1, 8), (3, 6), (8, 1), (20, -11)]:
+        monkeypatch.setattr(machine, "_text", lambda path, runnable=runnable: f"0.20 0.18 0.12 {runnable}/80 11206")
+        assert free_cores() == free
+    monkeypatch.setattr(machine, "_text", lambda path: "")
+    assert free_cores() is None
+
+
+def test_free_cores_are_unknown_to_a_process_that_is_limited_to_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 3})
+    assert free_cores() is None
 
 
 def test_threads_that_share_a_core_count_once(described: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def ask(command: str, model: Path, folder: Path) -> None:
             assert b"<title>" in page.read()
     finally:
         server.terminate()
-        assert server.wait(30) == 0
+        assert server.wait(60) == 0
 
 
 def wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:

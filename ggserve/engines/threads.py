@@ -3,8 +3,10 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+
+from ggserve.machine import free_cores
 
 # How long OpenMP's threads spin at a barrier before they sleep. libgomp spins at most GOMP_SPINCOUNT rounds (300,000 by
 # default, up to 13 ms), and 1,000 with the policy "active", otherwise 100, while the process has more threads than
@@ -24,44 +26,45 @@ class Pace:
     """Decides whether several threads are faster than one at the moment.
 
     If another program keeps a core busy, ggml's threads wait at each barrier for the one that is not running, and two
-    threads can be many times slower than one. So the time of one thread is measured with the first tokens, and evals
-    that are slower with several threads are followed by some with one.
+    threads can be many times slower than one. So evals use several threads only while these get most of the CPU time
+    that they could use, and otherwise one thread until it has a core for itself. `crowded` returns whether other
+    programs need some of the cores at the moment; None if that is unknown.
     """
 
-    SLOWDOWN = 1.5  # times the seconds of one thread
-    INITIAL_BACKOFF = 8  # evals with one thread after two slow ones; doubled up to MAX_BACKOFF while it stays slow
-    MAX_BACKOFF = 256
-    RECOVERY = 32  # consecutive fast evals that end a slow period
-    CALIBRATION = 3  # first tokens that measure the time of one thread; the fastest counts
+    MOST = 0.8  # share of the CPU time below which several threads are slower than one
+    ALL = 0.95  # share of the CPU time that a thread gets without others on its core
+    WINDOW = 0.1  # seconds over which several threads are judged
+    MIN_REST, MAX_REST = 0.25, 2.0  # seconds over which one thread is judged; doubled at each return to several threads
 
-    def __init__(self) -> None:
-        self._single = float("inf")  # seconds of a token's eval with one thread
-        self._calibrating = self.CALIBRATION  # left
-        self._backoff = 0  # evals left to run with one thread
-        self._next_backoff = self.INITIAL_BACKOFF
-        self._slow = self._good = 0  # in a row
+    def __init__(self, crowded: Callable[[], bool | None]) -> None:
+        self.single = False  # True while one thread is faster
+        self._crowded = crowded
+        self._rest = self.MIN_REST
+        self._possible = self._used = 0.0  # CPU seconds since the last decision
 
-    def wants_one(self, tokens: int) -> bool:
-        """Return whether an eval of this many tokens should use one thread."""
-        return self._backoff > 0 or (tokens == 1 and self._calibrating > 0)
+    def begin(self) -> None:
+        """Begin a request after a time without requests: what was measured before it may no longer be true."""
+        if (crowded := self._crowded()) is not None:
+            self._decide(single=crowded)
 
-    def record(self, threads: int, seconds: float) -> None:
-        """Record the time of one token's eval."""
-        if self._calibrating > 0 and threads == 1:
-            self._calibrating -= 1
-            self._single = min(self._single, seconds)
-        elif threads == 1:
-            self._single += 0.2 * (seconds - self._single)
-            self._backoff = max(0, self._backoff - 1)
-        elif seconds > self.SLOWDOWN * self._single:
-            self._slow, self._good = self._slow + 1, 0
-            if self._slow == 2:
-                self._slow, self._backoff = 0, self._next_backoff
-                self._next_backoff = min(2 * self._next_backoff, self.MAX_BACKOFF)
+    def record(self, threads: int, possible: float, used: float) -> None:
+        """Record the CPU seconds of an eval: those that its threads could use, and those that they got."""
+        if (threads == 1) != self.single:
+            return  # begun before the decision, or with one thread because of other requests
+        self._possible, self._used = self._possible + possible, self._used + used
+        if self._possible < (self._rest if self.single else threads * self.WINDOW):
+            return
+        share = self._used / self._possible
+        if self.single:
+            self._decide(single=share < self.ALL or self._crowded() is True)
+            self._rest = self._rest if self.single else min(2 * self._rest, self.MAX_REST)
         else:
-            self._slow, self._good = 0, self._good + 1
-            if self._good == self.RECOVERY:
-                self._next_backoff = self.INITIAL_BACKOFF
+            self._decide(single=share < self.MOST)
+            self._rest = self._rest if self.single else max(self._rest / 2, self.MIN_REST)
+
+    def _decide(self, *, single: bool) -> None:
+        self.single = single
+        self._possible = self._used = 0.0
 
 
 class Computing:
@@ -70,6 +73,8 @@ class Computing:
     def __init__(self) -> None:
         self.requests = 0
         self.in_use = 0  # threads of evals in flight
+        self._possible = 0.0  # CPU seconds that they could use so far
+        self._since = time.perf_counter()  # when `in_use` changed last
         self.teams = 0  # evals in flight with several threads
         self.changed = threading.Condition()
         self.queue: deque[object] = deque()
@@ -85,6 +90,15 @@ class Computing:
             with self.changed:
                 self.requests -= 1
                 self.changed.notify_all()
+
+    def use(self, threads: int) -> tuple[float, float]:
+        """Add to the threads in use, or subtract. Return the CPU seconds that evals could use so far, and those that
+        this process got."""
+        now = time.perf_counter()
+        self._possible += self.in_use * (now - self._since)
+        self._since = now
+        self.in_use += threads
+        return self._possible, time.process_time()
 
 
 PROCESS = Computing()  # all engines in this process
@@ -102,41 +116,52 @@ class ThreadBudget:
     def __init__(self, total: int, computing: Computing | None = None) -> None:
         self.total = total
         self._computing = computing or Computing()
-        self._pace = Pace()
-
-    def request(self) -> AbstractContextManager[None]:
-        """Count a request that runs in this block, with evals now and then."""
-        return self._computing.request()
+        self._pace = Pace(self._crowded)
 
     @contextmanager
-    def eval(self, tokens: int) -> Iterator[int]:
-        """Run an eval of this many tokens in this block, with the yielded number of threads. Waits for them."""
+    def request(self) -> Iterator[None]:
+        """Count a request that runs in this block, with evals now and then."""
+        if not self._computing.requests:
+            self._pace.begin()
+        with self._computing.request():
+            yield
+
+    @contextmanager
+    def eval(self) -> Iterator[int]:
+        """Run an eval in this block, with the yielded number of threads. Waits for them."""
         ticket, computing = object(), self._computing
         with computing.changed:
             computing.queue.append(ticket)
-            while computing.queue[0] is not ticket or not self._may_start(self._share(tokens)):
+            while computing.queue[0] is not ticket or not self._may_start(self._share()):
                 computing.changed.wait()
             computing.queue.popleft()
-            threads = self._share(tokens)
-            computing.in_use += threads
+            threads = self._share()
+            before = computing.use(threads)
             computing.teams += threads > 1
             if computing.queue:
                 computing.changed.notify_all()
-        started = time.perf_counter()
         try:
             yield threads
         finally:
-            seconds = time.perf_counter() - started
             with computing.changed:
-                if tokens == 1:
-                    self._pace.record(threads, seconds)
-                computing.in_use -= threads
+                possible, used = (now - then for now, then in zip(computing.use(-threads), before, strict=True))
+                self._pace.record(threads, possible, used)
                 computing.teams -= threads > 1
                 if computing.queue:
                     computing.changed.notify_all()
 
-    def _share(self, tokens: int) -> int:
-        return 1 if self._pace.wants_one(tokens) else max(1, self.total // max(1, self._computing.requests))
+    def _crowded(self) -> bool | None:
+        """Look twice before returning True: a thread that runs for a moment, as the event loop does, needs no core."""
+        for _ in range(2):
+            if (free := free_cores()) is None:
+                return None
+            if free + self._computing.in_use >= self.total:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def _share(self) -> int:
+        return 1 if self._pace.single else max(1, self.total // max(1, self._computing.requests))
 
     def _may_start(self, threads: int) -> bool:
         computing = self._computing

@@ -41,7 +41,7 @@ async def gathered(limits: Limits, *waits: float) -> list[Delta]:
             (0, 5),
             "The answer was not complete after 0.02 seconds.",
         ),
-        (limits(first_token_seconds=0.02, request_seconds=9), (0, 0.05), "a"),
+        (limits(first_token_seconds=0.5, request_seconds=60), (0, 0.6), "a"),
         (limits(first_token_seconds=0, request_seconds=0), (0, 0.01), "a"),
     ],
 )

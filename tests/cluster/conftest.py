@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.processes import clean_environment, free_port
+from tests.processes import PATIENCE, clean_environment, free_port
 
 ROOT = Path(__file__).parents[2]
 SLOTS, QUEUE = 2, 2
@@ -50,7 +50,7 @@ class Cluster:
                     found.append(process.pid)
         return found
 
-    def until(self, condition: Any, seconds: float = 60) -> None:
+    def until(self, condition: Any, seconds: float = PATIENCE) -> None:
         """Wait until a condition on `/health` holds."""
         deadline = time.monotonic() + seconds
         while not condition(state := self.get("/health")):
@@ -86,7 +86,7 @@ def running(command: list[str], log: Path, environment: dict[str, str]) -> Itera
             with suppress(OSError):
                 if os.getsid(other.pid) == process.pid:
                     os.kill(other.pid, signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
 
 
 def wait_for(process: subprocess.Popen[bytes], log: Path, words: str, seconds: float = 240) -> None:

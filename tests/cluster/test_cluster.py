@@ -23,6 +23,7 @@ from ggserve.generation import SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from tests.answers import answer
 from tests.cluster.conftest import QUEUE, ROOT, SLOTS, Cluster, chat
+from tests.processes import PATIENCE
 
 QUESTION = "Write one sentence about the sea."
 
@@ -103,7 +104,7 @@ def test_a_client_that_leaves_frees_its_slot(cluster: Cluster, stream: bool) -> 
             json=chat("Count to a thousand.", 900, stream=stream),
             timeout=httpx.Timeout(60, read=0.5 if not stream else 0.001),
         )
-    cluster.until(lambda state: state["slots_idle"] == 2 * SLOTS, seconds=5)
+    cluster.until(lambda state: state["slots_idle"] == 2 * SLOTS)
 
 
 def test_all_replicas_are_told_of(cluster: Cluster) -> None:
@@ -156,10 +157,10 @@ def test_a_chat_returns_to_its_replica(cluster: Cluster) -> None:
 def test_a_killed_replica_costs_nobody_an_answer_that_had_not_begun(cluster: Cluster) -> None:
     cluster.all_idle()
     with ThreadPoolExecutor(4) as pool:
-        streams = [Stream(cluster, f"Count to {n} thousand.", 400) for n in range(2)]
-        assert all(stream.began.wait(20) for stream in streams)
-        whole = [pool.submit(cluster.chat, f"Say hello {n} times.", 100) for n in range(2)]
-        time.sleep(0.5)
+        streams = [Stream(cluster, f"Count to {n} thousand.", 700) for n in range(2)]
+        assert all(stream.began.wait(PATIENCE) for stream in streams)
+        whole = [pool.submit(cluster.chat, f"Say hello {n} times.", 200) for n in range(2)]
+        cluster.until(lambda state: state["slots_idle"] == 0)
         os.kill(cluster.replicas()[0], signal.SIGKILL)
         assert [future.result().status_code for future in whole] == [200, 200]
         ends = [stream.read()[-1] for stream in streams]
@@ -212,7 +213,7 @@ def test_an_update_of_the_model_drops_nothing(cluster: Cluster, default_path: Pa
 
 def test_an_answer_that_runs_ends_before_the_cluster_stops(cluster: Cluster) -> None:
     stream = Stream(cluster, "Count to a thousand.", 300)
-    assert stream.began.wait(20)
+    assert stream.began.wait(PATIENCE)
     cluster.process.send_signal(signal.SIGTERM)
     assert stream.read()[-1]["choices"][0]["finish_reason"] == "length"
-    assert cluster.process.wait(timeout=40) == 0
+    assert cluster.process.wait(timeout=PATIENCE) == 0

@@ -82,7 +82,7 @@ def test_leaving_during_the_answer(narrow, stream):
 
 
 def test_leaving_during_a_long_prompt(narrow):
-    connection = send(narrow, {**LONG, "prompt": "one two three four " * 600})
+    connection = send(narrow, {**LONG, "prompt": "one two three four " * 1200})
     wait_for(narrow, lambda health: health["slots_idle"] == 0)
     connection.close()
     wait_for(narrow, is_idle)

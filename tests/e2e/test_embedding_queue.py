@@ -1,23 +1,24 @@
 """Embedding requests by the hundred: none is refused, chats go on, and the server stops when it is told to."""
 
 import asyncio
-import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import Server, serve
+from tests.e2e.test_lifecycle import stop_listening
 from tests.processes import PATIENCE
 
 REQUESTS = 110
 
 
-@pytest.fixture(params=["shallow_path", "shallow_original_path"], ids=["ctransformers", "llama.cpp"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with serve(tmp_path, MODEL_PATH=str(request.getfixturevalue(request.param))) as server:
+@pytest.fixture(scope="module", params=["shallow_path", "shallow_original_path"], ids=["ctransformers", "llama.cpp"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that the last test ends."""
+    model = str(request.getfixturevalue(request.param))
+    with serve(tmp_path_factory.mktemp("logs"), MODEL_PATH=model) as server:
         yield server
 
 
@@ -46,19 +47,18 @@ def test_a_document_of_110_chunks_is_embedded_beside_a_chat(server: Server) -> N
 
 
 def test_embeddings_that_would_take_minutes_do_not_hold_up_the_end(server: Server) -> None:
-    async def main(url: str, process: Any) -> list[Any]:
-        async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+    async def main() -> list[Any]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
             name = (await client.get("/v1/models")).json()["data"][0]["id"]
             body = {"model": name, "input": ["word " * 6000] * 16}
             running = [asyncio.ensure_future(client.post("/v1/embeddings", json=body)) for _ in range(4)]
             while (health := (await client.get("/health")).json())["slots_idle"] == health["slots"]:
                 await asyncio.sleep(0.02)
-            process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(1)
-            process.send_signal(signal.SIGTERM)  # the second signal ends answers at once
-            await asyncio.to_thread(process.wait, PATIENCE)
+            await asyncio.to_thread(stop_listening, server)
+            server.process.terminate()  # the second signal ends answers at once
+            await asyncio.to_thread(server.process.wait, PATIENCE)
             return await asyncio.gather(*running, return_exceptions=True)
 
-    found = asyncio.run(main(server.url, server.process))
+    found = asyncio.run(main())
     assert server.process.returncode == 0
     assert all(isinstance(each, httpx.HTTPError) or each.status_code == 503 for each in found)

@@ -27,7 +27,7 @@ def shell(command: str, tmp_path: Path, **environment: str) -> tuple["subprocess
 
 
 def wait(url: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             if httpx.get(f"{url}/health").status_code == 200:
@@ -76,7 +76,7 @@ def test_without_a_folder_that_can_be_written_it_warns_and_serves(tmp_path: Path
 def test_a_variable_of_another_program_is_named(variables: dict[str, str], named: str, tmp_path: Path) -> None:
     environment = {**clean_environment(), "MODEL_PATH": MODEL, "LOG_DIR": str(tmp_path), **variables}
     command = [sys.executable, "main.py", *([] if "PORT" in variables else ["--port", str(free_port())])]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 2
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("ggserve: ")]
     assert named in line
@@ -95,12 +95,14 @@ def test_names_of_files_may_hold_any_bytes(tmp_path: Path) -> None:
         assert name == "two\ufffdlines\ufffd"
         assert [each["name"] for each in httpx.get(f"{server.url}/api/tags").json()["models"]] == [name]
         body = {"model": name, "prompt": "a", "max_tokens": 1}
-        assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["model"] == name
+        assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE).json()["model"] == name
         lines = [*server.log("main.log").splitlines(), *server.log("console").splitlines()]
     assert any("caf\\udce9.gguf: its path is not UTF-8" in line for line in lines)
     assert not any("Traceback" in line or line.startswith("lines") or "\x1b" in line for line in lines)
     environment = {**clean_environment(), "PORT": "0", "MODEL_PATH": bad, "LOG_DIR": str(tmp_path)}
-    ended = subprocess.run([sys.executable, "main.py"], cwd=ROOT, env=environment, capture_output=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "main.py"], cwd=ROOT, env=environment, capture_output=True, timeout=PATIENCE
+    )
     assert ended.returncode == 2
     assert ended.stderr.count(b"\n") == 1
 
@@ -116,7 +118,7 @@ def test_the_health_check_asks_where_and_how_the_server_listens(tmp_path: Path) 
         port = process_port(process.pid)
         check = [sys.executable, "-m", "ggserve", "health"]
         environment = {**clean_environment(), **settings, "PORT": port}
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while subprocess.run(check, cwd=ROOT, env=environment, capture_output=True).returncode:
             assert time.monotonic() < deadline
         environment["PORT"] = str(free_port())

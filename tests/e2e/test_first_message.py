@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.conftest import serve
+from tests.shallow_model import write_shallow_model
 
 WORDS = "The text that this tool works on, with all that it needs to know about it. "
 TOOLS: Any = [
@@ -21,10 +22,10 @@ TOOLS: Any = [
 ]
 
 
-@pytest.mark.parametrize("model", ["shallow_path", "shallow_original_path"], ids=["ctransformers", "llama.cpp"])
-def test_tools_of_more_than_4096_tokens_are_evaluated_once(model, request, tmp_path):
-    settings = {"MODEL_PATH": str(request.getfixturevalue(model))}
-    with serve(tmp_path, **settings) as server, httpx.Client(base_url=server.url, timeout=500) as client:
+@pytest.mark.parametrize("source", ["default_path", "original_path"], ids=["ctransformers", "llama.cpp"])
+def test_tools_of_more_than_4096_tokens_are_evaluated_once(source, request, tmp_path):
+    path = write_shallow_model(request.getfixturevalue(source), tmp_path / "model.gguf", layers=1)
+    with serve(tmp_path, MODEL_PATH=str(path)) as server, httpx.Client(base_url=server.url, timeout=500) as client:
 
         def ask(*texts: str) -> dict[str, Any]:
             roles = ("user", "assistant")

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,8 @@ import pytest
 
 from ggserve.errors import ModelFileError
 from ggserve.model.gguf_model import GGUFModel
-from tests.conftest import ROOT, serve
+from ggserve.server.signals import _SAME
+from tests.conftest import ROOT, Server, serve
 from tests.processes import PATIENCE, clean_environment
 
 
@@ -107,7 +109,7 @@ def test_a_start_without_any_model_says_how_to_get_one(tmp_path):
         env={**clean_environment(), "PORT": "0"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 2
     assert "MODEL_PATH" in ended.stderr
@@ -118,7 +120,7 @@ def test_importing_main_loads_no_model():
     code = (
         "import sys, main; assert 'ctransformers.llm' not in sys.modules; assert not hasattr(main.app.state, 'ggserve')"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("command", [("-m", "uvicorn", "main:app"), ("-m", "uvicorn", "main:app", "--reload")])
@@ -134,9 +136,26 @@ def test_a_dotenv_file_and_the_command_line_set_the_same(tmp_path, default_path)
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["context_length"] == 64
 
 
+def draining(seconds: float) -> tuple[str, str]:
+    """The command of a server that gives running answers so many seconds when it stops."""
+    patch = f"import ggserve.server.signals as signals; signals.DRAIN_SECONDS = {seconds}"
+    return "-c", f"import sys, ggserve.cli; {patch}; ggserve.cli.main(sys.argv[1:])"
+
+
+def stop_listening(server: Server) -> None:
+    """Send a signal, and wait until another one counts as the second."""
+    server.process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    with suppress(httpx.TransportError):
+        while httpx.get(f"{server.url}/livez"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    time.sleep(_SAME + 0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_a_running_answer_end(number, tmp_path, shallow_path):
-    with serve(tmp_path, MODEL_PATH=str(shallow_path)) as server:
+    with serve(tmp_path, command=draining(PATIENCE), MODEL_PATH=str(shallow_path)) as server:
         body = {"prompt": "Once upon a time", "max_tokens": 300, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             chunks = response.iter_raw()
@@ -152,8 +171,7 @@ def test_a_signal_lets_a_running_answer_end(number, tmp_path, shallow_path):
 
 
 def test_an_answer_that_takes_too_long_is_ended(tmp_path, shallow_path):
-    code = "import sys, ggserve.cli, ggserve.server.signals as s; s.DRAIN_SECONDS = 0.5; ggserve.cli.main(sys.argv[1:])"
-    with serve(tmp_path, command=("-c", code), MODEL_PATH=str(shallow_path)) as server:
+    with serve(tmp_path, command=draining(0.5), MODEL_PATH=str(shallow_path)) as server:
         body = {"prompt": "Once upon a time", "max_tokens": 6000, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             chunks = response.iter_raw()
@@ -171,9 +189,8 @@ def test_a_second_signal_ends_answers_at_once_with_an_error_event(tmp_path, shal
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             chunks = response.iter_raw()
             next(chunks)
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
-            server.process.send_signal(signal.SIGTERM)
+            stop_listening(server)
+            server.process.terminate()
             rest = b"".join(chunks)
         assert b"shutting_down" in rest
         assert rest.endswith(b"data: [DONE]\n\n")

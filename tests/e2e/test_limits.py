@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from urllib.parse import urlparse
@@ -13,7 +12,7 @@ import pytest
 
 from tests.conftest import FAMILY_FILES, Server, serve
 from tests.e2e.test_disconnects import MANY, last_line, send, wait_for
-from tests.e2e.test_lifecycle import run
+from tests.e2e.test_lifecycle import run, stop_listening
 from tests.processes import PATIENCE
 
 
@@ -164,9 +163,7 @@ def test_a_second_signal_cuts_a_reader_that_stopped(tmp_path):
         send(server, {**MANY, "logprobs": 20}),
     ):
         wait_for(server, lambda health: health["slots_idle"] < 4)
-        time.sleep(0.5)  # until the system's buffer is full
-        for _ in range(2):
-            server.process.terminate()
-            time.sleep(0.5)
+        stop_listening(server)  # meanwhile the system's buffer gets full
+        server.process.terminate()
         assert server.process.wait(PATIENCE) == 0
     assert "Traceback" not in server.log("console")

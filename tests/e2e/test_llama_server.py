@@ -13,7 +13,7 @@ from tests.conftest import Server, serve
 from tests.llama_server import launcher
 from tests.processes import PATIENCE
 
-ASKED = {"prompt": "The three primary colours are", "max_tokens": 300, "temperature": 0, "stream": True}
+ASKED = {"prompt": "The three primary colours are", "max_tokens": 8000, "ignore_eos": True, "stream": True}
 
 
 def child(server: Server) -> psutil.Process:
@@ -24,8 +24,8 @@ def child(server: Server) -> psutil.Process:
     )
 
 
-def test_its_deaths_cost_the_running_answers_and_the_fifth_ends_the_server(original_path: Path, tmp_path: Path):
-    settings = {"MODEL_PATH": str(original_path), "CONTEXT_LENGTH": "512", "PARALLEL": "2"}
+def test_its_deaths_cost_the_running_answers_and_the_fifth_ends_the_server(shallow_original_path: Path, tmp_path: Path):
+    settings = {"MODEL_PATH": str(shallow_original_path), "CONTEXT_LENGTH": "8192", "PARALLEL": "2"}
     with serve(tmp_path, **settings, LLAMA_SERVER=str(launcher(tmp_path))) as server:
         health = httpx.get(f"{server.url}/health").json()
         (model,) = httpx.get(f"{server.url}/v1/models").json()["data"]
@@ -44,12 +44,12 @@ def test_its_deaths_cost_the_running_answers_and_the_fifth_ends_the_server(origi
         assert "llama-server crashed" in json.loads(last.removeprefix("data: "))["error"]["message"]
         for _ in range(4):
             child(server).send_signal(signal.SIGKILL)
-        assert server.process.wait(60) == 1
+        assert server.process.wait(PATIENCE) == 1
         assert "crashed 5 times in a row" in server.log("console").splitlines()[-1]
 
 
-def test_nothing_is_left_when_the_server_is_killed(original_path: Path, tmp_path: Path):
-    with serve(tmp_path, MODEL_PATH=str(original_path), LLAMA_SERVER=str(launcher(tmp_path))) as server:
+def test_nothing_is_left_when_the_server_is_killed(shallow_original_path: Path, tmp_path: Path):
+    with serve(tmp_path, MODEL_PATH=str(shallow_original_path), LLAMA_SERVER=str(launcher(tmp_path))) as server:
         last = child(server)
         for each in psutil.Process(server.process.pid).children():
             if each.pid != last.pid:

@@ -17,6 +17,7 @@ import pytest
 
 from ggserve.hub.default import packaged_model
 from tests.conftest import FAMILY_FILES, ROOT, Server, clean_environment, serve
+from tests.e2e.test_lifecycle import stop_listening
 from tests.processes import PATIENCE
 
 NAMES = ("llama.f16.v2", "mpt.f32")
@@ -100,16 +101,24 @@ def test_an_unused_model_is_unloaded_and_comes_back(tmp_path: Path) -> None:
     assert path is not None
     with serve(tmp_path, MODEL_PATH=str(path), KEEP_ALIVE="1", CONTEXT_LENGTH="2048", PARALLEL="4") as server:
         body = {"prompt": "One, two,", "max_tokens": 4, "temperature": 0}
-        first = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"]
-        with_model, size = resident(server), path.stat().st_size
-        deadline = time.monotonic() + 60
+
+        def ask() -> str:
+            answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE)
+            return str(answer.json()["choices"][0]["text"])
+
+        first, size = ask(), path.stat().st_size
+        running = {**body, "max_tokens": 1500, "ignore_eos": True, "stream": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=running, timeout=PATIENCE) as answer:
+            next(answer.iter_raw())
+            with_model = resident(server)  # while the answer runs, the model stays
+        deadline = time.monotonic() + PATIENCE
         while httpx.get(f"{server.url}/health").json().get("model", "") is not None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         while resident(server) > with_model - size // 2:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()["choices"][0]["text"] == first
+        assert ask() == first
 
 
 def loaded(server: Server) -> set[str]:
@@ -212,8 +221,8 @@ def test_health_and_liveness_hold_during_a_load_and_sigterm_waits_for_none(tmp_p
             for path_ in ("/health", "/livez"):
                 assert httpx.get(f"{server.url}{path_}").status_code == 200
             assert complete(server, "quick").status_code == 200
-            server.process.send_signal(signal.SIGTERM)
-            server.process.send_signal(signal.SIGTERM)
+            stop_listening(server)
+            server.process.terminate()
             assert server.process.wait(PATIENCE) in (0, 130)
             assert isinstance(waiting.exception(), httpx.TransportError) or waiting.result().status_code == 503
 

@@ -7,6 +7,7 @@ import ollama
 import pytest
 
 from tests.conftest import Server
+from tests.processes import PATIENCE
 
 SEA = [{"role": "user", "content": "Write one sentence about the sea."}]
 GREEDY = {"temperature": 0, "num_predict": 12, "num_ctx": 256}
@@ -20,7 +21,12 @@ def server(whole_server: Server) -> Server:
 
 @pytest.fixture
 def client(server: Server) -> ollama.Client:
-    return ollama.Client(host=server.url, timeout=60)
+    return ollama.Client(host=server.url, timeout=PATIENCE)
+
+
+@pytest.fixture
+def shallow_client(common_server: Server) -> ollama.Client:
+    return ollama.Client(host=common_server.url, timeout=PATIENCE)
 
 
 def test_a_chat_whole_and_streamed(client: ollama.Client):
@@ -56,15 +62,16 @@ def test_a_format_holds_the_answer(client: ollama.Client):
     assert json.loads(answer.message.content)["age"] <= 99
 
 
-def test_embeddings(client: ollama.Client):
-    both = client.embed(model="default", input=["a cat", "a dog"])
+def test_embeddings(shallow_client: ollama.Client):
+    both = shallow_client.embed(model="default", input=["a cat", "a dog"])
     assert [len(vector) for vector in both.embeddings] == [576, 576]
-    short = client.embed(model="default", input="a cat", dimensions=8).embeddings[0]
+    short = shallow_client.embed(model="default", input="a cat", dimensions=8).embeddings[0]
     assert sum(number * number for number in short) == pytest.approx(1, abs=1e-5)
-    assert client.embeddings(model="default", prompt="a cat").embedding == pytest.approx(both.embeddings[0], abs=1e-4)
-    assert len(client.embed(model="default", input="a cat " * 600).embeddings[0]) == 576
+    alone = shallow_client.embeddings(model="default", prompt="a cat").embedding
+    assert alone == pytest.approx(both.embeddings[0], abs=1e-4)
+    assert len(shallow_client.embed(model="default", input="a cat " * 600).embeddings[0]) == 576
     with pytest.raises(ollama.ResponseError, match="maximum context length"):
-        client.embed(model="default", input="a cat " * 600, truncate=False)
+        shallow_client.embed(model="default", input="a cat " * 600, truncate=False)
 
 
 def test_texts_are_embedded_by_the_model_that_is_named_only(client: ollama.Client):
@@ -76,16 +83,18 @@ def test_texts_are_embedded_by_the_model_that_is_named_only(client: ollama.Clien
         assert error.value.status_code == 404
 
 
-def test_a_chat_that_is_too_long_drops_its_oldest_turns_and_no_system_message(client: ollama.Client, server: Server):
+def test_a_chat_that_is_too_long_drops_its_oldest_turns_and_no_system_message(
+    shallow_client: ollama.Client, common_server: Server
+):
     turn = [{"role": "user", "content": "one two three " * 60}, {"role": "assistant", "content": "Yes."}]
     system = {"role": "system", "content": "Be brief."}
     question = {"role": "user", "content": "Well?"}
-    answer = client.chat(model="any", messages=[system, *turn * 9, system, question], options=GREEDY)
+    answer = shallow_client.chat(model="any", messages=[system, *turn * 9, system, question], options=GREEDY)
     assert 200 < answer.prompt_eval_count < 512
-    kept = client.chat(model="any", messages=[system, turn[0]], options=GREEDY).prompt_eval_count
+    kept = shallow_client.chat(model="any", messages=[system, turn[0]], options=GREEDY).prompt_eval_count
     assert answer.prompt_eval_count > kept
     body = {"messages": [*turn * 9, question], "truncate": False}
-    refused = httpx.post(f"{server.url}/api/chat", json=body)
+    refused = httpx.post(f"{common_server.url}/api/chat", json=body)
     assert refused.status_code == 400
     assert "CONTEXT_LENGTH" in refused.json()["error"]
     assert "messages: " in refused.json()["error"]

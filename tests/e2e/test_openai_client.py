@@ -180,7 +180,8 @@ def test_a_prompt_that_does_not_fit_says_both_numbers(client):
     assert error.value.code == "context_length_exceeded"
 
 
-def test_an_answer_that_fills_the_context_ends_with_length(client):
+def test_an_answer_that_fills_the_context_ends_with_length(client, common_server):
+    client = client.with_options(base_url=f"{common_server.url}/v1")
     prompt = [1] * 490
     answer = client.completions.create(model="x", prompt=prompt, temperature=0, extra_body={"ignore_eos": True})
     assert answer.choices[0].finish_reason == "length"

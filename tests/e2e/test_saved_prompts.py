@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.conftest import FAMILY_FILES, Server, serve
+from tests.processes import PATIENCE
 
 STORY = "The lighthouse keeper climbed the stairs, counted the ships on the dark water and wrote their names. " * 16
 
@@ -52,7 +53,7 @@ def test_a_chat_survives_what_unloads_its_model(folder: Path, tmp_path: Path) ->
         # a crash
         (worker,) = psutil.Process(server.process.pid).children()
         worker.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 assert chat(server) == (text, cached)

@@ -13,10 +13,11 @@ import pytest
 
 from tests.conftest import Server, serve
 from tests.llama_server import launcher
+from tests.processes import PATIENCE
 from tests.shallow_model import write_shallow_model
 
-SLOTS, CONTEXT = 4, 1024
-LONG, ANSWER = 380, 300  # tokens: two such requests fill the cache
+SLOTS, CONTEXT = 4, 512
+LONG, ANSWER = 190, 150  # tokens: two such requests fill the cache
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 Body = dict[str, Any]
@@ -29,7 +30,7 @@ def server(
     folder = tmp_path_factory.mktemp("model")
     path = write_shallow_model(original_path, folder / "model.gguf")
     child = request.param == "child"
-    memory = -(-path.stat().st_size // (1 << 20)) + 4  # MiB: too little for a cache for each slot
+    memory = -(-path.stat().st_size // (1 << 20)) + 2  # MiB: too little for a cache for each slot
     settings = {"PARALLEL": str(SLOTS), "CONTEXT_LENGTH": str(CONTEXT), "MODELS_MEMORY": str(memory)}
     settings |= {"ENGINE": "llama.cpp", "LLAMA_SERVER": str(launcher(folder)) if child else "off"}
     with serve(folder / "logs", **settings, MODEL_PATH=str(path)) as server:
@@ -79,7 +80,7 @@ async def streamed(client: httpx.AsyncClient, body: Body) -> list[Body]:
 
 def idle(server: Server) -> None:
     """Waits until all slots are, and asks once more."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while (health := httpx.get(f"{server.url}/health").json())["slots_idle"] < SLOTS:
         assert time.monotonic() < deadline, health
         time.sleep(0.05)
@@ -107,7 +108,7 @@ def test_requests_of_every_dialect_wait_for_room_and_get_whole_answers(server: S
 def test_answers_without_a_limit_end_with_length_and_fail_no_other(server: Server) -> None:
     async def main() -> None:
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
-            endless = [{"prompt": text(number, 60)} for number in range(60, 64)]
+            endless = [{"prompt": text(number, 30)} for number in range(60, 64)]
             bodies = [*endless, {"prompt": text(70), "max_tokens": ANSWER}]
             answers = await asyncio.gather(*(post(client, "/v1/completions", body) for body in bodies))
         reasons = [answer["choices"][0]["finish_reason"] for answer in answers]
@@ -122,13 +123,13 @@ def test_answers_without_a_limit_end_with_length_and_fail_no_other(server: Serve
 def test_clients_that_leave_give_their_room_back_and_fail_no_other(server: Server) -> None:
     async def leave(client: httpx.AsyncClient, number: int) -> None:
         for attempt in range(4):
-            body = {"prompt": text(number + attempt, 900), "ignore_eos": True}
+            body = {"prompt": text(number + attempt, 450), "ignore_eos": True}
             with suppress(httpx.TimeoutException):
                 await client.post("/v1/completions", json=body, timeout=0.2 + (number + attempt) % 5 / 5)
 
     async def stay(client: httpx.AsyncClient, number: int) -> None:
-        answer = await post(client, "/v1/completions", {"prompt": text(number, 900), "max_tokens": 40})
-        assert answer["usage"]["completion_tokens"] == 40
+        answer = await post(client, "/v1/completions", {"prompt": text(number, 450), "max_tokens": 20})
+        assert answer["usage"]["completion_tokens"] == 20
 
     async def main() -> None:
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:

@@ -50,7 +50,7 @@ def test_a_server_whose_model_is_on_its_way_answers(tmp_path: Path) -> None:
             assert httpx.get(f"{url}/api/tags").json() == {"models": []}
         finally:
             process.terminate()
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "ggserve: interrupted while loading"
     assert "Traceback" not in said
@@ -66,7 +66,7 @@ def test_a_signal_while_modules_are_imported(times: int, tmp_path: Path) -> None
             time.sleep(0.005)
         for _ in range(times):
             process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said == "ggserve: interrupted while loading\n"
 
@@ -75,7 +75,7 @@ SLOWLY_READ = """
 import sys, time, ggserve.cli, ggserve.modelfile.read_ahead as reading
 class Slow(reading.tqdm):
     def update(self, count):
-        time.sleep(0.05)
+        time.sleep(0.5)
         return super().update(count)
 reading._SMALL, reading._CHUNK, reading.tqdm = 0, 1000, Slow
 ggserve.cli.main(sys.argv[1:])
@@ -91,7 +91,7 @@ def test_a_signal_while_a_file_is_read_ahead(times: int, tmp_path: Path) -> None
         for _ in range(times):
             process.terminate()
             time.sleep(0.3)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "ggserve: interrupted while loading"
     assert "Traceback" not in said

@@ -68,10 +68,14 @@ def test_a_worker_ends_when_its_supervisor_is_killed(small, tmp_path):
 def test_the_third_signal_kills_a_worker_that_hangs(small, tmp_path):
     with serve(tmp_path, MODEL_PATH=str(small)) as server:
         worker_of(server).suspend()
-        for _ in range(3):
+        sent = 0
+        deadline = time.monotonic() + PATIENCE
+        while server.process.poll() is None:  # signals that a busy supervisor gets together count as one
+            assert time.monotonic() < deadline
             server.process.terminate()
+            sent += 1
             time.sleep(0.1)
-        assert server.process.wait(PATIENCE) == 130
+        assert (sent >= 3, server.process.returncode) == (True, 130)
     assert server.log("console").splitlines()[-1] == "ggserve: killed by the third signal"
 
 
@@ -83,7 +87,7 @@ def test_a_taken_port_is_told_at_once(small, tmp_path):
             env={**clean_environment(), "MODEL_PATH": str(small), "LOG_DIR": str(tmp_path)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
     assert ended.returncode == 2
     assert ended.stderr.startswith("ggserve: HOST=127.0.0.1, PORT=")
@@ -115,7 +119,7 @@ def test_a_killed_worker_leaves_nothing_in_the_temporary_folder(small, tmp_path)
         (left,) = temporary.iterdir()
         worker.kill()
         worker.wait(PATIENCE)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while left.exists() or len(list(temporary.iterdir())) != 1:
             assert time.monotonic() < deadline
             time.sleep(0.1)

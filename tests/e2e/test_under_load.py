@@ -16,8 +16,8 @@ from tests.processes import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory, default_path):
-    with serve(tmp_path_factory.mktemp("logs"), CONTEXT_LENGTH="1024") as server:
+def busy(tmp_path_factory, shallow_path):
+    with serve(tmp_path_factory.mktemp("logs"), MODEL_PATH=str(shallow_path), CONTEXT_LENGTH="1024") as server:
         yield server
 
 
@@ -75,7 +75,7 @@ def test_a_long_prompt_does_not_stop_the_tokens_of_others(busy):
                 lines = stream.aiter_lines()
                 await anext(lines)
                 long = asyncio.ensure_future(
-                    client.post("/v1/completions", json={"prompt": "one two three " * 150, "max_tokens": 1})
+                    client.post("/v1/completions", json={"prompt": "one two three " * 250, "max_tokens": 1})
                 )
                 tokens = 0
                 async for line in lines:

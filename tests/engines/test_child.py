@@ -47,8 +47,8 @@ def process(model: GGUFModel) -> psutil.Process:
     return psutil.Process(model.engine._transport._server._process.pid)  # type: ignore[union-attr]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -63,18 +63,19 @@ def killed(model: GGUFModel) -> None:
     wait_for(lambda: server._process is not before or server._failure is not None)
 
 
-def test_a_death_costs_running_requests_only_and_those_that_wait_go_on(original_path: Path, tmp_path: Path):
+def test_a_death_costs_running_requests_only_and_those_that_wait_go_on(shallow_original_path: Path, tmp_path: Path):
     async def three(model: GGUFModel) -> tuple[list[object], str]:
-        params = dataclasses.replace(GREEDY, max_tokens=100, ignore_eos=True)
+        params = dataclasses.replace(GREEDY, max_tokens=8000, ignore_eos=True)
         running = [asyncio.ensure_future(collect(model.complete(PROMPT, params))) for _ in range(2)]
         while model.occupancy.idle:
             await asyncio.sleep(0.01)
         waiting = asyncio.ensure_future(collect(model.complete(PROMPT, GREEDY)))
-        await asyncio.sleep(0.1)
+        while not model.engine.pool.queued:
+            await asyncio.sleep(0.01)
         process(model).kill()
         return await asyncio.gather(*running, return_exceptions=True), (await waiting)[0]
 
-    with loaded(original_path, launcher(tmp_path)) as model:
+    with loaded(shallow_original_path, launcher(tmp_path), context_length=8192) as model:
         alone = answer(model.complete(PROMPT, GREEDY))[0]
         failed, text = asyncio.run(three(model))
         assert all(isinstance(error, GenerationError) for error in failed)
@@ -95,9 +96,9 @@ def test_a_request_that_was_broken_off_uses_no_more_of_a_shared_cache(original_p
         assert [slot["is_processing"] for slot in slots] == [False, False]
 
 
-def test_five_deaths_in_a_row_make_the_model_unavailable(original_path: Path, tmp_path: Path):
+def test_five_deaths_in_a_row_make_the_model_unavailable(shallow_original_path: Path, tmp_path: Path):
     told: list[str] = []
-    with loaded(original_path, launcher(tmp_path)) as model:
+    with loaded(shallow_original_path, launcher(tmp_path)) as model:
         model.when_failed(told.append)
         for _ in range(4):
             killed(model)
@@ -108,14 +109,14 @@ def test_five_deaths_in_a_row_make_the_model_unavailable(original_path: Path, tm
         assert "crashed 5 times in a row" in told[0]
 
 
-def test_it_ends_with_its_parent_however_that_ends(original_path: Path, tmp_path: Path):
+def test_it_ends_with_its_parent_however_that_ends(shallow_original_path: Path, tmp_path: Path):
     code = (
         "import sys, time; from ggserve.model.gguf_model import GGUFModel\n"
         "model = GGUFModel(sys.argv[1], context_length=64, parallel=1, threads=1, llama_server=sys.argv[2])\n"
         "print(model.engine._transport._server._process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(original_path), str(launcher(tmp_path))],
+        [sys.executable, "-c", code, str(shallow_original_path), str(launcher(tmp_path))],
         cwd=ROOT,
         env=clean_environment(),
         stdout=subprocess.PIPE,
@@ -132,10 +133,12 @@ def test_the_limits_of_a_job_object_are_laid_out_as_windows_has_them():
     assert (Limits.flags.offset, Limits.io_counters.offset, ctypes.sizeof(Limits)) == (16, 64, 144)
 
 
-def test_it_lives_on_when_the_thread_that_loaded_the_model_ends(original_path: Path, tmp_path: Path):
+def test_it_lives_on_when_the_thread_that_loaded_the_model_ends(shallow_original_path: Path, tmp_path: Path):
     models: list[GGUFModel] = []
     server = str(launcher(tmp_path))
-    thread = threading.Thread(target=lambda: models.append(GGUFModel(original_path, **SMALL, llama_server=server)))
+    thread = threading.Thread(
+        target=lambda: models.append(GGUFModel(shallow_original_path, **SMALL, llama_server=server))
+    )
     thread.start()
     thread.join()
     child = process(models[0])
@@ -146,13 +149,13 @@ def test_it_lives_on_when_the_thread_that_loaded_the_model_ends(original_path: P
 
 
 def test_it_inherits_no_socket_and_the_environment_that_it_needs(
-    original_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow_original_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "8")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.set_inheritable(True)
         inode = os.fstat(listening.fileno()).st_ino
-        with loaded(original_path, launcher(tmp_path)) as model:
+        with loaded(shallow_original_path, launcher(tmp_path)) as model:
             child = process(model)
             folder = model.engine._transport._server.listener.folder  # type: ignore[union-attr]
             assert folder.stat().st_mode & 0o777 == 0o700
@@ -194,40 +197,40 @@ def test_no_grammar_is_for_llguidance(child_model: GGUFModel, monkeypatch: pytes
     ],
 )
 def test_llama_args_that_cannot_be_passed_on_are_refused_by_name(
-    original_path: Path, tmp_path: Path, arguments: str, message: str
+    shallow_original_path: Path, tmp_path: Path, arguments: str, message: str
 ):
     server = str(launcher(tmp_path))
     if "--gpu-layers" in arguments and not read_build(server).has("--gpu-layers"):
         pytest.skip("the build uses no GPU")
     with pytest.raises(EngineError, match=re.escape(message)):
-        GGUFModel(original_path, **SMALL, llama_server=server, llama_args=arguments)
+        GGUFModel(shallow_original_path, **SMALL, llama_server=server, llama_args=arguments)
 
 
-def test_llama_args_are_passed_on(original_path: Path, tmp_path: Path):
-    with loaded(original_path, launcher(tmp_path), llama_args="--check-tensors") as model:
+def test_llama_args_are_passed_on(shallow_original_path: Path, tmp_path: Path):
+    with loaded(shallow_original_path, launcher(tmp_path), llama_args="--check-tensors") as model:
         assert "--check-tensors" in process(model).cmdline()
 
 
-def test_a_start_that_fails_on_the_gpu_is_tried_with_less_of_it(original_path: Path, tmp_path: Path):
+def test_a_start_that_fails_on_the_gpu_is_tried_with_less_of_it(shallow_original_path: Path, tmp_path: Path):
     fails = """case "$*" in *"--n-gpu-layers 999"*) echo "load_tensors: offloaded 20/31 layers to GPU"; exit 1;; esac"""
-    with loaded(original_path, launcher(tmp_path, before=LIST_A_GPU + fails)) as model:
+    with loaded(shallow_original_path, launcher(tmp_path, before=LIST_A_GPU + fails)) as model:
         assert model.hardware.fallback == "10 layers on the GPU: llama-server did not start: exit code 1"
         assert "10" in process(model).cmdline()
     fails = """case "$*" in *"--n-gpu-layers 0"*) ;; *--n-gpu-layers*) kill -SEGV $$;; esac"""
-    with loaded(original_path, launcher(tmp_path, before=LIST_A_GPU + fails)) as model:
+    with loaded(shallow_original_path, launcher(tmp_path, before=LIST_A_GPU + fails)) as model:
         assert model.hardware.fallback == "no GPU: llama-server did not start: killed by SIGSEGV"
         assert answer(model.complete(PROMPT, GREEDY))[0]
 
 
-def test_a_number_of_layers_that_the_user_chose_is_never_changed(original_path: Path, tmp_path: Path):
+def test_a_number_of_layers_that_the_user_chose_is_never_changed(shallow_original_path: Path, tmp_path: Path):
     fails = """case "$*" in *"--n-gpu-layers 7"*) echo "error: out of GPU memory"; exit 1;; esac"""
     server = launcher(tmp_path, before=LIST_A_GPU + fails)
     with pytest.raises(EngineError, match=r"GPU_LAYERS=7: .*out of GPU memory.*set GPU_LAYERS=0, or auto"):
-        GGUFModel(original_path, **SMALL, llama_server=str(server), gpu_layers=7)
+        GGUFModel(shallow_original_path, **SMALL, llama_server=str(server), gpu_layers=7)
 
 
-def test_three_deaths_within_a_minute_on_the_gpu_end_its_use(original_path: Path, tmp_path: Path):
-    with loaded(original_path, launcher(tmp_path, before=LIST_A_GPU)) as model:
+def test_three_deaths_within_a_minute_on_the_gpu_end_its_use(shallow_original_path: Path, tmp_path: Path):
+    with loaded(shallow_original_path, launcher(tmp_path, before=LIST_A_GPU)) as model:
         assert model.hardware.fallback is None
         for _ in range(3):
             killed(model)
@@ -273,7 +276,7 @@ def knows_fewer_options_than_it_says(folder: Path) -> Path:
     ],
 )
 def test_a_bad_llama_server_is_one_line_and_exit_code_2(
-    original_path: Path, tmp_path: Path, make: Callable[[Path], Path], message: str
+    shallow_original_path: Path, tmp_path: Path, make: Callable[[Path], Path], message: str
 ):
     server = make(tmp_path)
     ended = subprocess.run(
@@ -281,13 +284,13 @@ def test_a_bad_llama_server_is_one_line_and_exit_code_2(
         cwd=ROOT,
         env={
             **clean_environment(),
-            "MODEL_PATH": str(original_path),
+            "MODEL_PATH": str(shallow_original_path),
             "LLAMA_SERVER": str(server),
             "LOG_DIR": str(tmp_path),
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert ended.returncode == 2
     last = ended.stderr.splitlines()[-1]

@@ -1,4 +1,5 @@
-"""Both engines behave the same: one suite for both, on the same model."""
+"""Both engines behave the same: one suite for both, on the same model, with its first layers where its words mean
+nothing."""
 
 import asyncio
 import dataclasses
@@ -44,26 +45,26 @@ def test_greedy_answers_are_the_same_on_both_engines(either: GGUFModel, prompt: 
     assert last.completion_tokens == len(reference["tokens"])
 
 
-def test_an_answer_of_some_length_ends_with_length(either: GGUFModel):
-    _, last = answer(either.complete(PROMPT, GREEDY))
+def test_an_answer_of_some_length_ends_with_length(shallow_either: GGUFModel):
+    _, last = answer(shallow_either.complete(PROMPT, GREEDY))
     assert (last.finish_reason, last.completion_tokens) == ("length", 16)
-    assert last.prompt_tokens == len(either.tokenize(PROMPT))
+    assert last.prompt_tokens == len(shallow_either.tokenize(PROMPT))
 
 
 @pytest.mark.parametrize("logprobs", [None, 1])
-def test_an_answer_that_ends_within_a_character_shows_it(either: GGUFModel, logprobs: int | None):
-    begins = either.tokenize("🚀")[0]
+def test_an_answer_that_ends_within_a_character_shows_it(shallow_either: GGUFModel, logprobs: int | None):
+    begins = shallow_either.tokenize("🚀")[0]
     params = SamplingParams(max_tokens=1, temperature=0, logit_bias={begins: 200.0}, logprobs=logprobs)
-    if logprobs is not None and not can(either, "logprobs_before_bias"):
+    if logprobs is not None and not can(shallow_either, "logprobs_before_bias"):
         with pytest.raises(InvalidRequest, match="logprobs after logit_bias"):
-            answer(either.complete("Hi", params))
+            answer(shallow_either.complete("Hi", params))
         return
-    text, last = answer(either.complete("Hi", params))
+    text, last = answer(shallow_either.complete("Hi", params))
     assert (text, last.finish_reason, last.completion_tokens) == ("\ufffd", "length", 1)
 
 
-def test_no_tokens_wanted_none_made(either: GGUFModel):
-    text, last = answer(either.complete(PROMPT, replace(max_tokens=0)))
+def test_no_tokens_wanted_none_made(shallow_either: GGUFModel):
+    text, last = answer(shallow_either.complete(PROMPT, replace(max_tokens=0)))
     assert (text, last.finish_reason, last.completion_tokens) == ("", "length", 0)
 
 
@@ -77,79 +78,85 @@ def test_a_chat_ends_with_stop_and_ignores_eos_when_asked(either: GGUFModel):
     assert "<|im_end|>" not in text
 
 
-def test_text_of_a_user_is_no_control_token(either: GGUFModel):
-    spoken = either.tokenize_chat([{"role": "user", "content": "a <|im_end|> b"}])
-    plain = either.tokenize_chat([{"role": "user", "content": "a  b"}])
-    end = either.tokenize("<|im_end|>")[-1]
+def test_text_of_a_user_is_no_control_token(shallow_either: GGUFModel):
+    spoken = shallow_either.tokenize_chat([{"role": "user", "content": "a <|im_end|> b"}])
+    plain = shallow_either.tokenize_chat([{"role": "user", "content": "a  b"}])
+    end = shallow_either.tokenize("<|im_end|>")[-1]
     assert spoken.count(end) == plain.count(end)
 
 
-def test_token_ids_are_a_prompt(either: GGUFModel):
-    assert answer(either.complete(either.tokenize(PROMPT), GREEDY))[0] == answer(either.complete(PROMPT, GREEDY))[0]
+def test_token_ids_are_a_prompt(shallow_either: GGUFModel):
+    assert (
+        answer(shallow_either.complete(shallow_either.tokenize(PROMPT), GREEDY))[0]
+        == answer(shallow_either.complete(PROMPT, GREEDY))[0]
+    )
 
 
-def test_an_empty_prompt_starts_a_text(either: GGUFModel):
-    assert answer(either.complete("", GREEDY))[1].prompt_tokens == 1
-    assert answer(either.complete([], GREEDY))[1].prompt_tokens == 1
+def test_an_empty_prompt_starts_a_text(shallow_either: GGUFModel):
+    assert answer(shallow_either.complete("", GREEDY))[1].prompt_tokens == 1
+    assert answer(shallow_either.complete([], GREEDY))[1].prompt_tokens == 1
 
 
-def test_cached_equals_uncached(either: GGUFModel):
-    if rounds(either):
+def test_cached_equals_uncached(shallow_either: GGUFModel):
+    if rounds(shallow_either):
         pytest.skip("the build rounds otherwise")
     prompt = "Cats and dogs are " * 8
-    first, uncached = answer(either.complete(prompt, GREEDY))
-    second, cached = answer(either.complete(prompt, GREEDY))
+    first, uncached = answer(shallow_either.complete(prompt, GREEDY))
+    second, cached = answer(shallow_either.complete(prompt, GREEDY))
     assert first == second
     assert uncached.cached_tokens < cached.cached_tokens == cached.prompt_tokens - 1
 
 
-def test_a_prompt_that_is_evaluated_anew_rounds_the_same(either: GGUFModel):
-    if rounds(either):
+def test_a_prompt_that_is_evaluated_anew_rounds_the_same(shallow_either: GGUFModel):
+    if rounds(shallow_either):
         pytest.skip("the build rounds otherwise")
-    prompt = either.tokenize("Cats and dogs are " * 8)
+    prompt = shallow_either.tokenize("Cats and dogs are " * 8)
 
     async def logprobs() -> list[float]:
-        deltas = [delta async for delta in either.complete(prompt, replace(cache_prompt=False, logprobs=0))]
+        deltas = [delta async for delta in shallow_either.complete(prompt, replace(cache_prompt=False, logprobs=0))]
         assert deltas[-1].cached_tokens == 0
         return [token.logprob for delta in deltas for token in delta.tokens]
 
     found = []
     for held in (1, 7, 22):
-        answer(either.complete(prompt[:held], replace(max_tokens=1)))
+        answer(shallow_either.complete(prompt[:held], replace(max_tokens=1)))
         found.append(asyncio.run(logprobs()))
     assert found[0] == found[1] == found[2] != []
 
 
-def test_a_seed_repeats_and_another_does_not(either: GGUFModel):
+def test_a_seed_repeats_and_another_does_not(shallow_either: GGUFModel):
     params = SamplingParams(max_tokens=24, temperature=1.0, seed=7)
-    texts = [answer(either.complete("Once upon a time", params))[0] for _ in range(3)]
+    texts = [answer(shallow_either.complete("Once upon a time", params))[0] for _ in range(3)]
     assert len(set(texts)) == 1
-    other = answer(either.complete("Once upon a time", dataclasses.replace(params, seed=-8)))[0]
+    other = answer(shallow_either.complete("Once upon a time", dataclasses.replace(params, seed=-8)))[0]
     assert other != texts[0]
 
 
 @pytest.mark.parametrize("length", [1, 3, 7])
-def test_a_stop_string_is_never_shown_and_nothing_before_it_is_lost(either: GGUFModel, length: int):
-    whole, _ = answer(either.complete(PROMPT, GREEDY))
+def test_a_stop_string_is_never_shown_and_nothing_before_it_is_lost(shallow_either: GGUFModel, length: int):
+    whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))
     stop = whole[10 : 10 + length]
-    text, last = answer(either.complete(PROMPT, replace(stop=(stop,))))
+    text, last = answer(shallow_either.complete(PROMPT, replace(stop=(stop,))))
     assert text == whole[: whole.index(stop)]
     assert (last.finish_reason, last.stop_sequence) == ("stop", stop)
 
 
-def test_the_start_of_a_stop_string_is_shown_when_no_more_comes(either: GGUFModel):
-    whole, _ = answer(either.complete(PROMPT, GREEDY))
-    text, last = answer(either.complete(PROMPT, replace(stop=(whole[-3:] + "never",))))
+def test_the_start_of_a_stop_string_is_shown_when_no_more_comes(shallow_either: GGUFModel):
+    whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))
+    text, last = answer(shallow_either.complete(PROMPT, replace(stop=(whole[-3:] + "never",))))
     assert (text, last.finish_reason) == (whole, "length")
 
 
-def test_logit_bias_forbids_and_forces(either: GGUFModel):
-    first = either.tokenize(answer(either.complete(PROMPT, replace(max_tokens=1)))[0])[0]
+def test_logit_bias_forbids_and_forces(shallow_either: GGUFModel):
+    first = shallow_either.tokenize(answer(shallow_either.complete(PROMPT, replace(max_tokens=1)))[0])[0]
     assert (
-        either.tokenize(answer(either.complete(PROMPT, replace(max_tokens=1, logit_bias={first: -100})))[0])[0] != first
+        shallow_either.tokenize(
+            answer(shallow_either.complete(PROMPT, replace(max_tokens=1, logit_bias={first: -100})))[0]
+        )[0]
+        != first
     )
-    forced = either.tokenize(" blue")[0]
-    text, _ = answer(either.complete(PROMPT, replace(max_tokens=3, logit_bias={forced: 100})))
+    forced = shallow_either.tokenize(" blue")[0]
+    text, _ = answer(shallow_either.complete(PROMPT, replace(max_tokens=3, logit_bias={forced: 100})))
     assert text == " blue" * 3
 
 
@@ -181,77 +188,77 @@ def test_penalties_keep_from_repeating(either: GGUFModel):
     ids=["choice", "regex", "gbnf", "lark", "schema", "emoji"],
 )
 @pytest.mark.parametrize("changes", [{}, {"temperature": 1.5, "seed": 1}, {"ignore_eos": True}], ids=str)
-def test_an_answer_follows_its_grammar(either: GGUFModel, grammar: Grammar, answers: str, changes: dict):
+def test_an_answer_follows_its_grammar(shallow_either: GGUFModel, grammar: Grammar, answers: str, changes: dict):
     params = replace(grammar=grammar, max_tokens=30, **changes)
-    if "llama-server" in either.engine.hardware.build and grammar.kind == "lark":
+    if "llama-server" in shallow_either.engine.hardware.build and grammar.kind == "lark":
         with pytest.raises(InvalidRequest):
-            answer(either.complete(PROMPT, params))
+            answer(shallow_either.complete(PROMPT, params))
         return
-    text, last = answer(either.complete(PROMPT, params))
+    text, last = answer(shallow_either.complete(PROMPT, params))
     assert last.finish_reason == "stop"
     assert re.fullmatch(answers, text)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
-def test_an_answer_of_a_grammar_that_is_cut_is_a_beginning(either: GGUFModel, length: int):
+def test_an_answer_of_a_grammar_that_is_cut_is_a_beginning(shallow_either: GGUFModel, length: int):
     for pattern, prefix in (("(colour 🙏🙏){9}", "colour 🙏🙏" * 9), ("🙏{9}", "🙏" * 9)):
         params = replace(grammar=Grammar("regex", pattern), max_tokens=length)
-        text, last = answer(either.complete(PROMPT, params))
+        text, last = answer(shallow_either.complete(PROMPT, params))
         assert prefix.startswith(text)
         assert (last.finish_reason, last.completion_tokens) == ("length", length)
 
 
-def test_a_stop_string_ends_an_answer_of_a_grammar(either: GGUFModel):
+def test_a_stop_string_ends_an_answer_of_a_grammar(shallow_either: GGUFModel):
     params = replace(grammar=Grammar("regex", "one, two, (three|four)"), stop=("two",))
-    text, last = answer(either.complete(PROMPT, params))
+    text, last = answer(shallow_either.complete(PROMPT, params))
     assert (text, last.finish_reason, last.stop_sequence) == ("one, ", "stop", "two")
 
 
-def test_a_grammar_that_cannot_be_followed_is_refused_and_costs_no_slot(either: GGUFModel):
+def test_a_grammar_that_cannot_be_followed_is_refused_and_costs_no_slot(shallow_either: GGUFModel):
     for grammar in (schema_grammar({"type": "wat"}), Grammar("regex", "(a"), Grammar("gbnf", "x"), Grammar("lark", "")):
         with pytest.raises(InvalidRequest):
-            answer(either.complete(PROMPT, replace(grammar=grammar)))
-    assert either.engine.pool.idle == 2
+            answer(shallow_either.complete(PROMPT, replace(grammar=grammar)))
+    assert shallow_either.engine.pool.idle == 2
 
 
-def test_penalties_and_bias_do_not_break_a_grammar(either: GGUFModel):
-    bias = dict.fromkeys(either.tokenize("0123456789-"), -100.0)
+def test_penalties_and_bias_do_not_break_a_grammar(shallow_either: GGUFModel):
+    bias = dict.fromkeys(shallow_either.tokenize("0123456789-"), -100.0)
     params = replace(grammar=Grammar("regex", "[0-9]{3}-[0-9]{4}"), logit_bias=bias, frequency_penalty=2.0)
-    text, _ = answer(either.complete(PROMPT, dataclasses.replace(params, repetition_penalty=3.0)))
+    text, _ = answer(shallow_either.complete(PROMPT, dataclasses.replace(params, repetition_penalty=3.0)))
     assert re.fullmatch("[0-9]{3}-[0-9]{4}", text)
 
 
-def test_top_k_of_one_is_greedy(either: GGUFModel):
-    greedy, _ = answer(either.complete(PROMPT, GREEDY))
+def test_top_k_of_one_is_greedy(shallow_either: GGUFModel):
+    greedy, _ = answer(shallow_either.complete(PROMPT, GREEDY))
     for params in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}):
-        assert answer(either.complete(PROMPT, replace(temperature=1.5, **params)))[0] == greedy
+        assert answer(shallow_either.complete(PROMPT, replace(temperature=1.5, **params)))[0] == greedy
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(either: GGUFModel):
+def test_a_prompt_that_does_not_fit_is_refused_with_both_numbers(shallow_either: GGUFModel):
     with pytest.raises(ContextOverflow) as refusal:
-        answer(either.complete([5] * 128, GREEDY))
+        answer(shallow_either.complete([5] * 128, GREEDY))
     assert (refusal.value.prompt_tokens, refusal.value.context_length) == (128, 128)
 
 
-def test_an_answer_ends_where_the_context_does(either: GGUFModel):
-    _, last = answer(either.complete([5] * 120, SamplingParams(ignore_eos=True)))
+def test_an_answer_ends_where_the_context_does(shallow_either: GGUFModel):
+    _, last = answer(shallow_either.complete([5] * 120, SamplingParams(ignore_eos=True)))
     assert (last.finish_reason, last.completion_tokens) == ("length", 8)
 
 
-def test_tokens_outside_of_the_vocabulary_are_refused(either: GGUFModel):
+def test_tokens_outside_of_the_vocabulary_are_refused(shallow_either: GGUFModel):
     for prompt, bias in (([49152], {}), ([5], {49152: 1.0})):
         with pytest.raises(InvalidToken):
-            answer(either.complete(prompt, replace(logit_bias=bias)))
+            answer(shallow_either.complete(prompt, replace(logit_bias=bias)))
 
 
-def test_answers_side_by_side_are_those_alone(either: GGUFModel):
-    if rounds(either):
+def test_answers_side_by_side_are_those_alone(shallow_either: GGUFModel):
+    if rounds(shallow_either):
         pytest.skip("the build rounds otherwise")
     prompts = PROMPTS[:4]
-    alone = [answer(either.complete(prompt, GREEDY))[0] for prompt in prompts]
+    alone = [answer(shallow_either.complete(prompt, GREEDY))[0] for prompt in prompts]
 
     async def together():
-        return await asyncio.gather(*(collect(either.complete(prompt, GREEDY)) for prompt in prompts))
+        return await asyncio.gather(*(collect(shallow_either.complete(prompt, GREEDY)) for prompt in prompts))
 
     assert [text for text, _ in asyncio.run(together())] == alone
 
@@ -274,10 +281,10 @@ def test_a_listener_that_leaves_frees_its_slot(either: GGUFModel):
     asyncio.run(asyncio.wait_for(leave_early(), PATIENCE))
 
 
-def test_quick_connects_and_disconnects_lose_no_slot(either: GGUFModel):
+def test_quick_connects_and_disconnects_lose_no_slot(shallow_either: GGUFModel):
     async def come_and_go():
         async def one(number: int):
-            deltas = either.complete(PROMPT, SamplingParams(max_tokens=50))
+            deltas = shallow_either.complete(PROMPT, SamplingParams(max_tokens=50))
             first = asyncio.ensure_future(anext(deltas))
             await asyncio.sleep(number % 5 * 0.002)
             first.cancel()
@@ -286,12 +293,12 @@ def test_quick_connects_and_disconnects_lose_no_slot(either: GGUFModel):
 
         for start in range(0, 100, 4):
             await asyncio.gather(*(one(start + i) for i in range(4)))
-        while either.engine.pool.idle < 2:
+        while shallow_either.engine.pool.idle < 2:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(come_and_go(), PATIENCE))
-    assert either.engine.pool.queued == 0
-    assert answer(either.complete(PROMPT, GREEDY))[1].completion_tokens == 16
+    assert shallow_either.engine.pool.queued == 0
+    assert answer(shallow_either.complete(PROMPT, GREEDY))[1].completion_tokens == 16
 
 
 def test_more_than_may_wait_are_turned_away(llama_cpp_model: GGUFModel):
@@ -313,23 +320,23 @@ def test_embeddings_have_length_one_and_tell_meanings_apart(either: GGUFModel):
     assert [embedding.prompt_tokens for embedding in found] == [len(either.tokenize(text)) for text in texts]
 
 
-def test_several_embeddings_are_those_of_each_alone_in_their_order(either: GGUFModel):
+def test_several_embeddings_are_those_of_each_alone_in_their_order(shallow_either: GGUFModel):
     texts = ["A cat.", "Tax forms are due in April, and " * 4, "Snow", "Dogs and birds and trees", "A cat."]
-    together = asyncio.run(either.embed(texts))
+    together = asyncio.run(shallow_either.embed(texts))
     for text, embedding in zip(texts, together, strict=True):
-        alone = asyncio.run(either.embed([text]))[0]
+        alone = asyncio.run(shallow_either.embed([text]))[0]
         assert embedding.prompt_tokens == alone.prompt_tokens
         assert embedding.vector == pytest.approx(alone.vector, abs=1e-4)
 
 
-def test_embeddings_of_long_inputs_and_of_ids(either: GGUFModel):
-    ids = either.tokenize("colour " * 90)
-    by_text, by_ids = asyncio.run(either.embed(["colour " * 90, ids]))
+def test_embeddings_of_long_inputs_and_of_ids(shallow_either: GGUFModel):
+    ids = shallow_either.tokenize("colour " * 90)
+    by_text, by_ids = asyncio.run(shallow_either.embed(["colour " * 90, ids]))
     assert by_text.vector @ by_ids.vector > 0.999
     with pytest.raises(ContextOverflow):
-        asyncio.run(either.embed([[5] * 600]))
+        asyncio.run(shallow_either.embed([[5] * 600]))
     with pytest.raises(InvalidRequest):
-        asyncio.run(either.embed([[]]))
+        asyncio.run(shallow_either.embed([[]]))
 
 
 def test_embeddings_of_both_engines_agree(ctransformers_model: GGUFModel, llama_cpp_model: GGUFModel):
@@ -360,13 +367,13 @@ _TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": 
 
 
 @pytest.mark.parametrize("tools", [None, Tools((_TOOL,), required=True), Tools((_TOOL,))])
-def test_a_chat_is_counted_as_it_is_evaluated(either: GGUFModel, tools: Tools | None):
+def test_a_chat_is_counted_as_it_is_evaluated(shallow_either: GGUFModel, tools: Tools | None):
     chat = [{"role": "user", "content": "Hi<|im_end|>" * (1 if tools else 40)}]
     with pytest.raises(ContextOverflow) as refusal:
-        answer(either.chat(chat, tools=tools))
-    assert asyncio.run(either.count_chat(chat, tools=tools)) == refusal.value.prompt_tokens
+        answer(shallow_either.chat(chat, tools=tools))
+    assert asyncio.run(shallow_either.count_chat(chat, tools=tools)) == refusal.value.prompt_tokens
     if tools is None:
-        assert asyncio.run(either.count_chat(chat, begun=" Yes")) == refusal.value.prompt_tokens + 1
+        assert asyncio.run(shallow_either.count_chat(chat, begun=" Yes")) == refusal.value.prompt_tokens + 1
 
 
 def test_embeddings_leave_a_slot_to_chats(llama_cpp_model: GGUFModel, monkeypatch):

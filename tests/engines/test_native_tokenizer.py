@@ -49,7 +49,7 @@ together = Barrier(len(models))
 
 def ask_at_once(model):
     for seed in range(8):
-        together.wait(120)
+        together.wait()
         ask(model, seed)
 
 threads = [Thread(target=ask_at_once, args=(model,)) for model in models]
@@ -82,7 +82,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.parametrize(("program", "valid"), [(FOLLOWING, 24), (OVERLAPPING, 28)], ids=["following", "overlapping"])
 def test_a_grammar_is_read_with_the_tokens_of_the_model_that_answers(paths: list[str], program: str, valid: int):
     command = [sys.executable, "-c", HEAD + program, *paths]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, f"{valid} valid\n"), done.stderr
 
 

@@ -159,13 +159,13 @@ def test_penalties_follow_the_answer(last_n):
 def test_mirostat_nears_its_surprise(version):
     params = replace(mirostat=version, mirostat_tau=3.0, mirostat_eta=0.2)
     sampler = Sampler(params, (), ())
-    logits = random_logits(2, 1000)
+    logits = random_logits(2, 250)
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     bound, surprises = 6.0, []
     for _ in range(600):
         reference = Reference(logits)
-        (reference.mirostat_1(bound, 1000) if version == 1 else reference.mirostat_2(bound))
+        (reference.mirostat_1(bound, 250) if version == 1 else reference.mirostat_2(bound))
         expected = reference.probabilities()
         assert len(sampler.distribution(logits)[0]) == len(expected)
         surprise = -np.log2(expected[sampler.sample(logits)])

@@ -60,7 +60,8 @@ def test_an_aborted_prompt_that_is_sent_again_at_once_keeps_what_was_evaluated(m
         return evaluated, await ask(model, prompt)
 
     evaluated, last = asyncio.run(main())
-    assert 300 <= evaluated <= last.cached_tokens
+    assert evaluated >= 300
+    assert last.cached_tokens >= min(evaluated, len(prompt) - 1)  # the last token is always evaluated
 
 
 def test_a_chat_that_shares_only_a_system_prompt_leaves_another_its_slot(model: GGUFModel) -> None:

@@ -60,8 +60,8 @@ def test_a_draft_model_of_another_vocabulary_is_refused(original_path: Path):
         GGUFModel(original_path, draft_model=FAMILY_FILES / "llama.q8_0.v3.gguf")
 
 
-def test_smaller_caches_and_no_flash_attention_answer_too(original_path: Path):
-    texts, _ = answers(original_path, kv_cache_type="q8_0", prompt_cache=0)
+def test_smaller_caches_and_no_flash_attention_answer_too(shallow_original_path: Path):
+    texts, _ = answers(shallow_original_path, kv_cache_type="q8_0", prompt_cache=0)
     assert all(texts)
-    texts, _ = answers(original_path, flash_attention="off")
+    texts, _ = answers(shallow_original_path, flash_attention="off")
     assert all(texts)

@@ -16,6 +16,7 @@ from tests.llama_server import can
 
 GREEDY = SamplingParams(max_tokens=16, temperature=0)
 PROMPT = "The three primary colours are"
+VOCABULARY = 49152
 REPETITIVE = "one two three four. one two three five. one two three"
 
 
@@ -50,15 +51,19 @@ def test_a_stop_string_is_shown_where_asked_for(shallow_either: GGUFModel):
     assert last.stop_sequence == stop
 
 
-def test_min_tokens_come_whatever_would_end_the_answer(either: GGUFModel):
+def test_min_tokens_come_although_the_model_would_end_the_answer(either: GGUFModel):
     chat = [{"role": "user", "content": "Reply with the word yes."}]
     _, ended = answer(either.chat(chat, replace(max_tokens=60)))
+    assert ended.finish_reason == "stop"
     wanted = ended.completion_tokens + 5
-    _, longer = answer(either.chat(chat, replace(max_tokens=60, min_tokens=wanted)))
-    assert wanted < longer.completion_tokens <= 60
-    whole, _ = answer(either.complete(PROMPT, GREEDY))
+    _, longer = answer(either.chat(chat, replace(max_tokens=wanted + 3, min_tokens=wanted)))
+    assert wanted < longer.completion_tokens <= wanted + 3
+
+
+def test_min_tokens_come_before_a_stop_string_ends_the_answer(shallow_either: GGUFModel):
+    whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))
     first = whole.strip()[0]
-    text, last = answer(either.complete(PROMPT, replace(min_tokens=12, stop=(first,))))
+    text, last = answer(shallow_either.complete(PROMPT, replace(min_tokens=12, stop=(first,))))
     assert last.completion_tokens > 12
     assert first in text
 
@@ -146,35 +151,40 @@ CASES = {
 }
 
 
+def told(model: GGUFModel, fields: dict) -> list[dict]:
+    """The likeliest tokens after REPETITIVE as llama.cpp tells them."""
+    chunks: list[dict] = []
+    body = {"prompt": model.tokenize(REPETITIVE), "n_predict": 1, "seed": 1, **fields}
+    model.engine._transport.complete(body, lambda chunk: chunks.append(chunk) or False)
+    entry = chunks[-1]["choices"][0]["logprobs"]["content"][0]
+    return entry.get("top_logprobs") or entry["top_probs"]
+
+
+@pytest.fixture(scope="module")
+def logits(llama_cpp_model: GGUFModel, ctransformers_model: GGUFModel) -> np.ndarray:
+    """Those of llama.cpp after REPETITIVE: float32[VOCABULARY]."""
+    found = np.full(VOCABULARY, -100.0, np.float32)
+    for entry in told(llama_cpp_model, {"n_probs": VOCABULARY, "temperature": 0}):
+        found[entry["id"]] = entry["logprob"]
+    context = ctransformers_model.engine._contexts[0]
+    if not context.opened:
+        context.open()
+    prompt = llama_cpp_model.tokenize(REPETITIVE)
+    context.eval(prompt[context.reuse(prompt) :], 1)
+    own = context.logits().astype(np.float64)
+    return found + np.float32(np.log(np.exp(own - own.max()).sum()) + own.max())  # penalties are not blind to the sum
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_llama_cpp_samples_from_the_same_distribution(
-    llama_cpp_model: GGUFModel, ctransformers_model: GGUFModel, name: str
+    llama_cpp_model: GGUFModel, ctransformers_model: GGUFModel, logits: np.ndarray, name: str
 ):
     changes = {"top_k": 40, "top_p": 1.0, **CASES[name]}
     params = SamplingParams(max_tokens=1, seed=1, **changes)
-    prompt = llama_cpp_model.tokenize(REPETITIVE)
-    vocabulary = 49152
-    logits = np.full(vocabulary, -100.0, np.float32)
-
-    def told(fields: dict) -> list[dict]:
-        chunks: list[dict] = []
-        body = {"prompt": prompt, "n_predict": 1, "seed": 1, **fields}
-        llama_cpp_model.engine._transport.complete(body, lambda chunk: chunks.append(chunk) or False)
-        entry = chunks[-1]["choices"][0]["logprobs"]["content"][0]
-        return entry.get("top_logprobs") or entry["top_probs"]
-
-    for entry in told({"n_probs": vocabulary, "temperature": 0}):
-        logits[entry["id"]] = entry["logprob"]
-    engine = ctransformers_model.engine
-    context = engine._contexts[0]
-    if not context.opened:
-        context.open()
-    context.eval(prompt[context.reuse(prompt) :], 1)
-    own = context.logits().astype(np.float64)
-    logits += np.float32(np.log(np.exp(own - own.max()).sum()) + own.max())  # penalties are not blind to the sum
-    fields = sampling_fields(params, 128, vocabulary)
-    theirs = {entry["id"]: entry["prob"] for entry in told({**fields, "n_probs": 50, "post_sampling_probs": True})}
-    sampler = Sampler(params, prompt, (), engine._breakers(params.dry_sequence_breakers))
+    fields = {**sampling_fields(params, 128, VOCABULARY), "n_probs": 50, "post_sampling_probs": True}
+    theirs = {entry["id"]: entry["prob"] for entry in told(llama_cpp_model, fields)}
+    breakers = ctransformers_model.engine._breakers(params.dry_sequence_breakers)
+    sampler = Sampler(params, llama_cpp_model.tokenize(REPETITIVE), (), breakers)
     ids, probabilities = sampler.distribution(logits)
     ours = dict(zip(ids.tolist(), probabilities.tolist(), strict=True))
     assert theirs

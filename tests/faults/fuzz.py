@@ -271,7 +271,7 @@ async def fuzz(url: str, first: int, count: int, *, seed: int, clients: int, sec
             numbers = range(start, min(start + at_once, first + count))
             made = iter([(number, request(endpoints, random.Random(f"{seed} {number}"), size)) for number in numbers])
             await asyncio.gather(*(one_client(made) for _ in range(clients)))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + SECONDS
         while (health := (await client.get("/health")).json())["slots_idle"] != health["slots"] or health["waiting"]:
             if time.monotonic() > deadline:
                 outcome.bad.append(f"slots were lost: {health}")

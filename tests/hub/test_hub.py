@@ -33,7 +33,8 @@ except ModelFileError as error:
 """
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
 SMALL = b"GGUF" + bytes(1000)
-LARGE = np.random.default_rng(0).bytes(24_000_000)  # the library writes pieces of 10 MB
+LARGE = np.random.default_rng(0).bytes(24_000_000)
+PIECE = 10 << 20  # bytes that the library writes at a time
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_a_broken_connection_is_taken_up_again(machine: Machine, hub: Hub) -> No
     hub.repos["org/large"] = Repo({"large.gguf": LARGE}, cuts=[12_000_000])
     assert machine.found("org/large").read_bytes() == LARGE
     ranges = [request.headers.get("range") for request in hub.gets()]
-    assert ranges == [None, "bytes=10485760-"]
+    assert ranges == [None, f"bytes={PIECE}-"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -156,7 +157,10 @@ def test_a_stopped_server_goes_on_where_its_download_stopped(
     hub.repos["org/large"] = Repo({"large.gguf": LARGE}, stall=12_000_000)
     server = machine.start("main.py", "--port", "0", MODEL_NAME="org/large")
     assert hub.stalled.wait(PATIENCE)
-    time.sleep(0.3)  # for what was sent to arrive
+    deadline = time.monotonic() + PATIENCE
+    while not any(part.stat().st_size >= PIECE for part in (machine.home / "hf").rglob("*.incomplete")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     server.send_signal(number)
     _, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 130
@@ -164,7 +168,7 @@ def test_a_stopped_server_goes_on_where_its_download_stopped(
     assert err.strip().endswith("ggserve: interrupted while loading")
     hub.repos["org/large"].stall = None
     assert machine.found("org/large").read_bytes() == LARGE
-    assert hub.gets()[-1].headers["range"] == "bytes=10485760-"
+    assert hub.gets()[-1].headers["range"] == f"bytes={PIECE}-"
 
 
 def test_of_two_that_start_at_once_one_downloads(machine: Machine, hub: Hub) -> None:

@@ -24,9 +24,9 @@ x = 'a' + 1
 """
 
 
-def test_all_of_it_works_from_the_keyboard(page, server):
+def test_all_of_it_works_from_the_keyboard(page, whole_server):
     keys = page.keys
-    page.open(server.url, **ENDLESS)
+    page.open(whole_server.url, **ENDLESS)
     assert page.js("return document.activeElement.id") == "message"
     page.press("One", keys.SHIFT + keys.ENTER + keys.NULL, "two")
     assert page.js("return document.activeElement.value") == "One\ntwo"

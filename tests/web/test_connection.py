@@ -5,7 +5,7 @@ import sys
 
 from tests.conftest import ROOT, serve
 from tests.hub.loopback_hub import Repo, running_hub
-from tests.processes import clean_environment, free_port
+from tests.processes import PATIENCE, clean_environment, free_port
 from tests.web.browser import SEA
 
 
@@ -21,7 +21,7 @@ def test_the_page_is_there_while_the_model_loads(page, tmp_path):
             stderr=subprocess.DEVNULL,
         )
         try:
-            assert hub.stalled.wait(60)
+            assert hub.stalled.wait(PATIENCE)
             page.open(f"http://127.0.0.1:{port}", ready=False)
             page.until(lambda: page.text("#connection-text") == "The model is loading: 0 %")
             assert page.shown("#loading")
@@ -31,7 +31,7 @@ def test_the_page_is_there_while_the_model_loads(page, tmp_path):
             assert page.js("return document.querySelector('#message').value") == SEA, "it waits for the model"
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE)
 
 
 def test_a_key_is_asked_for_and_sent(page, tmp_path, default_path):

@@ -75,8 +75,8 @@ def test_search_delete_and_undo(page, server, tmp_path):
 
 def test_a_server_that_goes_away_and_comes_back(page, tmp_path, default_path):
     port = free_port()
-    with serve(tmp_path / "first", port=port, CONTEXT_LENGTH="512") as server:
-        page.open(server.url, **ENDLESS)
+    with serve(tmp_path / "first", port=port, CONTEXT_LENGTH="4096") as server:
+        page.open(server.url, **{**ENDLESS, "max_tokens": 4000})
         page.write(SEA)
         page.until(lambda: len(page.text(".assistant .body")) > 20)
         for process in (*psutil.Process(server.process.pid).children(recursive=True), server.process):
@@ -91,7 +91,7 @@ def test_a_server_that_goes_away_and_comes_back(page, tmp_path, default_path):
     page.click("#new-chat")
     page.click("#chat-list a")
     page.until(lambda: page.text(".assistant .body").strip() == answer)
-    with serve(tmp_path / "second", port=port, CONTEXT_LENGTH="512"):
+    with serve(tmp_path / "second", port=port, CONTEXT_LENGTH="4096"):
         page.until(lambda: not page.shown("#connection"))
         page.click("[aria-label=Regenerate]")
         page.until(lambda: len(page.text(".assistant .body")) > 20)

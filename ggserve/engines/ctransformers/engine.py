@@ -264,5 +264,5 @@ class CTransformersEngine:
             generation.progress.advance(len(context.tokens))
 
     def _eval_chunk(self, context: Context, chunk: Sequence[int]) -> None:
-        with self._threads.eval(len(chunk)) as threads:
+        with self._threads.eval() as threads:
             context.eval(chunk, threads)
