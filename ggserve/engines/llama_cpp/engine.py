@@ -78,6 +78,7 @@ class LlamaCppEngine:
         word_limit: WordLimit | None = None,  # for texts that llama.cpp tokenizes
         states: SavedStates | None = None,  # storage of long prompts
         bytes_per_token: float = 0,  # of the KV cache
+        sliding_window: int = 0,  # tokens; 0: none
     ) -> None:
         self.context_length = options.context_length
         self.features: frozenset[Feature] = frozenset(
@@ -133,6 +134,8 @@ class LlamaCppEngine:
         self._running: set[Answer] = set()
         self._walks: set[TrieWalk] = set()
         self._turns = Turns()
+        # llama.cpp starts again if it finds fewer tokens in the cache than the sliding window has.
+        self._resumable = (sliding_window + 1 if sliding_window else 0) if options.parallel > 1 else None
         self._closed = False
 
     async def generate(
@@ -382,6 +385,7 @@ class LlamaCppEngine:
             turn=self._turns.turn(params.priority),
             native_prompt=self._prompt,
             prompt=prompt,
+            resumable=self._resumable,
             end_ids=self._end_ids,
             matcher=matcher,
             has_room=lambda tokens: self._has_room(slot, tokens),
@@ -460,10 +464,11 @@ class LlamaCppEngine:
             answer.put_end()
 
     def _complete(self, body: dict[str, Any], answer: Answer) -> None:
-        """Make a native call, in several pieces if other requests get their turn in between."""
+        """Make a native call, or one for each piece of a long prompt, so that others get their turns in between."""
         with answer.turn:
             self._transport.complete(body, answer.receive, lambda: answer.cancelled)
             while answer.rests and not answer.cancelled:
+                self._transport.settle(body["id_slot"])  # what others asked meanwhile comes before the next piece
                 answer.turn.rest(lambda: answer.cancelled)
                 answer.rests = False
                 self._transport.complete(body, answer.receive, lambda: answer.cancelled)

@@ -108,6 +108,10 @@ class InProcess:
         else:
             self._call(self._server.handle_completions, body, receive)
 
+    def settle(self, slot: int) -> None:
+        """See Transport."""
+        self._listener.lora_adapters()  # answered between two batches
+
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport. The Python interface knows no way to cancel."""
         try:

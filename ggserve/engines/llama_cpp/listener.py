@@ -10,6 +10,7 @@ import select
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,8 @@ from ggserve import temporary
 from ggserve.errors import EngineError, InvalidRequest
 
 _POLL = 0.25  # seconds between checks whether a waiting request was cancelled
+_LOOK = 0.01  # seconds between looks at a slot
+_NOTICED = 30.0  # seconds within which a slot notices that its request was broken off: two batches of a prompt
 _MOST_AT_ONCE = 1 << 16  # bytes
 
 # Seconds of silence after which a build counts as one that never answers, by the beginning of the path.
@@ -85,6 +88,22 @@ class PrivateListener:
         """Return the states of the slots; empty if the build does not tell. Raises EngineError."""
         answer = self._request("GET", "/slots", None)
         return answer if isinstance(answer, list) else []
+
+    def lora_adapters(self) -> Any:
+        """Return the LoRA adapters and their scales. Raises EngineError."""
+        return self._request("GET", "/lora-adapters", None)
+
+    def wait_until_idle(self, slot: int | None) -> None:
+        """Wait until a slot has noticed that its request was broken off."""
+        deadline = time.monotonic() + _NOTICED
+        while time.monotonic() < deadline:
+            try:
+                slots = self.slots()
+            except EngineError:  # a crash, or a build that does not tell
+                return
+            if not any(each["id"] == slot and each.get("is_processing") for each in slots):
+                return
+            time.sleep(_LOOK)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Return the parsed response to a POST. Blocks for about a millisecond. Raises InvalidRequest, Unanswered or
