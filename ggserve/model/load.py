@@ -165,6 +165,11 @@ def _load_ctransformers(
     )
 
 
+def _sliding_window(file: ModelFile) -> int:
+    window = file.get(f"{file.architecture}.attention.sliding_window", 0)
+    return window if isinstance(window, int) else 0
+
+
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
     if not isinstance(file, GGMLFile) or plan.evals is None:
         return Context(file.path, "gguf", options)
@@ -212,6 +217,7 @@ def _load_llama_cpp(
         word_limit=WordLimit.of(file),
         states=states,
         bytes_per_token=plan.slot_bytes / plan.context_length,
+        sliding_window=_sliding_window(file),
     )
     if isinstance(codec, EngineCodec):
         codec.engine = engine

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from ggserve.engines.llama_cpp import answer as engine_answer
+from ggserve.engines.llama_cpp import in_process
 from ggserve.engines.llama_cpp.transport import BATCH
 from ggserve.engines.llama_cpp.turns import Turns
 from ggserve.generation import Delta, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.prompt_progress import PromptProgress
+from tests.answers import answer
+from tests.engines.tiny_models import write_tiny_model
+from tests.llama_server import launcher
 
 
 def test_a_request_rests_while_another_computes_and_goes_on_when_that_has_ended():
@@ -39,9 +44,38 @@ def test_a_request_of_a_higher_priority_never_rests_for_others():
         assert not urgent.shall_rest
 
 
-@pytest.mark.parametrize("begun", [1, 1000])
-def test_a_short_question_is_answered_before_a_long_prompt_goes_on(original_path: Path, begun: int):
-    model = GGUFModel(original_path, context_length=3072, parallel=2, threads=1)
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma3"])  # the latter with a sliding window of 128 tokens
+def test_a_prompt_evaluated_in_pieces_has_the_same_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+):
+    for module in (engine_answer, in_process):
+        monkeypatch.setattr(module, "BATCH", 32)
+    monkeypatch.setattr(engine_answer, "_PIECE", 0)
+    path = write_tiny_model(tmp_path, architecture)
+    answers, calls = [], []
+    for slots in (1, 2):
+        model = GGUFModel(path, context_length=512, parallel=slots, threads=1)
+        transport = model.engine._transport  # type: ignore[union-attr]
+        complete, made = transport.complete, []
+        monkeypatch.setattr(transport, "complete", lambda *given, c=complete, m=made: (m.append(given), c(*given)))
+        try:
+            prompt = [5 + number % 200 for number in range(400)]
+            answers.append(answer(model.complete(prompt, SamplingParams(max_tokens=8, temperature=0, ignore_eos=True))))
+        finally:
+            model.close()
+        calls.append(len(made))
+    (text, last), (same, other) = answers
+    assert calls[0] == 1
+    assert calls[1] >= 4  # each evaluates one or two batches, and the last one what is left
+    assert same == text
+    assert (other.prompt_tokens, other.cached_tokens) == (last.prompt_tokens, last.cached_tokens) == (400, 0)
+
+
+@pytest.mark.parametrize("in_child", [False, True])
+def test_a_short_question_is_answered_before_a_long_prompt_goes_on(original_path: Path, tmp_path: Path, in_child: bool):
+    server = str(launcher(tmp_path)) if in_child else "off"
+    model = GGUFModel(original_path, context_length=1536, parallel=2, threads=1, llama_server=server)
+    long_prompt = [1, *range(100, 1499)]
     progress = PromptProgress()
 
     async def ask(prompt: list[int], **options: PromptProgress) -> Delta:
@@ -49,8 +83,8 @@ def test_a_short_question_is_answered_before_a_long_prompt_goes_on(original_path
         return [delta async for delta in model.complete(prompt, params)][-1]
 
     async def main() -> tuple[int, int, Delta]:
-        long = asyncio.ensure_future(ask([1, *range(100, 2899)], progress=progress))
-        while progress.processed < begun:
+        long = asyncio.ensure_future(ask(long_prompt, progress=progress))
+        while progress.processed < 300:
             await asyncio.sleep(0.001)
         before = progress.processed
         await ask([1, *range(50, 70)])
@@ -58,7 +92,8 @@ def test_a_short_question_is_answered_before_a_long_prompt_goes_on(original_path
 
     try:
         before, after, last = asyncio.run(main())
-        assert after - before <= 3 * BATCH  # what is evaluated, the next one, and one while the answer comes
-        assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (2800, 0, 3)
+        # What is being evaluated, and one batch if the answer takes longer. A child hears one batch later of the end.
+        assert after - before <= (2 + in_child) * BATCH
+        assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (len(long_prompt), 0, 3)
     finally:
         model.close()

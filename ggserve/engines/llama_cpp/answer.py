@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ from ggserve.grammar.matcher import Matcher
 
 log = logging.getLogger("ggserve.model")
 
+_PIECE = 0.2  # seconds that a piece of a long prompt takes, or one batch; each costs a native call
+
 
 class Answer(RunningRequest):
     """The answers of a request. `receive` takes the chunks of one answer, after `begin`. `matcher` checks it against
@@ -36,6 +39,7 @@ class Answer(RunningRequest):
         turn: Turn,
         native_prompt: Callable[[Sequence[int]], Any],  # converts a prompt to llama.cpp's form
         prompt: Sequence[int] | None = None,  # if its tokens are known
+        resumable: int | None = None,  # tokens from which on the prompt can be evaluated in pieces; None: never
         end_ids: Collection[int] = (),  # tokens that end an answer
         matcher: Matcher | None = None,
         has_room: Callable[[int], bool] = lambda tokens: True,  # whether prompt and answer may have more tokens
@@ -46,6 +50,8 @@ class Answer(RunningRequest):
         self._has_room = has_room
         self._slot = slot
         self.turn = turn
+        self._resumable = resumable if prompt is not None and params.cache_prompt else None
+        self._batch_seconds = 0.0  # time of one batch of the prompt
         self.evaluated = 0  # tokens of the prompt that are in the slot, at least
         self.prompt_scores: tuple[ScoredToken, ...] = ()  # sent with the first delta
         self._grammar = matcher
@@ -61,8 +67,8 @@ class Answer(RunningRequest):
         self._complete = False
         self._calls = 0  # number of native calls so far
         self._evaluated = 0  # tokens of the prompt
-        self._rested = 0  # the same, when it last rested
-        self.rests = False  # the call has ended for another request's turn, and must be made again
+        self._resumed_from = -1  # tokens of the prompt in the cache when the last call began
+        self.rests = False  # the call ends with a piece of the prompt, and must be made again
         self._goes_on = True  # True if another native call follows
         self._rewound = False  # tokens were dropped, so this call is over
         self._before = 0  # tokens of earlier calls
@@ -156,14 +162,26 @@ class Answer(RunningRequest):
             self.progress.begin(self._slot, self._prompt_tokens, self._cached_tokens)
         self.evaluated = max(self.evaluated, self._evaluated)
         self.progress.advance(self._evaluated)
-        # Without what was evaluated before, the prompt would never get to its end; nor without a piece in each call.
-        resumes = self.prompt is not None and self.params.cache_prompt and progress["cache"] >= self._rested - BATCH
-        more = self._evaluated > progress["cache"] and self._prompt_tokens - self._evaluated > BATCH
-        self.rests = resumes and more and self.turn.shall_rest
-        if self.rests:
-            self._rested = self._evaluated
+        self.rests = self._resumable is not None and self._ends_piece(progress["cache"], self._resumable)
         if self._prompt_tokens >= self._context_length:  # llama.cpp rounds the context up
             self.end = ContextOverflow(self._prompt_tokens, self._context_length)
+
+    def _ends_piece(self, cached: int, resumable: int) -> bool:
+        """Return whether a call that began with so many tokens in the cache should end with the batch that begins now:
+        llama.cpp hears of it only after that."""
+        batches = (self._evaluated - cached) / BATCH
+        if not batches:
+            self._call_began = time.monotonic()
+        seconds = time.monotonic() - self._call_began
+        if batches >= 1:
+            self._batch_seconds = seconds / batches
+        # Calls that find no more in the cache than those before would never get to the prompt's end.
+        if cached <= self._resumed_from or not resumable <= self._evaluated < self._prompt_tokens - 2 * BATCH:
+            return False
+        if not self.turn.shall_rest and (not self._batch_seconds or seconds + self._batch_seconds < _PIECE):
+            return False
+        self._resumed_from = cached
+        return True
 
     def _say(self, text: str) -> None:
         if not self._wants_tokens:  # llama.cpp generates at least one token

@@ -201,6 +201,7 @@ class CommandLine:
             arguments += [*self._optional("--cache-ram", "0"), *self._optional("--swa-full")]
         else:
             arguments = self._optional("--cache-ram", str(options.prompt_cache), lacks="PROMPT_CACHE")
+            arguments += self._optional("--slot-save-path", str(self._folder))  # without it, no slot can be emptied
         if options.kv_cache_type != "f16":
             for flag in ("--cache-type-k", "--cache-type-v"):
                 arguments += self._needed(flag, f"KV_CACHE_TYPE={options.kv_cache_type}", options.kv_cache_type)

@@ -29,9 +29,6 @@ from ggserve.machine import Hardware
 
 log = logging.getLogger("ggserve.model")
 
-_NOTICED = 30.0  # seconds within which a llama-server notices that a request was broken off: two batches of a prompt
-
-
 _NO_ADAPTERS = "flash_attn is not compatible with LoRA"  # a build that says so goes on without them
 _RESTORE = re.compile(r"/slots/(\d+)\?action=restore")
 
@@ -152,7 +149,8 @@ class Child:
         except (OSError, EOFError) as error:
             raise GenerationError("llama-server crashed while it answered; see model.log.") from error
         if self._shares_cache and (cancelled() or (ended and not reader.complete)):
-            self._wait_until_idle(body.get("id_slot"))
+            # Until then, the slot fills the shared cache further, and llama-server fails all requests if that is full.
+            self._server.listener.wait_until_idle(body.get("id_slot"))
         for chunk in () if ended else reader.rest():
             receive(self._exact(chunk))
 
@@ -172,18 +170,9 @@ class Child:
                 time.sleep(BEAT)  # data that arrives in the meantime is read at once
         return False
 
-    def _wait_until_idle(self, slot: int | None) -> None:
-        """Wait until a slot has noticed that its request was broken off. Until then it fills the shared cache further,
-        and llama-server fails all requests when that is full."""
-        deadline = time.monotonic() + _NOTICED
-        while time.monotonic() < deadline:
-            try:
-                slots = self._server.listener.slots()
-            except EngineError:  # a crash, or a build that does not tell
-                return
-            if not any(each["id"] == slot and each.get("is_processing") for each in slots):
-                return
-            time.sleep(BEAT)
+    def settle(self, slot: int) -> None:
+        """See Transport."""
+        self._server.listener.wait_until_idle(slot)
 
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport."""

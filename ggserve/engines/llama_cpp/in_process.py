@@ -108,6 +108,10 @@ class InProcess:
         else:
             self._call(self._server.handle_completions, body, receive)
 
+    def settle(self, slot: int) -> None:
+        """See Transport."""
+        self._listener.lora_adapters()  # answered between two batches
+
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport. The Python interface knows no way to cancel."""
         try:
@@ -203,8 +207,8 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         )  # a folder without the program, so no data from clients reaches it
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), scale) for path, scale in options.adapters]
     params.cache_ram_mib = 0 if plan.states else options.prompt_cache
+    params.slot_save_path = f"{plan.states or listener.folder}/"  # without one, slots cannot be emptied either
     if plan.states:
-        params.slot_save_path = f"{plan.states}/"
         params.swa_full = True  # otherwise a chat that branches is evaluated again from the start with sliding windows
     params.cache_type_k = params.cache_type_v = getattr(
         xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"

@@ -10,6 +10,7 @@ import select
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,16 +20,31 @@ from ggserve import temporary
 from ggserve.errors import EngineError, InvalidRequest
 
 _POLL = 0.25  # seconds between checks whether a waiting request was cancelled
+_LOOK = 0.01  # seconds between looks at a slot
+_NOTICED = 30.0  # seconds within which a slot notices that its request was broken off: two batches of a prompt
 _MOST_AT_ONCE = 1 << 16  # bytes
+
+# Seconds of silence after which a build counts as one that never answers, by the beginning of the path.
+_PATIENCE: dict[str, float | None] = {
+    "/completion": None,  # an answer takes as long as it takes
+    "/slots/": 600.0,  # waits for a batch of other slots, then reads or writes gigabytes
+    "/": 120.0,
+}
+
+
+class Unanswered(EngineError):
+    """A build accepts a request and stays silent."""
 
 
 class _PrivateConnection(http.client.HTTPConnection):
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(self, connect: Callable[[], socket.socket], path: str) -> None:
         super().__init__("localhost")
         self._connect = connect
+        self.patience = next(seconds for start, seconds in _PATIENCE.items() if path.startswith(start))
 
     def connect(self) -> None:
         self.sock = self._connect()
+        self.sock.settimeout(self.patience)
 
 
 class PrivateListener:
@@ -54,7 +70,7 @@ class PrivateListener:
 
     def ready(self) -> bool:
         """Return whether the model is loaded."""
-        connection = _PrivateConnection(self.connect)
+        connection = _PrivateConnection(self.connect, "/health")
         try:
             connection.request("GET", "/health")
             return connection.getresponse().status == 200
@@ -73,9 +89,25 @@ class PrivateListener:
         answer = self._request("GET", "/slots", None)
         return answer if isinstance(answer, list) else []
 
+    def lora_adapters(self) -> Any:
+        """Return the LoRA adapters and their scales. Raises EngineError."""
+        return self._request("GET", "/lora-adapters", None)
+
+    def wait_until_idle(self, slot: int | None) -> None:
+        """Wait until a slot has noticed that its request was broken off."""
+        deadline = time.monotonic() + _NOTICED
+        while time.monotonic() < deadline:
+            try:
+                slots = self.slots()
+            except EngineError:  # a crash, or a build that does not tell
+                return
+            if not any(each["id"] == slot and each.get("is_processing") for each in slots):
+                return
+            time.sleep(_LOOK)
+
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Return the parsed response to a POST. Blocks for about a millisecond. Raises InvalidRequest or
-        EngineError."""
+        """Return the parsed response to a POST. Blocks for about a millisecond. Raises InvalidRequest, Unanswered or
+        another EngineError."""
         answer = self.ask(path, body)
         if isinstance(answer, dict) and "error" in answer:
             raise InvalidRequest(answer["error"]["message"])
@@ -86,10 +118,12 @@ class PrivateListener:
         return self._request("POST", path, json.dumps(body))
 
     def _request(self, method: str, path: str, body: str | None) -> Any:
-        connection = _PrivateConnection(self.connect)
+        connection = _PrivateConnection(self.connect, path)
         try:
             connection.request(method, path, body, self._headers)
             return json.load(connection.getresponse())
+        except TimeoutError as error:
+            raise Unanswered(f"llama.cpp has not answered {path} for {connection.patience:g} seconds") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EngineError(f"llama.cpp does not answer {path}: {error}") from error
         finally:

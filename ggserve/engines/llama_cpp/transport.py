@@ -67,6 +67,10 @@ class Transport(Protocol):
         """
         ...
 
+    def settle(self, slot: int) -> None:
+        """Wait until a slot has noticed that its completion was broken off."""
+        ...
+
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Return the response of `/v1/embeddings` or `/v1/rerank`, which can be an error; empty if cancelled. Raises
         EngineError."""

@@ -8,8 +8,8 @@ _POLL = 0.25  # seconds between looks at whether a request that rests is still w
 
 
 class Turns:
-    """Of one engine. A long prompt that is evaluated beside other requests rests after each piece, for as long as the
-    piece took: so the others have half of the time, and each prompt gets on."""
+    """Of one engine. A long prompt rests after each piece if other requests compute, for as long as the piece took: so
+    the others have half of the time, and each prompt gets on."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -44,7 +44,7 @@ class Turn:
         return bool(self._rivals())
 
     def rest(self, cancelled: Callable[[], bool]) -> None:
-        """Lets others compute for as long as this request did, or until they have ended. Blocks."""
+        """Lets others compute for as long as this request's piece took, or until they have ended. Blocks."""
         with self._turns.changed:
             self._end()
             until = 2 * time.monotonic() - self._began
