@@ -10,11 +10,11 @@ from ggserve.engines.llama_cpp.transport import (
     BATCH,
     FEWEST_GUESSES,
     KNOWN_TOKENS,
+    LEAST_SIMILARITY,
     MOST_GUESSES,
     NO_TEMPLATE,
     ServerPlan,
 )
-from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.errors import EngineError
 from ggserve.links import link
 
@@ -163,7 +163,7 @@ class CommandLine:
             file.write_text(NO_TEMPLATE)
             arguments += ["--chat-template-file", str(file), *self._optional("--jinja")]
         arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer occupies a thread
-        arguments += self._optional("--slot-prompt-similarity", str(MIN_SIMILARITY))
+        arguments += self._optional("--slot-prompt-similarity", str(LEAST_SIMILARITY))
         if options.shared_tokens is not None:
             arguments += [SHARED_CACHE, *self._optional("--kv-unified-per-slot", str(options.context_length))]
         else:

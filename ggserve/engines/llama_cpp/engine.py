@@ -29,7 +29,7 @@ from ggserve.engines.llama_cpp.stack import WordLimit
 from ggserve.engines.llama_cpp.transport import BATCH, Pooling, Transport
 from ggserve.engines.llama_cpp.trie_walk import TrieWalk
 from ggserve.engines.llama_cpp.turns import Turns
-from ggserve.engines.pool import MIN_SIMILARITY, Pool, common_prefix
+from ggserve.engines.pool import Pool, common_prefix
 from ggserve.engines.threads import PROCESS
 from ggserve.engines.token_trie import TokenTrie
 from ggserve.errors import ContextOverflow, EngineClosed, EngineError, GenerationError, InvalidRequest
@@ -523,14 +523,14 @@ class LlamaCppEngine:
     def _placed(
         self, slots: list[Slot], inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool]
     ) -> Iterator[None]:
-        """Let these slots hold most of the inputs. llama.cpp computes an embedding in the first slot that holds most of
-        its input, and evaluates all of it; if none does, in any idle slot, which loses its history."""
+        """Let these slots begin with more of the inputs than others. llama.cpp computes an embedding in the idle slot
+        that shares most of its input, and evaluates all of it; the slot loses its history."""
 
         def evaluate(slot: Slot, tokens: Sequence[int]) -> None:
             if not slot.tokens:  # llama.cpp would save the last embedding's input in memory
                 self._keeper.empty(slot)
             others = (common_prefix(other.tokens, tokens) for other in self._slots if other is not slot)
-            begun = tokens[: max(int(MIN_SIMILARITY * len(tokens)), *others, 0) + 1]
+            begun = tokens[: max(others, default=0) + 1]
             self._prepare(slot, begun, cached=False)
             body = {"prompt": list(begun), "n_predict": 1, "id_slot": slot.id, "stream": True, "return_progress": True}
             fields = {"samplers": ["top_k"], "top_k": 1, **self._lora(None)}
