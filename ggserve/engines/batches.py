@@ -42,12 +42,14 @@ class Batches(Generic[AnySlot]):
         most: int,  # inputs in a batch, each in a slot
         queue_size: int,  # requests that may wait
         room: Callable[[Sequence[int]], int] = lambda tokens: 0,  # that an input reserves in the pool
+        keeps: bool = True,  # a slot keeps what it has in common with an input
     ) -> None:
         self._pool = pool
         self._compute = compute
         self._most = most
         self.capacity = queue_size
         self._room = room
+        self._keeps = keeps
         self.queued = 0  # requests that have not ended
         self._waiting: list[_Input] = []
         self._closed = False
@@ -92,7 +94,8 @@ class Batches(Generic[AnySlot]):
     def _run(self) -> None:
         while self._wait():
             try:
-                first = self._pool.wait(self._waiting[0].tokens, room=self._room(self._waiting[0].tokens))
+                tokens = self._waiting[0].tokens
+                first = self._pool.wait(tokens if self._keeps else (), room=self._room(tokens))
             except EngineClosed:
                 break
             slots = [first]
@@ -103,7 +106,7 @@ class Batches(Generic[AnySlot]):
                 self._embed(slots, batch)
             finally:
                 for slot in slots:
-                    self._pool.release(slot)
+                    self._pool.release(slot, spent=True)
         with self._changed:
             _refuse(self._waiting, EngineClosed())
 

@@ -31,6 +31,11 @@ class Slot(Protocol):
         """The number of `tokens` that belong to its last prompt, at most; the rest is the answer."""
         ...
 
+    @property
+    def held(self) -> int:
+        """The number of tokens in its KV cache."""
+        ...
+
 
 class Request(Protocol):
     """A request that uses a slot."""
@@ -131,13 +136,14 @@ class Pool(Generic[AnySlot]):
         return [await self.acquire(()), *self.take_idle([0] * (most - 1))]
 
     def take_idle(self, rooms: Sequence[int]) -> list[AnySlot]:
-        """Slots that are idle while nobody waits, each with so much room: as many as there are, from the first on."""
+        """Slots that are idle while nobody waits, each with so much room, those that lose least: as many as there
+        are."""
         taken: list[AnySlot] = []
         with self._lock:
             for room in rooms:
                 if not self._idle or self._queue or not self._fits(room):
                     break
-                taken.append(self._take(self._idle[0], room))
+                taken.append(self._take(self._choose(()), room))
         return taken
 
     def used_by(self, slot: AnySlot, request: Request) -> None:
@@ -145,12 +151,13 @@ class Pool(Generic[AnySlot]):
         with self._lock:
             self._requests[slot] = request
 
-    def release(self, slot: AnySlot) -> None:
-        """Return a slot to the pool, for the first request in the queue."""
+    def release(self, slot: AnySlot, *, spent: bool = False) -> None:
+        """Return a slot to the pool, for the first request in the queue. `spent`: no later prompt is likely to continue
+        what it holds, so it counts as the least recently used."""
         with self._lock:
             del self._reserved[slot]
             self._requests.pop(slot, None)
-            self._idle.append(slot)
+            self._idle.insert(0 if spent else len(self._idle), slot)
             self._serve()
 
     def extend(self, slot: AnySlot, least: int, most: int) -> int:
@@ -162,6 +169,21 @@ class Pool(Generic[AnySlot]):
             free = self._room - sum(self._reserved.values())
             self._reserved[slot] = have = self._reserved[slot] + max(0, min(most - self._reserved[slot], free))
             return have
+
+    def crowded_out(self) -> list[AnySlot]:
+        """Take the idle slots whose histories leave the shared cache too little room for what is reserved, the least
+        recently used first. The caller empties them, and releases them."""
+        if self._room is None:
+            return []
+        with self._lock:
+            over = sum(self._reserved.values()) + sum(slot.held for slot in self._idle) - self._room
+            taken: list[AnySlot] = []
+            for slot in [slot for slot in self._idle if slot.held]:
+                if over <= 0:
+                    break
+                over -= slot.held
+                taken.append(self._take(slot, 0))
+            return taken
 
     def close(self) -> None:
         """Turn away all waiting and future requests."""

@@ -83,11 +83,12 @@ class Catalog:
         found: dict[str, Listed] = {}
         for name, path in self._files() if self.folder else ():
             try:
-                known = self._known(path)
+                listed = Listed.of(path, name)
+                listed = replace(listed, settings=self._settings_of(listed))
+                known = self._known(listed)
                 if known and (name not in found or _is_current(path)):
                     kind, facts = known
-                    listed = replace(Listed.of(path, name), kind=kind, facts=facts)
-                    found[name] = replace(listed, settings=self._settings_of(listed))
+                    found[name] = replace(listed, kind=kind, facts=facts)
             except OSError as error:  # removed meanwhile, or unreadable
                 log.warning("not listed: %s: %s", path, error.strerror or error)
         models = [found[name] for name in sorted(found)]
@@ -145,22 +146,22 @@ class Catalog:
                 yield name if name not in taken else f"{name}{path.suffix}", path
                 taken.add(name)
 
-    def _known(self, path: Path) -> tuple[Feature, ModelFacts] | None:
+    def _known(self, listed: Listed) -> tuple[Feature, ModelFacts] | None:
         """Return the purpose and the facts of a model, or None if no engine can run the file."""
-        key = path, _stamp(path.stat())
+        key = listed.path, listed.stamp
         if key not in self._files_known:
             try:
-                self._files_known[key] = read_facts(path)
+                self._files_known[key] = read_facts(listed.path, listed.settings.options.get("model_type"))
             except (ModelFileError, EngineError, TemplateError) as error:
                 log.warning("not listed: %s", error)
                 self._files_known[key] = None
         return self._files_known[key]
 
 
-def read_facts(path: Path) -> tuple[Feature, ModelFacts]:
-    """Return the purpose of a model, and its facts without metadata and template. Raises ModelFileError, EngineError or
-    TemplateError if no engine can run the file."""
-    file = read_model_file(path)
+def read_facts(path: Path, model_type: str | None = None) -> tuple[Feature, ModelFacts]:
+    """Return the purpose of a model, and its facts without metadata and template. `model_type`: the family of a legacy
+    file. Raises ModelFileError, EngineError or TemplateError if no engine can run the file."""
+    file = read_model_file(path, model_type)
     choose_engine(file)
     kind: Feature = "rerank" if is_reranker(file) else "embeddings" if is_embedding_model(file) else "generation"
     return kind, replace(model_facts(file), metadata={}, chat_template=None)

@@ -46,7 +46,10 @@ def test_plain_text_is_the_bare_continuation(server, stream):
     body = {"prompt": "1, 2, 3, 4, 5, 6,", "max_tokens": 6, "temperature": 0}
     whole = httpx.post(f"{server.url}/v1/completions", json=body).json()["choices"][0]["text"]
     plain = httpx.post(
-        f"{server.url}/v1/completions", json={**body, "stream": stream}, headers={"Accept": "text/plain"}, timeout=30
+        f"{server.url}/v1/completions",
+        json={**body, "stream": stream},
+        headers={"Accept": "text/plain"},
+        timeout=PATIENCE,
     )
     assert plain.headers["content-type"].startswith("text/plain")
     assert plain.text == whole

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from tests.conftest import serve
+from tests.processes import PATIENCE
 
 QUESTION = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 FRIEND = "https://friend.example"
@@ -34,7 +35,7 @@ def test_a_named_site_reads_whole_and_streamed_answers_and_errors(guarded, strea
     headers = {"Origin": FRIEND, "Authorization": "Bearer first"}
     for body, status in ((QUESTION, 200), ({}, 400)):
         answer = httpx.post(
-            f"{guarded.url}/v1/chat/completions", json={**body, "stream": stream}, headers=headers, timeout=30
+            f"{guarded.url}/v1/chat/completions", json={**body, "stream": stream}, headers=headers, timeout=PATIENCE
         )
         assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] == FRIEND

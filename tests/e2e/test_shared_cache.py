@@ -125,7 +125,7 @@ def test_clients_that_leave_give_their_room_back_and_fail_no_other(server: Serve
         for attempt in range(4):
             body = {"prompt": text(number + attempt, 450), "ignore_eos": True}
             with suppress(httpx.TimeoutException):
-                await client.post("/v1/completions", json=body, timeout=0.2 + (number + attempt) % 5 / 5)
+                await client.post("/v1/completions", json=body, timeout=0.05 + (number + attempt) % 5 / 10)
 
     async def stay(client: httpx.AsyncClient, number: int) -> None:
         answer = await post(client, "/v1/completions", {"prompt": text(number, 450), "max_tokens": 20})

@@ -25,6 +25,7 @@ from ggserve.engines.llama_cpp.listener import _Body
 from ggserve.errors import EngineError, EngineUnavailable, GenerationError
 from ggserve.generation import Grammar, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
+from ggserve.prompt_progress import PromptProgress
 from tests.answers import answer, collect
 from tests.conftest import ROOT, SMALL
 from tests.llama_server import LIST_A_GPU, launcher
@@ -66,8 +67,10 @@ def killed(model: GGUFModel) -> None:
 def test_a_death_costs_running_requests_only_and_those_that_wait_go_on(shallow_original_path: Path, tmp_path: Path):
     async def three(model: GGUFModel) -> tuple[list[object], str]:
         params = dataclasses.replace(GREEDY, max_tokens=8000, ignore_eos=True)
-        running = [asyncio.ensure_future(collect(model.complete(PROMPT, params))) for _ in range(2)]
-        while model.occupancy.idle:
+        begun = [PromptProgress(), PromptProgress()]
+        each = (dataclasses.replace(params, progress=progress) for progress in begun)
+        running = [asyncio.ensure_future(collect(model.complete(PROMPT, one))) for one in each]
+        while not all(progress.total for progress in begun):  # a request that has not begun is sent again
             await asyncio.sleep(0.01)
         waiting = asyncio.ensure_future(collect(model.complete(PROMPT, GREEDY)))
         while not model.engine.pool.queued:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ggserve.engines.pool import common_prefix
 from ggserve.generation import Delta, SamplingParams
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.prompt_progress import PromptProgress
@@ -71,3 +72,37 @@ def test_a_chat_that_shares_only_a_system_prompt_leaves_another_its_slot(model: 
     asyncio.run(ask(model, other))
     assert asyncio.run(ask(model, [*chat, 8])).cached_tokens >= len(chat)
     assert asyncio.run(ask(model, [*other, 8])).cached_tokens >= len(other)
+
+
+def test_embeddings_cost_one_slot_its_history_however_many_they_are(model: GGUFModel) -> None:
+    asyncio.run(together(model, [[first, 9, 9] for first in (5, 6, 7)]))
+    chats = [tokens(1000, 400), tokens(3000, 300)]
+    for chat in chats:
+        asyncio.run(ask(model, chat))
+    for first in range(4000, 4005):
+        asyncio.run(model.embed([tokens(first, 50), tokens(first + 100, 50)]))
+    for chat in chats:
+        assert asyncio.run(ask(model, [*chat, 8])).cached_tokens >= len(chat)
+
+
+def test_a_chat_counts_as_cut_when_its_beginning_was_embedded(model: GGUFModel) -> None:
+    if model.engine.name == "ctransformers":
+        pytest.skip("its embeddings stay in their slot")
+    chat = tokens(5000, 400)
+    asyncio.run(ask(model, chat))
+    asyncio.run(model.embed([chat[:300]]))
+    known = max(common_prefix(slot.tokens, chat) for slot in model.engine._slots)  # type: ignore[union-attr]
+    assert 300 <= known <= asyncio.run(ask(model, [*chat, 8])).cached_tokens
+
+
+@pytest.mark.parametrize("child", [False, True], ids=["in process", "child"])
+def test_an_embedding_in_the_only_slot_leaves_a_chat_in_memory(
+    shallow_original_path: Path, tmp_path: Path, child: bool
+) -> None:
+    server = str(launcher(tmp_path)) if child else "off"
+    model = GGUFModel(shallow_original_path, llama_server=server, context_length=512, parallel=1, threads=1)
+    chat = tokens(1000, 300)
+    asyncio.run(ask(model, chat))
+    asyncio.run(model.embed([tokens(5000, 50)]))
+    assert asyncio.run(ask(model, [*chat, 8])).cached_tokens >= len(chat)
+    model.close()

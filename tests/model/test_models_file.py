@@ -11,6 +11,7 @@ from ggserve.generation import SamplingParams
 from ggserve.model.catalog import Catalog
 from ggserve.model.gguf_model import GGUFModel
 from ggserve.model.models_file import read_models_file
+from tests.answers import answer
 from tests.conftest import FAMILY_FILES
 from tests.engines.tiny_models import TinyModel, decoder
 
@@ -47,6 +48,22 @@ def test_settings_belong_to_a_model_under_any_of_its_names(tmp_path: Path) -> No
     assert catalog.unknown_settings() == ["nobody"]
     nobody = read_models_file(tmp_path / "models.toml")["nobody"]
     assert (nobody.keep_alive, nobody.pinned) == (math.inf, True)
+
+
+def test_the_type_of_a_legacy_file_that_does_not_prove_its_family_makes_it_a_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(FAMILY_FILES / "gpt2.q4_0.bin", tmp_path / "old.bin")
+    assert Catalog(tmp_path).models() == []
+    assert "not listed: old.bin: set MODEL_TYPE: the file could be any of" in caplog.text
+    written(tmp_path, '[old]\nmodel_type = "gpt2"\ncontext_length = 32\naliases = ["older"]')
+    listed = Catalog(tmp_path).find("older")
+    assert (listed.name, listed.kind, listed.facts and listed.facts.architecture) == ("old", "generation", "gpt2")
+    model = GGUFModel(
+        listed.path, **{"threads": 1, "parallel": 1, "cache_dir": tmp_path / "cache", **listed.settings.options}
+    )
+    assert answer(model.complete([5, 6, 7], SamplingParams(max_tokens=3, ignore_eos=True)))[1].completion_tokens == 3
+    model.close()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from tests.processes import PATIENCE
+
 _AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 _FLAGS = (
     "--headless",
@@ -85,8 +87,8 @@ class Page:
         """Keys for whatever has the focus."""
         self.driver.switch_to.active_element.send_keys(*keys)
 
-    def until(self, done: Callable[[], Any], seconds: float = 60) -> Any:
-        deadline = time.monotonic() + seconds
+    def until(self, done: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + PATIENCE
         while not (result := done()):
             assert time.monotonic() < deadline, f"did not come true; the page shows: {self.text('#main')}"
             time.sleep(0.03)

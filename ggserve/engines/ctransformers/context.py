@@ -91,6 +91,11 @@ class Context:
         self.prompt_tokens = 0  # those of the last prompt
 
     @property
+    def held(self) -> int:
+        """See Slot."""
+        return len(self.tokens)
+
+    @property
     def opened(self) -> bool:
         return self._llm is not None
 

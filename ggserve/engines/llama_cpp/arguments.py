@@ -10,11 +10,11 @@ from ggserve.engines.llama_cpp.transport import (
     BATCH,
     FEWEST_GUESSES,
     KNOWN_TOKENS,
+    LEAST_SIMILARITY,
     MOST_GUESSES,
     NO_TEMPLATE,
     ServerPlan,
 )
-from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.errors import EngineError
 from ggserve.links import link
 
@@ -163,7 +163,7 @@ class CommandLine:
             file.write_text(NO_TEMPLATE)
             arguments += ["--chat-template-file", str(file), *self._optional("--jinja")]
         arguments += self._optional("--threads-http", str(options.parallel + 4))  # a streamed answer occupies a thread
-        arguments += self._optional("--slot-prompt-similarity", str(MIN_SIMILARITY))
+        arguments += self._optional("--slot-prompt-similarity", str(LEAST_SIMILARITY))
         if options.shared_tokens is not None:
             arguments += [SHARED_CACHE, *self._optional("--kv-unified-per-slot", str(options.context_length))]
         else:
@@ -201,6 +201,7 @@ class CommandLine:
             arguments += [*self._optional("--cache-ram", "0"), *self._optional("--swa-full")]
         else:
             arguments = self._optional("--cache-ram", str(options.prompt_cache), lacks="PROMPT_CACHE")
+            arguments += self._optional("--slot-save-path", str(self._folder))  # without it, no slot can be emptied
         if options.kv_cache_type != "f16":
             for flag in ("--cache-type-k", "--cache-type-v"):
                 arguments += self._needed(flag, f"KV_CACHE_TYPE={options.kv_cache_type}", options.kv_cache_type)

@@ -8,10 +8,12 @@ have been checked before.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -90,6 +92,7 @@ class LlamaCppEngine:
             self.features -= {"embeddings"}
         if options.mmproj_path is not None:
             self.features |= {"images"}
+        self._shares_cache = options.shared_tokens is not None
         self._vocab_size = vocab_size
         self._scales = [scale for _, scale in options.adapters]
         self._controls = controls
@@ -109,14 +112,14 @@ class LlamaCppEngine:
             native_prompt=lambda tokens: self._prompt(tokens),
         )
         self._slots = [Slot(number) for number in range(options.parallel)]
-        self._keeper = SlotKeeper(states, transport.post, bytes_per_token) if states else None
+        self._keeper = SlotKeeper(states, transport.post, bytes_per_token)
+        self._emptying = threading.Lock()
         transport.when_restarted(self._forget)
-        shares = options.shared_tokens is not None
         self.pool = Pool(
             self._slots,
             options.queue_size,
-            options.cache_tokens if shares else None,
-            side_by_side=not shares,  # of several caches, llama.cpp evaluates only neighbours in one batch
+            options.cache_tokens if self._shares_cache else None,
+            side_by_side=not self._shares_cache,  # of several caches, llama.cpp evaluates only neighbours in one batch
         )
         self.batches = Batches(
             self.pool,
@@ -124,6 +127,7 @@ class LlamaCppEngine:
             most=max(1, options.parallel - generates),
             queue_size=options.embedding_queue_size,
             room=lambda tokens: len(tokens) + SLACK,
+            keeps=False,
         )
         self._share = options.cache_tokens // options.parallel  # an equal share of the cache
         self._workers = ThreadPoolExecutor(options.parallel, thread_name_prefix="llama.cpp")
@@ -315,8 +319,7 @@ class LlamaCppEngine:
             walk.cancelled = True
         self._workers.shutdown()
         self._grammars.close()
-        for slot in self._slots if self._keeper else ():
-            assert self._keeper is not None
+        for slot in self._slots:
             self._keeper.save(slot)
         self._transport.close()
 
@@ -418,9 +421,11 @@ class LlamaCppEngine:
 
     def _has_room(self, slot: Slot, tokens: int) -> bool:
         """Return whether prompt and answer may have more than this many tokens."""
+        slot.held = tokens
         if tokens >= self.context_length:
             return False
         if self.pool.extend(slot, tokens + SLACK, tokens + _MORE_ROOM + SLACK) >= tokens + SLACK:
+            self._make_room()
             return True
         log.warning("an answer ends at %d tokens: other requests use the rest of the cache that slots share", tokens)
         return False
@@ -471,19 +476,28 @@ class LlamaCppEngine:
     def _prepare(self, slot: Slot, prompt: Sequence[int], *, cached: bool = True) -> None:
         """Fill the slot with the saved part of a prompt, if prompts are saved. The pool chooses slots by their
         tokens, as llama.cpp does."""
-        if self._keeper:
-            self._keeper.prepare(slot, prompt if cached else ())
-        slot.tokens = prompt
+        self._make_room()
+        self._keeper.prepare(slot, prompt if cached else ())
+        slot.tokens, slot.held = prompt, len(prompt)
+
+    def _make_room(self) -> None:
+        """Empty the least recently used idle slots, if the cache that all slots share is too full for what is reserved:
+        llama.cpp would empty any, without telling."""
+        with self._emptying:
+            for slot in self.pool.crowded_out():
+                try:
+                    self._keeper.empty(slot)
+                finally:
+                    self.pool.release(slot, spent=True)
 
     def _forget(self) -> None:
         for slot in self._slots:
-            slot.tokens = ()
+            slot.tokens, slot.held = (), 0
 
     async def act_on_slot(
         self, number: int, action: Literal["save", "restore", "erase"], filename: str
     ) -> dict[str, Any]:
         """Save, restore or erase a slot like llama-server. Raises InvalidRequest."""
-        assert self._keeper is not None
         if not 0 <= number < len(self._slots):
             raise InvalidRequest(f"There is no slot {number}: the model has {len(self._slots)}.", "id_slot")
         return await asyncio.to_thread(self._keeper.act, self._slots[number], action, filename)
@@ -492,8 +506,8 @@ class LlamaCppEngine:
         self, slots: list[Slot], inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool]
     ) -> list[Embedding]:
         body = {"input": [list(tokens) for tokens in inputs], "encoding_format": "float"}
-        with PROCESS.request(), self._turns.turn():
-            answer = self._transport.compute("/v1/embeddings", body, cancelled)  # native code takes slots of its own
+        with PROCESS.request(), self._turns.turn(), self._placed(slots, inputs, cancelled):
+            answer = self._transport.compute("/v1/embeddings", body, cancelled)
         if not answer:
             raise EngineClosed
         if error := answer.get("error"):
@@ -504,6 +518,37 @@ class LlamaCppEngine:
         if not all(np.isfinite(vector).all() for vector in vectors):
             raise GenerationError("llama.cpp computed an embedding that is not a number.")
         return [Embedding(vector, len(tokens)) for vector, tokens in zip(vectors, inputs, strict=True)]
+
+    @contextmanager
+    def _placed(
+        self, slots: list[Slot], inputs: Sequence[Sequence[int]], cancelled: Callable[[], bool]
+    ) -> Iterator[None]:
+        """Let these slots begin with more of the inputs than others. llama.cpp computes an embedding in the idle slot
+        that shares most of its input, and evaluates all of it; the slot loses its history."""
+
+        def evaluate(slot: Slot, tokens: Sequence[int]) -> None:
+            if not slot.tokens:  # llama.cpp would save the last embedding's input in memory
+                self._keeper.empty(slot)
+            others = (common_prefix(other.tokens, tokens) for other in self._slots if other is not slot)
+            begun = tokens[: max(others, default=0) + 1]
+            self._prepare(slot, begun, cached=False)
+            body = {"prompt": list(begun), "n_predict": 1, "id_slot": slot.id, "stream": True, "return_progress": True}
+            fields = {"samplers": ["top_k"], "top_k": 1, **self._lora(None)}
+            self._transport.complete({**body, **fields}, lambda chunk: cancelled(), cancelled)
+
+        if not (self._shares_cache or any(slot.tokens for slot in self._slots)):  # nothing can be lost
+            yield
+            return
+        try:
+            for _ in self._workers.map(evaluate, slots, inputs):  # each slot has a worker
+                pass
+            yield
+        finally:
+            for slot, tokens in zip(slots, inputs, strict=False):
+                slot.tokens, slot.held = (), len(tokens)
+            for slot, tokens in product(self._slots, inputs):
+                if common_prefix(slot.tokens, tokens) == len(tokens):
+                    slot.tokens = tokens  # it may have lost what follows
 
     def _rerank(self, slots: list[Slot], query: str, documents: Sequence[str]) -> Ranking:
         try:

@@ -24,6 +24,7 @@ from ggserve.engines.llama_cpp.transport import (
     BATCH,
     FEWEST_GUESSES,
     KNOWN_TOKENS,
+    LEAST_SIMILARITY,
     MOST_GUESSES,
     NO_TEMPLATE,
     Abilities,
@@ -31,7 +32,6 @@ from ggserve.engines.llama_cpp.transport import (
     ServerPlan,
 )
 from ggserve.engines.native_process import captured_stderr, kept_signal_handlers
-from ggserve.engines.pool import MIN_SIMILARITY
 from ggserve.engines.threads import bound_spinning
 from ggserve.errors import EngineError, GenerationError, InvalidRequest
 from ggserve.machine import Hardware, may_have_gpu
@@ -207,8 +207,8 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
         )  # a folder without the program, so no data from clients reaches it
     params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), scale) for path, scale in options.adapters]
     params.cache_ram_mib = 0 if plan.states else options.prompt_cache
+    params.slot_save_path = f"{plan.states or listener.folder}/"  # without one, slots cannot be emptied either
     if plan.states:
-        params.slot_save_path = f"{plan.states}/"
         params.swa_full = True  # otherwise a chat that branches is evaluated again from the start with sliding windows
     params.cache_type_k = params.cache_type_v = getattr(
         xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_cache_type.upper()}"
@@ -217,7 +217,7 @@ def load_server(plan: ServerPlan, listener: PrivateListener) -> Any:
     params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
     _rotate(xllamacpp, params, options.rope)
     _speculate(xllamacpp, params, options)
-    params.slot_prompt_similarity = MIN_SIMILARITY
+    params.slot_prompt_similarity = LEAST_SIMILARITY
     params.prefill_assistant = False
     params.hostnames = [str(listener.path)]
     params.api_keys = [listener.key]

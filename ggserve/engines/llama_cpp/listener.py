@@ -24,14 +24,27 @@ _LOOK = 0.01  # seconds between looks at a slot
 _NOTICED = 30.0  # seconds within which a slot notices that its request was broken off: two batches of a prompt
 _MOST_AT_ONCE = 1 << 16  # bytes
 
+# Seconds of silence after which a build counts as one that never answers, by the beginning of the path.
+_PATIENCE: dict[str, float | None] = {
+    "/completion": None,  # an answer takes as long as it takes
+    "/slots/": 600.0,  # waits for a batch of other slots, then reads or writes gigabytes
+    "/": 120.0,
+}
+
+
+class Unanswered(EngineError):
+    """A build accepts a request and stays silent."""
+
 
 class _PrivateConnection(http.client.HTTPConnection):
-    def __init__(self, connect: Callable[[], socket.socket]) -> None:
+    def __init__(self, connect: Callable[[], socket.socket], path: str) -> None:
         super().__init__("localhost")
         self._connect = connect
+        self.patience = next(seconds for start, seconds in _PATIENCE.items() if path.startswith(start))
 
     def connect(self) -> None:
         self.sock = self._connect()
+        self.sock.settimeout(self.patience)
 
 
 class PrivateListener:
@@ -57,7 +70,7 @@ class PrivateListener:
 
     def ready(self) -> bool:
         """Return whether the model is loaded."""
-        connection = _PrivateConnection(self.connect)
+        connection = _PrivateConnection(self.connect, "/health")
         try:
             connection.request("GET", "/health")
             return connection.getresponse().status == 200
@@ -93,8 +106,8 @@ class PrivateListener:
             time.sleep(_LOOK)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """Return the parsed response to a POST. Blocks for about a millisecond. Raises InvalidRequest or
-        EngineError."""
+        """Return the parsed response to a POST. Blocks for about a millisecond. Raises InvalidRequest, Unanswered or
+        another EngineError."""
         answer = self.ask(path, body)
         if isinstance(answer, dict) and "error" in answer:
             raise InvalidRequest(answer["error"]["message"])
@@ -105,10 +118,12 @@ class PrivateListener:
         return self._request("POST", path, json.dumps(body))
 
     def _request(self, method: str, path: str, body: str | None) -> Any:
-        connection = _PrivateConnection(self.connect)
+        connection = _PrivateConnection(self.connect, path)
         try:
             connection.request(method, path, body, self._headers)
             return json.load(connection.getresponse())
+        except TimeoutError as error:
+            raise Unanswered(f"llama.cpp has not answered {path} for {connection.patience:g} seconds") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise EngineError(f"llama.cpp does not answer {path}: {error}") from error
         finally:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ggserve.engines.llama_cpp.listener import Unanswered
 from ggserve.engines.pool import common_prefix
 from ggserve.errors import EngineError, InvalidRequest
 
@@ -113,12 +114,15 @@ class SavedStates:
         return answer
 
     def restore(self, post: Post, slot: int, state: State) -> dict[str, Any] | None:
-        """Read a state into a slot; return None if it is unreadable, and remove it."""
+        """Read a state into a slot; return None if that fails, which is logged. An unreadable state is removed."""
         try:
             if state.path.stat().st_size != state.size or _sha256(state.path) != state.digest:
                 raise EngineError("the file is damaged")
             answer: dict[str, Any] = post(f"/slots/{slot}?action=restore", {"filename": state.path.name})
             os.utime(state.record)  # marks it as used
+        except Unanswered as error:
+            log.warning("a saved prompt was not read: %s", error)
+            return None
         except (OSError, EngineError) as error:
             log.warning("a saved prompt was removed: %s", error)
             self._remove(state.path.name)

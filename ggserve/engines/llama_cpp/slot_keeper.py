@@ -1,5 +1,5 @@
-"""Saves the prompts of llama.cpp's slots before they are evicted, and restores them for requests that begin with
-them."""
+"""Empties llama.cpp's slots, saves their prompts before they are evicted, and restores them for requests that begin
+with them."""
 
 import logging
 import time
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ggserve.engines.llama_cpp.listener import Unanswered
 from ggserve.engines.llama_cpp.saved_states import LEAST, Post, SavedStates
 from ggserve.engines.pool import common_prefix
-from ggserve.errors import InvalidRequest
+from ggserve.errors import EngineError, InvalidRequest
 
 log = logging.getLogger("ggserve.model")
 
@@ -20,6 +21,7 @@ class Slot:
 
     id: int
     tokens: Sequence[int] = ()  # of its last prompt; of one with images, the characters of its text
+    held: int = 0  # tokens in its KV cache, of its last prompt and answer
     opened = True
 
     @property
@@ -28,15 +30,19 @@ class Slot:
 
 
 class SlotKeeper:
-    """The keeper of one engine's slots. The thread that holds the slot calls `prepare` and `save`."""
+    """The keeper of one engine's slots. The thread that holds the slot calls `prepare`, `save` and `empty`."""
 
-    def __init__(self, states: SavedStates, post: Post, bytes_per_token: float) -> None:
+    def __init__(self, states: SavedStates | None, post: Post, bytes_per_token: float) -> None:
+        """`states`: storage of long prompts; None: nothing is saved."""
         self._states = states
-        self._post = post
+        self._native_post = post
+        self._answers = True  # False: the build leaves such requests unanswered, and gets no more of them
         self._bytes_per_token = bytes_per_token  # at most
 
     def prepare(self, slot: Slot, prompt: Sequence[int]) -> None:
         """Fill a slot with as much of a prompt as memory or disk has, after saving the history that it loses."""
+        if self._states is None or not self._answers:
+            return
         held = common_prefix(slot.tokens, prompt)
         if len(slot.tokens) - held >= LEAST:
             self.save(slot)
@@ -56,6 +62,8 @@ class SlotKeeper:
 
     def save(self, slot: Slot) -> None:
         """Save a slot's history, unless it is short or already saved."""
+        if self._states is None or not self._answers:
+            return
         if len(slot.tokens) < LEAST or self._states.knows(slot.tokens):
             return
         if not self._states.has_room(int(self._bytes_per_token * len(slot.tokens))):
@@ -63,10 +71,22 @@ class SlotKeeper:
             return
         self._states.save(self._post, slot.id, slot.tokens)
 
+    def empty(self, slot: Slot) -> None:
+        """Remove a slot's history, which is saved before."""
+        self.save(slot)
+        slot.tokens, slot.held = (), 0
+        if not self._answers:
+            return
+        try:
+            self._post(f"/slots/{slot.id}?action=erase", {})
+        except EngineError as error:
+            log.warning("slot %d could not be emptied: %s", slot.id, error)
+
     def act(self, slot: Slot, action: Literal["save", "restore", "erase"], filename: str) -> dict[str, Any]:
         """Perform llama-server's `POST /slots/ID?action=`, with files that this server wrote. Raises InvalidRequest."""
+        assert self._states is not None
         if action == "erase":
-            slot.tokens = ()
+            slot.tokens, slot.held = (), 0
             erased: dict[str, Any] = self._post(f"/slots/{slot.id}?action=erase", {})
             return erased
         if action == "save":
@@ -75,6 +95,15 @@ class SlotKeeper:
             state = self._states.named(filename)
             answer = self._states.restore(self._post, slot.id, state)
             slot.tokens = state.tokens.tolist() if answer else ()
+            slot.held = len(slot.tokens)
         if answer is None:
             raise InvalidRequest(f"The slot could not be {action}d; see the server's log.", "filename")
         return {**answer, "filename": filename}
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        try:
+            return self._native_post(path, body)
+        except Unanswered:
+            self._answers = False
+            log.error("llama.cpp does not answer requests about slots: prompts are no longer saved, restored or erased")
+            raise

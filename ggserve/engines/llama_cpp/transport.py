@@ -14,6 +14,7 @@ Chunk = dict[str, Any]  # of an answer, as `/v1/completions` streams it
 Call = Callable[[dict[str, Any], Callable[[Chunk], bool], Callable[[], bool]], None]  # Transport.complete
 
 BATCH = 256  # prompt tokens per batch; between batches, a request can be cancelled and others continue
+LEAST_SIMILARITY = 1e-9  # of an input and a slot: one token is enough for llama.cpp to prefer that slot
 KNOWN_TOKENS = 8  # speculative decoding starts after this many consecutive tokens that occurred before
 FEWEST_GUESSES, MOST_GUESSES = 0, 8
 
