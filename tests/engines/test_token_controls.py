@@ -68,6 +68,13 @@ def test_min_tokens_come_before_a_stop_string_ends_the_answer(shallow_either: GG
     assert first in text
 
 
+def test_tokens_within_a_character_count_towards_max_tokens(shallow_either: GGUFModel):
+    first = shallow_either.tokenize("\U00013000", add_special=False)[0]
+    params = replace(allowed_token_ids=frozenset({first}), min_tokens=1, max_tokens=4)
+    _, last = answer(shallow_either.complete(PROMPT, params))
+    assert (last.completion_tokens, last.finish_reason) == (4, "length")
+
+
 @pytest.mark.parametrize("field", ["bad_words", "banned_strings"])
 def test_a_banned_text_never_comes_and_the_answer_goes_on(shallow_either: GGUFModel, field: str):
     whole, _ = answer(shallow_either.complete(PROMPT, GREEDY))

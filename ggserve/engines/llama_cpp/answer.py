@@ -71,6 +71,7 @@ class Answer(RunningRequest):
         self._goes_on = True  # True if another native call follows
         self._rewound = False  # tokens were dropped, so this call is over
         self._before = 0  # tokens of earlier calls
+        self._unreported = 0  # tokens of the calls before that end within a character
         self._banned = BannedStrings(self.params)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # for tokens that are watched
         self._stop_token: int | None = None
@@ -93,13 +94,17 @@ class Answer(RunningRequest):
             return None
         params, forbidden, made = self.params, self._banned.forbidden, len(self._ids)
         seed = {} if params.seed is None else {"seed": (params.seed + self._index + self._calls * 7919) % 0xFFFFFFFF}
+        cut = bool(self._calls) and not self._rewound and made == self._before
         self._calls += 1
         self._goes_on = self._rewound = False
         if self.prompt is None or not params.watches_tokens:
             return seed
         early = made < params.min_tokens
         room = (params.max_tokens or 0) - made
-        tokens = min(1 if forbidden else params.min_tokens - made if early else room, room)
+        tokens = 1 if forbidden else params.min_tokens - made if early else room
+        # llama.cpp does not report tokens that end within a character: the same call would end there again.
+        self._unreported = max(tokens, self._unreported + 1) if cut else 0
+        tokens = min(max(tokens, self._unreported), room)
         self._goes_on = tokens < room  # unless it ends earlier
         self._before = made
         never = forbidden.union((*params.stop_token_ids, *self._end_ids) if early else ())
