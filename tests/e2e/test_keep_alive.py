@@ -1,6 +1,7 @@
 """A stream is not silent while a long prompt is evaluated, and real clients understand the keep-alives."""
 
 import shutil
+import time
 from pathlib import Path
 
 import anthropic
@@ -11,6 +12,7 @@ import pytest
 
 from ggserve.api.streaming import COMMENT, PING
 from tests.conftest import FAMILY_FILES, serve
+from tests.processes import PATIENCE
 
 PROMPT = "one two three four five " * 60
 ENDS = (b"[DONE]", b"message_stop", b'"done":true', b"response.completed", b"response.incomplete")
@@ -69,6 +71,10 @@ def loading_server(tmp_path_factory):
     ],
 )
 def test_signs_of_life_come_while_the_model_loads(loading_server, path, body, sign):
+    deadline = time.monotonic() + PATIENCE
+    while httpx.get(f"{loading_server.url}/api/ps").json()["models"]:  # from the request before
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     with httpx.stream("POST", loading_server.url + path, json={"model": "slow", **body}, timeout=60) as response:
         assert response.status_code == 200
         content = response.read()
