@@ -165,11 +165,6 @@ def _load_ctransformers(
     )
 
 
-def _sliding_window(file: ModelFile) -> int:
-    window = file.get(f"{file.architecture}.attention.sliding_window", 0)
-    return window if isinstance(window, int) else 0
-
-
 def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Context:
     if not isinstance(file, GGMLFile) or plan.evals is None:
         return Context(file.path, "gguf", options)
@@ -181,6 +176,7 @@ def _context(file: ModelFile, plan: MemoryPlan, options: EngineOptions) -> Conte
 def _load_llama_cpp(
     file: ModelFile, reason: str, chosen: Template | None, plan: MemoryPlan, options: EngineOptions
 ) -> LoadedModel:
+    facts = model_facts(file)
     generates = not is_embedding_model(file)
     vocab_size = len(file.get("tokenizer.ggml.tokens"))
     codec: Codec | EngineCodec
@@ -217,7 +213,7 @@ def _load_llama_cpp(
         word_limit=WordLimit.of(file),
         states=states,
         bytes_per_token=plan.slot_bytes / plan.context_length,
-        sliding_window=_sliding_window(file),
+        sliding_window=facts.sliding_window,
     )
     if isinstance(codec, EngineCodec):
         codec.engine = engine
@@ -226,7 +222,7 @@ def _load_llama_cpp(
         reason,
         options,
         codec,
-        model_facts(file),
+        facts,
         vocab_size,
         Infill(file, codec),
         renderers,

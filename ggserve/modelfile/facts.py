@@ -15,7 +15,8 @@ _FILE_TYPES: dict[Any, str] = {
     **dict(enumerate(("IQ4_NL", "IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M", "IQ4_XS", "IQ1_M", "BF16"), 25)),
     **dict(enumerate(("TQ1_0", "TQ2_0", "MXFP4"), 36)),
 }
-_FORGETTING = (".attention.sliding_window", ".ssm.state_size", ".wkv.head_size")  # keys of such layers
+_WINDOW = ".attention.sliding_window"  # tokens
+_FORGETTING = (_WINDOW, ".ssm.state_size", ".wkv.head_size")  # keys of such layers
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ class ModelFacts:
     def rewinds(self) -> bool:
         """True if its KV cache can go back to any token, which sliding windows and recurrent layers cannot."""
         return not any(key.endswith(_FORGETTING) and value for key, value in self.metadata.items())
+
+    @property
+    def sliding_window(self) -> int:
+        """The tokens of its sliding window; 0 without one."""
+        windows = (value for key, value in self.metadata.items() if key.endswith(_WINDOW))
+        return max((value for value in windows if isinstance(value, int)), default=0)
 
 
 def model_facts(file: ModelFile) -> ModelFacts:

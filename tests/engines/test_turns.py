@@ -11,6 +11,7 @@ import pytest
 
 from ggserve.engines.llama_cpp import answer as engine_answer
 from ggserve.engines.llama_cpp import in_process
+from ggserve.engines.llama_cpp.listener import Unanswered
 from ggserve.engines.llama_cpp.transport import BATCH, Chunk
 from ggserve.engines.llama_cpp.turns import Turns
 from ggserve.generation import Delta, SamplingParams
@@ -102,6 +103,29 @@ def test_builds_that_tell_less_about_a_prompt_answer_it(
         _, last = answer(model.complete(prompt, SamplingParams(max_tokens=8, ignore_eos=True)))
     finally:
         model.close()
+    assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (400, 0, 8)
+
+
+def test_a_batch_that_takes_longer_than_llama_cpp_may_stay_silent_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (engine_answer, in_process):
+        monkeypatch.setattr(module, "BATCH", 32)
+    monkeypatch.setattr(engine_answer, "_PIECE", 0)
+    model = GGUFModel(write_tiny_model(tmp_path, "qwen2"), context_length=512, parallel=2, threads=1)
+    silences = []
+
+    def silent() -> None:
+        silences.append(True)
+        raise Unanswered("llama.cpp has not answered")
+
+    monkeypatch.setattr(model.engine._transport._listener, "lora_adapters", silent)  # type: ignore[union-attr]
+    try:
+        prompt = [5 + number % 200 for number in range(400)]
+        _, last = answer(model.complete(prompt, SamplingParams(max_tokens=8, ignore_eos=True)))
+    finally:
+        model.close()
+    assert silences
     assert (last.prompt_tokens, last.cached_tokens, last.completion_tokens) == (400, 0, 8)
 
 

@@ -536,7 +536,8 @@ class LlamaCppEngine:
             fields = {"samplers": ["top_k"], "top_k": 1, **self._lora(None)}
             self._transport.complete({**body, **fields}, lambda chunk: cancelled(), cancelled)
 
-        if not (self._shares_cache or any(slot.tokens for slot in self._slots)):  # nothing can be lost
+        held = self._shares_cache or any(slot.tokens for slot in self._slots)
+        if "generation" not in self.features or not held:  # no chat can be lost
             yield
             return
         try:

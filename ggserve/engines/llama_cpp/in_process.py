@@ -17,7 +17,7 @@ import orjson
 
 from ggserve.engines.contract import EngineOptions
 from ggserve.engines.llama_cpp.completion_reader import CompletionReader
-from ggserve.engines.llama_cpp.listener import PrivateListener, whole_answer
+from ggserve.engines.llama_cpp.listener import PrivateListener, Unanswered, whole_answer
 from ggserve.engines.llama_cpp.native_tokenizer import NativeTokenizer
 from ggserve.engines.llama_cpp.stack import widen_stacks
 from ggserve.engines.llama_cpp.transport import (
@@ -110,7 +110,8 @@ class InProcess:
 
     def settle(self, slot: int) -> None:
         """See Transport."""
-        self._listener.lora_adapters()  # answered between two batches
+        with suppress(Unanswered):  # a long batch: the next call waits for its end, too
+            self._listener.lora_adapters()  # answered between two batches
 
     def compute(self, path: str, body: dict[str, Any], cancelled: Callable[[], bool]) -> dict[str, Any]:
         """See Transport. The Python interface knows no way to cancel."""
