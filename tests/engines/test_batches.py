@@ -48,7 +48,8 @@ def test_requests_at_the_same_time_are_computed_together_and_leave_slots_to_chat
         answers = await asyncio.gather(*requests)
         assert [[each.prompt_tokens for each in answer] for answer in answers] == [[n, n + 100] for n in range(20)]
         assert max(map(len, fixed.batches)) == 2
-        assert fixed.pool.idle == 3
+        while fixed.pool.idle < 3:  # the slots come back after the answers
+            await asyncio.sleep(0.005)
         fixed.queue.close()
 
     asyncio.run(main())
